@@ -1,0 +1,44 @@
+# make run    set up what is missing, then the default experiment      make ui      browse the runs in MLflow
+# make test   set up what is missing, then lint and tests               make lock    pin the dependencies anew
+# make setup  the virtual environment alone                             make clean   remove the environment and caches
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(CURDIR)/$(VENV)/bin
+STAMP := $(VENV)/.installed
+export PATH := $(BIN):$(PATH)
+
+.PHONY: run test lint setup ui lock clean
+
+run: $(STAMP)
+	snakemake --cores all
+
+test: $(STAMP) lint
+	pytest
+
+lint: $(STAMP)
+	ruff check . && ruff format --check .
+	snakefmt --check Snakefile workflow/rules
+	snakemake --lint
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name it with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	'$(BIN)/pip' install --quiet --editable '.[dev]' --constraint constraints.txt
+	touch $(STAMP)
+
+# The UI opens in an empty GenAI view: the printed link leads to the runs and their charts.
+ui: $(STAMP)
+	sqlr1 ui
+
+lock: $(STAMP)
+	uv pip compile --universal --python-version 3.11 --extra dev --quiet --no-header --no-annotate \
+		--output-file constraints.txt pyproject.toml
+	python envs/generate.py
+
+# Results, MLflow's store and Snakemake's record of what made them are the user's work: they stay.
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

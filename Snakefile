@@ -1,0 +1,67 @@
+import sys
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+# The package is found beside the workflow: by this file, and by jobs in environments of their own (see common.smk).
+PACKAGE_ROOT = str(Path(workflow.basedir) / "workflow")
+sys.path.insert(0, PACKAGE_ROOT)
+
+from sqlr1 import configuration
+
+min_version("9.27")
+
+
+configfile: "config.yaml"
+
+
+include: "workflow/rules/common.smk"
+
+
+pathvars:
+    results=f"results/{config['experiment']}",
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/training.smk"
+include: "workflow/rules/inference.smk"
+include: "workflow/rules/scoring.smk"
+include: "workflow/rules/ablations.smk"
+include: "workflow/rules/report.smk"
+
+
+localrules:
+    all,
+    ablation_reward,
+    ablation_cold_start,
+
+
+# Each file is asked for by name: Snakemake looks for missing files of a target's own inputs only.
+EVERYTHING = rules.base_model.output + rules.synthesize.output + rules.filter.output
+
+
+# Synthesize, filter, cold start, GRPO, candidates, scores, report.
+rule all:
+    default_target: True
+    input:
+        EVERYTHING,
+        policies("none", WITHOUT_RL),
+        policies(STRATEGY, WITHOUT_RL),
+        policies(STRATEGY, "full"),
+        rules.report.output,
+
+
+# SQL-R1's reward, and each of its four parts dropped.
+rule ablation_reward:
+    input:
+        EVERYTHING,
+        policies(STRATEGY, [WITHOUT_RL, *REWARDS]),
+        expand(rules.ablation.output, ablation="ablation_reward"),
+
+
+# The three cold starts, each with and without RL.
+rule ablation_cold_start:
+    input:
+        EVERYTHING,
+        policies(STRATEGIES, [WITHOUT_RL, "full"]),
+        expand(rules.ablation.output, ablation="ablation_cold_start"),

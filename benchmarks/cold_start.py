@@ -1,0 +1,150 @@
+"""Cold start on SmolLM2: the stock SFTTrainer and ours in turn, on the same batches; candidates against `generate()`.
+
+    python benchmarks/cold_start.py MODEL_FOLDER [--steps 4] [--repeats 3]
+
+Rows of 150 to 350 prompt tokens and 40 to 80 response tokens, batches of 8 grouped by length, LoRA of rank 32, bf16
+autocast, frozen weights in bfloat16 for both. Prints tokens per second, the losses of both, the share of the machine's
+bf16 matmul peak (measured beside them), candidates per second, and last one JSON line.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SETTINGS = {
+    "learning_rate": 1e-4,
+    "per_device_train_batch_size": 8,
+    "save_steps": 10_000,
+    "lr_scheduler_type": "constant",
+}
+LORA = {"r": 32, "lora_alpha": 64}
+
+
+def rows(number: int, seed: int = 0) -> list[dict[str, list[int]]]:
+    """Encoded rows of random tokens."""
+    rng = random.Random(seed)
+    made = []
+    for _ in range(number):
+        prompt, response = rng.randint(150, 350), rng.randint(40, 80)
+        ids = [rng.randrange(10, 40_000) for _ in range(prompt + response)]
+        made.append({"input_ids": ids, "labels": [-100] * prompt + ids[prompt:]})
+    return made
+
+
+def train(kind: str, folder: str, data: list[dict[str, list[int]]], steps: int) -> tuple[float, list[float]]:
+    """Tokens per second over `steps` updates, after one that is not counted, and the losses."""
+    from datasets import Dataset
+    from trl import SFTTrainer
+
+    from sqlr1.base_model import load_model, load_tokenizer
+    from sqlr1.training import cold_start
+    from sqlr1.training.settings import lora_config, sft_config
+
+    settings = SETTINGS | {"lora": LORA, "max_steps": steps + 1, "disable_tqdm": True}
+    model, tokenizer = load_model(folder, "bfloat16"), load_tokenizer(folder)
+    with tempfile.TemporaryDirectory() as work:
+        if kind == "ours":
+            trainer = cold_start.make_trainer(model, tokenizer, data, settings, Path(work), 0)
+        else:
+
+            class Stock(SFTTrainer):
+                _get_train_sampler = cold_start.ColdStartTrainer._get_train_sampler
+
+            trainer = Stock(
+                model=model,
+                args=sft_config(settings, Path(work), 0),
+                train_dataset=Dataset.from_list([{**r, "length": len(r["input_ids"])} for r in data]),
+                processing_class=tokenizer,
+                peft_config=lora_config(settings),
+            )
+        marks: list[tuple[float, int]] = []
+        step = trainer.training_step
+
+        def timed(model: Any, inputs: dict[str, Any], *rest: Any) -> Any:
+            packed = inputs.get("packed")
+            tokens = packed.input_ids.numel() if packed else int(inputs["attention_mask"].sum())
+            marks.append((time.perf_counter(), tokens))
+            return step(model, inputs, *rest)
+
+        trainer.training_step = timed
+        trainer.train()
+        elapsed = time.perf_counter() - marks[1][0]
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    return sum(tokens for _, tokens in marks[1:]) / elapsed, losses
+
+
+def peak_flops() -> float:
+    """FLOP/s of a bf16 product at the model's own sizes."""
+    x, w = torch.randn(1024, 576, dtype=torch.bfloat16), torch.randn(1536, 576, dtype=torch.bfloat16)
+    torch.nn.functional.linear(x, w)
+    start = time.perf_counter()
+    for _ in range(50):
+        torch.nn.functional.linear(x, w)
+    return 50 * 2 * x.numel() * w.shape[0] / (time.perf_counter() - start)
+
+
+def candidates(
+    folder: str, questions: int = 4, samples: int = 8, prompt: int = 300, tokens: int = 32
+) -> dict[str, float]:
+    """Candidates per second at 300 prompt tokens, `generate()` on copies of the prompts and ours."""
+    from sqlr1.base_model import load_model
+    from sqlr1.inference.sampler import Sampling, sample
+
+    model = load_model(folder, "bfloat16")
+    ids = torch.randint(10, 40_000, (questions, 300), generator=torch.Generator().manual_seed(0))
+    start = time.perf_counter()
+    copies = ids.repeat_interleave(samples, 0)
+    model.generate(
+        copies,
+        attention_mask=torch.ones_like(copies),
+        do_sample=True,
+        top_k=0,
+        max_new_tokens=tokens,
+        min_new_tokens=tokens,
+    )
+    middle = time.perf_counter()
+    seeds = [[q * samples + s for s in range(samples)] for q in range(questions)]
+    sample(model, ids.tolist(), seeds, Sampling(tokens), [])
+    end = time.perf_counter()
+    return {"stock": len(copies) / (middle - start), "ours": len(copies) / (end - middle)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("model", help="a model folder, e.g. results/smoke/base_model/model")
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    data = rows(8 * (args.steps + 1))
+    speeds: dict[str, list[float]] = {"stock": [], "ours": []}
+    drawn: dict[str, list[float]] = {"stock": [], "ours": []}
+    losses: dict[str, list[float]] = {}
+    for _ in range(args.repeats):
+        for kind, found in speeds.items():
+            speed, losses[kind] = train(kind, args.model, data, args.steps)
+            found.append(speed)
+        for kind, speed in candidates(args.model).items():
+            drawn[kind].append(speed)
+    result: dict[str, Any] = {"threads": args.threads}
+    for name, measured in (("training tokens/s", speeds), ("candidates/s", drawn)):
+        stock, ours = (statistics.median(measured[kind]) for kind in ("stock", "ours"))
+        result[name] = {"stock": round(stock, 1), "ours": round(ours, 1), "ratio": round(ours / stock, 2)}
+        print(f"{name:18} stock {stock:8.1f}  ours {ours:8.1f}  ratio {ours / stock:.2f}")
+    # A frozen weight costs two products a token (forward, gradient of its input): 4 FLOPs a parameter.
+    share = result["training tokens/s"]["ours"] * 4 * 106e6 / peak_flops()
+    result |= {"share_of_bf16_peak": round(share, 2), "losses": losses}
+    print(f"share of the bf16 matmul peak: {share:.0%}; losses stock {losses['stock']}, ours {losses['ours']}")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

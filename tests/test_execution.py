@@ -1,0 +1,326 @@
+"""What the executor returns: values, statuses, verdicts, limits, fingerprints, and the cache of golds."""
+
+import math
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from sqlr1.execution import Executor, Limits, Pair, Query, Status, Verdict
+from sqlr1.execution.sandbox import Sandbox, defend_connections
+from sqlr1.records import InputError
+
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+
+
+def make(path, *statements):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path)
+    for statement in statements:
+        connection.execute(statement)
+    connection.commit()
+    connection.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    rows = ", ".join(f"({i}, 'n{i % 7}')" for i in range(1000))
+    return make(
+        tmp_path_factory.mktemp("db") / "a b%3?#.sqlite", "CREATE TABLE t (a, b)", f"INSERT INTO t VALUES {rows}"
+    )
+
+
+@pytest.fixture(scope="module")
+def executor():
+    with Executor(workers=2, limits=Limits(seconds=1.0)) as executor:
+        yield executor
+
+
+def run(executor, database, sql):
+    return executor.execute([Query(database, sql)])[0]
+
+
+def test_every_kind_of_value_goes_through(executor, database):
+    result = run(
+        executor,
+        database,
+        "SELECT 9223372036854775807, -9223372036854775808, 9e999, -9e999, 0.0/0, NULL, x'00ff', 'é\U0001f600', 1.5, ''",
+    )
+    expected = (2**63 - 1, -(2**63), math.inf, -math.inf, None, None, b"\x00\xff", "é\U0001f600", 1.5, "")
+    assert result.rows == [expected]
+    assert [type(value) for value in result.rows[0]] == [type(value) for value in expected]
+
+
+def test_undecodable_text_loses_the_bytes_only(executor, database):
+    assert run(executor, database, "SELECT CAST(x'41ff42' AS TEXT), 'c'").rows == [("AB", "c")]
+
+
+def test_duplicate_column_names_go_through(executor, database):
+    result = run(executor, database, "SELECT 1 AS x, 2 AS x, 3")
+    assert (result.columns, result.rows) == (["x", "x", "3"], [(1, 2, 3)])
+
+
+def test_rows_keep_their_order_and_queries_theirs(executor, database):
+    queries = [Query(database, f"SELECT a FROM t ORDER BY a DESC LIMIT {i}") for i in (3, 1, 2, 3)]
+    assert [[a for (a,) in r.rows] for r in executor.execute(queries)] == [
+        [999, 998, 997],
+        [999],
+        [999, 998],
+        [999, 998, 997],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sql", "status"),
+    [
+        ("SELECT 1", Status.OK),
+        ("SELECT nope FROM t", Status.FAILED),
+        ("DELETE FROM t", Status.REFUSED),
+        (ENDLESS, Status.TIMED_OUT),
+        ("SELECT x.a FROM t x, t y", Status.TOO_LARGE),
+        ("SELECT hex(zeroblob(5000000))", Status.TOO_LARGE),
+        ("SELECT " + "1," * 60_000 + "1", Status.REFUSED),
+        ("SELECT " + "+".join("1" * 200), Status.REFUSED),
+    ],
+    ids=["ok", "failed", "refused", "timed out", "rows", "bytes", "sql length", "expression depth"],
+)
+def test_limits(database, sql, status):
+    limits = Limits(seconds=0.3, rows=100_000, result_bytes=1 << 20, sql_length=50_000, expression_depth=100)
+    with Executor(workers=1, limits=limits) as executor:
+        result = run(executor, database, sql)
+    assert result.status == status
+    assert bool(result.error) == (status != Status.OK)
+
+
+def test_memory_limit(database):
+    """A sort of some 100 MB: fine with 256 MiB, too large with 32 MiB; and the worker goes on afterwards."""
+    rows = "SELECT x.b || hex(zeroblob(50)) AS s FROM t x, t y WHERE y.a < 600 ORDER BY s"
+    sort = f"SELECT count(*) FROM ({rows} LIMIT -1 OFFSET 1)"
+    statuses = []
+    for memory in (256 << 20, 32 << 20):
+        with Executor(workers=1, limits=Limits(seconds=20, memory_bytes=memory)) as executor:
+            statuses.append(run(executor, database, sort).status)
+            assert run(executor, database, "SELECT 1").rows == [(1,)]
+    assert statuses == [Status.OK, Status.TOO_LARGE]
+
+
+def test_time_limit_stops_sqlite_itself(executor, database):
+    """Both ways: a long loop, stopped by SQLite, and one long call inside it, stopped by the kernel."""
+    one_call = "SELECT instr(hex(zeroblob(10000000)), hex(zeroblob(500000)) || '1')"
+    for sql in (ENDLESS, one_call):
+        for _ in range(4):  # on a busy machine the best of a few attempts counts
+            start = time.perf_counter()
+            assert run(executor, database, sql).status == Status.TIMED_OUT
+            late = time.perf_counter() - start - 1.0
+            if late < 0.05:
+                break
+        assert -0.001 < late < 0.05
+
+
+def test_defensive_mode_is_on(database):
+    """Even without the authorizer the catalogue cannot be written; outside the hook it can, so the test can fail."""
+    forge = "UPDATE sqlite_master SET sql = 'forged'"
+    with defend_connections():
+        sandbox = Sandbox(database, Limits())
+        sandbox._connection.set_authorizer(None)
+        sandbox._connection.execute("PRAGMA writable_schema = ON")
+        with pytest.raises(sqlite3.OperationalError, match="may not be modified"):
+            sandbox._connection.execute(forge)
+        assert sandbox._connection.execute("PRAGMA trusted_schema").fetchone() == (0,)
+        sandbox.close()
+    plain = sqlite3.connect(":memory:")
+    plain.execute("PRAGMA writable_schema = ON")
+    plain.execute(forge)
+
+
+def test_the_process_is_confined(executor):
+    limits = Path(f"/proc/{executor.worker_pids()[0]}/limits").read_text()
+    soft = {line[:25].strip(): line[26:].split()[0] for line in limits.splitlines()[1:]}
+    assert soft["Max file size"] == soft["Max core file size"] == soft["Max processes"] == "0"
+    assert int(soft["Max address space"]) < 2 << 30
+    assert int(soft["Max open files"]) <= 64
+
+
+def test_a_worker_has_no_environment_of_its_parent(executor):
+    assert b"HOME" not in Path(f"/proc/{executor.worker_pids()[0]}/environ").read_bytes()
+
+
+def test_names_beyond_ascii_are_readable(executor, tmp_path):
+    path = make(tmp_path / "d.sqlite", 'CREATE TABLE "ÄPFEL" (Größe)', 'INSERT INTO "ÄPFEL" VALUES (3)')
+    assert run(executor, path, 'SELECT "GRößE" FROM "ÄPFEL"').rows == [(3,)]
+
+
+def test_names_cannot_pass_for_messages(executor, database):
+    """A name the statement chooses, quoted in SQLite's message, does not make a failure a refusal."""
+    for name in ("too many", "parser stack overflow", "only execute one statement at a time"):
+        assert run(executor, database, f'SELECT * FROM "{name}"').status == Status.FAILED
+
+
+def test_messages_are_short(executor, database):
+    assert len(run(executor, database, "SELECT '" + "x" * 50_000).error) <= 500
+
+
+def test_broken_quotes_are_read_in_linear_time(executor, database):
+    start = time.perf_counter()
+    for sql in (
+        "'" * 99_999,
+        "SELECT DISTINCT " + "'a" * 49_999,
+        "distinct" + "/*" * 40_000,
+        "distinct" + "[" * 90_000,
+    ):
+        assert executor.judge([Pair(database, "SELECT 1", sql)])[0].verdict in (Verdict.FAILED, Verdict.REFUSED)
+    assert time.perf_counter() - start < 5  # in quadratic time: minutes
+
+
+def test_a_changed_database_is_noticed(executor, tmp_path):
+    path = make(tmp_path / "d.sqlite", "CREATE TABLE t AS SELECT 1 AS a")
+    assert run(executor, path, "SELECT a FROM t").rows == [(1,)]
+    make(path, "UPDATE t SET a = 2")
+    assert run(executor, path, "SELECT a FROM t").rows == [(2,)]
+    assert executor.judge([Pair(path, "SELECT a FROM t", "SELECT 2")])[0].verdict == Verdict.MATCH
+
+
+def test_missing_and_broken_databases(executor, tmp_path):
+    absent = tmp_path / "absent.sqlite"
+    assert run(executor, absent, "SELECT 1").status == Status.MISSING_DATABASE
+    pairs = [Pair(None, "SELECT 1", "SELECT 1"), Pair(absent, "SELECT 1", "SELECT 1")]
+    assert [j.verdict for j in executor.judge(pairs)] == [Verdict.MISSING_DATABASE] * 2
+    assert not absent.exists()
+    (tmp_path / "broken.sqlite").write_bytes(b"<html>404</html>" * 100)
+    with pytest.raises(InputError, match=r"broken\.sqlite: not a SQLite database"):
+        run(executor, tmp_path / "broken.sqlite", "SELECT 1")
+    with pytest.raises(InputError, match=r"broken\.sqlite: not a SQLite database"):
+        executor.judge([Pair(tmp_path / "broken.sqlite", "SELECT 1", "SELECT 1")])
+
+
+def test_a_damaged_page_fails_the_query_alone(executor, tmp_path):
+    path = make(tmp_path / "d.sqlite", "CREATE TABLE t (a)", "INSERT INTO t VALUES ('x')")
+    content = bytearray(path.read_bytes())
+    content[4096:8192] = b"\xff" * 4096
+    path.write_bytes(content)
+    assert run(executor, path, "SELECT * FROM t").status == Status.FAILED
+    assert run(executor, path, "SELECT 1").rows == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("gold", "predicted", "verdict"),
+    [
+        ("SELECT 1", "SELECT 1", Verdict.MATCH),
+        ("SELECT 1", "SELECT 2", Verdict.MISMATCH),
+        ("SELECT 1", "SELECT nope", Verdict.FAILED),
+        ("SELECT 1", ENDLESS, Verdict.TIMED_OUT),
+        ("SELECT 1", "SELECT zeroblob(100000000)", Verdict.TOO_LARGE),
+        ("SELECT 1", "DROP TABLE t", Verdict.REFUSED),
+        ("SELECT 1", "", Verdict.FAILED),
+        ("SELECT nope", "SELECT 1", Verdict.GOLD_FAILED),
+        ("SELECT nope", "SELECT nope", Verdict.GOLD_FAILED),
+        ("DROP TABLE t", "SELECT 1", Verdict.GOLD_FAILED),
+        (ENDLESS, "SELECT 1", Verdict.GOLD_TIMED_OUT),
+        (ENDLESS, ENDLESS, Verdict.GOLD_TIMED_OUT),
+    ],
+)
+@pytest.mark.parametrize("semantics", ["spider", "bird"])
+def test_verdicts(executor, database, semantics, gold, predicted, verdict):
+    [judgement] = executor.judge([Pair(database, gold, predicted)], semantics)
+    assert judgement.verdict == verdict
+    assert bool(judgement.error) == (verdict not in (Verdict.MATCH, Verdict.MISMATCH))
+
+
+def test_metrics_are_reported_when_asked_for(executor, database):
+    pair = Pair(database, "SELECT b, a FROM t WHERE a < 2", "SELECT a, b FROM t WHERE a < 2")
+    [judgement] = executor.judge([pair], "bird", metrics=["spider_exec", "bird_ex", "soft_f1"])
+    assert judgement.verdict == Verdict.MISMATCH
+    assert judgement.metrics == {"spider_exec": 1.0, "bird_ex": 0.0, "soft_f1": 1.0}
+    with pytest.raises(ValueError, match="semantics"):
+        executor.judge([pair], "sql")
+
+
+def test_test_suite_accuracy_needs_every_instance(executor, tmp_path):
+    """`x > 0` and `x >= 0` differ on the second instance only; BIRD's metrics read the first alone."""
+    path = make(tmp_path / "shop/shop.sqlite", "CREATE TABLE t AS SELECT 1 AS x")
+    make(tmp_path / "shop/shop_2.sqlite", "CREATE TABLE t AS SELECT 0 AS x")
+    right = Pair(path, "SELECT x FROM t WHERE x > 0", "SELECT x FROM t WHERE x >= 1")
+    lucky = Pair(path, "SELECT x FROM t WHERE x > 0", "SELECT x FROM t WHERE x >= 0")
+    assert [j.verdict for j in executor.judge([right, lucky], "spider")] == [Verdict.MATCH, Verdict.MISMATCH]
+    assert executor.judge([lucky], "bird", metrics=["spider_exec"])[0].metrics == {"spider_exec": 0.0}
+    assert executor.judge([lucky], "bird")[0].verdict == Verdict.MATCH
+
+
+def test_databases_side_by_side_are_no_instances_of_each_other(executor, tmp_path):
+    path = make(tmp_path / "a.sqlite", "CREATE TABLE t AS SELECT 1 AS x")
+    make(tmp_path / "b.sqlite", "CREATE TABLE other (y)")
+    assert executor.judge([Pair(path, "SELECT x FROM t", "SELECT x FROM t")])[0].verdict == Verdict.MATCH
+
+
+def test_a_gold_that_fails_on_one_instance_is_not_charged(executor, tmp_path):
+    path = make(tmp_path / "shop/shop.sqlite", "CREATE TABLE t AS SELECT 1 AS x")
+    make(tmp_path / "shop/old.sqlite", "CREATE TABLE u AS SELECT 1 AS x")
+    pairs = [Pair(path, "SELECT x FROM t", sql) for sql in ("SELECT x FROM t", "SELECT nope")]
+    assert [j.verdict for j in executor.judge(pairs)] == [Verdict.GOLD_FAILED] * 2
+
+
+def test_fingerprints_follow_bird_equality(executor, database):
+    statements = [
+        "SELECT 1, 'a' UNION ALL SELECT 2, 'b'",
+        "SELECT 2.0, 'b' UNION ALL SELECT 1, 'a' UNION ALL SELECT 1.0, 'a'",
+        "SELECT 'a', 1 UNION ALL SELECT 'b', 2",
+        "SELECT '1', 'a' UNION ALL SELECT '2', 'b'",
+        "SELECT 1 WHERE 0",
+        "SELECT 1, 2 WHERE 0",
+        "SELECT NULL",
+        "SELECT 'None'",
+        "SELECT x'61'",
+        "SELECT 'a'",
+        "SELECT 9007199254740993",
+        "SELECT 9007199254740992.0",
+        "SELECT 9007199254740992",
+        "SELECT 0.0, 1 UNION ALL SELECT 1, 0",
+        "SELECT -0.0, 1.0 UNION ALL SELECT 1, 0",
+        "SELECT 9e999",
+        "SELECT nope",
+    ]
+    queries = [Query(database, sql) for sql in statements]
+    found = executor.fingerprints(queries)
+    results = [execution.rows for execution in executor.execute(queries)]
+    assert found[-1] is None
+    for i, rows in enumerate(results[:-1]):
+        for j, others in enumerate(results[:-1]):
+            assert (found[i] == found[j]) == (set(rows) == set(others)), (statements[i], statements[j])
+    assert found[0] == found[1] != found[2]
+
+
+def test_equal_predictions_run_once(executor, database):
+    """Eight equal slow predictions take the time of one."""
+    pairs = [Pair(database, "SELECT 1", ENDLESS)] * 8
+    start = time.perf_counter()
+    judgements = executor.judge(pairs)
+    assert time.perf_counter() - start < 3  # each by itself: four seconds on two workers
+    assert {judgement.verdict for judgement in judgements} == {Verdict.TIMED_OUT}
+
+
+def test_memory_stays_flat(database):
+    """The resident memory of worker and parent after 20,000 more queries, some of them large or failing."""
+    page = 4096
+
+    def resident(pid):
+        with open(f"/proc/{pid}/statm") as file:
+            return int(file.read().split()[1]) * page
+
+    with Executor(workers=1, limits=Limits(seconds=5, rows=50_000)) as executor:
+
+        def batch(start):
+            statements = [f"SELECT a, b FROM t WHERE a > {i % 900} LIMIT {i % 30}" for i in range(start, start + 5000)]
+            statements += [f"SELECT x.a, y.b, {start} FROM t x, t y", f"SELECT nope{start}"]
+            executor.fingerprints([Query(database, sql) for sql in statements])
+            executor.judge([Pair(database, f"SELECT {i}", "SELECT 1") for i in range(start, start + 500)])
+
+        batch(0)
+        [pid] = executor.worker_pids()
+        before = resident(pid), resident("self")
+        for start in range(5000, 25_000, 5000):
+            batch(start)
+        assert [pid] == executor.worker_pids()
+        grown = resident(pid) - before[0], resident("self") - before[1]
+    assert max(grown) < 16 << 20, grown

@@ -1,0 +1,215 @@
+"""Which rows are dropped and why, and how the kept ones are split."""
+
+import json
+import sqlite3
+
+import datasets
+import pytest
+import sqlglot
+
+from sqlr1.execution import Limits
+from sqlr1.filtering.funnel import REASONS, Benchmark, Rules, filter_rows
+from sqlr1.filtering.sql import normal_form
+from sqlr1.filtering.subsets import balanced, split
+from sqlr1.records import SQL_CLASSES, Question, read_json, write_jsonl
+from sqlr1.stages.filter import main
+from sqlr1.synthesis.validation import unmentioned_value
+
+DDL = """
+CREATE TABLE singer (singer_id INTEGER PRIMARY KEY, name TEXT, country TEXT, age INTEGER, prize TEXT);
+INSERT INTO singer VALUES (1,'Ann','France',30,NULL), (2,'Bo','France',30,NULL), (3,'Cy','Spain',50,NULL);
+"""
+SLOW = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n, singer"
+WIDE = "SELECT COUNT(*) FROM singer"
+
+
+def row(sql, question="What?", number=0, **fields):
+    values = {"id": f"music-{number}", "db_id": "music", "question": question, "sql": sql, "sql_class": "Simple"}
+    return Question(**values | {"style": "imperative"} | fields)
+
+
+# reason -> a row that is dropped for it, alone
+CASES = {
+    "not_parsed": row("SELECT FROM WHERE ("),
+    "not_select": row("DELETE FROM singer"),
+    "non_deterministic": row("SELECT name FROM singer ORDER BY RANDOM() LIMIT 1"),
+    "contaminated_database": row("SELECT name FROM singer", db_id="held"),
+    "contaminated_sql": row("SELECT T1.name FROM singer AS T1 WHERE T1.country = 'Spain'", "Who is Spanish? Spain"),
+    "contaminated_question": row("SELECT age FROM singer", "How old are all the famous singers of the held database?"),
+    "value_not_mentioned": row("SELECT name FROM singer WHERE country = 'France'", "Which singers are there?"),
+    "failed": row("SELECT colour FROM singer"),
+    "timed_out": row(SLOW),
+    "too_large": row("SELECT a.name FROM singer a, singer b, singer c"),
+    "empty": row("SELECT name FROM singer WHERE age > 99", "Who is above 99?"),
+    "all_null": row("SELECT prize FROM singer"),
+    "constant": row("SELECT COUNT(*) FROM singer WHERE age > 99", "How many above 99?"),
+    "ties": row("SELECT name FROM singer ORDER BY age LIMIT 1"),
+}
+GOOD = row("SELECT name FROM singer WHERE country = 'Spain' OR age = 30", "Singers from Spain or of age 30", 99)
+BENCHMARK = Benchmark.of(
+    [
+        Question("b", "held", "Show the Spanish ones", "SELECT name FROM singer WHERE country = 'Spain'"),
+        Question("c", "held", "How old are all the famous singers of the held database?", "SELECT 1"),
+    ]
+)
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    path = tmp_path_factory.mktemp("filter") / "music.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(DDL)
+    connection.close()
+    return path
+
+
+def run(rows, database, **rules):
+    paths = {"music": database, "held": database}
+    return filter_rows(rows, paths, BENCHMARK, Rules(**rules), Limits(seconds=0.5, rows=20), 1)
+
+
+@pytest.mark.parametrize("reason", CASES)
+def test_reason(reason, database):
+    assert run([CASES[reason], GOOD], database) == [reason, None]
+
+
+def test_duplicates_up_to_literals_and_aliases(database):
+    first = row("SELECT name FROM singer WHERE age = 30", "Who is 30?", 1)
+    same = row("SELECT T1.name FROM singer AS T1 WHERE T1.age = 50", "Name those of age 50", 2)
+    assert run([first, same], database) == [None, "duplicate"]
+    assert run([first, same], database, max_per_sql=2) == [None, None]
+
+
+def test_near_duplicate_question(database):
+    first = row("SELECT name FROM singer WHERE age = 30", "Show me the names of all singers who are 30 years of age", 1)
+    near = row(
+        "SELECT country FROM singer WHERE age = 30", "Show me the names of all singers who are 30 years of age!", 2
+    )
+    assert run([first, near], database) == [None, "near_duplicate"]
+
+
+def test_people_may_say_values_in_their_own_words(database):
+    human = row("SELECT name FROM singer WHERE country = 'France'", "Who is French?", style="human")
+    assert run([human], database) == [None]
+
+
+def test_star_has_no_ties_of_its_own(database):
+    star = row("SELECT * FROM singer ORDER BY age", "Show everything about all singers, sorted by age")
+    assert run([star], database) == [None]
+
+
+def test_every_reason_has_its_case():
+    assert set(REASONS) - set(CASES) == {"duplicate", "near_duplicate", "over_quota"}
+
+
+def test_reasons_do_not_depend_on_the_number_of_processes(database, monkeypatch):
+    rows = [*CASES.values(), GOOD]
+    alone = run(rows, database)
+    monkeypatch.setattr("sqlr1.filtering.funnel._WORTH_A_PROCESS", 0)
+    paths = {"music": database, "held": database}
+    assert filter_rows(rows, paths, BENCHMARK, Rules(), Limits(seconds=0.5, rows=20), 2) == alone
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "equal"),
+    [
+        ("SELECT a FROM t WHERE b = 1", "select T1.a from T as T1 where T1.b = 2", True),
+        ("SELECT T1.a FROM t AS T1", "SELECT x.a FROM t AS x", True),
+        ("SELECT a FROM t WHERE b = 'x'", "SELECT a FROM t WHERE b = 'y'", True),
+        ("SELECT a FROM t WHERE b = 1", "SELECT a FROM t WHERE b > 1", False),
+        (
+            "SELECT T1.a, T2.a FROM t T1 JOIN t T2 ON T1.x = T2.y",
+            "SELECT A.a, B.a FROM t A JOIN t B ON A.x = B.y",
+            True,
+        ),
+        ("SELECT T1.a FROM t T1 JOIN t T2 ON T1.x = T2.y", "SELECT T2.a FROM t T1 JOIN t T2 ON T1.x = T2.y", False),
+        ("SELECT COUNT(*) AS n FROM t", "SELECT COUNT(*) AS total FROM t", True),
+    ],
+)
+def test_normal_form(first, second, equal):
+    forms = [normal_form(sqlglot.parse_one(sql, read="sqlite")) for sql in (first, second)]
+    assert (forms[0] == forms[1]) == equal
+
+
+def test_values_may_be_mentioned_in_the_evidence():
+    question = row("SELECT a FROM t WHERE b > 12.5", "The large ones", evidence='"large" means b > 12.5')
+    assert unmentioned_value(question, sqlglot.parse_one(question.sql)) is None
+    assert (
+        unmentioned_value(
+            row("SELECT a FROM t WHERE b = 3", "at least 35"), sqlglot.parse_one("SELECT a FROM t WHERE b = 3")
+        )
+        == "3"
+    )
+
+
+def test_balanced_fills_up_from_other_classes():
+    assert balanced({"a": 100, "b": 2, "c": 100}, 20, {"a": 1, "b": 1, "c": 2}) == {"a": 6, "b": 2, "c": 12}
+    assert balanced({"a": 1, "b": 1}, 10, {"a": 1, "b": 1}) == {"a": 1, "b": 1}
+
+
+def test_split_is_disjoint_and_of_the_classes_allowed():
+    rows = [row("s", number=i, sql_class=SQL_CLASSES[i % 4]) for i in range(400)]
+    sizes = {"validation": 20, "rl": 60, "cold_start": 200}
+    subsets = split(rows, sizes, ["Complex", "Highly Complex"], dict.fromkeys(SQL_CLASSES, 1), 0)
+    assert {name: len(subsets[name]) for name in sizes} == sizes
+    assert {r.sql_class for name in ("rl", "validation") for r in subsets[name]} == {"Complex", "Highly Complex"}
+    ids = [r.id for subset in subsets.values() for r in subset]
+    assert len(ids) == len(set(ids)) == 400
+    assert subsets == split(rows, sizes, ["Complex", "Highly Complex"], dict.fromkeys(SQL_CLASSES, 1), 0)
+
+
+def test_scarce_classes_are_shared():
+    rows = [row("s", number=i, sql_class="Complex") for i in range(40)]
+    subsets = split(rows, {"validation": 10, "rl": 40, "cold_start": 50}, ["Complex"], dict.fromkeys(SQL_CLASSES, 1), 0)
+    assert {name: len(subsets[name]) for name in ("validation", "rl", "cold_start")} == {
+        "validation": 4,
+        "rl": 16,
+        "cold_start": 20,
+    }
+
+
+@pytest.fixture
+def stage_inputs(database, tmp_path):
+    write_jsonl(tmp_path / "questions.jsonl", [GOOD, CASES["failed"]])
+    entry = {"db_id": "music", "path": str(database), "source": "x", "split": "train", "sha256": ""}
+    write_jsonl(tmp_path / "catalogue.jsonl", [entry])
+    settings = {"filter": {"validation_rows": 0, "rl_rows": 0, "cold_start_rows": 5, "rl_classes": ["Simple"]}}
+    return [
+        *("--settings", json.dumps(settings), "--out", str(tmp_path / "out")),
+        *("--questions", str(tmp_path / "questions.jsonl"), "--catalogue", str(tmp_path / "catalogue.jsonl")),
+    ]
+
+
+def test_stage_writes_subsets_dropped_rows_and_funnel(stage_inputs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(stage_inputs)
+    out = tmp_path / "out"
+    assert json.loads((out / "cold_start.jsonl").read_text())["id"] == GOOD.id
+    assert json.loads((out / "dropped.jsonl").read_text())["reason"] == "failed"
+    funnel = read_json(out / "funnel.json")
+    assert funnel["input"] == 2
+    assert sum(funnel["dropped"].values()) + sum(funnel["subsets"].values()) == 2
+    card = (out / "README.md").read_text()
+    assert "| failed | 1 |" in card
+    assert "| Simple | 0 | 0 | 1 |" in card
+    assert datasets.load_dataset(str(out), cache_dir=str(tmp_path / "cache"))["cold_start"][0]["sql"] == GOOD.sql
+    assert "cold_start.jsonl" in read_json(out / "manifest.json")["outputs"]
+
+
+def test_stage_names_the_row_of_an_unknown_database(stage_inputs, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "questions.jsonl", [row("SELECT 1", db_id="atlantis")])
+    with pytest.raises(SystemExit) as stopped:
+        main(stage_inputs)
+    assert stopped.value.code == 1
+    assert not (tmp_path / "out/funnel.json").exists()
+
+
+def test_real_benchmark_rows_are_found_contaminated(data_root, database):
+    from sqlr1.synthesis.readers import read_questions
+
+    dev = list(read_questions("spider", data_root / "spider/dev.json"))
+    benchmark = Benchmark.of(dev)
+    leaked = [Question(**{**vars(q), "db_id": "music", "style": "human"}) for q in dev[:50]]
+    reasons = filter_rows(leaked, {"music": database}, benchmark, Rules(), Limits(), 1)
+    assert set(reasons) <= {"contaminated_sql", "contaminated_question"}

@@ -1,0 +1,80 @@
+"""Every shipped experiment: its config fits the schema and builds each stage's real trainer configuration."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+from snakemake.utils import update_config
+
+from sqlr1 import configuration
+from sqlr1.execution import Limits
+from sqlr1.rewards import reward_functions
+from sqlr1.training.settings import grpo_config, lora_config, sft_config
+
+OVERLAYS = sorted((ROOT / "workflow/config").glob("*.yaml"))
+PAPER = [path for path in OVERLAYS if path.stem.startswith("paper")]
+
+
+def load(overlay: Path | None) -> dict:
+    """The configuration as Snakemake merges it."""
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    if overlay:
+        update_config(config, yaml.safe_load(overlay.read_text()))
+    return config
+
+
+@pytest.mark.parametrize("overlay", [None, *OVERLAYS], ids=lambda p: p.stem if p else "default")
+def test_an_experiment_builds_its_real_configurations(overlay, tmp_path):
+    config = load(overlay)
+    configuration.check(config, ROOT / "workflow/schemas/config.schema.yaml")
+    assert config["experiment"] == (overlay.stem if overlay else "embedded")
+    sft = sft_config(config["cold_start"], tmp_path, seed=0)
+    grpo = grpo_config(config["grpo"], tmp_path, seed=0)
+    assert sft.learning_rate == config["cold_start"]["learning_rate"]
+    assert grpo.num_generations == config["grpo"]["num_generations"]
+    assert (lora_config(config["grpo"]) is None) == (config["grpo"].get("lora") is None)
+    assert list(reward_functions(config["reward"])) == ["format", "execution", "result", "length"]
+    assert Limits(**config["execution"]).seconds == config["execution"]["seconds"]
+
+
+@pytest.mark.parametrize("overlay", PAPER, ids=lambda p: p.stem)
+def test_the_paper_overlays_hold_the_published_settings(overlay, tmp_path):
+    config = load(overlay)
+    size = overlay.stem.removeprefix("paper-").upper()
+    assert config["base_model"]["name"] == f"Qwen/Qwen2.5-Coder-{size}-Instruct"
+    grpo = grpo_config(config["grpo"], tmp_path, seed=0)
+    published = {
+        "num_generations": 8, "learning_rate": 3.0e-7, "lr_scheduler_type": "constant", "epsilon": 0.2, "beta": 0.001,
+        "entropy_coef": 0.001,
+        "temperature": 1.1, "max_completion_length": 2048, "num_iterations": 1, "max_grad_norm": 1.0,
+        "scale_rewards": "group", "num_train_epochs": 10, "save_steps": 100,
+    }  # fmt: skip
+    assert {name: getattr(grpo, name) for name in published} == published
+    assert grpo.loss_type in ("dapo", "bnpo")
+    # 8 prompts of 8 completions a step on 8 accelerators.
+    assert grpo.per_device_train_batch_size * 8 * grpo.gradient_accumulation_steps == 8 * 8
+    sft = sft_config(config["cold_start"], tmp_path, seed=0)
+    assert (sft.learning_rate, sft.per_device_train_batch_size) == (5.0e-5, 1)
+    assert config["prompt"] == {"schema": "ddl", "example_values": 2, "max_length": 4096}
+    assert config["filter"]["rl_classes"] == ["Complex"]
+    assert {name: config["candidates"][name] for name in ("n", "temperature", "max_new_tokens")} == {
+        "n": 8, "temperature": 0.8, "max_new_tokens": 2048,
+    }  # fmt: skip
+
+
+def test_the_conda_environment_holds_the_one_list_of_dependencies():
+    namespace: dict = {"__file__": str(ROOT / "envs/generate.py"), "__name__": "generate"}
+    exec((ROOT / "envs/generate.py").read_text(), namespace)
+    assert (ROOT / "envs/sqlr1.yaml").read_text() == namespace["environment"](), "run `make lock`"
+
+
+def test_constraints_pin_every_dependency():
+    import re
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    names = {re.match(r"[\w.-]+", requirement)[0].lower() for requirement in wanted}
+    assert names <= pinned, f"run `make lock`: {sorted(names - pinned)}"

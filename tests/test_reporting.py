@@ -1,0 +1,283 @@
+"""Estimates, ablation tables, curves and figures on small inputs whose numbers were worked out by hand."""
+
+import csv
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+
+from sqlr1.records import InputError, write_json, write_jsonl
+from sqlr1.reporting.ablation import ablation_rows, csv_rows
+from sqlr1.reporting.curves import (
+    EXECUTABLE,
+    LENGTH,
+    MATCH,
+    REWARD,
+    VALIDATION,
+    VALIDATION_SIZE,
+    collapse_warnings,
+    mean_curve,
+    read_metrics,
+    training_panels,
+)
+from sqlr1.reporting.estimates import Bootstrap, Estimate, mcnemar, paired_difference, pooled
+from sqlr1.reporting.examples import choose_examples, example_markdown
+from sqlr1.reporting.figures import bars, curve_panels, interval_panels, save
+from sqlr1.reporting.policies import load_runs, policy_label, pooled_estimate, select
+from sqlr1.reporting.scores import change_markdown, headline_markdown, report_policies, score_rows
+from sqlr1.reporting.tables import markdown_table
+from sqlr1.stages import ablation
+
+BOOTSTRAP = Bootstrap(resamples=500)
+
+
+def answer(right):
+    return {
+        "sql": f"SELECT {right}", "reasoning": "why", "well_formed": 1, "executable": 1, "error": "",
+        "verdict": "match" if right else "mismatch", "spider_exec": right, "bird_ex": right,
+    }  # fmt: skip
+
+
+def question_row(index, greedy, vote, right, n=2):
+    preview = {"status": "ok", "columns": ["a"], "total": 1, "rows": [[1]]}
+    return {
+        "id": str(index), "index": index, "db_id": "zoo", "difficulty": "easy" if index % 2 else "hard",
+        "question": f"question {index}?", "gold": "SELECT 1", "greedy": answer(greedy), "vote": answer(vote),
+        "samples": {"n": n, "well_formed": n, "executable": n, "spider_exec": right, "bird_ex": right},
+        "preview": {"gold": preview, "vote": preview},
+    }  # fmt: skip
+
+
+def write_run(folder, strategy, reward, verdicts, seed=0, benchmark="tiny"):
+    """A score run; `verdicts` is (greedy, vote, samples right) a question. Returns the paths of its two files."""
+    out = folder / strategy / reward / f"seed-{seed}" / benchmark
+    identity = {"benchmark": benchmark, "layout": "spider", "strategy": strategy, "reward": reward, "seed": seed}
+    coverage = {"questions": len(verdicts), "missing_databases": {}, "excluded": 0, "gold_failed": []}
+    write_json(out / "summary.json", identity | coverage | {"n_samples": 2, "metric": "spider_exec", "metrics": {}})
+    write_jsonl(out / "questions.jsonl", [question_row(i, *verdict) for i, verdict in enumerate(verdicts)])
+    return out / "summary.json", out / "questions.jsonl"
+
+
+BASE = [(0, 0, 0), (0, 0, 1), (1, 1, 2), (0, 1, 1)]  # greedy 1/4, vote 2/4, pass@2 3/4
+FULL = [(1, 1, 2), (0, 1, 1), (1, 1, 2), (1, 0, 1)]  # greedy 3/4, vote 3/4, pass@2 4/4
+FULL_AGAIN = [(1, 1, 2), (0, 0, 0), (1, 1, 2), (0, 0, 0)]  # another seed: greedy 2/4, vote 2/4
+
+
+@pytest.fixture
+def files(tmp_path):
+    return [
+        write_run(tmp_path, "none", "no_rl", BASE),
+        write_run(tmp_path, "none", "full", FULL),
+        write_run(tmp_path, "none", "full", FULL_AGAIN, seed=1),
+        write_run(tmp_path, "none", "no_length", BASE),
+    ]
+
+
+@pytest.fixture
+def runs(files):
+    return load_runs([summary for summary, _ in files], [rows for _, rows in files])
+
+
+def test_an_interval_holds_the_mean():
+    estimate = BOOTSTRAP.share(3, 12)
+    assert (estimate.value, estimate.n) == (0.25, 12)
+    assert 0 <= estimate.low < 0.25 < estimate.high < 0.6
+    assert Estimate(0.125, 0.101, 0.1494, 9).percent() == "12.5 [10.1, 14.9]"
+
+
+def test_none_right_and_all_right_are_no_certainty():
+    # Clopper-Pearson: with 0 of 8 right the upper bound solves (1 - p)**8 = .025.
+    none, everything = BOOTSTRAP.mean([0] * 8), BOOTSTRAP.mean([1] * 8)
+    assert (none.value, none.low, none.high) == (0, 0, pytest.approx(0.3694, abs=1e-4))
+    assert (everything.low, everything.high) == (pytest.approx(0.6306, abs=1e-4), 1)
+
+
+def test_seeds_are_pooled_by_question():
+    assert pooled([{"a": 1, "b": 0}, {"a": 0, "b": 0, "c": 1}]) == {"a": 0.5, "b": 0.0}
+    assert pooled([]) == {}
+
+
+def test_a_difference_is_paired_by_question():
+    always_one_better = paired_difference([{"a": 1, "b": 1}], [{"a": 0, "b": 0, "c": 1}], BOOTSTRAP)
+    assert always_one_better == Estimate(1.0, 1.0, 1.0, 2)
+    assert paired_difference([{"a": 1}], [{"b": 1}], BOOTSTRAP) is None
+
+
+def test_mcnemar_counts_only_the_questions_that_differ():
+    # Five changes, all in one direction: 2 * (1/2)**5.
+    new, old = {str(i): 1 for i in range(9)}, {str(i): int(i >= 5) for i in range(9)}
+    assert mcnemar(new, old) == pytest.approx(0.0625)
+
+
+def test_estimates_over_two_seeds(runs):
+    full = select(runs, ("none", "full"), "tiny")
+    # By question, mean of two seeds: greedy 1, 0, 1, .5; vote 1, .5, 1, 0; pass@2 1, .5, 1, .5.
+    assert pooled_estimate(full, "greedy", BOOTSTRAP).value == pytest.approx(2.5 / 4)
+    assert pooled_estimate(full, "vote", BOOTSTRAP).value == pytest.approx(2.5 / 4)
+    assert pooled_estimate(full, "pass@2", BOOTSTRAP).value == pytest.approx(3 / 4)
+    assert pooled_estimate(full, "vote", BOOTSTRAP, "easy").value == pytest.approx(0.5 / 2)
+    assert pooled_estimate(select(runs, ("none", "full"), "other"), "vote", BOOTSTRAP) is None
+
+
+def test_summaries_and_rows_must_lie_side_by_side(files):
+    with pytest.raises(InputError, match="side by side"):
+        load_runs([summary for summary, _ in files], [rows for _, rows in reversed(files)])
+
+
+def test_ablation_has_one_row_a_variant_beside_the_papers_number(runs):
+    rows = ablation_rows("ablation_reward", runs, BOOTSTRAP)
+    assert [(row["policy"][1], row["paper"]) for row in rows] == [("no_rl", 58.2), ("full", 63.1), ("no_length", 61.0)]
+    cells = [row["tiny"] for row in rows]
+    assert [cell["vote"].value for cell in cells] == [0.5, 0.625, 0.5]
+    assert [cell["seeds"] for cell in cells] == [1, 2, 1]
+    assert cells[1]["vote_change"] is None
+    # Vote of no_length 0, 0, 1, 1 against full's 1, .5, 1, 0.
+    assert cells[2]["vote_change"].value == pytest.approx(-0.125)
+    assert cells[2]["greedy_change"].value == pytest.approx(0.25 - 0.625)
+    assert cells[2]["vote_change"].low < -0.125 < cells[2]["vote_change"].high
+
+
+def test_the_cold_start_ablation_is_compared_with_the_base_model(runs):
+    rows = ablation_rows("ablation_cold_start", runs[:1] + runs[1:2], BOOTSTRAP)
+    assert rows[0]["tiny"]["vote_change"] is None
+    assert [row["paper"] for row in rows] == [58.2, 63.1]
+
+
+def test_a_missing_reference_is_named(runs):
+    with pytest.raises(InputError, match="no score summary of the reference variant"):
+        ablation_rows("ablation_reward", [run for run in runs if run.policy[1] != "full"], BOOTSTRAP)
+
+
+def test_a_variant_without_scores_on_a_benchmark_leaves_its_cells_empty(tmp_path, files):
+    files = [*files, write_run(tmp_path, "none", "full", FULL, benchmark="other")]
+    runs = load_runs([summary for summary, _ in files], [rows for _, rows in files])
+    first = csv_rows(ablation_rows("ablation_reward", runs, BOOTSTRAP), ["other", "tiny"])[0]
+    assert (first["other_vote_value"], first["tiny_vote_value"]) == ("", 0.5)
+
+
+def test_ablation_stage_writes_table_and_figure(tmp_path, monkeypatch, files):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--settings", json.dumps({"score": {"confidence": 0.95, "resamples": 100}}), "--out", "ablation"]
+    arguments += ["--ablation", "ablation_reward", "--summaries", *(str(s) for s, _ in files)]
+    ablation.main([*arguments, "--questions", *(str(q) for _, q in files)])
+    with open("ablation/table.csv") as file:
+        table = list(csv.DictReader(file))
+    assert [row["reward"] for row in table] == ["no_rl", "full", "no_length"]
+    assert float(table[1]["tiny_greedy_value"]) == 0.625
+    text = (tmp_path / "ablation/table.md").read_text()
+    assert "62.5 [" in text
+    assert "another model" in text
+    assert (tmp_path / "ablation/figure.svg").read_text().startswith("<?xml")
+    assert sorted(json.loads((tmp_path / "ablation/manifest.json").read_text())["outputs"]) == [
+        "figure.svg", "table.csv", "table.md",
+    ]  # fmt: skip
+
+
+def test_score_tables(runs):
+    policies = report_policies("none", runs)
+    assert [policy_label(*policy) for policy in policies] == ["base model", "base model + GRPO"]
+    rows = score_rows(policies, runs, BOOTSTRAP)
+    found = {(r["policy"], r["method"], r["difficulty"]): r["value"] for r in rows}
+    assert found["base model", "pass@2", "all"] == 0.75
+    assert found["base model", "vote", "easy"] == 0.5
+    assert found["base model + GRPO", "greedy", "hard"] == 1.0
+    assert "| tiny | base model | 25.0 [" in headline_markdown(policies, runs, BOOTSTRAP)
+    change = change_markdown("none", runs, BOOTSTRAP)
+    # Seed 0 greedy: two gained, none lost, p = 2 * (1/2)**2; greedy pooled .625 against .25. Seed 1 has no start.
+    assert "| tiny | greedy | +37.5 [" in change
+    assert "| 0.5 | 4 |" in change
+
+
+def test_examples_are_of_each_kind_and_drawn_by_seed(runs):
+    run = select(runs, ("none", "no_rl"), "tiny")[0]
+    chosen = choose_examples(run, seed=0)
+    assert chosen == choose_examples(run, seed=0)
+    assert {kind: row["index"] for kind, row in chosen.items() if kind != "Wrong"} == {
+        "Right": 2, "Right only by the vote": 3,
+    }  # fmt: skip
+    assert chosen["Wrong"]["index"] in (0, 1)
+    text = example_markdown("Right", chosen["Right"])
+    for part in ("question 2?", "why", "SELECT 1", "| a |"):
+        assert part in text
+    assert example_markdown("Wrong", None) == "### Wrong\n\nNo question of this kind."
+
+
+def test_a_completion_cannot_break_out_of_its_fence(runs):
+    row = {**runs[0].rows[0]}
+    row["vote"] = row["vote"] | {"reasoning": "```\n# a heading"}
+    assert "````text\n```\n# a heading\n````" in example_markdown("Wrong", row)
+
+
+def test_markdown_cells_are_escaped():
+    assert markdown_table(["a"], [["x|y\nz"]]).splitlines()[2] == "| x\\|y<br>z |"
+
+
+def grpo_metrics(executable, match, length, reward=(0, 0)):
+    """Eight rows: four of the first value, four of the second."""
+    halves = zip(executable, match, length, reward, strict=True)
+    values = [half for half in halves for _ in range(4)]
+    names = (EXECUTABLE, MATCH, LENGTH, REWARD)
+    return [{"step": i + 1, **dict(zip(names, row, strict=True))} for i, row in enumerate(values)]
+
+
+def test_collapse_is_named():
+    metrics = grpo_metrics(executable=(0.37, 0.85), match=(0.15, 0.11), length=(24, 7), reward=(0.1, 0.7))
+    validation = [{"step": 0, VALIDATION: 0.2}, {"step": 8, VALIDATION: 0.1}]
+    running, shrinking, falling = collapse_warnings(metrics, validation)
+    assert "from 37.0 % to 85.0 %" in running
+    assert "from 15.0 % to 11.0 %" in running
+    assert "from 24 to 7 tokens" in shrinking
+    assert "although the mean reward rose" in falling
+
+
+def test_honest_progress_gives_no_warning():
+    metrics = grpo_metrics(executable=(0.3, 0.5), match=(0.1, 0.2), length=(24, 20))
+    assert collapse_warnings(metrics, [{"step": 0, VALIDATION: 0.1}, {"step": 8, VALIDATION: 0.2}]) == []
+    assert collapse_warnings(metrics[:3], []) == []
+
+
+def test_curves_are_means_over_seeds(tmp_path):
+    write_jsonl(tmp_path / "metrics.jsonl", [{"step": 2, "loss": 1.0}, {"step": 1, "loss": 3.0}])
+    metrics = read_metrics(tmp_path / "metrics.jsonl")
+    assert mean_curve(
+        [metrics, [{"step": 1, "loss": 5.0}, {"step": 1, "kl": 0.1}, {"step": 2, "loss": math.nan}]], "loss"
+    ) == [(1, 4.0), (2, 1.0)]
+    panels = training_panels([metrics], [], {"seed 0": [{"step": 0, VALIDATION: 0.25, VALIDATION_SIZE: 8}]}, BOOTSTRAP)
+    assert list(panels) == ["Cold start: loss", "Validation: execution accuracy"]
+    assert panels["Validation: execution accuracy"]["seed 0"][0][1] == BOOTSTRAP.share(2, 8)
+
+
+DRAW = """
+from pathlib import Path
+from sqlr1.reporting.estimates import Estimate
+from sqlr1.reporting.figures import bars, curve_panels, interval_panels, save
+estimate = Estimate(0.5, 0.4, 0.6, 10)
+save(interval_panels({"tiny": [("base", {"greedy": estimate, "vote": estimate}), ("none", {})]}, "%"), Path("a.svg"))
+save(bars({"kept": 10, "duplicate": 2}, ["kept"]), Path("b.svg"))
+save(curve_panels({"loss": {"x": [(1, 2.0), (2, 1.0)]}, "ex": {"s": [(0, estimate)]}}), Path("c.svg"))
+"""
+
+
+def test_figures_are_the_same_bytes_in_another_process(tmp_path):
+    for seed in ("1", "2"):
+        (tmp_path / seed).mkdir()
+        environment = {"PYTHONHASHSEED": seed, "PATH": "", "HOME": str(tmp_path)}
+        subprocess.run([sys.executable, "-c", DRAW], cwd=tmp_path / seed, env=environment, check=True)
+    for name in ("a.svg", "b.svg", "c.svg"):
+        first = (tmp_path / "1" / name).read_bytes()
+        assert first == (tmp_path / "2" / name).read_bytes()
+        assert b"<dc:date>" not in first
+
+
+def test_figures_of_nothing_are_still_figures(tmp_path):
+    for name, figure in {"a": interval_panels({}, "%"), "b": bars({}), "c": curve_panels({})}.items():
+        save(figure, tmp_path / f"{name}.svg")
+        assert (tmp_path / f"{name}.svg").stat().st_size > 500
+
+
+def test_equal_scores_leave_room_for_a_difference():
+    change = BOOTSTRAP.difference([1.0, 0.0] * 10, [1.0, 0.0] * 10)
+    assert change.value == 0
+    assert change.high == -change.low == pytest.approx(1 - 0.025 ** (1 / 20))

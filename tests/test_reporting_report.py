@@ -1,0 +1,109 @@
+"""The report stage on hand-made results: everything asked for is in it, and equal inputs give equal bytes."""
+
+import json
+
+import pytest
+from test_reporting import BASE, FULL, write_run
+
+from sqlr1.records import Database, read_json, write_json, write_jsonl
+from sqlr1.reporting.curves import EXECUTABLE, LENGTH, MATCH, VALIDATION, VALIDATION_SIZE
+from sqlr1.stages import report
+
+FUNNEL = {
+    "input": 100,
+    "dropped": {"empty": 7, "duplicate": 13, "failed": 0},
+    "subsets": {"cold_start": 60, "rl": 15, "validation": 5},
+    "classes": {"cold_start": {"Simple": 60}, "rl": {"Complex": 15}, "validation": {"Complex": 5}},
+    "styles": {"cold_start": {"formal": 30, "vague": 30}, "rl": {"formal": 15}, "validation": {"formal": 5}},
+}
+SETTINGS = {
+    "experiment": "tiny",
+    "seeds": [0],
+    "cold_start": {"strategy": "reasoning", "learning_rate": 0.001},
+    "grpo": {"beta": 0.002},
+    "score": {"confidence": 0.95, "resamples": 200},
+    "skipped": {"bird_dev": "data/bird/dev.json is missing."},
+}
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """Everything the stage reads: a collapsing GRPO run, three policies scored."""
+    monkeypatch.chdir(tmp_path)
+    write_json(tmp_path / "funnel.json", FUNNEL)
+    databases = [
+        Database(f"d{i}", f"d{i}.sqlite", "embedded", split, "0")
+        for i, split in enumerate(["train"] * 3 + ["benchmark"])
+    ]
+    write_jsonl(tmp_path / "catalogue.jsonl", databases)
+    write_jsonl(tmp_path / "cold_start/seed-0/metrics.jsonl", [{"step": i, "loss": 3 / i} for i in range(1, 6)])
+    collapse = [{"step": i, EXECUTABLE: i / 8, MATCH: 0.2 - i / 50, LENGTH: 30 - 3 * i} for i in range(1, 9)]
+    write_jsonl(tmp_path / "grpo/seed-0/metrics.jsonl", collapse)
+    validation = [{"step": s, VALIDATION: v, VALIDATION_SIZE: 40} for s, v in ((0, 0.25), (8, 0.5))]
+    write_jsonl(tmp_path / "grpo/seed-0/validation.jsonl", validation)
+    for strategy, reward, verdicts in (
+        ("none", "no_rl", BASE),
+        ("reasoning", "no_rl", BASE),
+        ("reasoning", "full", FULL),
+    ):
+        summary, _ = write_run(tmp_path / "score", strategy, reward, verdicts)
+        write_json(summary, read_json(summary) | {"missing_databases": {"ark": 2}, "gold_failed": [3], "excluded": 8})
+    return tmp_path
+
+
+def run(folder, settings=SETTINGS, out="report"):
+    summaries = sorted(map(str, (folder / "score").rglob("summary.json")))
+    arguments = ["--settings", json.dumps(settings), "--out", out, "--funnel", "funnel.json"]
+    arguments += ["--catalogue", "catalogue.jsonl", "--cold-start", "cold_start/seed-0/metrics.jsonl"]
+    arguments += ["--grpo", "grpo/seed-0/metrics.jsonl", "--validation", "grpo/seed-0/validation.jsonl"]
+    arguments += [
+        "--scores",
+        *summaries,
+        "--questions",
+        *(s.replace("summary.json", "questions.jsonl") for s in summaries),
+    ]
+    report.main(arguments)
+    return (folder / out / "../report.md").resolve().read_text()
+
+
+def test_the_report_holds_everything_asked_for(results):
+    text = run(results)
+    for heading in ("# Report: tiny", "## Configuration", "## Data", "## Training", "## Scores", "## Worked examples"):
+        assert f"\n{heading}\n" in f"\n{text}"
+    expected = [
+        "| commit | ", "| machine | ", "| torch | ", "beta: 0.002", "learning_rate: 0.001",
+        "1 embedded (benchmark), 3 embedded (train)", "| dropped: duplicate | 13 |", "| RL | 0 | 15 |",
+        "| seed 0 | before (step 0) | 25.0 [", "| seed 0 | after (step 8) | 50.0 [",
+        "| tiny | base model | 25.0 [", "| tiny | cold start (reasoning) + GRPO | 75.0 [", "| tiny | greedy | +50.0 [",
+        "ark (2)", "**bird_dev** was skipped: data/bird/dev.json is missing.",
+        "### Right: question", "### Right only by the vote: question 1", "### Wrong",
+    ]  # fmt: skip
+    for part in expected:
+        assert part in text, part
+    assert "failed | 0" not in text
+
+
+def test_a_collapse_is_named_in_report_and_log(results, capsys):
+    text = run(results)
+    assert "**seed 0**: the executable share rose from" in text
+    assert "completions shrank from" in text
+    assert "GRPO, seed 0: the executable share rose" in capsys.readouterr().err
+
+
+def test_equal_input_gives_equal_bytes(results):
+    names = ["report.md", "report/funnel.svg", "report/training.svg", "report/scores.svg", "report/scores.csv"]
+    run(results)
+    first = {name: (results / name).read_bytes() for name in [*names, "report/manifest.json"]}
+    run(results)
+    assert {name: (results / name).read_bytes() for name in first} == first
+    assert set(read_json(results / "report/manifest.json")["outputs"]) == {
+        "../report.md", "funnel.svg", "training.svg", "scores.svg", "scores.csv",
+    }  # fmt: skip
+
+
+def test_without_a_cold_start_base_model_and_start_are_one(results):
+    settings = SETTINGS | {"cold_start": {"strategy": "none"}}
+    write_run(results / "score", "none", "full", FULL)
+    text = run(results, settings)
+    assert "| tiny | base model + GRPO | 75.0 [" in text
+    assert text.count("| tiny | base model | 25.0 [") == 1

@@ -1,0 +1,107 @@
+"""Votes, estimators and tests, against cases worked out by hand."""
+
+import itertools
+import math
+import random
+
+import pytest
+
+from sqlr1.scoring.statistics import bootstrap_interval, mcnemar_exact, paired_bootstrap_difference, pass_at_k
+from sqlr1.scoring.vote import majority
+
+
+@pytest.mark.parametrize(
+    ("fingerprints", "chosen"),
+    [
+        ([], None),
+        ([None], 0),
+        ([None, None], 0),
+        (["a"], 0),
+        ([None, "a"], 1),
+        (["a", "b", "b"], 1),
+        (["b", "a", "a", "b"], 0),
+        (["a", "b", "b", "a"], 0),
+        ([None, "c", "b", "a", "b", "a"], 2),
+        ([None, None, None, "a"], 3),
+    ],
+)
+def test_majority(fingerprints, chosen):
+    """The largest class, ties to the earliest candidate; what did not run does not vote."""
+    assert majority(fingerprints) == chosen
+
+
+@pytest.mark.parametrize(
+    ("n", "c", "k", "expected"),
+    [(4, 1, 2, 1 / 2), (5, 2, 2, 7 / 10), (8, 0, 8, 0.0), (8, 1, 8, 1.0), (8, 3, 1, 3 / 8), (3, 2, 2, 1.0)],
+)
+def test_pass_at_k(n, c, k, expected):
+    assert pass_at_k(n, c, k) == pytest.approx(expected)
+
+
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample():
+    for n, c, k in itertools.product(range(1, 7), range(7), range(1, 7)):
+        if c <= n >= k:
+            subsets = list(itertools.combinations(range(n), k))
+            share = sum(min(subset) < c for subset in subsets) / len(subsets)  # samples 0..c-1 are right
+            assert pass_at_k(n, c, k) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(4, 5, 1), (4, -1, 1), (4, 1, 5), (4, 1, 0)])
+def test_pass_at_k_refuses_impossible_counts(n, c, k):
+    with pytest.raises(ValueError, match="pass@k"):
+        pass_at_k(n, c, k)
+
+
+def test_bootstrap_interval_by_enumeration():
+    """Two values 0 and 1: the resampled mean is 0, 1/2, 1 with chances 1/4, 1/2, 1/4."""
+    assert bootstrap_interval([0, 1], confidence=0.4, resamples=4000) == (0.5, 0.5)
+    assert bootstrap_interval([0, 1], confidence=0.6, resamples=4000) == (0.0, 1.0)
+    assert bootstrap_interval([1, 1, 1]) == (1.0, 1.0)
+
+
+def test_bootstrap_interval_is_near_the_normal_one():
+    values = [1] * 300 + [0] * 700
+    low, high = bootstrap_interval(values, 0.95, resamples=4000, seed=1)
+    half = 1.96 * math.sqrt(0.3 * 0.7 / 1000)
+    assert low == pytest.approx(0.3 - half, abs=0.003)
+    assert high == pytest.approx(0.3 + half, abs=0.003)
+
+
+def test_bootstrap_interval_depends_on_the_seed_alone():
+    draw = random.Random(0)
+    values = [draw.random() for _ in range(50)]
+    assert (
+        bootstrap_interval(values, seed=3) == bootstrap_interval(values, seed=3) != bootstrap_interval(values, seed=4)
+    )
+    assert all(math.isnan(bound) for bound in bootstrap_interval([]))
+
+
+def test_bootstrap_interval_covers_the_truth_about_as_often_as_it_says():
+    draw = random.Random(0)
+    hits = 0
+    for _ in range(200):
+        low, high = bootstrap_interval([draw.random() < 0.4 for _ in range(80)], 0.9, resamples=300)
+        hits += low <= 0.4 <= high
+    assert 0.82 <= hits / 200 <= 0.97
+
+
+def test_paired_difference():
+    a, b = [1, 1, 0, 1], [0, 1, 0, 1]
+    mean, low, high = paired_bootstrap_difference(a, b)
+    assert mean == 0.25
+    assert low == 0.0
+    assert high == 0.75  # the one difference drawn three times of four or more often: 5 % of resamples; four: 0.4 %
+    assert paired_bootstrap_difference(a, a) == (0.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="equally many"):
+        paired_bootstrap_difference([1], [1, 0])
+
+
+@pytest.mark.parametrize(
+    ("only_a", "only_b", "p"),
+    [(0, 0, 1.0), (1, 0, 1.0), (5, 0, 2 / 32), (6, 1, 2 * 8 / 128), (3, 3, 1.0), (9, 2, 2 * (1 + 11 + 55) / 2048)],
+)
+def test_mcnemar_exact(only_a, only_b, p):
+    a = [1] * only_a + [0] * only_b + [1, 0] * 10
+    b = [0] * only_a + [1] * only_b + [1, 0] * 10
+    assert mcnemar_exact(a, b) == pytest.approx(p)
+    assert mcnemar_exact(b, a) == pytest.approx(p)

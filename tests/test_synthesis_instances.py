@@ -1,0 +1,86 @@
+"""Perturbed instances of a database, and the wrong queries they unmask."""
+
+import sqlite3
+
+import pytest
+import sqlglot
+
+from sqlr1.databases import profile, read_schema, schema_text
+from sqlr1.execution import Executor, Pair, Verdict
+from sqlr1.records import sha256
+from sqlr1.synthesis.instances import write_instances
+from sqlr1.synthesis.mutants import mutants
+from sqlr1.synthesis.populate import build_database
+from sqlr1.synthesis.sql import to_sql
+
+
+@pytest.fixture(scope="module")
+def instances(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("instances")
+    build_database("library", 0, folder / "library.sqlite")
+    return write_instances(folder / "library.sqlite", folder / "library", 3, 0)
+
+
+def test_the_copy_comes_first_and_the_rest_differ(instances):
+    source = instances[0].parent.parent / "library.sqlite"
+    assert sha256(instances[0]) == sha256(source)
+    assert len({sha256(path) for path in instances}) == 4
+
+
+def test_instances_are_determined_by_the_seed(instances, tmp_path):
+    source = instances[0].parent.parent / "library.sqlite"
+    assert [sha256(p) for p in write_instances(source, tmp_path / "a", 3, 0)] == [sha256(p) for p in instances]
+    assert sha256(write_instances(source, tmp_path / "b", 1, 9)[1]) != sha256(instances[1])
+
+
+def test_schema_keys_and_types_stay(instances):
+    original, first = profile(instances[0]), profile(instances[1])
+    assert schema_text(read_schema(instances[0]), "ddl", 0) == schema_text(read_schema(instances[1]), "ddl", 0)
+    for key, before in original.columns.items():
+        after = first.columns[key]
+        assert (after.kind, after.integral) == (before.kind, before.integral), key
+    with sqlite3.connect(instances[1]) as connection:
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert connection.execute("SELECT COUNT(*) FROM book WHERE title IS NULL").fetchone() == (0,)
+
+
+def test_some_parents_lose_their_children_and_columns_get_duplicates(instances):
+    childless = "SELECT COUNT(*) FROM publisher WHERE publisher_id NOT IN (SELECT publisher_id FROM book)"
+    counts = [sqlite3.connect(path).execute(childless).fetchone()[0] for path in instances]
+    assert counts[0] == 0
+    assert all(count > 0 for count in counts[1:])
+    names = [
+        sqlite3.connect(path).execute("SELECT COUNT(DISTINCT name) FROM member").fetchone()[0] for path in instances
+    ]
+    assert max(names[1:]) < names[0]
+
+
+def test_coincidences_break_and_golds_accept_themselves(instances):
+    gold = "SELECT name FROM publisher WHERE publisher_id IN (SELECT publisher_id FROM book)"
+    coincidence = "SELECT name FROM publisher"  # in the original every publisher has a book
+    alone = instances[0].parent.parent / "library.sqlite"
+    with Executor(workers=1) as executor:
+        before, after, own = executor.judge(
+            [Pair(alone, gold, coincidence), Pair(instances[0], gold, coincidence), Pair(instances[0], gold, gold)]
+        )
+    assert [before.verdict, after.verdict, own.verdict] == [Verdict.MATCH, Verdict.MISMATCH, Verdict.MATCH]
+
+
+@pytest.mark.parametrize(
+    ("kind", "sql", "expected"),
+    [
+        ("dropped predicate", "SELECT a FROM t WHERE b = 1", ["SELECT a FROM t"]),
+        ("dropped predicate", "SELECT a FROM t WHERE b = 1 AND c = 2", ["SELECT a FROM t WHERE b = 1"]),
+        ("other aggregate", "SELECT SUM(a) FROM t", ["SELECT AVG(a) FROM t"]),
+        ("other join", "SELECT a FROM t JOIN u ON t.x = u.y", ["SELECT a FROM t LEFT JOIN u ON t.x = u.y"]),
+        ("other comparison", "SELECT a FROM t WHERE b > 3", ["SELECT a FROM t WHERE b >= 3"]),
+        ("off by one", "SELECT a FROM t ORDER BY b LIMIT 1", ["SELECT a FROM t ORDER BY b LIMIT 2"]),
+        ("distinct", "SELECT COUNT(DISTINCT a) FROM t GROUP BY b", ["SELECT COUNT(a) FROM t GROUP BY b"]),
+        ("other direction", "SELECT a FROM t ORDER BY b", ["SELECT a FROM t ORDER BY b DESC"]),
+    ],
+)
+def test_mutants(kind, sql, expected):
+    expression = sqlglot.parse_one(sql, read="sqlite")
+    assert [to_sql(mutant) for name, mutant in mutants(expression) if name == kind] == expected
+    assert to_sql(expression) == sql

@@ -1,0 +1,220 @@
+"""SQL built from plans: the right rows on a small database, and words that say the same."""
+
+import random
+import sqlite3
+
+import pytest
+import sqlglot
+
+from sqlr1.databases import ForeignKey, profile
+from sqlr1.synthesis.classes import sql_class
+from sqlr1.synthesis.english import Speaker, plain
+from sqlr1.synthesis.plan import Filter, Having, Join, Measure, Order, Query, Ref
+from sqlr1.synthesis.reasoning import trace
+from sqlr1.synthesis.shapes.catalogue import expression_of, request_of
+from sqlr1.synthesis.shapes.correlated import AboveOwnGroup, CountWithZero, Existence, Pairs
+from sqlr1.synthesis.shapes.cte import GroupAboveAverage, MostFrequentAmong, TwoCounts
+from sqlr1.synthesis.shapes.ratio import Percentage, Ranges, Ratio
+from sqlr1.synthesis.shapes.recursive import Descendants, EveryYear
+from sqlr1.synthesis.shapes.sets import SetPlan
+from sqlr1.synthesis.shapes.window import BestOfGroup, ByYear, Distance, Ranking
+from sqlr1.synthesis.sql import to_sql
+from sqlr1.synthesis.world import World
+
+DDL = """
+CREATE TABLE singer (singer_id INTEGER PRIMARY KEY, name TEXT, country TEXT, age INTEGER, born DATE, mentor_id INTEGER,
+  FOREIGN KEY (mentor_id) REFERENCES singer (singer_id));
+CREATE TABLE song (song_id INTEGER PRIMARY KEY, title TEXT, singer_id INTEGER, year INTEGER, sales REAL,
+  FOREIGN KEY (singer_id) REFERENCES singer (singer_id));
+CREATE TABLE award (award_id INTEGER PRIMARY KEY, singer_id INTEGER, prize TEXT,
+  FOREIGN KEY (singer_id) REFERENCES singer (singer_id));
+INSERT INTO singer VALUES (1,'Ann','France',30,'1990-05-01',NULL), (2,'Bo','France',40,'1980-02-03',1),
+  (3,'Cy','Spain',50,'1970-03-04',2), (4,'Di','Spain',20,'2000-04-05',NULL), (5,'Ed','Japan',60,'1960-09-09',1);
+INSERT INTO song VALUES (1,'Sun',1,2001,10.0), (2,'Moon',1,2003,30.0), (3,'Star',2,2003,20.0), (4,'Sea',3,2005,5.0);
+INSERT INTO award VALUES (1,1,'gold'), (2,2,'gold'), (3,2,'silver');
+"""
+SINGER = Query(("singer",), (Ref(0, "name"),))
+SONG_KEY = ForeignKey("song", "singer_id", "singer", "singer_id")
+AWARD_KEY = ForeignKey("award", "singer_id", "singer", "singer_id")
+UP = (Join(Ref(0, "singer_id"), Ref(1, "singer_id"), up=True),)
+COUNT = Measure("count")
+AGE, COUNTRY = Ref(0, "age"), Ref(0, "country")
+
+
+def where(*filters, **changes):
+    return SINGER.with_(filters=filters, **changes)
+
+
+CASES = {
+    "equality": (where(Filter(COUNTRY, "=", "Spain")), [("Cy",), ("Di",)]),
+    "range": (where(Filter(AGE, "between", (30, 50))), [("Ann",), ("Bo",), ("Cy",)]),
+    "in": (where(Filter(COUNTRY, "in", ("Japan", "Spain"))), [("Cy",), ("Di",), ("Ed",)]),
+    "not in": (where(Filter(COUNTRY, "not_in", ("Japan", "Spain"))), [("Ann",), ("Bo",)]),
+    "like": (where(Filter(COUNTRY, "contains", "pa")), [("Cy",), ("Di",), ("Ed",)]),
+    "null": (where(Filter(Ref(0, "mentor_id"), "null")), [("Ann",), ("Di",)]),
+    "year of date": (where(Filter(Ref(0, "born"), "year", "1980")), [("Bo",)]),
+    "or": (where(Filter(AGE, ">", 50), Filter(AGE, "<", 25), any_of=True), [("Di",), ("Ed",)]),
+    "distinct": (SINGER.with_(outputs=(COUNTRY,), distinct=True), [("France",), ("Japan",), ("Spain",)]),
+    "order and limit": (SINGER.with_(order=(Order(AGE, True),), limit=2), [("Ed",), ("Cy",)]),
+    "aggregates": (SINGER.with_(outputs=(Measure("avg", AGE), Measure("max", AGE))), [(40.0, 60)]),
+    "group having": (
+        SINGER.with_(outputs=(COUNTRY,), group=(COUNTRY,), having=(Having(COUNT, ">=", 2),)),
+        [("France",), ("Spain",)],
+    ),
+    "join group top": (
+        Query(
+            ("song", "singer"),
+            (Ref(1, "name"), COUNT),
+            UP,
+            group=(Ref(1, "singer_id"),),
+            order=(Order(COUNT, True),),
+            limit=1,
+        ),
+        [("Ann", 2)],
+    ),
+    "above average": (
+        where(Filter(AGE, ">", Query(("singer",), (Measure("avg", AGE),)))),
+        [("Cy",), ("Ed",)],
+    ),
+    "extreme": (where(Filter(AGE, "=", Query(("singer",), (Measure("min", AGE),)))), [("Di",)]),
+    "without children": (
+        where(Filter(Ref(0, "singer_id"), "not_in", Query(("song",), (Ref(0, "singer_id"),)))),
+        [("Di",), ("Ed",)],
+    ),
+    "exists": (Existence(SINGER, AWARD_KEY, Filter(Ref(0, "prize"), "=", "silver"), False), [("Bo",)]),
+    "not exists": (Existence(SINGER, AWARD_KEY, None, True), [("Cy",), ("Di",), ("Ed",)]),
+    "intersect": (
+        SetPlan(
+            "intersect",
+            where(Filter(AGE, ">", 35), outputs=(COUNTRY,)),
+            where(Filter(AGE, "<", 35), outputs=(COUNTRY,)),
+            "values",
+        ),
+        [("France",), ("Spain",)],
+    ),
+    "except": (
+        SetPlan("except", SINGER.with_(outputs=(COUNTRY,)), where(Filter(AGE, "<", 35), outputs=(COUNTRY,)), "values"),
+        [("Japan",)],
+    ),
+    "percentage": (Percentage(where(Filter(COUNTRY, "=", "France")), None), [(40.0,)]),
+    "percentage by group": (
+        Percentage(where(Filter(AGE, ">", 35)), COUNTRY),
+        [("France", 50.0), ("Japan", 100.0), ("Spain", 50.0)],
+    ),
+    "ratio": (Ratio(where(Filter(COUNTRY, "=", "France")), Filter(COUNTRY, "=", "Japan")), [(2.0,)]),
+    "ranges": (Ranges(Query(("singer",), ()), AGE, 30, 50), [("high", 2), ("low", 1), ("medium", 2)]),
+    "best of group": (BestOfGroup(SINGER, COUNTRY, AGE, 1, True), [("France", "Bo"), ("Japan", "Ed"), ("Spain", "Cy")]),
+    "ranking": (
+        Ranking(SINGER, AGE, COUNTRY, False),
+        [("Ann", 1), ("Bo", 2), ("Cy", 2), ("Di", 1), ("Ed", 1)],
+    ),
+    "distance": (
+        Distance(SINGER, AGE, COUNTRY),
+        [("Ann", -5.0), ("Bo", 5.0), ("Cy", 15.0), ("Di", -15.0), ("Ed", 0.0)],
+    ),
+    "by year": (
+        ByYear(Query(("singer",), ()), Ref(0, "born"), True, None, "count"),
+        [("1960", 1), ("1970", 1), ("1980", 1), ("1990", 1), ("2000", 1)],
+    ),
+    "running total": (
+        ByYear(Query(("song",), ()), Ref(0, "year"), False, Ref(0, "sales"), "running"),
+        [(2001, 10.0), (2003, 60.0), (2005, 65.0)],
+    ),
+    "change": (
+        ByYear(Query(("song",), ()), Ref(0, "year"), False, None, "change"),
+        [(2001, None), (2003, 1), (2005, -1)],
+    ),
+    "group above average": (
+        GroupAboveAverage(Query(("singer",), ()), COUNTRY, Measure("avg", AGE), True, True),
+        [("Japan", 60.0)],
+    ),
+    "two counts": (TwoCounts(SINGER, SONG_KEY, AWARD_KEY, True), [("Ann", 2, 1)]),
+    "most frequent": (MostFrequentAmong(SINGER, COUNTRY), [("Ann",), ("Bo",), ("Cy",), ("Di",)]),
+    "descendants": (
+        Descendants(SINGER, ForeignKey("singer", "mentor_id", "singer", "singer_id"), "Ann"),
+        [("Bo",), ("Cy",), ("Ed",)],
+    ),
+    "every year": (
+        EveryYear(Query(("song",), ()), Ref(0, "year"), False, 2002, 2004),
+        [(2002, 0), (2003, 2), (2004, 0)],
+    ),
+    "above own group": (AboveOwnGroup(SINGER, AGE, COUNTRY, True), [("Bo",), ("Cy",)]),
+    "pairs": (Pairs(SINGER, COUNTRY, "singer_id"), [("Ann", "Bo"), ("Cy", "Di")]),
+    "left join": (
+        CountWithZero(SINGER, AWARD_KEY, None),
+        [("Ann", 1), ("Bo", 2), ("Cy", 0), ("Di", 0), ("Ed", 0)],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    path = tmp_path_factory.mktemp("plans") / "music.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(DDL)
+    connection.close()
+    return path
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_plan_returns_the_right_rows(name, database):
+    plan, expected = CASES[name]
+    rows = sqlite3.connect(database).execute(to_sql(expression_of(plan))).fetchall()
+    if not (isinstance(plan, Query) and plan.order):
+        rows = sorted(rows, key=lambda row: (row[0], row[1:]))
+    assert rows == expected
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_plan_can_be_said_and_reasoned_about(name, database):
+    plan, _ = CASES[name]
+    speaker = Speaker(World(profile(database)).names, random.Random(0))
+    asked = request_of(plan, speaker)
+    assert len(plain(asked.phrase).split()) > 3
+    expression = expression_of(plan)
+    text = trace(expression, "short")
+    for table in expression.find_all(sqlglot.exp.Table):
+        if not any(cte.alias == table.name for cte in expression.find_all(sqlglot.exp.CTE)):
+            assert table.name in text
+
+
+def test_words_name_the_columns_the_filter_and_the_order(database):
+    query = Query(
+        ("song", "singer"), (Ref(0, "title"), Ref(1, "name")), UP, (Filter(Ref(1, "country"), "=", "France"),)
+    )
+    said = plain(request_of(query, Speaker(World(profile(database)).names, random.Random(3))).phrase)
+    for word in ("title", "singer name", "songs", "country", "France"):
+        assert word in said
+
+
+def test_short_reasoning_is_short_and_follows_the_query():
+    sql = (
+        "SELECT T2.name FROM song AS T1 JOIN singer AS T2 ON T1.singer_id = T2.singer_id WHERE T1.year > 2000 "
+        "GROUP BY T2.singer_id ORDER BY COUNT(*) DESC LIMIT 1"
+    )
+    assert trace(sqlglot.parse_one(sql, read="sqlite"), "short") == (
+        "tables T1 song, T2 singer; join T1.singer_id = T2.singer_id; where T1.year > 2000; group by T2.singer_id; "
+        "order by COUNT(*) DESC; first 1; output T2.name"
+    )
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("SELECT a FROM t WHERE b = 1", "Simple"),
+        ("SELECT a, COUNT(*) FROM t GROUP BY a", "Moderate"),
+        ("SELECT a FROM t WHERE b IN (SELECT c FROM u)", "Moderate"),
+        ("SELECT T1.a FROM t AS T1 JOIN u AS T2 ON T1.x = T2.x", "Moderate"),
+        ("SELECT T1.a FROM t AS T1 JOIN u AS T2 ON T1.x = T2.x JOIN v AS T3 ON T3.y = T2.y", "Complex"),
+        ("SELECT a FROM t EXCEPT SELECT a FROM u", "Complex"),
+        ("SELECT a, RANK() OVER (ORDER BY b) FROM t", "Complex"),
+        ("SELECT T1.a FROM t AS T1 WHERE T1.b > (SELECT AVG(T2.b) FROM t AS T2 WHERE T2.c = T1.c)", "Complex"),
+        ("WITH x AS (SELECT a FROM t), y AS (SELECT a FROM x) SELECT * FROM y", "Highly Complex"),
+        (
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9) SELECT i FROM n",
+            "Highly Complex",
+        ),
+    ],
+)
+def test_classes(sql, expected):
+    assert sql_class(sqlglot.parse_one(sql, read="sqlite")) == expected

@@ -1,0 +1,217 @@
+"""What a generated corpus has to hold: coverage, styles, variety, determinism."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+import sqlglot
+from sqlglot import exp
+
+from sqlr1.databases import profile
+from sqlr1.execution import Executor, Limits
+from sqlr1.records import SQL_CLASSES
+from sqlr1.synthesis.classes import sql_class
+from sqlr1.synthesis.corpus import Order, Source, folder_sources, generate_all, quotas, shares
+from sqlr1.synthesis.generate import DEFAULT_STYLES, Manner, generate, held_out
+from sqlr1.synthesis.populate import build_database, domain_names
+from sqlr1.synthesis.styles import STYLES
+from sqlr1.synthesis.validation import unmentioned_value
+from sqlr1.synthesis.world import World
+
+CLASSES = {"Simple": 0.3, "Moderate": 0.3, "Complex": 0.25, "Highly Complex": 0.15}
+MANNER = Manner(DEFAULT_STYLES)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own")
+    found = [Source(name, folder / name / f"{name}.sqlite", {}) for name in domain_names()]
+    for source in found:
+        build_database(source.db_id, 0, source.path)
+    return found
+
+
+@pytest.fixture(scope="module")
+def rows(sources, tmp_path_factory):
+    order = Order(2400, CLASSES, MANNER, 0)
+    return generate_all(sources, order, Limits(), 2, tmp_path_factory.mktemp("work"))
+
+
+@pytest.fixture(scope="module")
+def parsed(rows):
+    return {row.id: sqlglot.parse_one(row.sql, read="sqlite") for row in rows}
+
+
+def has(*kinds):
+    return lambda e: all(e.find(kind) for kind in kinds)
+
+
+def clause(name):
+    return lambda e: any(s.args.get(name) for s in e.find_all(exp.Select))
+
+
+FEATURES = {
+    "distinct": clause("distinct"),
+    "range": has(exp.Between),
+    "in list": lambda e: any(i.expressions for i in e.find_all(exp.In)),
+    "like": has(exp.Like),
+    "null": has(exp.Is),
+    "date": lambda e: "strftime" in e.sql("sqlite").lower(),
+    "or": has(exp.Or),
+    "count": has(exp.Count),
+    "sum": has(exp.Sum),
+    "avg": has(exp.Avg),
+    "min": has(exp.Min),
+    "max": has(exp.Max),
+    "group by": clause("group"),
+    "having": clause("having"),
+    "order by": clause("order"),
+    "limit": clause("limit"),
+    "inner join": has(exp.Join),
+    "left join": lambda e: any(j.side == "LEFT" for j in e.find_all(exp.Join)),
+    "self join": lambda e: any(
+        n > 1
+        for s in e.find_all(exp.Select)
+        for n in Counter(t.name for t in s.find_all(exp.Table)).values()
+        if s.args.get("joins")
+    ),
+    "three tables": lambda e: any(len(s.args.get("joins") or ()) >= 2 for s in e.find_all(exp.Select)),
+    "scalar subquery": lambda e: any(isinstance(s.parent, (exp.EQ, exp.GT, exp.LT)) for s in e.find_all(exp.Subquery)),
+    "not in subquery": lambda e: any(i.args.get("query") and isinstance(i.parent, exp.Not) for i in e.find_all(exp.In)),
+    "exists": has(exp.Exists),
+    "intersect": has(exp.Intersect),
+    "except": has(exp.Except),
+    "union": has(exp.Union),
+    "case": has(exp.Case),
+    "cte": has(exp.CTE),
+    "recursive cte": lambda e: any(w.args.get("recursive") for w in e.find_all(exp.With)),
+    "window": has(exp.Window),
+    "superlative": lambda e: e.args.get("limit") is not None and e.args.get("order") is not None,
+    "ratio": has(exp.Div),
+}
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_feature_occurs(feature, rows, parsed):
+    found = [row for row in rows if FEATURES[feature](parsed[row.id])]
+    assert len(found) >= 5, f"only {len(found)} rows with {feature}"
+
+
+def test_as_many_rows_as_ordered_in_the_classes_ordered(rows, parsed):
+    counts = Counter(row.sql_class for row in rows)
+    for name, wanted in shares(2400, CLASSES).items():
+        assert counts[name] >= 0.95 * wanted
+    for row in rows:
+        assert row.sql_class == sql_class(parsed[row.id])
+
+
+def test_all_styles_occur_and_hiding_ones_bring_evidence(rows):
+    counts = Counter(row.style for row in rows)
+    assert set(counts) == set(STYLES)
+    for row in rows:
+        assert bool(row.evidence) == (row.style in ("vague", "metaphorical"))
+
+
+def test_no_surface_template_dominates(rows):
+    template, count = Counter(row.template for row in rows).most_common(1)[0]
+    assert count <= 0.02 * len(rows), template
+
+
+def test_every_value_the_sql_filters_on_is_in_the_question(rows, parsed):
+    for row in rows:
+        assert unmentioned_value(row, parsed[row.id]) is None, row
+
+
+def test_reasoning_is_short_and_names_tables_that_exist(rows, parsed):
+    lengths = sorted(len(row.reasoning.split()) for row in rows)
+    assert lengths[len(lengths) // 2] <= 25
+    assert all(row.reasoning for row in rows)
+
+
+def test_questions_read_as_sentences(rows):
+    for row in rows:
+        assert row.question[0].isupper() or not row.question[0].isalpha(), row.question
+        assert "  " not in row.question
+        assert not set(row.question) & set("\x01\x02_{}"), row.question
+
+
+def test_long_reasoning_says_what_is_asked(sources):
+    with Executor(workers=1) as executor:
+        world = World(profile(sources[0].path))
+        found = generate(world, "x", {"Moderate": 10}, Manner(DEFAULT_STYLES, "long"), 1, executor)
+    assert all(row.reasoning.startswith("We are asked for") and "The output is" in row.reasoning for row in found)
+
+
+def test_held_out_templates_are_disjoint(sources, rows):
+    with Executor(workers=1) as executor:
+        world = World(profile(sources[0].path))
+        other = generate(world, "x", {"Simple": 20, "Complex": 10}, Manner(DEFAULT_STYLES, held_out=True), 0, executor)
+    assert len(other) == 30
+    assert all(held_out(row.template) for row in other)
+    assert not any(held_out(row.template) for row in rows)
+
+
+def test_output_does_not_depend_on_the_number_of_processes(sources, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr("sqlr1.synthesis.corpus._WORTH_A_PROCESS", 0)
+    order = Order(160, CLASSES, MANNER, 5)
+    one = generate_all(sources[:4], order, Limits(), 1, tmp_path / "one")
+    assert generate_all(sources[:4], order, Limits(), 2, tmp_path / "two") == one
+
+
+def test_interrupted_synthesis_goes_on_where_it_was(sources, tmp_path, monkeypatch):
+    order = Order(40, CLASSES, MANNER, 5)
+    first = generate_all(sources[:2], order, Limits(), 1, tmp_path)
+    monkeypatch.setattr("sqlr1.synthesis.corpus.generate", lambda *_: pytest.fail("generated again"))
+    assert generate_all(sources[:2], order, Limits(), 1, tmp_path) == first
+
+
+def test_output_and_databases_do_not_depend_on_string_hashing(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from sqlr1.databases import profile\n"
+        "from sqlr1.execution import Executor\n"
+        "from sqlr1.synthesis.generate import *; from sqlr1.synthesis.populate import build_database\n"
+        "from sqlr1.synthesis.world import World; from sqlr1.records import sha256\n"
+        "path = Path(sys.argv[1]); build_database('zoo', 3, path)\n"
+        "with Executor(workers=1) as executor:\n"
+        "    quotas = {'Moderate': 12, 'Complex': 8}\n"
+        "    rows = generate(World(profile(path)), 'zoo', quotas, Manner(DEFAULT_STYLES), 3, executor)\n"
+        "print(sha256(path), rows)"
+    )
+    outputs = set()
+    for number in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": number}
+        command = [sys.executable, "-c", code, str(tmp_path / f"{number}.sqlite")]
+        outputs.add(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    assert len(outputs) == 1
+
+
+def test_other_seed_other_questions(sources):
+    with Executor(workers=1) as executor:
+        world = World(profile(sources[0].path))
+        first, second = (generate(world, "x", {"Simple": 10}, MANNER, seed, executor) for seed in (0, 1))
+    assert first != second
+
+
+def test_shares_and_quotas_add_up():
+    assert shares(10, {"a": 1, "b": 1, "c": 1}) == {"a": 4, "b": 3, "c": 3}
+    found = quotas(3, Order(100, CLASSES, MANNER, 0))
+    assert sum(sum(q.values()) for q in found) == 100
+    assert max(sum(q.values()) for q in found) - min(sum(q.values()) for q in found) <= len(CLASSES)
+
+
+def test_spider_training_databases_yield_all_classes(data_root, tmp_path):
+    spider = data_root / "spider"
+    found = folder_sources(spider / "database", spider / "train_spider.json", spider / "tables.json")
+    assert len(found) == 138
+    rows = generate_all(found[:20], Order(240, CLASSES, MANNER, 0), Limits(), 1, tmp_path)
+    assert len(rows) >= 220
+    assert {row.sql_class for row in rows} == set(SQL_CLASSES)
+
+
+def test_any_database_will_do(data_root):
+    path = data_root / "chinook/Chinook_Sqlite.sqlite"
+    with Executor(workers=1) as executor:
+        rows = generate(World(profile(path)), "chinook", {"Simple": 10, "Complex": 10}, MANNER, 0, executor)
+    assert len(rows) == 20

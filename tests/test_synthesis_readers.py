@@ -1,0 +1,97 @@
+"""Spider, BIRD and SynSQL files as records."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from sqlr1.records import InputError
+from sqlr1.synthesis.readers import draw, locate, read_questions
+
+SYNSQL = {
+    "db_id": "shop's\n db", "sql_complexity": "Complex", "question_style": "Formal", "question": "q",
+    "external_knowledge": "", "cot": "because", "sql": "SELECT 1",
+}  # fmt: skip
+
+
+def test_spider(data_root):
+    train = list(read_questions("spider", data_root / "spider/train_spider.json"))
+    dev = list(read_questions("spider", data_root / "spider/dev.json"))
+    assert (len(train), len(dev)) == (7000, 1034)
+    assert len({q.id for q in train}) == 7000
+    assert dev[0].sql == "SELECT count(*) FROM singer"
+
+
+def test_bird(data_root):
+    dev = list(read_questions("bird", data_root / "bird/dev/dev.json"))
+    assert len(dev) == 1534
+    assert Counter(q.difficulty for q in dev) == {"simple": 925, "moderate": 464, "challenging": 145}
+    assert sum(bool(q.evidence) for q in dev) > 1000
+
+
+def test_synsql_rows_without_their_databases_are_counted(data_root):
+    rows = list(read_questions("synsql", data_root / "synsql/synsql_complex_500.jsonl"))
+    assert len(rows) == 500
+    assert {q.sql_class for q in rows} == {"Complex"}
+    assert all(q.reasoning and q.sql for q in rows)
+    missing = Counter()
+    assert list(locate(rows, {}, missing)) == []
+    assert missing.total() == 500
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "parquet"])
+def test_synsql_in_every_file_format(tmp_path, suffix):
+    rows = [SYNSQL | {"question": f"q{i}"} for i in range(3)]
+    path = tmp_path / f"data.{suffix}"
+    if suffix == "json":
+        path.write_text(json.dumps(rows))
+    elif suffix == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    found = list(read_questions("synsql", path))
+    assert [q.question for q in found] == ["q0", "q1", "q2"]
+    assert (found[0].style, found[0].reasoning, found[0].sql_class) == ("formal", "because", "Complex")
+
+
+def test_odd_database_names_are_matched(tmp_path):
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([SYNSQL]))
+    (row,) = locate(read_questions("synsql", path), {"shops_db": Path("x")}, None)
+    assert row.db_id == "shops_db"
+
+
+def test_unknown_database_names_the_row(tmp_path):
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([SYNSQL]))
+    with pytest.raises(InputError, match="data-0000000 names the unknown database"):
+        list(locate(read_questions("synsql", path), {}, None))
+
+
+def test_subsets_are_drawn_by_class_and_seed(tmp_path):
+    path = tmp_path / "data.jsonl"
+    classes = ("Simple", "Moderate", "Complex", "Highly Complex")
+    path.write_text("".join(json.dumps(SYNSQL | {"sql_complexity": classes[i % 4]}) + "\n" for i in range(400)))
+    limits = dict.fromkeys(classes, 10)
+    first = draw(read_questions("synsql", path), limits, 0)
+    assert Counter(q.sql_class for q in first) == limits
+    assert first == draw(read_questions("synsql", path), limits, 0)
+    assert first != draw(read_questions("synsql", path), limits, 1)
+    assert {q.sql_class for q in draw(read_questions("synsql", path), {"Complex": 5}, 0)} == {"Complex"}
+    assert {q.id for q in draw(read_questions("synsql", path), 20, 0)} <= {
+        q.id for q in draw(read_questions("synsql", path), 40, 0)
+    }
+
+
+def test_bad_files_are_named(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        list(read_questions("spider", tmp_path / "gone.json"))
+    for name, text in (("data.json", "[{"), ("data.parquet", "x")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match=name):
+            list(read_questions("synsql", tmp_path / name))
+    with pytest.raises(InputError, match="unknown layout"):
+        list(read_questions("other", tmp_path / "data.json"))

@@ -1,0 +1,177 @@
+"""The synthesize stage by hand: own databases, the built-in benchmark, folders, mixed-in questions, bad input."""
+
+import json
+import sqlite3
+
+import pytest
+
+from sqlr1.databases import read_schema
+from sqlr1.execution import Executor, Limits, Query, Status
+from sqlr1.records import Catalogue, Database, Question, read_json, read_records, sha256
+from sqlr1.scoring.predictions import read_questions as read_benchmark
+from sqlr1.stages.synthesize import main
+from sqlr1.synthesis.generate import held_out
+
+CLASSES = {"Simple": 0.4, "Moderate": 0.3, "Complex": 0.2, "Highly Complex": 0.1}
+OWN = {
+    "domains": ["bookshop"], "held_out_domains": ["zoo"], "questions": 40, "benchmark_questions": 24,
+    "classes": CLASSES, "folders": [], "folder_questions": 0, "mix": [],
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run the stage in a folder of its own; returns its output folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_stage(seed=0, out="out", **settings):
+        main(["--settings", json.dumps({"synthesize": OWN | settings}), "--seed", str(seed), "--out", out])
+        return tmp_path / out
+
+    return run_stage
+
+
+@pytest.fixture
+def small_spider(tmp_path, monkeypatch):
+    """A data root with one database in Spider's layout and two questions, one of them with a broken gold."""
+    root = tmp_path / "data"
+    (root / "spider/database/pets").mkdir(parents=True)
+    with sqlite3.connect(root / "spider/database/pets/pets.sqlite") as connection:
+        connection.executescript(
+            "CREATE TABLE pet (pet_id INTEGER PRIMARY KEY, name TEXT, kind TEXT, weight REAL);"
+            "INSERT INTO pet VALUES (1,'Rex','dog',20.5), (2,'Tom','cat',4), (3,'Ada','cat',5), (4,'Bob','dog',9);"
+        )
+    connection.close()
+    rows = [
+        {"db_id": "pets", "question": "Which cats?", "query": 'SELECT T1.name FROM pet as T1 WHERE kind  =  "cat"'},
+        {"db_id": "pets", "question": "Broken?", "query": "SELECT colour FROM pet"},
+    ]
+    (root / "spider/train.json").write_text(json.dumps(rows))
+    monkeypatch.setenv("SQLR1_DATA", str(root))
+    return root
+
+
+MIX = {"layout": "spider", "questions": "{data}/spider/train.json", "databases": "{data}/spider/database"}
+FOLDER = {"databases": "{data}/spider/database", "db_ids": "{data}/spider/train.json"}
+
+
+def test_own_domains_and_benchmark(run):
+    out = run()
+    questions = read_records(out / "questions.jsonl", Question)
+    assert len(questions) == 40
+    assert {q.db_id for q in questions} == {"bookshop"}
+    catalogue = Catalogue(out / "catalogue.jsonl", out)
+    assert catalogue["zoo"] == out / "databases/zoo/zoo.sqlite"
+    assert {d.db_id: d.split for d in read_records(out / "catalogue.jsonl", Database)} == {
+        "bookshop": "train",
+        "zoo": "benchmark",
+    }
+    assert not any(held_out(q.template) for q in questions)
+
+
+def test_benchmark_is_readable_in_both_layouts_and_its_gold_runs(run):
+    out = run()
+    spider = read_benchmark("spider", out / "benchmark/spider/dev.json")
+    bird = read_benchmark("bird", out / "benchmark/bird/dev.json")
+    assert len(bird) == 24
+    assert {q.gold for q in spider} <= {q.gold for q in bird}
+    assert {q.db_id for q in bird} == {"zoo"}
+    lines = (out / "benchmark/spider/dev_gold.sql").read_text().splitlines()
+    assert [line.split("\t") for line in lines] == [[q.gold, q.db_id] for q in spider]
+    with Executor(workers=1, limits=Limits()) as executor:
+        done = executor.execute([Query(out / "databases/zoo/zoo.sqlite", q.gold) for q in bird])
+    assert all(execution.status == Status.OK and execution.rows for execution in done)
+
+
+def test_tables_json_describes_the_schema_in_spiders_format(run):
+    out = run()
+    (entry,) = read_json(out / "benchmark/spider/tables.json")
+    schema = read_schema(out / "databases/zoo/zoo.sqlite")
+    assert entry["table_names_original"] == [t.name for t in schema.tables]
+    assert entry["column_names_original"][0] == [-1, "*"]
+    assert (
+        len(entry["column_names_original"])
+        == len(entry["column_types"])
+        == 1 + sum(len(t.columns) for t in schema.tables)
+    )
+    for child, parent in entry["foreign_keys"]:
+        assert parent in entry["primary_keys"]
+        assert entry["column_names_original"][child][0] >= 0
+    assert (out / "databases/zoo/database_description/animal.csv").read_text().startswith("original_column_name,")
+
+
+def test_equal_seeds_make_equal_bytes(run):
+    first, again, other = run(out="a"), run(out="b"), run(seed=1, out="c")
+    names = [
+        "questions.jsonl",
+        "catalogue.jsonl",
+        "databases/zoo/zoo.sqlite",
+        "benchmark/bird/dev.json",
+        "manifest.json",
+    ]
+    assert [sha256(first / n) for n in names] == [sha256(again / n) for n in names]
+    assert sha256(first / "databases/zoo/zoo.sqlite") != sha256(other / "databases/zoo/zoo.sqlite")
+
+
+def test_folder_and_mixed_questions(run, small_spider):
+    out = run(folders=[FOLDER], folder_questions=12, mix=[MIX])
+    questions = read_records(out / "questions.jsonl", Question)
+    assert sum(q.db_id == "pets" and q.style != "human" for q in questions) >= 10
+    (human,) = [q for q in questions if q.style == "human"]
+    assert human.sql == "SELECT T1.name FROM pet AS T1 WHERE kind = 'cat'"
+    assert human.reasoning == "tables T1 pet; where kind = 'cat'; output T1.name"
+    assert [q.question for q in read_records(out / "failed_golds.jsonl", Question)] == ["Broken?"]
+    entry = next(d for d in read_records(out / "catalogue.jsonl", Database) if d.db_id == "pets")
+    assert entry.path == "{data}/spider/database/pets/pets.sqlite"
+    assert Catalogue(out / "catalogue.jsonl", small_spider)["pets"].is_file()
+
+
+def test_instances_of_training_databases_are_what_the_catalogue_names(run):
+    out = run(instances=2)
+    paths = {d.db_id: d.path for d in read_records(out / "catalogue.jsonl", Database)}
+    assert paths == {"bookshop": "instances/bookshop/bookshop.sqlite", "zoo": "databases/zoo/zoo.sqlite"}
+    assert len(list((out / "instances/bookshop").glob("*.sqlite"))) == 3
+
+
+def fails(capfd, run, message, **settings):
+    with pytest.raises(SystemExit) as stopped:
+        run(**settings)
+    assert stopped.value.code == 1
+    assert message in capfd.readouterr().err
+
+
+def test_unknown_domain_is_named(run, capfd):
+    fails(capfd, run, "unknown domain 'atlantis'", domains=["atlantis"])
+
+
+def test_unknown_database_of_a_mixed_question_is_named(run, small_spider, capfd):
+    rows = [{"db_id": "gone", "question": "q", "query": "SELECT 1"}]
+    (small_spider / "spider/train.json").write_text(json.dumps(rows))
+    fails(capfd, run, "train-0000000 names the unknown database 'gone'", mix=[MIX])
+
+
+def test_missing_databases_are_skipped_and_counted_on_demand(run, small_spider, capfd):
+    rows = [{"db_id": "gone", "question": "q", "query": "SELECT 1"}]
+    (small_spider / "spider/train.json").write_text(json.dumps(rows))
+    out = run(mix=[MIX | {"missing": "skip"}])
+    assert len(read_records(out / "questions.jsonl", Question)) == 40
+    assert "1 mixed-in questions skipped: no database gone" in capfd.readouterr().err
+
+
+def test_corrupt_database_is_named(run, small_spider, capfd):
+    (small_spider / "spider/database/pets/pets.sqlite").write_bytes(b"nonsense" * 200)
+    fails(capfd, run, "pets.sqlite: not a readable SQLite database", folders=[FOLDER], folder_questions=4)
+
+
+def test_malformed_questions_file_is_named_with_its_line(run, small_spider, capfd):
+    (small_spider / "spider/train.json").write_text('[\n{"db_id": "pets",\n]')
+    fails(capfd, run, "train.json:3: not valid JSON", mix=[MIX])
+
+
+def test_row_without_a_field_is_named(run, small_spider, capfd):
+    (small_spider / "spider/train.json").write_text('[{"db_id": "pets", "question": "q"}]')
+    fails(capfd, run, "row 0 has no field 'query'", mix=[MIX])
+
+
+def test_empty_folder_is_named(run, small_spider, capfd):
+    fails(capfd, run, "no databases of the form", folders=[{"databases": "{data}/nowhere"}], folder_questions=4)

@@ -1,0 +1,101 @@
+"""The cold start: what a row teaches, and the stock SFTTrainer's numbers from packed rows."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from tiny_models import tiny_model, tiny_tokenizer
+from tiny_stages import PROMPT, prepare
+from trl import SFTTrainer
+
+from sqlr1.inference.prompts import Prompts
+from sqlr1.prompting import parse_response
+from sqlr1.records import Catalogue, Question, read_records
+from sqlr1.training import cold_start
+from sqlr1.training.settings import lora_config, sft_config
+
+SETTINGS = {
+    "learning_rate": 1e-3, "lr_scheduler_type": "constant", "max_steps": 5, "per_device_train_batch_size": 3,
+    "bf16": False,
+    "disable_tqdm": True, "lora": {"r": 4, "lora_alpha": 8}, "adam_epsilon": 1e-4, "gradient_accumulation_steps": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cold_start")
+    prepare(folder)
+    return folder
+
+
+def encoded(folder: Path, strategy: str, **prompt):
+    questions = read_records(folder / "questions.jsonl", Question)
+    prompts = Prompts(tiny_tokenizer(), PROMPT | prompt)
+    return cold_start.encode(questions, Catalogue(folder / "catalogue.jsonl", folder), prompts, strategy)
+
+
+@pytest.mark.parametrize(("strategy", "think"), [("sql_only", ""), ("reasoning", "Count pets by age.")])
+def test_a_row_teaches_the_response_and_the_end_token(folder, strategy, think):
+    rows, dropped = encoded(folder, strategy)
+    assert not dropped
+    row = rows[3]
+    taught = [
+        token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label != cold_start.IGNORED
+    ]
+    response = parse_response(tiny_tokenizer().decode(taught[:-1]))
+    assert taught[-1] == tiny_tokenizer().eos_token_id
+    assert (response.think, response.sql) == (think, "SELECT count(*) FROM pet WHERE age > 3")
+    assert response.well_formed
+    prompt = tiny_tokenizer().decode(row["input_ids"][: -len(taught)])
+    assert prompt.endswith("Question: How many pets are older than 3?<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_prompt_over_the_limit_is_dropped_and_counted(folder):
+    rows, dropped = encoded(folder, "reasoning", max_length=32)
+    assert rows == []
+    assert dropped == {"prompt_over_max_length": 12}
+
+
+def trained(folder, tmp_path, stock):
+    """Losses and trained weights of the stock trainer or ours on the same batches, in float32."""
+    rows, _ = encoded(folder, "reasoning")
+    rows = [{"input_ids": r["input_ids"][i:], "labels": r["labels"][i:]} for i, r in enumerate(rows)]  # mixed lengths
+    model = tiny_model()
+    if not stock:
+        trainer = cold_start.make_trainer(model, tiny_tokenizer(), rows, SETTINGS, tmp_path, seed=1)
+    else:
+
+        class Stock(SFTTrainer):
+            _get_train_sampler = cold_start.ColdStartTrainer._get_train_sampler
+
+        trainer = Stock(
+            model=model,
+            args=sft_config(SETTINGS, tmp_path, 1),
+            train_dataset=Dataset.from_list([{**r, "length": len(r["input_ids"])} for r in rows]),
+            processing_class=tiny_tokenizer(),
+            peft_config=lora_config(SETTINGS),
+        )
+    trainer.train()
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    return losses, {n: p.detach() for n, p in trainer.model.named_parameters() if p.requires_grad}
+
+
+def test_losses_and_weights_equal_the_stock_trainers(folder, tmp_path):
+    stock, ours = trained(folder, tmp_path / "stock", stock=True), trained(folder, tmp_path / "ours", stock=False)
+    assert ours[0] == pytest.approx(stock[0], rel=1e-4)
+    assert ours[0][-1] < ours[0][0]
+    assert max((ours[1][n] - p).abs().max() for n, p in stock[1].items()) < 1e-4
+
+
+def test_batches_are_of_like_length_and_follow_seed_and_epoch_alone():
+    lengths = torch.randint(10, 500, (1000,), generator=torch.Generator().manual_seed(0)).tolist()
+    sampler = cold_start.LengthGroupedSampler(lengths, 8, seed=4)
+    first = list(sampler)
+    assert sorted(first) == list(range(1000))
+    spread = [max(b) - min(b) for b in ([lengths[i] for i in first[k : k + 8]] for k in range(0, 1000, 8))]
+    assert sum(spread) / len(spread) < 40  # a random batch of eight spreads over some 380
+    torch.rand(5)  # the global generator plays no part
+    assert list(cold_start.LengthGroupedSampler(lengths, 8, seed=4)) == first
+    sampler.set_epoch(1)
+    assert list(sampler) != first

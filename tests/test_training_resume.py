@@ -1,0 +1,58 @@
+"""SIGKILL at several points, then the same command: the same bytes as a run that was never interrupted."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from tiny_stages import command, hashes, kill_when, prepare, run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("resume")
+    prepare(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """What an uninterrupted run of each stage writes."""
+    return {stage: (run(folder, stage, f"whole/{stage}"), hashes(folder / "whole" / stage))[1] for stage in ALL}
+
+
+ALL = ("cold_start", "grpo", "candidates")
+
+
+def work(folder: Path, pattern: str) -> list[Path]:
+    return list((folder / "results/.work").glob(f"*/{pattern}"))
+
+
+KILLS = {
+    "cold_start before a checkpoint": ("cold_start", "checkpoint-2"),
+    "cold_start within a save": ("cold_start", "checkpoint-4/trainer_state.json"),
+    "cold_start after a checkpoint": ("cold_start", "checkpoint-6/complete"),
+    "grpo after a checkpoint": ("grpo", "checkpoint-2/complete"),
+    "grpo within a save": ("grpo", "checkpoint-4/optimizer.pt"),
+    "candidates": ("candidates", "1.jsonl"),
+}
+
+
+@pytest.mark.parametrize(("stage", "file"), KILLS.values(), ids=KILLS.keys())
+def test_a_killed_run_ends_with_the_same_bytes(folder, whole, stage, file):
+    out = f"killed/{stage}-{file.replace('/', '-')}"
+    kill_when(folder, stage, out, lambda: bool(work(folder, file)))
+    assert not (folder / out / "manifest.json").exists()
+    log = run(folder, stage, out)
+    if file.endswith("complete"):
+        assert "resuming from" in log
+    assert hashes(folder / out) == whole[stage]
+    assert not work(folder, "*")  # the work folder is gone
+
+
+def test_an_orphan_and_its_successor_never_work_at_once(folder, whole):
+    first = subprocess.Popen(command(folder, "candidates", "orphan/a"), cwd=folder, stderr=subprocess.PIPE, text=True)
+    second = run(folder, "candidates", "orphan/b")
+    assert first.wait() == 0
+    logs = first.stderr.read() + second
+    assert "still alive: waiting" in logs
+    assert hashes(folder / "orphan/a") == hashes(folder / "orphan/b") == whole["candidates"]

@@ -1,0 +1,49 @@
+"""Trainer configurations out of config sections: the libraries' own names, and a line that names a faulty key."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sqlr1.records import InputError
+from sqlr1.training.settings import grpo_config, lora_config, sft_config
+
+OVERLAYS = sorted((Path(__file__).parent.parent / "workflow/config").glob("paper-*.yaml"))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: p.stem)
+def test_the_published_settings_make_real_configurations(overlay, tmp_path):
+    config = yaml.safe_load(overlay.read_text())
+    sft, grpo = sft_config(config["cold_start"], tmp_path, 7), grpo_config(config["grpo"], tmp_path, 7)
+    assert (sft.learning_rate, sft.per_device_train_batch_size, sft.seed) == (5e-5, 1, 7)
+    assert (grpo.num_generations, grpo.beta, grpo.epsilon, grpo.temperature) == (8, 0.001, 0.2, 1.1)
+    assert (grpo.learning_rate, grpo.max_completion_length, grpo.output_dir) == (3e-7, 2048, str(tmp_path))
+    assert lora_config(config["grpo"]) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"learning_rat": 1e-5}, "grpo.learning_rat: GRPOConfig has no such field; did you mean 'learning_rate'?"),
+        ({"learning_rate": "1e-4"}, "grpo.learning_rate: '1e-4' (str) is not of type float"),
+        ({"max_steps": 1.5}, "grpo.max_steps: 1.5 (float) is not of type int"),
+        ({"bf16": 1}, "grpo.bf16: 1 (int) is not of type bool"),
+        ({"loss_type": "gpro"}, "grpo.loss_type: 'gpro' is none of"),
+        ({"scale_rewards": "std"}, "grpo.scale_rewards: 'std' is none of"),
+        ({"output_dir": "x"}, "grpo.output_dir: set by the workflow itself"),
+        ({"num_generations": 3}, "section grpo: generation_batch_size (8) must be divisible by num_generations (3)"),
+    ],
+)
+def test_a_faulty_key_is_named(settings, message, tmp_path):
+    with pytest.raises(InputError) as error:
+        grpo_config(settings, tmp_path, 0)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_lora_takes_the_librarys_own_names():
+    lora = lora_config({"lora": {"r": 16, "lora_alpha": 32, "target_modules": ["q_proj", "v_proj"]}})
+    assert (lora.r, lora.lora_alpha, lora.target_modules) == (16, 32, {"q_proj", "v_proj"})
+    assert lora_config({}) is None
+    with pytest.raises(InputError, match=r"lora\.rank: LoraConfig has no such field"):
+        lora_config({"lora": {"rank": 16}})

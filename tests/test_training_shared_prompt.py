@@ -1,0 +1,199 @@
+"""The shared-prompt pass against TRL's own on the same completions: losses, log-probabilities, gradients, weights."""
+
+import random
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from tiny_models import tiny_folder, tiny_tokenizer
+from transformers import AutoModelForCausalLM
+from trl import GRPOConfig
+
+from sqlr1.training.shared_prompt import SharedPromptTrainer
+
+PROMPTS = [
+    "How many singers?",
+    "Name?",
+    "List the names of all the concerts held in 2014.",
+    "a",
+    "Which year?",
+    "b c d",
+]
+LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+class FixedRollouts(SharedPromptTrainer):
+    """Both trainers get the same completions: of mixed lengths, some cut off, a few of one token."""
+
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, *rest, **more):
+        rng = random.Random(self._step)
+        rows = [[rng.randrange(3, 259) for _ in range(rng.randint(0, 11))] for _ in prompt_ids]
+        return [[*row, 2] if rng.random() < 0.7 or not row else row for row in rows], None
+
+
+def letters(completions, **_):
+    """Any reward will do that differs within groups."""
+    return [float(len(c[0]["content"]) % 5) for c in completions]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return {a: tiny_folder(tmp_path_factory.mktemp(a), a) for a in ("llama", "qwen2")}
+
+
+def make(folders, out, shared, architecture="llama", lora=None, dtype=torch.float32, **settings):
+    defaults = {
+        "num_generations": 4, "per_device_train_batch_size": 8, "max_completion_length": 12, "learning_rate": 1e-2,
+        "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none", "save_strategy": "no",
+        "logging_steps": 1, "max_steps": 1, "beta": 0.0, "seed": 3, "disable_tqdm": True, "temperature": 0.9,
+    }  # fmt: skip
+    model = AutoModelForCausalLM.from_pretrained(folders[architecture], dtype=dtype)
+    rows = [{"prompt": [{"role": "user", "content": text}]} for text in PROMPTS]
+    trainer = FixedRollouts(
+        model=model,
+        args=GRPOConfig(str(out), **(defaults | settings)),
+        reward_funcs=letters,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tiny_tokenizer(),
+        peft_config=lora,
+        shared_prompt=shared,
+    )
+    assert bool(trainer.not_shared) is not shared
+    return trainer
+
+
+def first_update(trainer):
+    """Loss and gradients of the first micro-batch."""
+    trainer.create_optimizer_and_scheduler(1)
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
+    inputs = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    loss = trainer.compute_loss(trainer.model, inputs)
+    loss.backward()
+    return loss.item(), {n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+def assert_equal_gradients(ours, stock, tolerance):
+    assert ours.keys() == stock.keys()
+    for name, gradient in stock.items():
+        assert (ours[name] - gradient).norm() <= tolerance * gradient.norm() + 1e-9, name
+
+
+CASES = {
+    "grpo": {"loss_type": "grpo"},
+    "dr_grpo": {"loss_type": "dr_grpo"},
+    "dapo": {"loss_type": "dapo"},
+    "bnpo": {"loss_type": "bnpo"},
+    "kl": {"beta": 0.1},
+    "sequence": {"importance_sampling_level": "sequence", "loss_type": "grpo"},
+    "batch scale": {"scale_rewards": "batch"},
+    "no scale": {"scale_rewards": "none"},
+    "wide clip": {"epsilon_high": 0.4, "num_iterations": 2},
+    "truncated": {"mask_truncated_completions": True},
+    "checkpointed": {"gradient_checkpointing": True},
+    "entropy": {"entropy_coef": 0.01},
+}
+
+
+@pytest.mark.parametrize("settings", CASES.values(), ids=CASES.keys())
+def test_options_give_the_stock_loss_and_gradient(folders, tmp_path, settings):
+    (stock_loss, stock), (loss, ours) = (
+        first_update(make(folders, tmp_path, shared, lora=LORA, **settings)) for shared in (False, True)
+    )
+    assert loss == pytest.approx(stock_loss, rel=1e-5, abs=1e-7)
+    assert_equal_gradients(ours, stock, 1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+def test_architectures_give_the_stock_loss_and_gradient(folders, tmp_path, architecture, lora):
+    (stock_loss, stock), (loss, ours) = (
+        first_update(make(folders, tmp_path, shared, architecture, lora, beta=0.05)) for shared in (False, True)
+    )
+    assert loss == pytest.approx(stock_loss, rel=1e-5, abs=1e-7)
+    assert_equal_gradients(ours, stock, 1e-4)
+
+
+def test_bfloat16_agrees_to_its_precision(folders, tmp_path):
+    settings = {"bf16": True, "lora": LORA, "dtype": torch.bfloat16}
+    (_, stock), (_, ours) = (first_update(make(folders, tmp_path, shared, **settings)) for shared in (False, True))
+    assert_equal_gradients(ours, stock, 0.15)
+
+
+@pytest.fixture(scope="module")
+def batch(folders, tmp_path_factory):
+    """One batch of rollouts, of stock making."""
+    trainer = make(folders, tmp_path_factory.mktemp("batch"), shared=False)
+    trainer.model.train()
+    return trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+
+
+def log_probs(trainer, inputs):
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+    length = inputs["completion_ids"].size(1)
+    with torch.no_grad():
+        values, entropy, _ = trainer._get_per_token_logps_and_entropies(
+            trainer.model, ids, mask, length, compute_entropy=True
+        )
+    present = inputs["completion_mask"].bool()
+    return values[present], entropy[present]
+
+
+def test_log_probabilities_and_entropies_equal_stock(folders, tmp_path, batch):
+    stock, ours = (log_probs(make(folders, tmp_path, shared), batch) for shared in (False, True))
+    torch.testing.assert_close(ours[0], stock[0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours[1], stock[1], atol=1e-4, rtol=0)
+
+
+def test_one_wrong_bit_of_the_mask_shows(folders, tmp_path, batch, monkeypatch):
+    from sqlr1.training import packing
+
+    lay_out = packing._lay_out
+
+    def flipped(group, starts, lengths):
+        lay_out(group, starts, lengths)
+        if len(group.mask) > 1:
+            group.mask[0, -len(group.mask) + 1] ^= True  # the first completion token now sees the second
+
+    stock = log_probs(make(folders, tmp_path, shared=False), batch)
+    monkeypatch.setattr(packing, "_lay_out", flipped)
+    ours = log_probs(make(folders, tmp_path, shared=True), batch)
+    assert (ours[0] - stock[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"beta": 0.05},
+        {"num_iterations": 2, "gradient_accumulation_steps": 1, "steps_per_generation": 1},
+        {"gradient_accumulation_steps": 2},
+        {"per_device_train_batch_size": 4, "steps_per_generation": 2, "gradient_accumulation_steps": 2},
+    ],
+    ids=["kl", "iterations", "accumulation", "micro-batches"],
+)
+def test_five_steps_give_the_stock_weights(folders, tmp_path, settings):
+    # Adam divides by a gradient's size: at its default epsilon the rounding of vanishing gradients becomes whole steps.
+    weights = []
+    for shared in (False, True):
+        trainer = make(folders, tmp_path, shared, lora=LORA, max_steps=5, adam_epsilon=1e-4, **settings)
+        before = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+        trainer.train()
+        weights.append({n: p.detach() for n, p in trainer.model.named_parameters() if p.requires_grad})
+        assert max((weights[-1][n] - before[n]).abs().max() for n in before) > 1e-2
+    assert max((weights[0][n] - weights[1][n]).abs().max() for n in weights[0]) < 1e-4
+
+
+def test_what_cannot_be_shared_falls_back_and_says_why(folders, tmp_path, caplog):
+    model = AutoModelForCausalLM.from_pretrained(folders["llama"])
+    model.config.attention_dropout = 0.1
+    trainer = SharedPromptTrainer(
+        model=model,
+        args=GRPOConfig(str(tmp_path), num_generations=4, use_cpu=True, bf16=False, report_to="none"),
+        reward_funcs=letters,
+        train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": "a"}]}]),
+        processing_class=tiny_tokenizer(),
+    )
+    assert trainer.not_shared == "the model has attention dropout"
+    assert "attention dropout" in caplog.text

@@ -1,0 +1,149 @@
+"""The real workflow on the smoke experiment: it runs, is a no-op afterwards, and an edit re-runs what it touches."""
+
+import json
+import os
+import re
+import sqlite3
+import time
+
+import pytest
+from conftest import copy_checkout, snakemake
+
+SMOKE = ("--configfile", "workflow/config/smoke.yaml")
+TRAINED = {"grpo", "candidates", "score", "report"}
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A finished smoke run in a copy of the checkout."""
+    folder = copy_checkout(tmp_path_factory.mktemp("smoke"))
+    run = snakemake(folder, *SMOKE)
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
+    return folder
+
+
+@pytest.fixture
+def edit(checkout):
+    """Replace text in a file for the length of one test; the modification time changes too."""
+    originals = {}
+
+    def replace(name, old, new):
+        path = checkout / name
+        originals.setdefault(path, path.read_text())
+        text = path.read_text()
+        assert old in text, f"{name} no longer holds {old!r}"
+        path.write_text(text.replace(old, new, 1))
+
+    yield replace
+    for path, text in originals.items():
+        path.write_text(text)
+
+
+def planned(folder, *targets, configfile=()):
+    """Rule -> number of jobs that `snakemake -n` plans for the targets."""
+    run = snakemake(folder, *targets, "-n", *SMOKE, *configfile)
+    assert run.returncode == 0, run.stdout + run.stderr
+    stats = (run.stdout + run.stderr).split("Job stats:")[-1]
+    table = re.findall(r"^(\w+) +(\d+)$", stats, re.MULTILINE)
+    return {
+        rule: int(count)
+        for rule, count in table
+        if rule not in ("total", "all", "ablation_reward", "ablation_cold_start")
+    }
+
+
+def test_everything_asked_for_is_there(checkout):
+    results = checkout / "results/smoke"
+    report = (results / "report.md").read_text()
+    for heading in ("Configuration", "Data", "Training", "Scores", "Worked examples"):
+        assert heading in report
+    summaries = list(results.glob("score/*/*/*/*/summary.json"))
+    assert len(summaries) >= 3
+    for path in summaries:
+        assert json.loads(path.read_text())["questions"] > 0
+
+
+def test_every_stage_is_tracked_as_finished(checkout):
+    with sqlite3.connect(checkout / "results/mlflow.db") as store:
+        rows = store.execute(
+            "SELECT t.value, r.status FROM runs r JOIN tags t USING (run_uuid) WHERE t.key = 'stage'"
+        ).fetchall()
+    stages = {"base_model", "synthesize", "filter", "cold_start", "grpo", "candidates", "score", "report"}
+    assert {stage for stage, _ in rows} == stages
+    assert {status for _, status in rows} == {"FINISHED"}
+
+
+def test_no_op_plans_nothing_and_takes_under_two_seconds(checkout):
+    assert planned(checkout) == {}
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        snakemake(checkout, *SMOKE, "-n")
+        times.append(time.perf_counter() - start)
+    assert min(times) < 2
+
+
+def test_a_touched_module_plans_nothing(checkout):
+    os.utime(checkout / "workflow/sqlr1/rewards.py")
+    assert planned(checkout) == {}
+
+
+def test_an_edit_in_rewards_reruns_grpo_and_what_follows(checkout, edit):
+    edit("workflow/sqlr1/rewards.py", '"""', '"""Edited. ')
+    assert set(planned(checkout)) == TRAINED
+
+
+def test_one_key_of_grpo_reruns_grpo_and_what_follows(checkout, edit):
+    edit("workflow/config/smoke.yaml", "max_completion_length: 48", "max_completion_length: 47")
+    assert set(planned(checkout)) == TRAINED
+
+
+def test_a_swapped_pair_of_values_is_noticed(checkout, edit):
+    edit("config.yaml", "format: {right: 1, wrong: -1}", "format: {right: -1, wrong: 1}")
+    assert set(planned(checkout)) == TRAINED
+
+
+def test_a_new_seed_plans_only_its_jobs(checkout):
+    (checkout / "seeds.yaml").write_text("seeds: [0, 1]")
+    jobs = planned(checkout, configfile=["seeds.yaml"])
+    benchmarks = len(list((checkout / "results/smoke/candidates/reasoning/full/seed-0").iterdir()))
+    assert jobs == {
+        "cold_start": 2,  # the base model passes through the strategy `none`
+        "grpo": 1,
+        "candidates": 3 * benchmarks,
+        "score": 3 * benchmarks,
+        "report": 1,
+    }
+
+
+def test_a_deleted_output_is_made_again(checkout):
+    path = next((checkout / "results/smoke/score/reasoning/full/seed-0").glob("*/predictions.txt"))
+    text = path.read_text()
+    path.unlink()
+    try:
+        assert planned(checkout) == {"score": 1, "report": 1}
+    finally:
+        path.write_text(text)
+
+
+def test_an_unrelated_module_plans_nothing(checkout, edit):
+    edit("workflow/sqlr1/cli.py", '"""', '"""Edited. ')
+    assert planned(checkout) == {}
+
+
+def test_the_targets_of_both_ablations_plan_their_variants(checkout):
+    reward = planned(checkout, "ablation_reward")
+    assert reward["grpo"] == 4  # one per dropped part; the full reward is there
+    assert "cold_start" not in reward
+    cold_start = planned(checkout, "ablation_cold_start")
+    assert cold_start["cold_start"] == 1  # sql_only; none and reasoning are there
+    assert cold_start["grpo"] == 2
+
+
+def test_ablation_reward_runs(checkout):
+    run = snakemake(checkout, "ablation_reward", *SMOKE)
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
+    table = (checkout / "results/smoke/ablation_reward/table.csv").read_text()
+    for variant in ("full", "no_format", "no_execution", "no_result", "no_length"):
+        assert variant in table
+    assert planned(checkout, "ablation_reward") == {}

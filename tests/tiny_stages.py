@@ -1,0 +1,105 @@
+"""The training stages on a tiny model and a tiny database, as real processes that a test may kill."""
+
+import hashlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tiny_models import tiny_folder
+
+from sqlr1.records import Database, Question, write_json, write_jsonl
+
+PROMPT = {"schema": "compact", "example_values": 0, "max_length": 400}
+SETTINGS = {
+    "cold_start": {
+        "prompt": PROMPT,
+        "cold_start": {
+            "strategy": "reasoning", "learning_rate": 1e-3, "max_steps": 8, "save_steps": 2, "threads": 1,
+            "per_device_train_batch_size": 2, "lora": {"r": 4, "lora_alpha": 8},
+        },
+    },
+    "grpo": {
+        "prompt": PROMPT,
+        "reward": {},
+        "execution": {"seconds": 1.0, "rows": 1000},
+        # A random model earns nothing; the entropy bonus is what moves its weights.
+        "grpo": {
+            "num_generations": 2, "learning_rate": 1e-3, "max_steps": 6, "save_steps": 2, "threads": 1, "beta": 0.01,
+            "per_device_train_batch_size": 4, "max_completion_length": 16, "lora": {"r": 4, "lora_alpha": 8},
+            "entropy_coef": 0.1, "num_iterations": 2, "validation": {"questions": 2, "every": 3},
+        },
+    },
+    "candidates": {
+        "prompt": PROMPT,
+        "candidates": {
+            "n": 2, "temperature": 0.8, "max_new_tokens": 24, "backend": "transformers", "batch_tokens": 500,
+            "threads": 1,
+        },
+        "benchmark": {"layout": "spider"},
+    },
+}  # fmt: skip
+
+
+def prepare(folder: Path) -> None:
+    """A model, a database, its catalogue, questions for training and as a benchmark in Spider's layout."""
+    model = tiny_folder(folder / "base/model")
+    hashes = {f"model/{p.name}": hashlib.sha256(p.read_bytes()).hexdigest() for p in model.iterdir()}
+    write_json(folder / "base/manifest.json", {"outputs": hashes})
+    database = folder / "databases/pets/pets.sqlite"
+    database.parent.mkdir(parents=True)
+    with sqlite3.connect(database) as connection:
+        connection.execute("CREATE TABLE pet (name TEXT, age INTEGER)")
+        connection.executemany("INSERT INTO pet VALUES (?, ?)", [("Rex", 3), ("Ada", 5)])
+    write_jsonl(folder / "catalogue.jsonl", [Database("pets", "databases/pets/pets.sqlite", "test", "train", "")])
+    texts = [(f"How many pets are older than {i}?", f"SELECT count(*) FROM pet WHERE age > {i}") for i in range(12)]
+    questions = [Question(f"q{i}", "pets", q, sql, reasoning="Count pets by age.") for i, (q, sql) in enumerate(texts)]
+    write_jsonl(folder / "questions.jsonl", questions)
+    write_json(folder / "dev.json", [{"db_id": "pets", "question": q, "query": sql} for q, sql in texts])
+
+
+def command(folder: Path, stage: str, out: str) -> list[str]:
+    """The command of a stage, to be run in `folder`."""
+    inputs = {
+        "cold_start": ["--questions", "questions.jsonl", "--catalogue", "catalogue.jsonl"],
+        "grpo": [
+            *("--questions", "questions.jsonl", "--validation", "questions.jsonl"),
+            *("--catalogue", "catalogue.jsonl"),
+        ],
+        "candidates": ["--questions", "dev.json", "--databases", "databases"],
+    }[stage]
+    common = ["--settings", json.dumps(SETTINGS[stage]), "--model-manifest", "base/manifest.json", "--out", out]
+    return [sys.executable, "-m", f"sqlr1.stages.{stage}", *common, *inputs]
+
+
+def run(folder: Path, stage: str, out: str) -> str:
+    """Run a stage to its end; returns its log."""
+    done = subprocess.run(command(folder, stage, out), cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def kill_when(folder: Path, stage: str, out: str, condition: Callable[[], bool], seconds: float = 120) -> None:
+    """Start a stage and kill it with SIGKILL, its workers too, as soon as `condition` holds."""
+    log = (folder / f"{out.replace('/', '-')}.killed.log").open("w")
+    process = subprocess.Popen(command(folder, stage, out), cwd=folder, stderr=log, start_new_session=True)
+    try:
+        end = time.monotonic() + seconds
+        while not condition():
+            assert process.poll() is None, "the stage ended before it could be killed"
+            assert time.monotonic() < end, "the stage did not come to the point at which to kill it"
+            time.sleep(0.005)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Hash of every file a stage wrote, by name."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}

@@ -1,0 +1,144 @@
+import os
+
+from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
+from sqlr1.provenance import settings, sources
+from sqlr1.records import InputError
+
+try:
+    configuration.check(config, Path(workflow.current_basedir) / "../schemas/config.schema.yaml")
+except InputError as error:
+    raise WorkflowError(str(error)) from None
+
+DATA_ROOT = configuration.prepare_environment(config["data"]["root"], PACKAGE_ROOT)
+RESULTS = f"results/{config['experiment']}"
+# Models and datasets are resolved before training; a job must not depend on what a hub says today.
+PINS = "constraints.txt"
+ENV = "../../envs/sqlr1.yaml"
+CORES = workflow.cores or 1
+STRATEGY = config["cold_start"]["strategy"]
+WITHOUT_RL = "no_rl"
+SEEDS = config["seeds"]
+
+
+envvars:
+    "SQLR1_DATA",
+    "PYTHONPATH",
+
+
+wildcard_constraints:
+    strategy="none|sql_only|reasoning",
+    reward="full|no_format|no_execution|no_result|no_length|binary|graded|no_rl",
+    seed=r"\d+",
+    benchmark=r"\w+",
+
+
+def resolve(path):
+    """A configured path with {data} and {results} filled in."""
+    return path.replace("{data}", DATA_ROOT).replace("{results}", RESULTS)
+
+
+def configured_benchmarks():
+    """Split the benchmarks into those whose files are here (name: entry) and those that are skipped (name: reason).
+
+    A required one that is missing stops the run before any work.
+    """
+    here, skipped = {}, {}
+    for name, entry in config["benchmarks"].items():
+        if entry is None:
+            continue
+        made_here = "{results}" in entry["questions"]
+        missing = [p for p in (entry["questions"], entry["databases"]) if not os.path.exists(resolve(p))]
+        if made_here or not missing:
+            # Only some copies of a benchmark come with a list of untrusted questions.
+            absent = entry.get("exclude") and not os.path.exists(resolve(entry["exclude"]))
+            here[name] = {key: value for key, value in entry.items() if not (absent and key == "exclude")}
+        elif entry.get("required"):
+            raise WorkflowError(
+                f"benchmark {name}: {resolve(missing[0])} is missing. {entry.get('download', '')} "
+                f"Put it under the data root ({os.environ['SQLR1_DATA']}; set data.root or SQLR1_DATA), "
+                f"or set benchmarks.{name}.required to false."
+            )
+        else:
+            skipped[name] = f"{resolve(missing[0])} is missing. {entry.get('download', '')}"
+    return here, skipped
+
+
+BENCHMARKS, SKIPPED = configured_benchmarks()
+for name, reason in SKIPPED.items():
+    logger.warning(f"Benchmark {name} is skipped: {reason}")
+
+
+def benchmark_files(name):
+    """The files a benchmark's results depend on: its questions and each SQLite file in its databases folder."""
+    entry = BENCHMARKS[name]
+    files = {"questions": resolve(entry["questions"])}
+    if "{results}" in entry["databases"]:
+        files["databases"] = "<results>/synthesize/catalogue.jsonl"
+    else:
+        files["databases"] = sorted(map(str, Path(resolve(entry["databases"])).glob("*/*.sqlite")))
+    return files
+
+
+def model_of(wildcards):
+    """Folder of the policy's model: with RL from grpo, without it from the cold start."""
+    if wildcards.reward == WITHOUT_RL:
+        return f"<results>/cold_start/{wildcards.strategy}/seed-{wildcards.seed}"
+    return f"<results>/grpo/{wildcards.strategy}/{wildcards.reward}/seed-{wildcards.seed}"
+
+
+def scores(strategies, rewards, benchmarks=None):
+    """The score summaries of every combination, over all seeds."""
+    return expand(
+        "<results>/score/{strategy}/{reward}/seed-{seed}/{benchmark}/summary.json",
+        strategy=strategies,
+        reward=rewards,
+        seed=SEEDS,
+        benchmark=benchmarks or list(BENCHMARKS),
+    )
+
+
+def untrusted_questions(name):
+    """The file of a benchmark's excluded questions, where one is configured."""
+    entry = BENCHMARKS[name]
+    return [resolve(entry["exclude"])] if entry.get("exclude") else []
+
+
+def question_rows(summaries):
+    """The rows by question that lie beside score summaries."""
+    return [path.replace("summary.json", "questions.jsonl") for path in summaries]
+
+
+SYNTHESIZE = config["synthesize"]
+OWN_DATABASES = SYNTHESIZE["domains"] + SYNTHESIZE["held_out_domains"]
+
+
+def source_files():
+    """Databases and question files outside the project that synthesis reads; a missing one is named by Snakemake."""
+    folders = SYNTHESIZE["folders"]
+    files = [resolve(f[key]) for f in folders for key in ("db_ids", "tables") if f.get(key)]
+    files += [resolve(m["questions"]) for m in SYNTHESIZE["mix"]]
+    for entry in folders + SYNTHESIZE["mix"]:
+        files += map(str, Path(resolve(entry["databases"])).glob("*/*.sqlite"))
+    return sorted(set(files))
+
+
+def policies(strategies, rewards):
+    """All files of the named policies, over all seeds: models, candidates and scores on every benchmark."""
+    variants = dict(strategy=strategies, seed=SEEDS)
+    trained = [reward for reward in ([rewards] if isinstance(rewards, str) else rewards) if reward != WITHOUT_RL]
+    files = expand(rules.cold_start.output, **variants)
+    files += expand(rules.grpo.output, reward=trained, **variants)
+    for made_by in (rules.candidates, rules.score):
+        files += expand(made_by.output, reward=rewards, benchmark=list(BENCHMARKS), **variants)
+    return files
+
+
+MODEL_FILES = [
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+]

@@ -1,0 +1,91 @@
+rule base_model:
+    input:
+        code=sources("stages.base_model"),
+        pins=PINS,
+    output:
+        manifest="<results>/base_model/manifest.json",
+        model=expand("<results>/base_model/model/{file}", file=MODEL_FILES),
+    log:
+        "<results>/logs/base_model.log",
+    benchmark:
+        "<results>/benchmarks/base_model.tsv"
+    conda:
+        ENV
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        cfg=settings(config, "base_model"),
+        out=lambda wildcards, output: Path(output.manifest).parent,
+        experiment=config["experiment"],
+    shell:
+        "python -m sqlr1.stages.base_model --settings {params.cfg:q} --out {params.out:q} "
+        "--experiment {params.experiment:q} --log {log:q}"
+
+
+rule synthesize:
+    input:
+        code=sources("stages.synthesize"),
+        files=source_files(),
+    output:
+        manifest="<results>/synthesize/manifest.json",
+        catalogue="<results>/synthesize/catalogue.jsonl",
+        questions="<results>/synthesize/questions.jsonl",
+        failed="<results>/synthesize/failed_golds.jsonl",
+        spider=expand("<results>/synthesize/benchmark/spider/{file}", file=["dev.json", "tables.json", "dev_gold.sql"]),
+        bird=expand("<results>/synthesize/benchmark/bird/{file}", file=["dev.json", "dev_tables.json"]),
+        databases=expand("<results>/synthesize/databases/{db}/{db}.sqlite", db=OWN_DATABASES),
+    log:
+        "<results>/logs/synthesize.log",
+    benchmark:
+        "<results>/benchmarks/synthesize.tsv"
+    conda:
+        ENV
+    threads: CORES
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        # A function, for Snakemake would take {data} inside the string for a wildcard.
+        cfg=lambda wildcards: settings(config, "synthesize", "execution"),
+        out=lambda wildcards, output: Path(output.manifest).parent,
+        experiment=config["experiment"],
+        seed=config["synthesize"]["seed"],
+    shell:
+        "python -m sqlr1.stages.synthesize --settings {params.cfg:q} --seed {params.seed} "
+        "--out {params.out:q} --experiment {params.experiment:q} --log {log:q}"
+
+
+rule filter:
+    input:
+        code=sources("stages.filter"),
+        questions="<results>/synthesize/questions.jsonl",
+        catalogue="<results>/synthesize/catalogue.jsonl",
+        benchmarks=[benchmark_files(name)["questions"] for name in BENCHMARKS],
+    output:
+        manifest="<results>/filter/manifest.json",
+        cold_start="<results>/filter/cold_start.jsonl",
+        rl="<results>/filter/rl.jsonl",
+        validation="<results>/filter/validation.jsonl",
+        dropped="<results>/filter/dropped.jsonl",
+        card="<results>/filter/README.md",
+        funnel="<results>/filter/funnel.json",
+    log:
+        "<results>/logs/filter.log",
+    benchmark:
+        "<results>/benchmarks/filter.tsv"
+    conda:
+        ENV
+    threads: CORES
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        cfg=settings(config, "filter", "execution"),
+        out=lambda wildcards, output: Path(output.manifest).parent,
+        experiment=config["experiment"],
+        seed=config["synthesize"]["seed"],
+    shell:
+        "python -m sqlr1.stages.filter --settings {params.cfg:q} --seed {params.seed} "
+        "--questions {input.questions:q} --catalogue {input.catalogue:q} --benchmark {input.benchmarks:q} "
+        "--out {params.out:q} --experiment {params.experiment:q} --log {log:q}"

@@ -1,0 +1,48 @@
+# A strategy of `none` makes base model and cold start one and the same.
+SCORES = sorted({*scores("none", WITHOUT_RL), *scores(STRATEGY, [WITHOUT_RL, "full"])})
+
+
+rule report:
+    input:
+        code=sources("stages.report"),
+        funnel="<results>/filter/funnel.json",
+        catalogue="<results>/synthesize/catalogue.jsonl",
+        cold_start=expand(
+            "<results>/cold_start/{strategy}/seed-{seed}/metrics.jsonl",
+            strategy=STRATEGY,
+            seed=SEEDS,
+        ),
+        grpo=expand("<results>/grpo/{strategy}/full/seed-{seed}/metrics.jsonl", strategy=STRATEGY, seed=SEEDS),
+        validation=expand(
+            "<results>/grpo/{strategy}/full/seed-{seed}/validation.jsonl",
+            strategy=STRATEGY,
+            seed=SEEDS,
+        ),
+        scores=SCORES,
+        questions=question_rows(SCORES),
+    output:
+        manifest="<results>/report/manifest.json",
+        markdown=report("<results>/report.md", caption="../report/report.rst", category="Report"),
+        funnel=report("<results>/report/funnel.svg", caption="../report/funnel.rst", category="Data"),
+        training=report("<results>/report/training.svg", caption="../report/training.rst", category="Training"),
+        scores=report("<results>/report/scores.svg", caption="../report/scores.rst", category="Scores"),
+        table=report("<results>/report/scores.csv", caption="../report/scores.rst", category="Scores"),
+    log:
+        "<results>/logs/report.log",
+    benchmark:
+        "<results>/benchmarks/report.tsv"
+    conda:
+        ENV
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        # A function, for Snakemake would take {data} inside the string for a wildcard.
+        cfg=lambda wildcards: settings(config, *sorted(config), skipped=SKIPPED),
+        out=lambda wildcards, output: Path(output.manifest).parent,
+        experiment=config["experiment"],
+    shell:
+        "python -m sqlr1.stages.report --settings {params.cfg:q} --funnel {input.funnel:q} "
+        "--catalogue {input.catalogue:q} --cold-start {input.cold_start:q} --grpo {input.grpo:q} "
+        "--validation {input.validation:q} --scores {input.scores:q} --questions {input.questions:q} "
+        "--out {params.out:q} --experiment {params.experiment:q} --log {log:q}"

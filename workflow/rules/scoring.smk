@@ -1,0 +1,32 @@
+rule score:
+    input:
+        unpack(lambda wildcards: benchmark_files(wildcards.benchmark)),
+        code=sources("stages.score"),
+        untrusted=lambda wildcards: untrusted_questions(wildcards.benchmark),
+        candidates="<results>/candidates/{strategy}/{reward}/seed-{seed}/{benchmark}/candidates.jsonl",
+    output:
+        manifest="<results>/score/{strategy}/{reward}/seed-{seed}/{benchmark}/manifest.json",
+        summary="<results>/score/{strategy}/{reward}/seed-{seed}/{benchmark}/summary.json",
+        questions="<results>/score/{strategy}/{reward}/seed-{seed}/{benchmark}/questions.jsonl",
+        spider="<results>/score/{strategy}/{reward}/seed-{seed}/{benchmark}/predictions.txt",
+        bird="<results>/score/{strategy}/{reward}/seed-{seed}/{benchmark}/predict_dev.json",
+    log:
+        "<results>/logs/score/{strategy}/{reward}/seed-{seed}/{benchmark}.log",
+    benchmark:
+        "<results>/benchmarks/score/{strategy}/{reward}/seed-{seed}/{benchmark}.tsv"
+    conda:
+        ENV
+    threads: CORES
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        cfg=lambda wildcards: settings(config, "score", "execution", benchmark=BENCHMARKS[wildcards.benchmark]),
+        databases=lambda wildcards: resolve(BENCHMARKS[wildcards.benchmark]["databases"]),
+        out=lambda wildcards, output: Path(output.manifest).parent,
+        experiment=config["experiment"],
+    shell:
+        "python -m sqlr1.stages.score --settings {params.cfg:q} --seed {wildcards.seed} "
+        "--questions {input.questions:q} --databases {params.databases:q} --candidates {input.candidates:q} "
+        "--out {params.out:q} --experiment {params.experiment:q} --log {log:q} --tag strategy={wildcards.strategy} "
+        "--tag reward={wildcards.reward} --tag benchmark={wildcards.benchmark}"

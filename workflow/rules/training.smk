@@ -1,0 +1,67 @@
+rule cold_start:
+    input:
+        code=sources("stages.cold_start"),
+        pins=PINS,
+        base="<results>/base_model/manifest.json",
+        weights=expand("<results>/base_model/model/{file}", file=MODEL_FILES),
+        questions="<results>/filter/cold_start.jsonl",
+        catalogue="<results>/synthesize/catalogue.jsonl",
+    output:
+        manifest="<results>/cold_start/{strategy}/seed-{seed}/manifest.json",
+        metrics="<results>/cold_start/{strategy}/seed-{seed}/metrics.jsonl",
+        model=expand("<results>/cold_start/{{strategy}}/seed-{{seed}}/model/{file}", file=MODEL_FILES),
+    log:
+        "<results>/logs/cold_start/{strategy}/seed-{seed}.log",
+    benchmark:
+        "<results>/benchmarks/cold_start/{strategy}/seed-{seed}.tsv"
+    conda:
+        ENV
+    threads: CORES
+    resources:
+        **config["resources"]["cold_start"],
+    params:
+        cfg=settings(config, "cold_start", "prompt"),
+        out=lambda wildcards, output: Path(output.manifest).parent,
+        experiment=config["experiment"],
+        launch=config["launch"]["cold_start"],
+    shell:
+        "{params.launch} -m sqlr1.stages.cold_start --settings {params.cfg:q} --seed {wildcards.seed} "
+        "--strategy {wildcards.strategy} --model-manifest {input.base:q} --questions {input.questions:q} "
+        "--catalogue {input.catalogue:q} --out {params.out:q} --experiment {params.experiment:q} --log {log:q} "
+        "--tag strategy={wildcards.strategy}"
+
+
+rule grpo:
+    input:
+        code=sources("stages.grpo"),
+        pins=PINS,
+        start="<results>/cold_start/{strategy}/seed-{seed}/manifest.json",
+        weights=expand("<results>/cold_start/{{strategy}}/seed-{{seed}}/model/{file}", file=MODEL_FILES),
+        questions="<results>/filter/rl.jsonl",
+        validation="<results>/filter/validation.jsonl",
+        catalogue="<results>/synthesize/catalogue.jsonl",
+    output:
+        manifest="<results>/grpo/{strategy}/{reward}/seed-{seed}/manifest.json",
+        metrics="<results>/grpo/{strategy}/{reward}/seed-{seed}/metrics.jsonl",
+        validation="<results>/grpo/{strategy}/{reward}/seed-{seed}/validation.jsonl",
+        model=expand("<results>/grpo/{{strategy}}/{{reward}}/seed-{{seed}}/model/{file}", file=MODEL_FILES),
+    log:
+        "<results>/logs/grpo/{strategy}/{reward}/seed-{seed}.log",
+    benchmark:
+        "<results>/benchmarks/grpo/{strategy}/{reward}/seed-{seed}.tsv"
+    conda:
+        ENV
+    threads: CORES
+    resources:
+        **config["resources"]["grpo"],
+    params:
+        cfg=settings(config, "grpo", "reward", "prompt", "execution"),
+        out=lambda wildcards, output: Path(output.manifest).parent,
+        experiment=config["experiment"],
+        launch=config["launch"]["grpo"],
+    shell:
+        "{params.launch} -m sqlr1.stages.grpo --settings {params.cfg:q} --seed {wildcards.seed} "
+        "--reward-variant {wildcards.reward} --model-manifest {input.start:q} --questions {input.questions:q} "
+        "--validation {input.validation:q} --catalogue {input.catalogue:q} --out {params.out:q} "
+        "--experiment {params.experiment:q} --log {log:q} "
+        "--tag strategy={wildcards.strategy} --tag reward={wildcards.reward}"

@@ -1,0 +1,28 @@
+"""The `sqlr1` command."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from sqlr1 import tracking
+from sqlr1.records import InputError
+from sqlr1.scoring import command as score
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line and run one sub-command. Exit code 1 and one line on bad input."""
+    parser = argparse.ArgumentParser(prog="sqlr1", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    score.add_parser(commands)
+    tracking.add_parser(commands)
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s: %(message)s")
+    try:
+        args.run(args)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

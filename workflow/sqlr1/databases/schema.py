@@ -1,0 +1,151 @@
+"""A SQLite database as the model sees it: tables, columns, keys and the comments of its `CREATE TABLE` statements."""
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlr1.records import InputError
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column. `type` is the declared type, `description` the `-- comment` on its line of the CREATE TABLE."""
+
+    name: str
+    type: str
+    not_null: bool
+    primary_key: bool
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its columns in declared order."""
+
+    name: str
+    columns: tuple[Column, ...]
+
+    @property
+    def primary_key(self) -> tuple[str, ...]:
+        """Names of the primary key's columns, in declared order; empty when there is none."""
+        return tuple(c.name for c in self.columns if c.primary_key)
+
+
+@dataclass(frozen=True)
+class ForeignKey:
+    """A foreign key of one column: `table.column` refers to `parent.parent_column`. Composite keys are split."""
+
+    table: str
+    column: str
+    parent: str
+    parent_column: str
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Tables and foreign keys of the SQLite file at `path`."""
+
+    path: Path
+    tables: tuple[Table, ...]
+    foreign_keys: tuple[ForeignKey, ...]
+
+    def table(self, name: str) -> Table:
+        """The table of that name, in any letter case; KeyError when there is none."""
+        for table in self.tables:
+            if table.name.lower() == name.lower():
+                return table
+        raise KeyError(name)
+
+
+@contextmanager
+def open_read_only(path: Path) -> Iterator[sqlite3.Connection]:
+    """A read-only connection for introspection and statistics, never for model SQL. Undecodable bytes become U+FFFD.
+
+    Raises InputError for a missing file and for one that is no SQLite database.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such SQLite file")
+    uri = f"{Path(path).resolve().as_uri()}?mode=ro&immutable=1"
+    with closing(sqlite3.connect(uri, uri=True)) as connection:
+        connection.text_factory = lambda data: data.decode("utf-8", "replace")
+        try:
+            yield connection
+        except sqlite3.DatabaseError as error:
+            raise InputError(f"{path}: not a readable SQLite database ({error}); replace the file") from error
+
+
+# Words that SQLite's grammar does not take as a bare column or table name (sqlite.org/lang_keywords.html).
+_KEYWORDS = frozenset(
+    """add all alter and as autoincrement between by case cast check collate column commit constraint create cross
+    current_date current_time current_timestamp default deferrable delete desc distinct drop else end escape except
+    exists explain filter for foreign from full glob group having if in index inner insert intersect into is isnull join
+    left like limit match natural not notnull null offset on or order outer over partition primary references regexp
+    right rollback row rows select set table temp then to transaction union unique update using values view when where
+    window with without""".split()  # noqa: SIM905
+)
+
+
+def identifier(name: str) -> str:
+    """The name as SQL needs it: in double quotes only when it is no plain word."""
+    plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) and name.lower() not in _KEYWORDS
+    return name if plain else quote(name)
+
+
+def quote(name: str) -> str:
+    """A quoted SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def read_schema(path: Path) -> Schema:
+    """Read the schema of a SQLite file. Raises InputError for a missing or corrupt file, or one without tables."""
+    with open_read_only(path) as connection:
+        created = dict(
+            connection.execute(
+                "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+            ).fetchall()
+        )
+        tables = tuple(_read_table(connection, name, sql) for name, sql in created.items())
+        foreign_keys = tuple(key for table in tables for key in _read_foreign_keys(connection, table, tables))
+    if not tables:
+        raise InputError(f"{path}: the database has no tables")
+    return Schema(Path(path), tables, foreign_keys)
+
+
+def _read_table(connection: sqlite3.Connection, name: str, sql: str) -> Table:
+    comments = _comments(sql)
+    rows = connection.execute(f"PRAGMA table_info({quote(name)})").fetchall()
+    return Table(
+        name,
+        tuple(
+            Column(column, kind or "", bool(not_null), bool(key), comments.get(column.lower(), ""))
+            for _, column, kind, not_null, _, key in rows
+        ),
+    )
+
+
+def _comments(sql: str) -> dict[str, str]:
+    """Comments by lower-case column name: lines such as `"name" TEXT, -- full name`."""
+    found = re.findall(r"^\s*(?:[\"`\[]([^\"`\]\n]+)[\"`\]]|(\w+))\s+\w[^\n]*?--\s*(.+?)\s*$", sql, re.MULTILINE)
+    return {(quoted or bare).lower(): comment for quoted, bare, comment in found}
+
+
+def _read_foreign_keys(connection: sqlite3.Connection, table: Table, tables: tuple[Table, ...]) -> list[ForeignKey]:
+    by_name = {t.name.lower(): t for t in tables}
+    keys = []
+    rows = connection.execute(f"PRAGMA foreign_key_list({quote(table.name)})").fetchall()
+    for _, sequence, parent_name, column, target, *_ in sorted(rows):
+        parent = by_name.get(parent_name.lower())
+        if parent is None:  # a dangling declaration: SQLite accepts it, a join over it cannot run
+            continue
+        if target is None:  # implicit reference to the parent's primary key
+            if sequence >= len(parent.primary_key):
+                continue
+            target = parent.primary_key[sequence]
+        own = {c.name.lower(): c.name for c in table.columns}
+        theirs = {c.name.lower(): c.name for c in parent.columns}
+        if column.lower() in own and target.lower() in theirs:
+            keys.append(ForeignKey(table.name, own[column.lower()], parent.name, theirs[target.lower()]))
+    return keys

@@ -1,0 +1,153 @@
+"""Run untrusted SQL and compare it with gold SQL: the one door to benchmark and training databases."""
+
+import marshal
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sqlr1.execution.cache import GoldCache
+from sqlr1.execution.judging import METRICS, SEMANTICS, Comparison, Gold, Plan
+from sqlr1.execution.pool import Pool
+from sqlr1.execution.protocol import Reply, Task
+from sqlr1.execution.rewriting import is_volatile
+from sqlr1.execution.verdicts import Execution, Judgement, Limits, Pair, Query, Status
+from sqlr1.records import InputError
+
+_MAGIC = b"SQLite format 3\0"
+
+
+class Executor:
+    """A pool of sandboxed workers. Use it as a context manager, from one thread at a time.
+
+    `workers` defaults to the number of CPUs. `cache` is a folder in which the results of the golds that `judge` ran are
+    kept for later runs and other stages. A file that is no SQLite database raises InputError; one that is absent is a
+    verdict.
+    """
+
+    def __init__(self, workers: int | None = None, limits: Limits | None = None, cache: Path | None = None) -> None:
+        self.limits = limits or Limits()
+        self._cache = GoldCache(cache, self.limits)
+        self._pool = Pool(workers or os.cpu_count() or 1, self.limits)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers."""
+        self._pool.close()
+        self._cache.close()
+
+    def worker_pids(self) -> list[int]:
+        """The process ids of the workers that take tasks."""
+        return self._pool.pids()
+
+    def execute(self, queries: Sequence[Query], progress: str | None = None) -> list[Execution]:
+        """Run the queries; results in their order. Equal queries run once. `progress` labels a progress bar."""
+        replies = self._each("execute", queries, progress)
+        return [_execution(*replies[query]) for query in queries]
+
+    def fingerprints(self, queries: Sequence[Query], progress: str | None = None) -> list[str | None]:
+        """One digest a query, equal exactly where BIRD's comparison calls the results equal; None if it did not run."""
+        replies = self._each("fingerprint", queries, progress)
+        return [replies[query][1] for query in queries]
+
+    def judge(
+        self, pairs: Sequence[Pair], semantics: str = "spider", metrics: Sequence[str] = (), progress: str | None = None
+    ) -> list[Judgement]:
+        """Compare predictions with golds; verdicts by `semantics` ("spider" or "bird"), in the order of `pairs`.
+
+        `metrics` (of METRICS) are reported beside it. Spider's comparisons need a match on every `*.sqlite` file of a
+        database's own folder (`NAME/NAME.sqlite`), BIRD's read the one file.
+        """
+        if semantics not in SEMANTICS or not set(metrics) <= set(METRICS):
+            raise ValueError(
+                f"semantics are {list(SEMANTICS)}, metrics {list(METRICS)}; not {semantics!r}, {metrics!r}"
+            )
+        plan = Plan(pairs, semantics, metrics)
+        comparisons = plan.comparisons()
+        _check(comparison.gold.database for comparison in comparisons)
+        golds = self._golds(dict.fromkeys(comparison.gold for comparison in comparisons), progress)
+        replies = self._compare(comparisons, golds, progress)
+        results = {gold: reply for gold, (_, reply) in golds.items()}
+        return [plan.judge(pair, results, replies) for pair in pairs]
+
+    def time_ratios(self, pairs: Sequence[Pair], repeats: int, progress: str | None = None) -> list[list[float]]:
+        """For R-VES: time of the gold / time of the prediction, `repeats` of them a pair, fewer if a run fails.
+
+        Meant for matching pairs whose database is there. Wall time, so the figures differ from run to run.
+        """
+        tasks = [("race", _absolute(pair.database), pair.predicted, pair.gold, repeats) for pair in pairs]
+        return [ratios or [] for _, ratios, _ in self._run(tasks, progress, statements=2 * repeats + 1)]
+
+    def _each(self, kind: str, queries: Sequence[Query], progress: str | None) -> dict[Query, Reply]:
+        unique = list(dict.fromkeys(queries))
+        _check(query.database for query in unique)
+        replies = self._run([(kind, _absolute(query.database), query.sql) for query in unique], progress)
+        return dict(zip(unique, replies, strict=True))
+
+    def _golds(self, golds: Iterable[Gold], progress: str | None) -> dict[Gold, tuple[str, Reply]]:
+        """The cache key and the result of each gold, kept from before or run now."""
+        found: dict[Gold, tuple[str, Reply]] = {}
+        missing: dict[Gold, str] = {}
+        for gold in golds:
+            if not gold.database.is_file():
+                found[gold] = "", (Status.MISSING_DATABASE.value, None, f"{gold.database}: no such file")
+                continue
+            key = "" if is_volatile(gold.sql) else self._cache.key(*gold)  # "": to be kept nowhere
+            reply = self._cache.get(key) if key else None
+            if reply is None:
+                missing[gold] = key
+            else:
+                found[gold] = key, reply
+        replies = self._run([("execute", _absolute(gold.database), gold.sql) for gold in missing], progress and "golds")
+        found |= {gold: (key, reply) for (gold, key), reply in zip(missing.items(), replies, strict=True)}
+        self._cache.put({key: found[gold][1] for gold, key in missing.items() if key})
+        return found
+
+    def _compare(
+        self, comparisons: list[Comparison], golds: dict[Gold, tuple[str, Reply]], progress: str | None
+    ) -> dict[Comparison, Reply]:
+        """Run each distinct prediction once, against all comparators that need it; none whose gold did not run."""
+        comparators: dict[tuple[Gold, str], list[str]] = {}
+        for gold, predicted, comparator in comparisons:
+            if golds[gold][1][0] == Status.OK:
+                comparators.setdefault((gold, predicted), []).append(comparator)
+        tasks = []
+        for (gold, predicted), names in comparators.items():
+            key, (_, (_, rows), _) = golds[gold]
+            tasks.append(("compare", _absolute(gold.database), predicted, key, rows, tuple(names)))
+        replies = dict(zip(comparators, self._run(tasks, progress), strict=True))
+        return {item: replies[item[:2]] for item in comparisons if item[:2] in replies}
+
+    def _run(self, tasks: list[Task], progress: str | None, statements: int = 1) -> list[Reply]:
+        if not progress:
+            return self._pool.run(tasks, statements=statements)
+        from tqdm import tqdm
+
+        with tqdm(total=len(tasks), desc=progress, unit="query", disable=None) as bar:
+            return self._pool.run(tasks, bar.update, statements)
+
+
+def _check(databases: Iterable[Path]) -> None:
+    """Raise InputError for a file that is no SQLite database (an empty one is, to SQLite)."""
+    for database in dict.fromkeys(databases):
+        if database.is_file():
+            with open(database, "rb") as file:
+                if file.read(len(_MAGIC)) not in (_MAGIC, b""):
+                    raise InputError(f"{database}: not a SQLite database; fetch or build it again")
+
+
+def _absolute(database: Path) -> str:
+    return os.path.abspath(database)
+
+
+def _execution(status: str, payload: tuple | None, error: str) -> Execution:
+    if payload is None:
+        return Execution(Status(status), error=error)
+    columns, rows = payload
+    return Execution(Status(status), columns, marshal.loads(rows))

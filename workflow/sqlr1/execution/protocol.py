@@ -1,0 +1,56 @@
+"""What the executor and its workers say to each other.
+
+A message is a 4-byte length and a marshalled value: unlike pickle, marshal runs no code when it is read.
+A task is `(kind, database, sql, *more)`, a reply `(status, payload, error)`:
+
+| kind        | more                                      | payload if ok                                         |
+|-------------|-------------------------------------------|-------------------------------------------------------|
+| execute     |                                           | (column names, marshalled rows)                       |
+| fingerprint |                                           | digest of the result                                  |
+| compare     | gold's key, marshalled rows, comparators  | comparator -> 0..1                                    |
+| race        | gold SQL, repeats                         | ratios of gold time to predicted time, one a repeat   |
+"""
+
+import marshal
+import socket
+import struct
+from typing import Any
+
+# CPU time a worker may spend on a result once the statement has run; not wall time, so that a busy machine does not
+# turn a right answer into a wrong one.
+COMPARISON_SECONDS = 30.0
+# The same in wall time, for a worker that is stopped or starved of the CPU.
+COMPARISON_WALL_SECONDS = 4 * COMPARISON_SECONDS
+_CHUNK = 1 << 20
+_HEADER = struct.Struct("!I")
+
+Task = tuple
+Reply = tuple[str, Any, str]
+
+
+def send(connection: socket.socket, value: Any) -> None:
+    """Write one message."""
+    body = marshal.dumps(value, 2)
+    connection.sendall(_HEADER.pack(len(body)) + body)
+
+
+class Inbox:
+    """Puts the messages that arrive on a socket together."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._buffer = bytearray()
+
+    def receive(self) -> list[Any]:
+        """Read once; the messages now complete, if any. Raises ConnectionError when the other side is gone."""
+        if not (part := self._connection.recv(_CHUNK)):
+            raise ConnectionError("the other side closed the connection")
+        self._buffer += part
+        messages = []
+        while len(self._buffer) >= _HEADER.size:
+            end = _HEADER.size + _HEADER.unpack_from(self._buffer)[0]
+            if len(self._buffer) < end:
+                break
+            messages.append(marshal.loads(bytes(self._buffer[_HEADER.size : end])))
+            del self._buffer[:end]
+        return messages

@@ -1,0 +1,95 @@
+"""What a stage depends on: the package's own modules it can execute, and the config sections it reads.
+
+Snakemake notices neither by itself when a rule's command is `python -m sqlr1.stages.NAME`. So rules take
+`sources(...)` as input files, which Snakemake compares by content, and `settings(...)` as one string parameter.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parent
+_DATA = (".yaml", ".json", ".txt", ".csv")
+
+
+def sources(module: str) -> list[str]:
+    """Paths of the package's modules in the transitive closure of what `sqlr1.<module>` imports, itself included.
+
+    Found with `ast`, without importing: imports inside functions count, and so do strings (but for docstrings) that
+    name a module of the package, as in the command that starts a worker. Data files beside a module count with it.
+    Raises FileNotFoundError if there is no such module.
+    """
+    name = f"{PACKAGE.name}.{module}"
+    if _file(name) is None:
+        raise FileNotFoundError(f"{PACKAGE / module.replace('.', '/')}.py")
+    seen: set[Path] = set()
+    queue = _executed(name)
+    while queue:
+        path = queue.pop()
+        if path not in seen:
+            seen.add(path)
+            queue += _imports(path)
+    data = {file for folder in {path.parent for path in seen} for file in _data_files(folder)}
+    return sorted(_display(path) for path in seen | data)
+
+
+def settings(config: Mapping[str, Any], *sections: str, **extra: Any) -> str:
+    """The named config sections (and `extra` values) as one JSON string with sorted keys."""
+    return json.dumps({name: config[name] for name in sections} | extra, sort_keys=True, ensure_ascii=False)
+
+
+def _display(path: Path) -> str:
+    """Relative to the working folder where possible, so that a moved checkout re-runs nothing."""
+    cwd = Path.cwd()
+    return str(path.relative_to(cwd)) if path.is_relative_to(cwd) else str(path)
+
+
+def _file(name: str) -> Path | None:
+    """The file of module `name` (`sqlr1.a.b`), or None if the package has no such module."""
+    base = PACKAGE.parent.joinpath(*name.split("."))
+    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _executed(name: str) -> list[Path]:
+    """Importing a.b.c executes a, a.b and a.b.c; the last part may also be an attribute, which has no file."""
+    parts = name.split(".")
+    prefixes = (".".join(parts[:depth]) for depth in range(1, len(parts) + 1))
+    return [file for prefix in prefixes if (file := _file(prefix))]
+
+
+@cache
+def _imports(path: Path) -> tuple[Path, ...]:
+    names = _names(ast.parse(path.read_text(encoding="utf-8")))
+    return tuple(file for name in names for file in _executed(name))
+
+
+def _data_files(folder: Path) -> Iterator[Path]:
+    """Data files in a package's folder and in those of its subfolders that are no packages."""
+    for path in folder.iterdir():
+        if path.suffix in _DATA:
+            yield path
+        elif path.is_dir() and not (path / "__init__.py").exists():
+            yield from _data_files(path)
+
+
+def _names(tree: ast.AST) -> Iterator[str]:
+    """Names of the package's modules (or of something in them) that the code imports or names in a string."""
+    prefix = f"{PACKAGE.name}."
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith(prefix))
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                raise ValueError("relative imports are not used in this package: sources() cannot follow them")
+            if node.module == PACKAGE.name or (node.module or "").startswith(prefix):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield from re.findall(rf"\b{re.escape(prefix)}[\w.]+", node.value)

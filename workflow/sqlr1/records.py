@@ -1,0 +1,177 @@
+"""The record types that every stage reads and writes, and their files.
+
+All files are JSON lines in UTF-8, one record a line, keys in the order of the dataclass, so that equal
+content means equal bytes. Files are written under a temporary name and renamed: a reader never sees half of one.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+SQL_CLASSES = ("Simple", "Moderate", "Complex", "Highly Complex")
+
+
+class InputError(Exception):
+    """Bad input: the message names the file, key or row and says what to do. Stages print it and exit 1."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question over a database with its gold SQL. `id` is unique within a file; `db_id` resolves in a `Catalogue`."""
+
+    id: str
+    db_id: str
+    question: str
+    sql: str
+    evidence: str = ""
+    reasoning: str = ""
+    sql_class: str = ""
+    style: str = ""
+    template: str = ""
+    difficulty: str = ""
+
+
+@dataclass(frozen=True)
+class Database:
+    """One line of a catalogue. `path` is relative to the catalogue's folder, or begins with `{data}`: the data root.
+
+    `source` says where it comes from (`embedded` or the configured folder), `split` is `train` or `benchmark`,
+    `sha256` is the hash of the file's bytes.
+    """
+
+    db_id: str
+    path: str
+    source: str
+    split: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a policy answered to one question: raw completions, greedy first and apart from the samples."""
+
+    id: str
+    db_id: str
+    greedy: str
+    samples: list[str]
+
+
+Record = TypeVar("Record", Question, Database, Candidates)
+
+
+def read_records(path: Path, kind: type[Record]) -> list[Record]:
+    """Read a JSONL file of `kind`. Raises InputError with file and line for anything malformed."""
+    names = {f.name for f in fields(kind)}
+    records = []
+    for number, row in read_jsonl(path):
+        if unknown := set(row) - names:
+            raise InputError(f"{path}:{number}: unknown field {sorted(unknown)[0]!r} for a {kind.__name__} record")
+        try:
+            records.append(kind(**row))
+        except TypeError as error:
+            raise InputError(f"{path}:{number}: not a {kind.__name__} record: {error}") from error
+    return records
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Around the reading of a text file: whatever keeps it from being read becomes an InputError that names it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, object). Raises InputError for a missing file, bad JSON or no object."""
+    with readable(path), open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(f"{path}:{number}: not valid JSON ({error.msg}, column {error.colno})") from error
+            except (RecursionError, ValueError) as error:  # nested too deep, or a number of too many digits
+                raise InputError(f"{path}:{number}: not usable as JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise InputError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
+            yield number, row
+
+
+def read_json(path: Path, make_object: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """Read a JSON file. Raises InputError for a missing or malformed one, naming the line.
+
+    `make_object` turns the (key, value) pairs of each object into a value, or raises ValueError.
+    """
+    with readable(path):
+        text = Path(path).read_text(encoding="utf-8")
+    try:
+        return json.loads(text, object_pairs_hook=make_object)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: not valid JSON ({error.msg}, column {error.colno})") from error
+    except (RecursionError, ValueError) as error:  # nested too deep, or a number of too many digits
+        raise InputError(f"{path}: not usable as JSON ({error})") from error
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a file that appears under its name only when the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> None:
+    """Write dataclass records (or plain dicts) as JSONL, atomically."""
+    with atomic_write(path) as file:
+        for record in records:
+            row = record if isinstance(record, dict) else asdict(record)
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file with sorted keys, atomically."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Catalogue:
+    """The databases that questions refer to: `catalogue[db_id]` is the path of the SQLite file."""
+
+    def __init__(self, path: Path, data_root: Path) -> None:
+        self.path = Path(path)
+        self.databases = {d.db_id: d for d in read_records(self.path, Database)}
+        self._data_root = Path(data_root)
+
+    def __getitem__(self, db_id: str) -> Path:
+        """Raises InputError for a database that is not in the catalogue, or whose file is gone."""
+        if db_id not in self.databases:
+            raise InputError(f"{self.path}: no database {db_id!r}; run the synthesize stage over its folder first")
+        entry = self.databases[db_id].path
+        prefix = "{data}/"
+        path = self._data_root / entry[len(prefix) :] if entry.startswith(prefix) else self.path.parent / entry
+        if not path.is_file():
+            raise InputError(f"{path}: database {db_id!r} is missing (data root: {self._data_root})")
+        return path

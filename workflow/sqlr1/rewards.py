@@ -1,0 +1,146 @@
+"""SQL-R1's reward: four pure functions over one cached outcome per completion (paper, equations 2 to 5).
+
+With F = format right, E = the SQL executes within the limits, M = its result matches the gold's:
+
+    format     F: 1, else -1
+    execution  F and E: 2; F and not E: -2; not F: 0
+    result     F, E and M: 3; F, E and not M: -3; otherwise 0
+    length     M: 0.5 * min(1, L / max_length) + len_sql / len_answer, L = len_think + len_answer; otherwise 0
+
+Lengths are characters, as in the released code. A right answer earns 6 to 7.5, a wrong result 0, an error -1, a bad
+format -1. Two rewards of later work stand beside it: `binary` (1 / 0) and `graded` (1 / 0.1 / 0, Arctic-Text2SQL-R1).
+An outcome that the gold or a missing database spoils earns None: the completion takes no part in the update.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlr1.execution import Executor, Pair, Verdict
+from sqlr1.prompting import parse_response
+from sqlr1.records import InputError
+
+PARTS = ("format", "execution", "result", "length")
+VARIANTS = ("full", *(f"no_{part}" for part in PARTS), "binary", "graded")
+
+_NOT_THE_PREDICTIONS_FAULT = (Verdict.GOLD_FAILED, Verdict.GOLD_TIMED_OUT, Verdict.MISSING_DATABASE)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one completion came to. Lengths are in characters; `judged` is False where its gold cannot be run."""
+
+    well_formed: bool
+    executes: bool
+    matches: bool
+    think_length: int
+    answer_length: int
+    sql_length: int
+    judged: bool = True
+
+
+def outcomes(
+    executor: Executor, completions: Sequence[str], golds: Sequence[str], databases: Sequence[Path], semantics: str
+) -> list[Outcome]:
+    """Parse, execute and judge a batch of completions once; the reward functions only read the result.
+
+    SQL is run wherever there is some, also in a malformed completion, so that executable and match shares can be told
+    apart from format. `semantics` is `bird` or `spider`.
+    """
+    responses = [parse_response(completion) for completion in completions]
+    pairs = [Pair(d, gold, r.sql) for d, gold, r in zip(databases, golds, responses, strict=True)]
+    return [
+        Outcome(
+            well_formed=response.well_formed,
+            executes=judgement.verdict in (Verdict.MATCH, Verdict.MISMATCH),
+            matches=judgement.verdict is Verdict.MATCH,
+            think_length=len(response.think),
+            answer_length=len(response.answer),
+            sql_length=len(response.sql),
+            judged=judgement.verdict not in _NOT_THE_PREDICTIONS_FAULT,
+        )
+        for response, judgement in zip(responses, executor.judge(pairs, semantics), strict=True)
+    ]
+
+
+def format_reward(outcome: Outcome, right: float = 1.0, wrong: float = -1.0) -> float:
+    """S_f, equation 2.
+
+    >>> format_reward(Outcome(True, False, False, 0, 20, 8)), format_reward(Outcome(False, True, True, 0, 0, 8))
+    (1.0, -1.0)
+    """
+    return right if outcome.well_formed else wrong
+
+
+def execution_reward(outcome: Outcome, right: float = 2.0, wrong: float = -2.0) -> float:
+    """S_e, equation 3: nothing is earned or lost without the format.
+
+    >>> execution_reward(Outcome(True, True, False, 0, 20, 8)), execution_reward(Outcome(False, True, True, 0, 0, 8))
+    (2.0, 0.0)
+    """
+    if not outcome.well_formed:
+        return 0.0
+    return right if outcome.executes else wrong
+
+
+def result_reward(outcome: Outcome, right: float = 3.0, wrong: float = -3.0) -> float:
+    """S_r, equation 4: only of a well-formed answer that executes.
+
+    >>> result_reward(Outcome(True, True, False, 0, 20, 8)), result_reward(Outcome(True, False, False, 0, 20, 8))
+    (-3.0, 0.0)
+    """
+    if not (outcome.well_formed and outcome.executes):
+        return 0.0
+    return right if outcome.matches else wrong
+
+
+def length_reward(outcome: Outcome, max_length: int = 2048) -> float:
+    """S_l, equation 5: reasoning is worth writing up to `max_length`, padding the answer around the SQL is not.
+
+    >>> length_reward(Outcome(True, True, True, think_length=1004, answer_length=20, sql_length=10), max_length=2048)
+    0.75
+    """
+    if not (outcome.well_formed and outcome.executes and outcome.matches):
+        return 0.0
+    total = outcome.think_length + outcome.answer_length
+    return 0.5 * min(1.0, total / max_length) + outcome.sql_length / outcome.answer_length
+
+
+def binary_reward(outcome: Outcome) -> float:
+    """1 for a well-formed match, else 0."""
+    return float(outcome.well_formed and outcome.matches)
+
+
+def graded_reward(outcome: Outcome) -> float:
+    """1 for a well-formed match, 0.1 for one that merely executes, else 0 (Arctic-Text2SQL-R1)."""
+    if not (outcome.well_formed and outcome.executes):
+        return 0.0
+    return 1.0 if outcome.matches else 0.1
+
+
+Reward = Callable[[Outcome], float | None]
+
+
+def reward_functions(settings: Mapping[str, Any], variant: str = "full") -> dict[str, Reward]:
+    """The parts of a reward by name, with the weights of the config section `reward`.
+
+    `variant` is `full`, `no_PART` (that part dropped, the others unchanged: the paper's ablations), `binary` or
+    `graded`. Raises InputError for another.
+    """
+    if variant not in VARIANTS:
+        raise InputError(f"reward variant {variant!r} is none of {', '.join(VARIANTS)}")
+    if variant in ("binary", "graded"):
+        return {variant: _of_judged({"binary": binary_reward, "graded": graded_reward}[variant], {})}
+    functions = {
+        "format": format_reward,
+        "execution": execution_reward,
+        "result": result_reward,
+        "length": length_reward,
+    }
+    kept = [part for part in PARTS if variant != f"no_{part}"]
+    return {part: _of_judged(functions[part], settings.get(part, {})) for part in kept}
+
+
+def _of_judged(function: Callable[..., float], weights: Mapping[str, Any]) -> Reward:
+    return lambda outcome: function(outcome, **weights) if outcome.judged else None

@@ -1,0 +1,45 @@
+"""Where this package's scores differ from the official evaluators', and BIRD's efficiency score.
+
+Sources: Spider's test-suite evaluator (`--etype exec`); BIRD's `evaluation.py`, `evaluation_f1.py` and
+`evaluation_ves.py`. The comparisons themselves run in the workers (`execution.comparison`, `execution.rewriting`).
+
+Deliberate differences, safer or clearer than the official behaviour:
+
+- text of several statements is refused (Spider's evaluator runs the first);
+- text without a statement fails (BIRD's takes it for an empty result);
+- undecodable bytes are dropped in BIRD's semantics too (its evaluator fails on them).
+
+Accidents of Spider's evaluator that are not repeated, since they call right predictions wrong (none decides one of the
+official verdicts that the tests compare with):
+
+- before comparing it sorts the cells of each row by their text, so that numbers equal in value can come to stand in
+  another order: the row (2, 25) does not match (2.0, 25), though (2,) matches (2.0,);
+- `YEAR(CURDATE())` becomes 2020 together with the blanks after it: `YEAR(CURDATE()) AND` is the broken `2020AND`;
+- in a prediction the word ` value ` between two blanks becomes ` 1 `, even if it is a column's name;
+- a line of a predictions file is cut at its first tab, even inside SQL.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+
+# R-VES: the least ratio of gold time to predicted time for each reward, best first.
+_REWARDS = ((2.0, 1.25), (1.0, 1.0), (0.5, 0.75), (0.25, 0.5))
+_LEAST_REWARD = 0.25
+
+
+def r_ves(ratios: Sequence[float]) -> float:
+    """One question's part of BIRD's R-VES, sqrt(reward), 0..1.118: the score is 100 times the mean over questions.
+
+    `ratios` are gold time / predicted time of repeated runs of a matching prediction; empty for a wrong one. Ratios
+    beyond three standard deviations are dropped.
+
+    >>> r_ves([1.2, 1.1, 1.3]), r_ves([])
+    (1.0, 0.0)
+    """
+    if not ratios:
+        return 0.0
+    centre, spread = statistics.fmean(ratios), statistics.pstdev(ratios)
+    kept = [ratio for ratio in ratios if abs(ratio - centre) <= 3 * spread]
+    mean = statistics.fmean(kept)
+    return math.sqrt(next((reward for least, reward in _REWARDS if mean >= least), _LEAST_REWARD))

@@ -1,0 +1,50 @@
+"""Ablation table and figure: one row a variant, with intervals, beside the paper's number.
+
+Scores are pooled over seeds (mean of a question's scores, bootstrap over questions). Outputs: table.csv (fractions),
+table.md and figure.svg.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sqlr1.records import atomic_write
+from sqlr1.reporting.ablation import PAPER, ablation_markdown, ablation_panels, ablation_rows, csv_rows
+from sqlr1.reporting.estimates import Bootstrap
+from sqlr1.reporting.figures import interval_panels, save
+from sqlr1.reporting.policies import benchmarks_of, load_runs
+from sqlr1.reporting.tables import write_csv
+from sqlr1.stages.common import Job, stage, stage_parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = stage_parser(__doc__)
+    parser.add_argument("--ablation", choices=sorted(PAPER), required=True)
+    parser.add_argument("--summaries", type=Path, nargs="+", required=True, help="summary.json of every variant")
+    parser.add_argument("--questions", type=Path, nargs="+", required=True, help="questions.jsonl beside each summary")
+    with stage("ablation", parser, argv, inputs=["summaries", "questions"]) as job:
+        _ablation(job)
+
+
+def _ablation(job: Job) -> None:
+    runs = load_runs(job.args.summaries, job.args.questions)
+    bootstrap = Bootstrap(**job.settings["score"])
+    rows = ablation_rows(job.args.ablation, runs, bootstrap)
+    benchmarks = benchmarks_of(runs)
+    flat = csv_rows(rows, benchmarks)
+    write_csv(job.out / "table.csv", flat)
+    with atomic_write(job.out / "table.md") as file:
+        file.write(ablation_markdown(job.args.ablation, rows, runs, bootstrap))
+    figure = interval_panels(ablation_panels(rows, benchmarks), "execution accuracy, %")
+    save(figure, job.out / "figure.svg")
+    job.outputs("table.csv", "table.md", "figure.svg")
+    job.run.table(flat, "table.json")
+    job.run.figure(figure, "figure.png")
+    for row in rows:
+        for name in benchmarks:
+            estimates = {m: row[name][m] for m in ("greedy", "vote") if row[name][m] is not None}
+            prefix = f"{name}/{'.'.join(row['policy'])}"
+            job.run.metrics({f"{prefix}/{method}": e.value for method, e in estimates.items()})
+
+
+if __name__ == "__main__":
+    main()

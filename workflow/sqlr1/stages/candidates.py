@@ -1,0 +1,90 @@
+"""Candidates: the policy answers a benchmark's questions, greedily once and n times at a temperature.
+
+Method (SQL-R1, section 4.1): 8 samples at temperature 0.8; the vote over their results is the score stage's. Questions
+whose database is absent get no candidates. Settings: sections `candidates`, `prompt` and the benchmark's own.
+
+    python -m sqlr1.stages.candidates --model-manifest grpo/manifest.json --questions dev.json --databases database \
+        --out candidates --settings '{"candidates": {...}, "prompt": {...}, "benchmark": {"layout": "spider"}}'
+"""
+
+import logging
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from sqlr1.base_model import load_tokenizer, model_folder
+from sqlr1.inference.candidates import Prompted, generate
+from sqlr1.inference.resumable import fix_numerics, owned
+from sqlr1.records import InputError, write_jsonl
+from sqlr1.scoring.predictions import BenchmarkQuestion, read_questions
+from sqlr1.stages.common import Job, data_root, stage, stage_parser
+
+log = logging.getLogger(__name__)
+
+# Which questions a limit keeps must not depend on the run's seed: all policies answer the same ones.
+LIMIT_SEED = 0
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = stage_parser(__doc__)
+    parser.add_argument("--model-manifest", type=Path, required=True, help="manifest of the stage that made the model")
+    parser.add_argument("--questions", type=Path, required=True, help="the benchmark's questions file")
+    parser.add_argument("--databases", type=Path, required=True, help="folder of <db_id>/<db_id>.sqlite")
+    with stage("candidates", parser, argv, inputs=["model_manifest", "questions"]) as job:
+        _answer(job)
+        job.outputs("candidates.jsonl")
+
+
+def _answer(job: Job) -> None:
+    from sqlr1.inference.backends import make_backend
+
+    settings = job.settings["candidates"]
+    folder = model_folder(job.args.model_manifest)
+    prompted = _prompts(job, folder)
+    fix_numerics(settings.get("threads", 2))
+    with owned(job.work):
+        answers = generate(prompted, lambda: make_backend(settings, folder), settings, job.seed, job.work)
+    write_jsonl(job.out / "candidates.jsonl", answers)
+
+
+def _prompts(job: Job, folder: Path) -> list[Prompted]:
+    """The questions to answer: trusted ones whose database is here, at most `limit`; what is left out is counted."""
+    from sqlr1.inference.prompts import Prompts
+
+    prompts = Prompts(load_tokenizer(folder), job.settings["prompt"])
+    questions = _trusted(job, read_questions(job.settings["benchmark"]["layout"], job.args.questions))
+    path = {q.db_id: job.args.databases / q.db_id / f"{q.db_id}.sqlite" for q in questions}
+    absent = Counter(q.db_id for q in questions if not path[q.db_id].is_file())
+    if absent:
+        log.warning("%d questions get no candidates, their databases are absent: %s", absent.total(), sorted(absent))
+    here = [q for q in questions if q.db_id not in absent]
+    if not here:
+        raise InputError(f"{job.args.databases}: none of the databases of {job.args.questions} is there")
+    limit = job.settings["benchmark"].get("limit") or len(here)
+    if limit < len(here):
+        kept = sorted(random.Random(LIMIT_SEED).sample(range(len(here)), limit))
+        here = [here[i] for i in kept]
+    prompted = [Prompted(str(q.index), q.db_id, prompts.token_ids(q, path[q.db_id])) for q in here]
+    too_long = sum(p.token_ids is None for p in prompted)
+    log.info("%d questions; %d of them unanswered: the prompt is over max_length", len(prompted), too_long)
+    job.run.metrics(
+        {"questions": len(prompted), "missing_databases": absent.total(), "prompt_over_max_length": too_long}
+    )
+    return prompted
+
+
+def _trusted(job: Job, questions: Sequence[BenchmarkQuestion]) -> list[BenchmarkQuestion]:
+    """Without those that the benchmark's `exclude` file lists by index, one a line."""
+    file = job.settings["benchmark"].get("exclude")
+    if not file:
+        return list(questions)
+    path = Path(file.replace("{data}", str(data_root())))
+    if not path.is_file():
+        raise InputError(f"{path}: no such file (benchmark.exclude)")
+    excluded = set(path.read_text(encoding="utf-8").split())
+    return [q for q in questions if str(q.index) not in excluded]
+
+
+if __name__ == "__main__":
+    main()

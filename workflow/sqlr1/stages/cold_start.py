@@ -1,0 +1,68 @@
+"""Cold start: supervised fine-tuning of the base model on synthetic questions, before reinforcement learning.
+
+Method (SQL-R1, section 3.1): strategy `sql_only` or `reasoning`, one response format. Deviations: 1. LoRA instead of
+full fine-tuning, unless `lora` is null; 2. questions of the configured synthesis instead of SynSQL-200K. `none` passes
+the base model through.
+
+    python -m sqlr1.stages.cold_start --model-manifest base_model/manifest.json --questions filter/cold_start.jsonl \
+        --catalogue synthesize/catalogue.jsonl --out cold_start --settings '{"cold_start": {...}, "prompt": {...}}'
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from sqlr1.base_model import MODEL_FILES, copy_model, load_tokenizer, model_folder
+from sqlr1.inference.resumable import fix_numerics, owned
+from sqlr1.records import Catalogue, InputError, Question, read_records, write_jsonl
+from sqlr1.stages.common import Job, data_root, stage, stage_parser
+
+STRATEGIES = ("none", "sql_only", "reasoning")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = stage_parser(__doc__)
+    parser.add_argument("--model-manifest", type=Path, required=True, help="manifest of the stage that made the model")
+    parser.add_argument("--questions", type=Path, required=True)
+    parser.add_argument("--catalogue", type=Path, required=True)
+    parser.add_argument("--strategy", choices=STRATEGIES, help="instead of cold_start.strategy")
+    with stage("cold_start", parser, argv, inputs=["model_manifest", "questions", "catalogue"]) as job:
+        strategy = job.args.strategy or job.settings["cold_start"]["strategy"]
+        source = model_folder(job.args.model_manifest)
+        if strategy == "none":
+            copy_model(source, job.out / "model")
+            write_jsonl(job.out / "metrics.jsonl", [])
+        else:
+            _train(job, source, strategy)
+        job.outputs("metrics.jsonl", *(f"model/{name}" for name in MODEL_FILES))
+
+
+def _train(job: Job, source: Path, strategy: str) -> None:
+    from sqlr1.inference.prompts import Prompts
+    from sqlr1.training import cold_start
+    from sqlr1.training.models import load_policy, save_policy
+    from sqlr1.training.tracking_callback import write_metrics
+
+    settings = job.settings["cold_start"]
+    fix_numerics(settings.get("threads", 2))
+    tokenizer = load_tokenizer(source)
+    questions = read_records(job.args.questions, Question)
+    catalogue = Catalogue(job.args.catalogue, data_root())
+    prompts = Prompts(tokenizer, job.settings["prompt"])
+    rows, dropped = cold_start.encode(questions, catalogue, prompts, strategy)
+    logging.getLogger(__name__).info("%d rows, dropped: %s", len(rows), dict(dropped))
+    job.run.metrics({"rows": len(rows), **{f"dropped/{reason}": n for reason, n in dropped.items()}})
+    if not rows:
+        raise InputError(f"{job.args.questions}: no row to train on (of {len(questions)}; dropped: {dict(dropped)})")
+    with owned(job.work):
+        model = load_policy(source, settings)
+        trainer = cold_start.make_trainer(model, tokenizer, rows, settings, job.work, job.seed, job.run)
+        history = cold_start.train(trainer, job.work)
+        if trainer.is_world_process_zero():
+            write_metrics(job.out / "metrics.jsonl", history)
+            save_policy(trainer.model, source, tokenizer, job.out / "model", settings)
+        trainer.accelerator.wait_for_everyone()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""What every stage shares: arguments, log file, MLflow run, manifest, exit codes.
+
+A stage module looks like this, and does nothing else:
+
+    def main(argv=None):
+        parser = stage_parser(__doc__)
+        parser.add_argument("--questions", type=Path, required=True)
+        with stage("filter", parser, argv, inputs=["questions"]) as job:
+            kept = filter_questions(read_records(job.args.questions, Question), job.settings["filter"])
+            write_jsonl(job.out / "kept.jsonl", kept)
+            job.run.metrics({"kept": len(kept)})
+            job.outputs("kept.jsonl")
+
+    if __name__ == "__main__":
+        main()
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sqlr1 import tracking
+from sqlr1.records import InputError, sha256, write_json
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "sqlglot", "numpy", "mlflow", "snakemake")
+# Shared by all stages of a checkout that judge: a gold runs once, not once a policy, run or epoch.
+GOLD_CACHE = Path("results/.cache/golds")
+
+
+def data_root() -> Path:
+    """The folder under which benchmarks and databases lie: SQLR1_DATA (the Snakefile sets it from `data.root`)."""
+    return Path(os.environ.get("SQLR1_DATA", "data"))
+
+
+def stage_parser(doc: str | None) -> argparse.ArgumentParser:
+    """The arguments common to all stages; the first paragraph of the module's docstring is the help."""
+    parser = argparse.ArgumentParser(description=(doc or "").split("\n\n")[0], allow_abbrev=False)
+    parser.add_argument("--settings", required=True, help="the config sections this stage reads, as one JSON object")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the stage's outputs")
+    parser.add_argument("--experiment", default="manual", help="name of the MLflow experiment")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--log", type=Path, help="also write the log to this file")
+    parser.add_argument("--tag", action="append", default=[], metavar="NAME=VALUE", help="an MLflow tag (a wildcard)")
+    return parser
+
+
+class Job:
+    """A running stage: parsed `args`, `settings`, the folder `out`, the MLflow `run`."""
+
+    def __init__(self, args: argparse.Namespace, settings: dict[str, Any], run: tracking.Run, work_key: str) -> None:
+        self.args, self.settings, self.run = args, settings, run
+        self.out: Path = args.out
+        self.seed: int = args.seed
+        # Undeclared folder for resumable work (Snakemake deletes a failed job's outputs), keyed by settings and inputs.
+        self.work = Path("results/.work") / work_key
+        self.written: list[Path] = []
+
+    def outputs(self, *names: str | Path) -> None:
+        """Name output files (relative to `out`); their hashes go into the manifest."""
+        self.written += [self.out / name for name in names]
+
+
+@contextlib.contextmanager
+def stage(
+    name: str, parser: argparse.ArgumentParser, argv: Sequence[str] | None, inputs: Sequence[str] = ()
+) -> Iterator[Job]:
+    """Parse arguments, set up the log, open the MLflow run, and write `<out>/manifest.json` at the end.
+
+    `inputs` names the arguments that are files (or lists of files). The manifest holds seed, settings, hashes of
+    inputs and outputs, library versions: no time, no run id, so that two equal runs write equal manifests.
+    """
+    args = parser.parse_args(argv)
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that a launcher started
+    _log_to(args.log if first else None)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        settings = _settings(args.settings)
+        hashes = {str(p): sha256(p) for p in _files(args, inputs)}
+        identity = json.dumps([name, args.seed, args.tag, settings, hashes], sort_keys=True)
+        key = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        tags = dict(t.split("=", 1) for t in args.tag)
+        tags |= {"stage": name, "seed": args.seed, "identity": key}
+        tags |= {f"input.{Path(p).name}": h[:16] for p, h in hashes.items()}
+        tags["settings_sha256"] = hashlib.sha256(args.settings.encode()).hexdigest()[:16]
+        args.out.mkdir(parents=True, exist_ok=True)
+        if not first:
+            yield Job(args, settings, tracking.SilentRun(), f"{name}-{key}")
+            return
+        with tracking.track(args.experiment, str(args.out), tags, settings, hashes) as run:
+            job = Job(args, settings, run, f"{name}-{key}")
+            yield job
+            _write_manifest(name, job, hashes)
+    except InputError as error:
+        logging.getLogger(name).error("%s", error)
+        sys.exit(1)
+    except Exception:
+        logging.getLogger(name).exception("the stage failed")
+        sys.exit(1)
+
+
+def _settings(text: str) -> dict[str, Any]:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"--settings: not valid JSON ({error.msg}, column {error.colno})") from error
+
+
+def _write_manifest(name: str, job: Job, hashes: dict[str, str]) -> None:
+    manifest = {
+        "stage": name,
+        "seed": job.seed,
+        "settings": job.settings,
+        "inputs": hashes,
+        "outputs": {str(path.relative_to(job.out)): sha256(path) for path in job.written},
+        "versions": {library: version(library) for library in LIBRARIES},
+    }
+    write_json(job.out / "manifest.json", manifest)
+    job.run.artifact(job.out / "manifest.json")
+
+
+def _files(args: argparse.Namespace, inputs: Sequence[str]) -> Iterator[Path]:
+    for argument in inputs:
+        value = getattr(args, argument)
+        for path in value if isinstance(value, list) else [value]:
+            if path is None:
+                continue
+            if not path.is_file():
+                raise InputError(f"{path}: no such file (--{argument.replace('_', '-')})")
+            yield path
+
+
+def _log_to(path: Path | None) -> None:
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(path, mode="w"))
+    logging.basicConfig(
+        level=logging.INFO, handlers=handlers, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    logging.captureWarnings(True)
+    for noisy in ("httpx", "alembic", "urllib3", "filelock", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

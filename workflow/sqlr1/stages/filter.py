@@ -1,0 +1,146 @@
+"""Keep the rows worth training on, and split them into cold start, RL and validation; every drop counted by reason.
+
+Writes `cold_start.jsonl`, `rl.jsonl`, `validation.jsonl`, `dropped.jsonl` (rows with their `reason`), `funnel.json`
+and a data card, `README.md`.
+"""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlr1.execution import Limits
+from sqlr1.filtering.card import data_card
+from sqlr1.filtering.funnel import REASONS, Benchmark, Rules, filter_rows
+from sqlr1.filtering.subsets import SUBSETS, split
+from sqlr1.records import (
+    SQL_CLASSES,
+    Catalogue,
+    InputError,
+    Question,
+    atomic_write,
+    read_json,
+    read_records,
+    write_json,
+    write_jsonl,
+)
+from sqlr1.stages.common import Job, data_root, stage, stage_parser
+from sqlr1.synthesis.readers import read_questions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the stage."""
+    parser = stage_parser(__doc__)
+    parser.add_argument("--questions", type=Path, required=True, help="rows to filter (JSONL)")
+    parser.add_argument("--catalogue", type=Path, required=True, help="databases of the rows (JSONL)")
+    parser.add_argument("--benchmark", type=Path, nargs="*", default=[], help="question files to stay clear of")
+    with stage("filter", parser, argv, inputs=["questions", "catalogue", "benchmark"]) as job:
+        settings = job.settings["filter"]
+        rows = read_records(job.args.questions, Question)
+        catalogue = Catalogue(job.args.catalogue, data_root())
+        paths = _paths(rows, catalogue, job.args.questions)
+        benchmark = Benchmark.of(q for path in job.args.benchmark for q in read_questions(_layout(path), path))
+        limits, workers = Limits(**job.settings.get("execution", {})), os.cpu_count() or 1
+        reasons = filter_rows(rows, paths, benchmark, Rules(**settings.get("rules", {})), limits, workers)
+        kept = [row for row, reason in zip(rows, reasons, strict=True) if not reason]
+        dropped = [(row, reason) for row, reason in zip(rows, reasons, strict=True) if reason]
+        sizes = {name: settings[f"{name}_rows"] for name in SUBSETS}
+        weights = settings.get("classes", dict.fromkeys(SQL_CLASSES, 1.0))
+        subsets = split(kept, sizes, settings["rl_classes"], weights, job.seed)
+        dropped += [(row, "over_quota") for row in subsets.pop("surplus")]
+        _write(job, rows, subsets, dropped)
+
+
+def _paths(rows: Sequence[Question], catalogue: Catalogue, file: Path) -> dict[str, Path]:
+    """Raises InputError naming the first row whose database is unknown."""
+    paths: dict[str, Path] = {}
+    for row in rows:
+        if row.db_id not in paths:
+            if row.db_id not in catalogue.databases:
+                raise InputError(
+                    f"{file}: row {row.id} names the unknown database {row.db_id!r}; it is not in {catalogue.path}"
+                )
+            paths[row.db_id] = catalogue[row.db_id]
+    return paths
+
+
+def _layout(path: Path) -> str:
+    """BIRD's rows hold `SQL`, Spider's `query`."""
+    rows = read_json(path)
+    if not isinstance(rows, list) or not rows or not isinstance(rows[0], dict):
+        raise InputError(f"{path}: expected a JSON list of questions in Spider's or BIRD's layout")
+    return "bird" if "SQL" in rows[0] else "spider"
+
+
+def _write(
+    job: Job, rows: Sequence[Question], subsets: Mapping[str, list[Question]], dropped: list[tuple[Question, str]]
+) -> None:
+    for name in SUBSETS:
+        write_jsonl(job.out / f"{name}.jsonl", subsets[name])
+        wanted = job.settings["filter"][f"{name}_rows"]
+        if len(subsets[name]) < wanted:
+            log.warning("%s: only %d of the %d rows asked for are left", name, len(subsets[name]), wanted)
+    write_jsonl(job.out / "dropped.jsonl", ({**vars(row), "reason": reason} for row, reason in dropped))
+    drops = Counter(reason for _, reason in dropped)
+    counts = {
+        "input": len(rows),
+        "dropped": {reason: drops[reason] for reason in REASONS},
+        "subsets": {name: len(subsets[name]) for name in SUBSETS},
+        "classes": {name: _count(subsets[name], "sql_class") for name in SUBSETS},
+        "styles": {name: _count(subsets[name], "style") for name in SUBSETS},
+    }
+    write_json(job.out / "funnel.json", counts)
+    with atomic_write(job.out / "README.md") as file:
+        file.write(data_card(subsets, counts, f"SQL-R1 training data: {job.args.experiment}"))
+    job.outputs(*(f"{name}.jsonl" for name in SUBSETS), "dropped.jsonl", "funnel.json", "README.md")
+    job.run.artifact(job.out / "README.md")
+    _track(job, counts)
+
+
+def _count(rows: Sequence[Question], field: str) -> dict[str, int]:
+    return dict(sorted(Counter(getattr(row, field) for row in rows).items()))
+
+
+def _track(job: Job, counts: Mapping[str, Any]) -> None:
+    from matplotlib.figure import Figure
+
+    job.run.metrics({"input": counts["input"]} | {f"dropped/{k}": v for k, v in counts["dropped"].items()})
+    job.run.metrics({f"rows/{k}": v for k, v in counts["subsets"].items()})
+    dropped = {k: v for k, v in counts["dropped"].items() if v}
+    bars = {"input": counts["input"]} | dropped | counts["subsets"]
+    colours = ["#4c72b0"] + ["#c44e52"] * len(dropped) + ["#55a868"] * len(counts["subsets"])
+    figure = Figure(figsize=(8, 0.3 * len(bars) + 1), layout="constrained")
+    axes = figure.subplots()
+    axes.bar_label(axes.barh(list(bars), list(bars.values()), color=colours))
+    axes.invert_yaxis()
+    axes.set(xlabel="rows", title="Data funnel")
+    job.run.figure(figure, "funnel.png")
+    for kind in ("classes", "styles"):
+        job.run.figure(_shares(counts[kind], kind), f"{kind}.png")
+
+
+def _shares(counts: Mapping[str, Mapping[str, int]], title: str) -> "Figure":
+    """Grouped bars: rows of each class or style in each subset."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    axes = figure.subplots()
+    names = sorted({name for subset in counts.values() for name in subset})
+    for offset, (subset, found) in enumerate(counts.items()):
+        places = [place + offset * 0.27 for place in range(len(names))]
+        axes.bar(places, [found.get(name, 0) for name in names], width=0.25, label=subset)
+    axes.set_xticks([place + 0.27 for place in range(len(names))], names, rotation=30)
+    axes.set(ylabel="rows", title=title)
+    axes.legend()
+    return figure
+
+
+if __name__ == "__main__":
+    main()

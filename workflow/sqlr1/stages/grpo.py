@@ -1,0 +1,90 @@
+"""GRPO: reinforcement learning of the policy on the execution results of its own SQL.
+
+Method (SQL-R1, section 3.2): G completions a question, the four-part reward of `sqlr1.rewards`, group-normalised
+advantages, clipped ratios, a KL penalty. Deviations: 1. LoRA unless `lora` is null; 2. the KL term has the right sign;
+3. golds that fail are charged to nobody; 4. a fixed validation set is answered before, during and after.
+
+    python -m sqlr1.stages.grpo --model-manifest cold_start/manifest.json --questions filter/rl.jsonl \
+        --validation filter/validation.jsonl --catalogue synthesize/catalogue.jsonl --out grpo \
+        --settings '{"grpo": {...}, "reward": {...}, "prompt": {...}, "execution": {...}}'
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlr1.base_model import MODEL_FILES, load_tokenizer, model_folder
+from sqlr1.execution import Executor, Limits
+from sqlr1.inference.resumable import fix_numerics, owned
+from sqlr1.records import Catalogue, InputError, Question, read_records
+from sqlr1.rewards import VARIANTS, reward_functions
+from sqlr1.stages.common import GOLD_CACHE, Job, data_root, stage, stage_parser
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = stage_parser(__doc__)
+    parser.add_argument("--model-manifest", type=Path, required=True, help="manifest of the stage that made the model")
+    parser.add_argument("--questions", type=Path, required=True)
+    parser.add_argument("--validation", type=Path, required=True)
+    parser.add_argument("--catalogue", type=Path, required=True)
+    parser.add_argument("--reward-variant", choices=VARIANTS, default="full")
+    inputs = ["model_manifest", "questions", "validation", "catalogue"]
+    with stage("grpo", parser, argv, inputs=inputs) as job:
+        _train(job)
+        job.outputs("metrics.jsonl", "validation.jsonl", *(f"model/{name}" for name in MODEL_FILES))
+
+
+def _train(job: Job) -> None:
+    from sqlr1.training import grpo
+    from sqlr1.training.judge import Judge
+    from sqlr1.training.models import load_policy, save_policy
+    from sqlr1.training.tracking_callback import write_metrics
+    from sqlr1.training.validation import PREFIX, Validate
+
+    settings, reward = job.settings["grpo"], job.settings["reward"]
+    fix_numerics(settings.get("threads", 2))
+    source = model_folder(job.args.model_manifest)
+    tokenizer = load_tokenizer(source)
+    rows, validation = _rows(job, tokenizer)
+    limits = Limits(**job.settings["execution"])
+    with owned(job.work), Executor(limits=limits, cache=GOLD_CACHE) as executor:
+        judge = Judge(executor, reward.get("semantics", "bird"), reward_functions(reward, job.args.reward_variant))
+        every = settings.get("validation", {}).get("every", 10)
+        model = load_policy(source, settings)
+        trainer = grpo.make_trainer(
+            model, tokenizer, rows, judge, Validate(validation, judge, every), settings, job.work, job.seed, job.run
+        )
+        history = grpo.train(trainer, job.work)
+        scored = [line for line in history if any(name.startswith(PREFIX) for name in line)]
+        if trainer.is_world_process_zero():
+            write_metrics(job.out / "validation.jsonl", scored)
+            write_metrics(job.out / "metrics.jsonl", [line for line in history if line not in scored])
+            save_policy(trainer.model, source, tokenizer, job.out / "model", settings)
+        trainer.accelerator.wait_for_everyone()
+
+
+def _rows(job: Job, tokenizer: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Training and validation rows; over-long prompts are dropped and counted."""
+    from sqlr1.inference.prompts import Prompts
+    from sqlr1.training.grpo import grpo_rows
+
+    prompts = Prompts(tokenizer, job.settings["prompt"])
+    catalogue = Catalogue(job.args.catalogue, data_root())
+    limit = job.settings["grpo"].get("validation", {}).get("questions")
+    found = []
+    for path, most in ((job.args.questions, None), (job.args.validation, limit)):
+        questions = read_records(path, Question)[:most]
+        rows, dropped = grpo_rows(questions, catalogue, prompts)
+        log.info("%s: %d rows, %d dropped (prompt over max_length)", path, len(rows), dropped)
+        if not rows:
+            raise InputError(f"{path}: no row to use (of {len(questions)}, {dropped} have a prompt over max_length)")
+        found.append(rows)
+    job.run.metrics({"rows": len(found[0]), "validation_rows": len(found[1])})
+    return found[0], found[1]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""The experiment's report: configuration, data funnel, training curves, scores, worked examples.
+
+`--out` is results/<experiment>/report; report.md is written beside that folder. Curves and scores may come from
+several seeds; the seed of a file is the `seed-N` in its path.
+"""
+
+import logging
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from sqlr1.records import Database, atomic_write, read_json, read_records
+from sqlr1.reporting import report, scores
+from sqlr1.reporting.curves import collapse_warnings, read_metrics, training_panels
+from sqlr1.reporting.estimates import Bootstrap
+from sqlr1.reporting.examples import choose_examples, example_markdown
+from sqlr1.reporting.figures import curve_panels, interval_panels, save
+from sqlr1.reporting.funnel import funnel_figure, funnel_markdown
+from sqlr1.reporting.policies import ScoreRun, benchmarks_of, load_runs, select
+from sqlr1.reporting.tables import write_csv
+from sqlr1.stages.common import LIBRARIES, Job, stage, stage_parser
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = stage_parser(__doc__)
+    parser.add_argument("--funnel", type=Path, required=True, help="funnel.json of the filter stage")
+    parser.add_argument("--catalogue", type=Path, required=True, help="catalogue.jsonl of the synthesize stage")
+    parser.add_argument("--cold-start", type=Path, nargs="+", required=True, help="metrics.jsonl of each seed")
+    parser.add_argument("--grpo", type=Path, nargs="+", required=True, help="metrics.jsonl of each seed")
+    parser.add_argument("--validation", type=Path, nargs="+", required=True, help="validation.jsonl of each seed")
+    parser.add_argument("--scores", type=Path, nargs="+", required=True, help="summary.json of each scored policy")
+    parser.add_argument("--questions", type=Path, nargs="+", required=True, help="questions.jsonl beside each summary")
+    files = ["funnel", "catalogue", "cold_start", "grpo", "validation", "scores", "questions"]
+    with stage("report", parser, argv, inputs=files) as job:
+        _report(job)
+
+
+def _report(job: Job) -> None:
+    runs = load_runs(job.args.scores, job.args.questions)
+    bootstrap = Bootstrap(**job.settings["score"])
+    libraries = {name: version(name) for name in LIBRARIES}
+    sections = [
+        f"# Report: {job.settings['experiment']}",
+        report.configuration_section(job.settings, _commit(), libraries),
+        _data(job),
+        _training(job, bootstrap),
+        _scores(job, runs, bootstrap),
+        _examples(job, runs),
+    ]
+    with atomic_write(job.out / "../report.md") as file:
+        file.write("\n\n".join(sections) + "\n")
+    job.outputs("../report.md", "funnel.svg", "training.svg", "scores.svg", "scores.csv")
+    job.run.artifact(job.out / "../report.md")
+
+
+def _data(job: Job) -> str:
+    funnel = read_json(job.args.funnel)
+    figure = funnel_figure(funnel)
+    save(figure, job.out / "funnel.svg")
+    job.run.figure(figure, "funnel.png")
+    databases = report.databases_line(read_records(job.args.catalogue, Database))
+    return f"## Data\n\n{databases}\n\n![Data funnel](report/funnel.svg)\n\n{funnel_markdown(funnel)}"
+
+
+def _training(job: Job, bootstrap: Bootstrap) -> str:
+    grpo = {_seed(path): read_metrics(path) for path in job.args.grpo}
+    validation = {_seed(path): read_metrics(path) for path in job.args.validation}
+    cold_start = [read_metrics(path) for path in job.args.cold_start]
+    figure = curve_panels(training_panels(cold_start, list(grpo.values()), validation, bootstrap))
+    save(figure, job.out / "training.svg")
+    job.run.figure(figure, "training.png")
+    warnings = {name: collapse_warnings(metrics, validation.get(name, [])) for name, metrics in grpo.items()}
+    for name, texts in warnings.items():
+        for text in texts:
+            logger.warning("GRPO, %s: %s", name, text)
+    job.run.tags({"collapse_warnings": sum(map(len, warnings.values()))})
+    return report.training_section(warnings, validation, bootstrap)
+
+
+def _scores(job: Job, runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> str:
+    strategy = job.settings["cold_start"]["strategy"]
+    policies = scores.report_policies(strategy, runs)
+    rows = scores.score_rows(policies, runs, bootstrap)
+    write_csv(job.out / "scores.csv", rows)
+    job.run.table(rows, "scores.json")
+    figure = interval_panels(scores.score_panels(policies, runs, bootstrap), "execution accuracy, %")
+    save(figure, job.out / "scores.svg")
+    job.run.figure(figure, "scores.png")
+    overall = [row for row in rows if row["difficulty"] == "all"]
+    names = ["/".join((r["benchmark"], f"{r['strategy']}.{r['reward']}", r["method"])) for r in overall]
+    job.run.metrics({n.replace("@", "_at_"): row["value"] for n, row in zip(names, overall, strict=True)})
+    parts = [
+        "## Scores",
+        f"Execution accuracy in %, {100 * bootstrap.confidence:.0f} % intervals by bootstrap over questions; "
+        "the vote is over the samples' results, pass@k counts a question as solved if any sample is right.",
+        scores.headline_markdown(policies, runs, bootstrap),
+        "![Scores](report/scores.svg)",
+        f"### Change by GRPO\n\n{scores.change_markdown(strategy, runs, bootstrap)}",
+        f"### By difficulty\n\n{scores.difficulty_markdown(policies, runs, bootstrap)}",
+        report.coverage_section([run.summary for run in runs], job.settings["skipped"]),
+    ]
+    return "\n\n".join(parts)
+
+
+def _examples(job: Job, runs: Sequence[ScoreRun]) -> str:
+    """Of the first benchmark by name and the first seed of the trained policy."""
+    policy = (job.settings["cold_start"]["strategy"], "full")
+    benchmark = benchmarks_of(runs)[0]
+    run = select(runs, policy, benchmark)[0]
+    examples = [example_markdown(kind, row) for kind, row in choose_examples(run, job.seed).items()]
+    note = f"Of {benchmark}, drawn by seed from the questions of each kind."
+    return "\n\n".join(["## Worked examples", note, *examples])
+
+
+def _seed(path: Path) -> str:
+    found = re.search(r"seed-\d+", str(path))
+    return found[0].replace("-", " ") if found else str(path)
+
+
+def _commit() -> str:
+    """The commit this checkout is at, marked -dirty where tracked files were edited."""
+    if not (git := shutil.which("git")):
+        return "unknown (git is not installed)"
+    command = [git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return result.stdout.strip() if result.returncode == 0 else "unknown (not a git checkout)"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Databases, and questions with SQL and reasoning over them: own domains, database folders, existing questions.
+
+Writes `databases/<db_id>/<db_id>.sqlite` (own domains), `catalogue.jsonl`, `questions.jsonl` (training),
+`failed_golds.jsonl` (mixed-in questions whose gold SQL fails) and the built-in benchmark, over held-out domains and
+held-out question templates, in the layouts of Spider and BIRD. With `instances`, a copy of each training database and
+so many perturbed instances go to `instances/<db_id>/`, and the catalogue names those.
+"""
+
+import hashlib
+import logging
+import os
+import random
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlr1.execution import Executor, Limits
+from sqlr1.provenance import sources as code_files
+from sqlr1.records import Database, InputError, Question, sha256, write_jsonl
+from sqlr1.stages.common import GOLD_CACHE, Job, data_root, stage, stage_parser
+from sqlr1.synthesis.benchmark import write_benchmark
+from sqlr1.synthesis.corpus import Order, Source, folder_sources, generate_all
+from sqlr1.synthesis.generate import DEFAULT_STYLES, Manner
+from sqlr1.synthesis.instances import write_instances
+from sqlr1.synthesis.llm import Client, Endpoint
+from sqlr1.synthesis.mix import prepare
+from sqlr1.synthesis.polish import explain, paraphrase
+from sqlr1.synthesis.populate import build_database
+from sqlr1.synthesis.readers import draw, locate, read_questions
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the stage."""
+    parser = stage_parser(__doc__)
+    with stage("synthesize", parser, argv) as job:
+        settings = job.settings["synthesize"]
+        own = _own_databases(job, settings["domains"])
+        held_out = _own_databases(job, settings["held_out_domains"])
+        folders = [_folder(entry) for entry in settings["folders"]]
+        mixed, failed, mixed_sources = _mixed(job)
+        questions = _generated(job, own, settings["questions"])
+        questions += _generated(job, [s for sources in folders for s in sources], settings.get("folder_questions", 0))
+        if settings.get("llm"):
+            questions = _polished(job, questions, {s.db_id: s.path for s in own + [s for f in folders for s in f]})
+        benchmark = _generated(job, held_out, settings["benchmark_questions"], held_out=True)
+        write_jsonl(job.out / "questions.jsonl", questions + mixed)
+        write_jsonl(job.out / "failed_golds.jsonl", failed)
+        others = [s for sources in folders for s in sources] + mixed_sources
+        write_jsonl(job.out / "catalogue.jsonl", _catalogue(job, own, held_out, others))
+        written = write_benchmark(job.out / "benchmark", benchmark, {s.db_id: s.path for s in held_out})
+        job.outputs("questions.jsonl", "failed_golds.jsonl", "catalogue.jsonl")
+        job.outputs(*(s.path.relative_to(job.out) for s in own + held_out), *(p.relative_to(job.out) for p in written))
+        _track(job, questions, mixed, failed, benchmark)
+        shutil.rmtree(job.work, ignore_errors=True)
+
+
+def _resolve(path: str) -> Path:
+    return Path(path.replace("{data}", str(data_root())))
+
+
+def _own_databases(job: Job, domains: Sequence[str]) -> list[Source]:
+    sources = [Source(domain, job.out / "databases" / domain / f"{domain}.sqlite", {}) for domain in domains]
+    for source in sources:
+        build_database(source.db_id, job.seed, source.path)
+    return sources
+
+
+def _folder(entry: dict[str, str]) -> list[Source]:
+    files = {key: _resolve(entry[key]) for key in ("db_ids", "tables") if entry.get(key)}
+    return folder_sources(_resolve(entry["databases"]), **files)
+
+
+def _limits(job: Job) -> Limits:
+    return Limits(**job.settings.get("execution", {}))
+
+
+def _generated(job: Job, sources: list[Source], total: int, held_out: bool = False) -> list[Question]:
+    settings = job.settings["synthesize"]
+    if not total:
+        return []
+    if not sources:
+        raise InputError("synthesize: questions are asked for, but there is no database for them (domains, folders)")
+    manner = Manner(settings.get("styles", DEFAULT_STYLES), settings.get("reasoning", "short"), held_out)
+    order = Order(total, settings["classes"], manner, job.seed)
+    code = "".join(sha256(Path(path)) for path in sorted(code_files("stages.synthesize")))
+    work = job.work / hashlib.sha256(code.encode()).hexdigest()[:16]
+    return generate_all(sources, order, _limits(job), os.cpu_count() or 1, work)
+
+
+def _polished(job: Job, rows: list[Question], paths: dict[str, Path]) -> list[Question]:
+    """A share of the rows in a language model's words, and with its reasoning where that leads to the gold's result."""
+    settings = dict(job.settings["synthesize"]["llm"])
+    share, samples = settings.pop("paraphrase", 0.0), settings.pop("reasoning_samples", 0)
+    drawn = set(random.Random(job.seed).sample(range(len(rows)), round(share * len(rows))))
+    # The cache is keyed by what is asked, and outlives the run: answers cost money.
+    with Client(Endpoint(**settings), job.work.parent / "llm.jsonl") as client:
+        reworded = iter(paraphrase([rows[i] for i in sorted(drawn)], client))
+        rows = [next(reworded) if i in drawn else row for i, row in enumerate(rows)]
+        explained: list[Question | None] = [None] * len(rows)
+        if samples:
+            with Executor(limits=_limits(job)) as executor:
+                explained = explain(rows, paths, client, samples, executor)
+        changed = sum(row.template == "paraphrase" for row in rows)
+        job.run.metrics({"llm/tokens": client.tokens, "llm/paraphrased": changed})
+    job.run.metrics({"llm/explained": sum(row is not None for row in explained)})
+    return [new or row for row, new in zip(rows, explained, strict=True)]
+
+
+def _mixed(job: Job) -> tuple[list[Question], list[Question], list[Source]]:
+    """(rows ready for training, rows whose gold SQL fails, their databases) of the existing questions to mix in."""
+    ready: list[Question] = []
+    failed: list[Question] = []
+    sources: list[Source] = []
+    absent: Counter[str] = Counter()
+    for entry in job.settings["synthesize"].get("mix", []):
+        found = {s.db_id: s for s in folder_sources(_resolve(entry["databases"]))}
+        paths = {db_id: s.path for db_id, s in found.items()}
+        rows = read_questions(entry["layout"], _resolve(entry["questions"]))
+        rows = locate(rows, paths, absent if entry.get("missing") == "skip" else None)
+        limits = entry.get("classes") or entry.get("limit")
+        questions = draw(rows, limits, job.seed) if limits else list(rows)
+        with Executor(limits=_limits(job), cache=GOLD_CACHE) as executor:
+            good, bad = prepare(questions, paths, job.settings["synthesize"].get("reasoning", "short"), executor)
+        ready, failed = ready + good, failed + bad
+        sources += [found[db_id] for db_id in sorted({q.db_id for q in questions})]
+    if absent:
+        log.warning("%d mixed-in questions skipped: no database %s", absent.total(), ", ".join(sorted(absent)[:20]))
+    job.run.metrics({"missing_database": absent.total()})
+    return ready, failed, sources
+
+
+def _catalogue(job: Job, own: list[Source], held_out: list[Source], others: list[Source]) -> list[Database]:
+    """Own databases and instances relative to the catalogue; others relative to the data root if they lie there."""
+    rows = {s.db_id: _entry(job, s, "embedded", "train") for s in own}
+    rows |= {s.db_id: _entry(job, s, "embedded", "benchmark") for s in held_out}
+    for s in others:
+        if s.db_id in rows and rows[s.db_id].source == "embedded":
+            raise InputError(f"{s.path}: the database {s.db_id!r} has the name of an own domain; leave one out")
+        if s.db_id not in rows:
+            rows[s.db_id] = _entry(job, s, _shown(s.path.parent.parent), "train")
+    return list(rows.values())
+
+
+def _entry(job: Job, source: Source, origin: str, split: str) -> Database:
+    """One line of the catalogue; for training, several instances of the database if so configured."""
+    path, count = source.path, job.settings["synthesize"].get("instances", 0)
+    if split == "train" and count:
+        written = write_instances(path, job.out / "instances" / source.db_id, count, job.seed)
+        job.outputs(*(p.relative_to(job.out) for p in written))
+        path = written[0]
+    shown = path.relative_to(job.out).as_posix() if path.is_relative_to(job.out) else _shown(path)
+    return Database(source.db_id, shown, origin, split, sha256(path))
+
+
+def _shown(path: Path) -> str:
+    root, path = data_root().resolve(), path.resolve()
+    return "{data}/" + path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def _track(
+    job: Job, questions: list[Question], mixed: list[Question], failed: list[Question], benchmark: list[Question]
+) -> None:
+    counts: dict[str, Any] = {"questions": len(questions), "mixed": len(mixed), "failed_golds": len(failed)}
+    counts["benchmark_questions"] = len(benchmark)
+    for name, count in Counter(q.sql_class for q in questions).items():
+        counts[f"class/{name}"] = count
+    for name, count in Counter(q.style for q in questions).items():
+        counts[f"style/{name}"] = count
+    if questions:
+        top = Counter(q.template for q in questions).most_common(1)[0][1]
+        counts["most_frequent_template_share"] = top / len(questions)
+    job.run.metrics(counts)
+    rng = random.Random(0)
+    job.run.table([vars(q) for q in rng.sample(questions, min(50, len(questions)))], "examples.json")
+
+
+if __name__ == "__main__":
+    main()

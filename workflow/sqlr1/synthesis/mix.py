@@ -1,0 +1,76 @@
+"""Questions that people wrote, made to serve beside synthetic ones: SQL in one style, a reasoning trace, a class."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import sqlglot
+from sqlglot import exp
+
+from sqlr1.databases import Schema, read_schema
+from sqlr1.execution import Executor, Pair, Verdict
+from sqlr1.records import Question
+from sqlr1.synthesis.classes import sql_class
+from sqlr1.synthesis.reasoning import trace
+from sqlr1.synthesis.sql import to_sql
+
+
+def prepare(
+    questions: Sequence[Question], paths: Mapping[str, Path], length: str, executor: Executor
+) -> tuple[list[Question], list[Question]]:
+    """(rows ready for training, rows whose gold SQL fails).
+
+    The SQL is rewritten in this package's own style where that provably returns the same rows, and gets a reasoning of
+    `length` unless the row brings one. `paths` has the database of each row.
+    """
+    schemas = {db_id: read_schema(paths[db_id]) for db_id in dict.fromkeys(q.db_id for q in questions)}
+    styled = [_styled(question.sql, schemas[question.db_id]) for question in questions]
+    pairs = [Pair(paths[q.db_id], q.sql, s or q.sql) for q, s in zip(questions, styled, strict=True)]
+    ready, failed = [], []
+    for question, sql, judgement in zip(
+        questions, styled, executor.judge(pairs, "spider", progress="mix"), strict=True
+    ):
+        if judgement.verdict in (Verdict.GOLD_FAILED, Verdict.GOLD_TIMED_OUT):
+            failed.append(question)
+        else:
+            ready.append(
+                _explained(question, sql if judgement.verdict == Verdict.MATCH and sql else question.sql, length)
+            )
+    return ready, failed
+
+
+def _styled(sql: str, schema: Schema) -> str | None:
+    """The SQL as this package writes it, or None when sqlglot cannot parse it."""
+    try:
+        expression = sqlglot.parse_one(sql, read="sqlite")
+    except sqlglot.errors.SqlglotError:
+        return None
+    known = {c.name.lower() for t in schema.tables for c in t.columns}
+    return to_sql(expression.transform(_text_literals, known))
+
+
+def _text_literals(node: exp.Expression, known: set[str]) -> exp.Expression:
+    """`= "France"` is text, not a column: SQLite falls back to that, and other dialects do not."""
+    if (
+        isinstance(node, exp.Column)
+        and not node.table
+        and node.this.args.get("quoted")
+        and node.name.lower() not in known
+    ):
+        return exp.Literal.string(node.name)
+    return node
+
+
+def _explained(question: Question, sql: str, length: str) -> Question:
+    try:
+        expression = sqlglot.parse_one(sql, read="sqlite")
+    except sqlglot.errors.SqlglotError:
+        return replace(question, sql=sql)
+    return replace(
+        question,
+        sql=sql,
+        reasoning=question.reasoning or trace(expression, length),
+        sql_class=question.sql_class or sql_class(expression),
+        style=question.style or "human",
+        template=question.template or "human",
+    )

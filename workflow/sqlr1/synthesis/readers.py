@@ -1,0 +1,134 @@
+"""Existing text-to-SQL data as records: Spider, BIRD and SynSQL-2.5M rows become `Question`s, read as a stream."""
+
+import hashlib
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sqlr1.records import InputError, Question, read_json, read_jsonl
+
+
+def read_questions(layout: str, path: Path) -> Iterator[Question]:
+    """Yield the questions of a file in a benchmark's layout; ids are `<file stem>-<row>`, rows from 0.
+
+    JSONL and Parquet files, and SynSQL's JSON, are streamed. Raises InputError for a missing or malformed file, and
+    names the row that lacks a field.
+    """
+    if layout not in _CONVERTERS:
+        raise InputError(f"{path}: unknown layout {layout!r}; known: {', '.join(_CONVERTERS)}")
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file")
+    for number, row in enumerate(_rows(layout, Path(path))):
+        if not isinstance(row, dict):
+            raise InputError(f"{path}: row {number} is no JSON object but {type(row).__name__}")
+        try:
+            yield _CONVERTERS[layout](f"{Path(path).stem}-{number:07d}", row)
+        except KeyError as error:
+            raise InputError(f"{path}: row {number} has no field {error} (layout {layout})") from error
+
+
+def _rows(layout: str, path: Path) -> Iterator[Any]:
+    if path.suffix == ".jsonl":
+        return (row for _, row in read_jsonl(path))
+    if path.suffix == ".parquet":
+        return _parquet_rows(path)
+    if layout == "synsql":
+        return _streamed_json(path)
+    rows = read_json(path)
+    if not isinstance(rows, list):
+        raise InputError(f"{path}: expected a JSON list of objects")
+    return iter(rows)
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1000):
+            yield from batch.to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise InputError(f"{path}: not a readable Parquet file ({error})") from error
+
+
+def _streamed_json(path: Path) -> Iterator[Any]:
+    """SynSQL's data.json is one list of 9 GB."""
+    import ijson
+
+    with open(path, "rb") as file:
+        try:
+            yield from ijson.items(file, "item", use_float=True)
+        except ijson.JSONError as error:
+            raise InputError(f"{path}: not valid JSON ({error})") from error
+
+
+def _spider(identity: str, row: Mapping[str, Any]) -> Question:
+    return Question(identity, row["db_id"], row["question"], row["query"])
+
+
+def _bird(identity: str, row: Mapping[str, Any]) -> Question:
+    evidence, difficulty = row.get("evidence") or "", row.get("difficulty") or ""
+    return Question(identity, row["db_id"], row["question"], row["SQL"], evidence, difficulty=difficulty)
+
+
+def _synsql(identity: str, row: Mapping[str, Any]) -> Question:
+    return Question(
+        id=identity,
+        db_id=row["db_id"],
+        question=row["question"],
+        sql=row["sql"],
+        evidence=row.get("external_knowledge") or "",
+        reasoning=row.get("cot") or "",
+        sql_class=row["sql_complexity"],
+        style=(row.get("question_style") or "").lower(),
+    )
+
+
+_CONVERTERS: dict[str, Callable[[str, Mapping[str, Any]], Question]] = {
+    "spider": _spider,
+    "bird": _bird,
+    "synsql": _synsql,
+}
+
+
+def draw(rows: Iterable[Question], limits: Mapping[str, int] | int, seed: int) -> list[Question]:
+    """Draw at most `limits` rows, or so many of each class, in one pass; in the order of the file.
+
+    Each row has a pseudo-random rank by seed and id, and the lowest ranks are taken: memory is bounded by the limits,
+    and a larger limit only adds rows. SynSQL-200K is 50,000 of each class, SynSQL-Complex-5K is {"Complex": 5000}.
+    """
+    heaps: dict[str, list[tuple[int, str, Question]]] = {}
+    for row in rows:
+        name = row.sql_class if isinstance(limits, Mapping) else ""
+        limit = limits.get(name, 0) if isinstance(limits, Mapping) else limits
+        rank = int.from_bytes(hashlib.sha256(f"{seed}:{row.id}".encode()).digest()[:8], "big")
+        heap = heaps.setdefault(name, [])
+        if len(heap) < limit:
+            heapq.heappush(heap, (-rank, row.id, row))
+        elif heap and -rank > heap[0][0]:
+            heapq.heapreplace(heap, (-rank, row.id, row))
+    return sorted((row for heap in heaps.values() for _, _, row in heap), key=lambda row: row.id)
+
+
+def locate(rows: Iterable[Question], paths: Mapping[str, Path], missing: Counter[str] | None) -> Iterator[Question]:
+    """Yield the rows whose database is in `paths`, under its name there; count the others by database in `missing`.
+
+    SynSQL's names come with stray newlines, spaces and quotes. Raises InputError for the first row without a database
+    when `missing` is None.
+    """
+    tidy = {_tidy(name): name for name in paths}
+    for row in rows:
+        name = row.db_id if row.db_id in paths else tidy.get(_tidy(row.db_id))
+        if name is not None:
+            yield row if name == row.db_id else replace(row, db_id=name)
+        elif missing is None:
+            raise InputError(f"{row.id} names the unknown database {row.db_id!r}: add it, or set mix.missing to skip")
+        else:
+            missing[row.db_id] += 1
+
+
+def _tidy(name: str) -> str:
+    return "".join(character for character in name.lower() if character.isalnum())

@@ -1,0 +1,184 @@
+"""MLflow, and the only module that imports it.
+
+One MLflow experiment per experiment config, one flat run per job, with the tags `stage`, one per wildcard, `key`
+(what the job makes), `settings_sha256` and one per input hash. Running a job again deletes the runs of the same key
+first, so that the UI shows one run per result. Metrics are buffered and sent in batches: a single call costs 23 ms.
+The store is `results/mlflow.db` unless MLFLOW_TRACKING_URI says otherwise.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from sqlr1.records import InputError
+
+DEFAULT_STORE = Path("results/mlflow.db")
+_BATCH = 500
+
+
+class Run:
+    """An active MLflow run. `metrics` may be called at every step; everything else is called once or rarely."""
+
+    def __init__(self, client: Any, run_id: str) -> None:
+        self._client = client
+        self.run_id = run_id
+        self._buffer: list[Any] = []
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Record scalar metrics at `step`; sent when the buffer is full or the run ends."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._buffer += [Metric(name, float(value), now, step) for name, value in values.items()]
+        if len(self._buffer) >= _BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send buffered metrics, at most 1,000 a call (the store's limit)."""
+        for start in range(0, len(self._buffer), 1000):
+            self._client.log_batch(self.run_id, metrics=self._buffer[start : start + 1000])
+        self._buffer = []
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Set tags, for instance the path and hash of a model."""
+        for name, value in values.items():
+            self._client.set_tag(self.run_id, name, str(value))
+
+    def table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+        """Log rows as a table (per-question results, for instance) that the UI can filter. `name` ends in .json."""
+        columns = list(rows[0]) if rows else []
+        self._client.log_table(self.run_id, {c: [row[c] for row in rows] for c in columns}, name)
+
+    def figure(self, figure: Any, name: str) -> None:
+        """Log a matplotlib figure as an image."""
+        self._client.log_figure(self.run_id, figure, name)
+
+    def artifact(self, path: Path) -> None:
+        """Log a small text file (a report, a manifest). Models stay in results/ and are logged by path and hash."""
+        self._client.log_artifact(self.run_id, str(path))
+
+
+class SilentRun(Run):
+    """What all processes of a distributed job but the first log to: nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(client=None, run_id="")
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Nothing."""
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+        """Nothing."""
+
+    def figure(self, figure: Any, name: str) -> None:
+        """Nothing."""
+
+    def artifact(self, path: Path) -> None:
+        """Nothing."""
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = str(value)
+    return flat
+
+
+def _git_commit() -> str | None:
+    from mlflow.utils.git_utils import get_git_commit
+
+    return get_git_commit(str(Path(__file__).parent))
+
+
+@contextlib.contextmanager
+def track(
+    experiment: str, key: str, tags: Mapping[str, Any], settings: Mapping[str, Any], datasets: Mapping[str, str]
+) -> Iterator[Run]:
+    """Run a job under MLflow: the tag `key` names what it makes, `settings` become flat params.
+
+    `datasets` (path -> sha256) are logged as inputs. The run ends FINISHED, or FAILED when the block
+    raises (SystemExit included; the stages turn SIGTERM into it).
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    import logging
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    import mlflow
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+
+    if not (uri := os.environ.get("MLFLOW_TRACKING_URI")):
+        DEFAULT_STORE.parent.mkdir(parents=True, exist_ok=True)
+        uri = f"sqlite:///{DEFAULT_STORE.resolve()}"
+    # Processes that create the tables of a fresh SQLite store at once crash each other.
+    DEFAULT_STORE.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(DEFAULT_STORE.with_suffix(".lock")):
+        # Not mlflow.set_tracking_uri: it would set the variable for this process and all it starts.
+        client = mlflow.MlflowClient(uri)
+        found = client.get_experiment_by_name(experiment)
+        # Beside the store; a server of its own keeps artifacts where it was told to.
+        store = uri.removeprefix("sqlite:///") if uri.startswith("sqlite:///") else None
+        location = str(Path(store).resolve().parent / "mlartifacts") if store else None
+        experiment_id = found.experiment_id if found else client.create_experiment(experiment, location)
+    for old in client.search_runs([experiment_id], f"tags.key = '{key}'"):
+        client.delete_run(old.info.run_id)
+    all_tags = {"key": key, **tags}
+    if commit := _git_commit():
+        all_tags["mlflow.source.git.commit"] = commit
+    name = key.removeprefix(f"results/{experiment}/")
+    info = client.create_run(experiment_id, tags={k: str(v) for k, v in all_tags.items()}, run_name=name).info
+    run = Run(client, info.run_id)
+    client.log_batch(info.run_id, params=[Param(k, v[:6000]) for k, v in _flat(settings).items()])
+    if datasets:
+        client.log_inputs(
+            info.run_id,
+            [
+                DatasetInput(Dataset(Path(p).name, h[:8], "local", p), [InputTag("mlflow.data.context", "input")])
+                for p, h in datasets.items()
+            ],
+        )
+    status = "FAILED"
+    try:
+        yield run
+        status = "FINISHED"
+    finally:
+        run.flush()
+        client.set_terminated(info.run_id, status)
+
+
+def add_parser(commands: Any) -> None:
+    """Add the sub-command `ui`."""
+    parser = commands.add_parser("ui", help="browse the runs in MLflow; prints a link to each experiment's charts")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=5000)
+    parser.set_defaults(run=serve_ui)
+
+
+def serve_ui(args: argparse.Namespace) -> None:
+    """Serve MLflow's UI until interrupted. Raises InputError if nothing has been tracked yet."""
+    import mlflow
+
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DEFAULT_STORE.resolve()}"
+    store = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not store.exists():
+        raise InputError(f"{store}: no runs yet; run `snakemake --cores all` first")
+    # The UI opens in an empty GenAI view: these links lead to the runs and their charts.
+    for experiment in mlflow.MlflowClient(uri).search_experiments():
+        view = f"#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+        print(f"{experiment.name}: http://{args.host}:{args.port}/{view}", flush=True)
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+    command += ["--host", args.host, "--port", str(args.port)]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    os.execve(sys.executable, command, os.environ | quiet)

@@ -1,0 +1,82 @@
+"""Group relative policy optimisation on execution results (SQL-R1, section 3.2), on TRL's GRPOTrainer.
+
+What differs from TRL: each prompt is computed once (`shared_prompt`); rollouts have seeds of their own, so that a
+resumed run draws what an uninterrupted one draws; each batch of completions is executed once, and the parts of the
+reward read the same verdicts.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlr1.inference.prompts import Prompts
+from sqlr1.records import Catalogue, InputError, Question
+from sqlr1.training.checkpoints import MarkComplete, last_checkpoint
+from sqlr1.training.judge import Judge
+from sqlr1.training.settings import grpo_config, lora_config
+from sqlr1.training.shared_prompt import SharedPromptTrainer
+from sqlr1.training.tracking_callback import LogToRun, MetricSink
+from sqlr1.training.validation import Validate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
+
+
+def grpo_rows(
+    questions: Sequence[Question], catalogue: Catalogue, prompts: Prompts
+) -> tuple[list[dict[str, Any]], int]:
+    """Questions as rows of TRL's prompt-only format, and how many were dropped for a prompt over the limit."""
+    rows = []
+    for question in questions:
+        database = catalogue[question.db_id]
+        ids = prompts.token_ids(question, database)
+        if ids is not None:
+            row = {"id": question.id, "prompt": prompts.messages(question, database), "prompt_ids": ids}
+            rows.append({**row, "gold": question.sql, "database": str(database)})
+    return rows, len(questions) - len(rows)
+
+
+def make_trainer(
+    model: "PreTrainedModel",
+    tokenizer: Any,
+    rows: Sequence[Mapping[str, Any]],
+    judge: Judge,
+    validate: Validate,
+    settings: Mapping[str, Any],
+    work: Path,
+    seed: int,
+    run: MetricSink | None = None,
+) -> SharedPromptTrainer:
+    """The GRPO trainer over `grpo_rows`; checkpoints in `work`. Raises InputError for what could not be resumed."""
+    from datasets import Dataset
+
+    args = grpo_config(settings, work, seed)
+    generate_every = args.steps_per_generation * args.num_iterations
+    if int(args.save_steps) * args.gradient_accumulation_steps % generate_every:
+        raise InputError(
+            f"config key grpo.save_steps: {args.save_steps} steps do not end with a batch of rollouts "
+            f"(one lasts {generate_every} passes of {args.gradient_accumulation_steps} a step)"
+        )
+    # TRL wants the tokenizer's padding on the left for prompts.
+    tokenizer.padding_side = "left"
+    trainer = SharedPromptTrainer(
+        model=model,
+        args=args,
+        reward_funcs=judge.functions(),
+        train_dataset=Dataset.from_list([{n: r[n] for n in ("prompt", "gold", "database")} for r in rows]),
+        processing_class=tokenizer,
+        peft_config=lora_config(settings),
+        callbacks=[validate, MarkComplete(), *([LogToRun(run)] if run else [])],
+        shared_prompt=settings.get("shared_prompt", True),
+    )
+    validate.trainer = trainer
+    return trainer
+
+
+def train(trainer: SharedPromptTrainer, work: Path) -> list[dict[str, Any]]:
+    """Train to the end, from the last checkpoint in `work` if there is one. Returns the log history."""
+    trainer.train(resume_from_checkpoint=last_checkpoint(work))
+    return trainer.state.log_history

@@ -1,0 +1,33 @@
+"""Policies in training: loaded for it, and saved as a plain model folder, an adapter merged in."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlr1.base_model import load_model, save_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_policy(folder: Path, settings: Mapping[str, Any]) -> "PreTrainedModel":
+    """The model to train. Frozen weights (LoRA) are held in `train_dtype`, trained ones in float32."""
+    return load_model(folder, settings.get("train_dtype", "bfloat16") if settings.get("lora") else "float32")
+
+
+def save_policy(
+    trained: Any, source: Path, tokenizer: "PreTrainedTokenizerBase", folder: Path, settings: Mapping[str, Any]
+) -> None:
+    """Write the policy to `folder`. An adapter is merged into the weights of `source` as saved, not into the copy
+    rounded for training, so that rounding does not add up over stages.
+    """
+    from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+
+    model = trained
+    if isinstance(trained, PeftModel):
+        from peft import get_peft_model
+
+        adapted = get_peft_model(load_model(source, "float32"), trained.peft_config["default"])
+        set_peft_model_state_dict(adapted, get_peft_model_state_dict(trained))
+        model = adapted.merge_and_unload()
+    save_model(model, tokenizer, folder, settings.get("dtype", "float32"))

@@ -1,0 +1,37 @@
+"""Signs that a policy earns reward without answering better: the collapse that execution rewards invite.
+
+On a weak start `SELECT count(*) FROM t` runs and is rarely right: the executable share rises, the match share does not,
+completions shrink and grow alike. The fixed validation set shows it where the mean reward hides it.
+"""
+
+from collections.abc import Mapping
+
+EXECUTABLE_GAIN = 0.10
+MATCH_GAIN = 0.02
+SHRINKAGE = 0.75
+DISTINCT_SHARE = 0.5
+
+
+def collapse_signs(first: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
+    """What speaks for a collapse between two validations (of `judge.summary` and the mean reward), in words.
+
+    >>> start = {"executable": 0.4, "match": 0.1, "characters": 90, "distinct": 1.0, "reward": -0.5}
+    >>> collapse_signs(start, start | {"executable": 0.8, "characters": 30, "reward": 0.1})[0]
+    'executable share 40 % -> 80 %, match share only 10 % -> 10 %'
+    >>> collapse_signs(start, start | {"executable": 0.8, "match": 0.3, "reward": 2.0})
+    []
+    """
+    if now["match"] - first["match"] > MATCH_GAIN:
+        return []
+    signs = []
+    match = f"{first['match']:.0%} -> {now['match']:.0%}".replace("%", " %")
+    if now["executable"] - first["executable"] > EXECUTABLE_GAIN:
+        share = f"{first['executable']:.0%} -> {now['executable']:.0%}".replace("%", " %")
+        signs.append(f"executable share {share}, match share only {match}")
+    if now["characters"] < SHRINKAGE * first["characters"]:
+        signs.append(f"completions shrank from {first['characters']:.0f} to {now['characters']:.0f} characters")
+    if now["distinct"] < DISTINCT_SHARE * first["distinct"]:
+        signs.append(f"distinct answers {first['distinct']:.0%} -> {now['distinct']:.0%}".replace("%", " %"))
+    if signs and now["reward"] > first["reward"]:
+        signs.append(f"mean reward {first['reward']:.2f} -> {now['reward']:.2f} all the same")
+    return signs

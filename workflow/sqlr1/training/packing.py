@@ -1,0 +1,96 @@
+"""Several sequences in one row without padding, completions sharing their prompt: `[prompt | c1 .. cG | prompt | ...]`.
+
+A prompt attends to itself causally, each completion to its prompt and causally to itself, never to another completion;
+positions restart after the prompt for each completion. A prompt is therefore computed once, however many completions
+it has. A sequence of supervised fine-tuning is a prompt without completions.
+
+Shapes: L tokens in the row, G completions of a group, C their longest, P the prompt, N scored tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass
+class Group:
+    """One prompt and its completions within the row. `gather` (G, C) holds row indices, padding repeats the first."""
+
+    start: int
+    prompt: int
+    end: int
+    gather: torch.Tensor | None = None
+    real: torch.Tensor | None = None  # (G, C) bool: not padding
+    mask: torch.Tensor | None = None  # (C, P + C) bool: what a completion's token may see of prompt and own completion
+
+    @property
+    def completions(self) -> slice:
+        """Where the completions' tokens lie in the row."""
+        return slice(self.start + self.prompt, self.end)
+
+
+@dataclass
+class Packed:
+    """A packed row. `sources` (N,) are the positions whose hidden state predicts `targets` (N,)."""
+
+    input_ids: torch.Tensor  # (1, L)
+    position_ids: torch.Tensor  # (1, L)
+    sources: torch.Tensor
+    targets: torch.Tensor
+    groups: list[Group] = field(default_factory=list)
+
+    def to(self, device: torch.device) -> "Packed":
+        """The same on another device."""
+
+        def moved(tensor: torch.Tensor | None) -> torch.Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        groups = [Group(g.start, g.prompt, g.end, moved(g.gather), moved(g.real), moved(g.mask)) for g in self.groups]
+        tensors = [t.to(device) for t in (self.input_ids, self.position_ids, self.sources, self.targets)]
+        return Packed(*tensors, groups)
+
+
+def pack_groups(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[Sequence[int]]]) -> Packed:
+    """Pack prompts with their completions; every completion token is scored, in order. Empty ones are skipped."""
+    ids: list[int] = []
+    positions: list[int] = []
+    sources: list[int] = []
+    targets: list[int] = []
+    groups = []
+    for prompt, group in zip(prompts, completions, strict=True):
+        start, present = len(ids), [c for c in group if len(c)]
+        ids += prompt
+        positions += range(len(prompt))
+        last = len(ids) - 1
+        starts = []
+        for completion in present:
+            starts.append(len(ids))
+            sources += [last, *range(len(ids), len(ids) + len(completion) - 1)]
+            targets += completion
+            ids += completion
+            positions += range(len(prompt), len(prompt) + len(completion))
+        packed = Group(start, len(prompt), len(ids))
+        if present:
+            _lay_out(packed, starts, [len(c) for c in present])
+        groups.append(packed)
+    row = [torch.tensor(x, dtype=torch.long) for x in (ids, positions, sources, targets)]
+    return Packed(row[0][None], row[1][None], row[2], row[3], groups)
+
+
+def _lay_out(group: Group, starts: Sequence[int], lengths: Sequence[int]) -> None:
+    """Fill in how the completions, starting at `starts`, are gathered into a rectangle, and what they may see."""
+    longest = max(lengths)
+    offsets = torch.arange(longest)
+    group.real = offsets[None] < torch.tensor(lengths)[:, None]
+    group.gather = torch.tensor(starts)[:, None] + offsets[None] * group.real
+    group.mask = torch.ones(longest, group.prompt + longest, dtype=torch.bool).tril(group.prompt)
+
+
+def pack_sequences(input_ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], ignored: int) -> Packed:
+    """Pack sequences; tokens whose label is not `ignored` are scored (a first token never is: nothing predicts it)."""
+    packed = pack_groups(input_ids, [[] for _ in input_ids])
+    flat = torch.tensor([label for row in labels for label in [ignored, *row[1:]]])
+    scored = (flat != ignored).nonzero().squeeze(1)
+    packed.sources, packed.targets = scored - 1, flat[scored]
+    return packed

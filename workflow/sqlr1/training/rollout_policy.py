@@ -1,0 +1,62 @@
+"""The policy as rollouts use it: adapter merged, weights in the precision in which they are multiplied.
+
+Sampling reads every weight once a token; an unmerged adapter would double the number of products and a float32 copy the
+memory traffic. The merged weights live in a second model that is refilled before each batch of rollouts.
+"""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@contextlib.contextmanager
+def rollout_policy(model: Any, owner: Any) -> Iterator["PreTrainedModel"]:
+    """Yield a model to sample from that equals `model` now. The merged copy is kept on `owner` between calls."""
+    from peft import PeftModel
+
+    dtype = torch.bfloat16 if owner.args.bf16 else None
+    if not isinstance(model, PeftModel) and (dtype is None or model.dtype == dtype):
+        yield model
+        return
+    if getattr(owner, "_rollout_model", None) is None:
+        owner._rollout_model = _plain_copy(model)
+    _refill(owner._rollout_model, model, dtype)
+    yield owner._rollout_model
+
+
+def _plain_copy(model: Any) -> "PreTrainedModel":
+    """An empty model of the same configuration, without adapters."""
+    from peft import PeftModel
+
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return type(base)(copy.deepcopy(base.config)).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _refill(target: "PreTrainedModel", source: Any, dtype: torch.dtype | None) -> None:
+    """Copy `source`'s weights, adapters merged in float32, into `target`, held in `dtype` (None: the source's)."""
+    from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
+
+    base = source.get_base_model() if isinstance(source, PeftModel) else source
+    if target.dtype != (dtype or base.dtype):
+        target.to(dtype or base.dtype)
+    adapted = {name: module for name, module in base.named_modules() if isinstance(module, LoraLayer)}
+    values = {}
+    for name, parameter in base.named_parameters():
+        owner, _, field = name.rpartition(".")
+        if owner.endswith(".base_layer"):
+            layer = owner.removesuffix(".base_layer")
+            if field == "weight":
+                parameter = parameter.float() + adapted[layer].get_delta_weight("default").float()
+            values[f"{layer}.{field}"] = parameter
+        elif ".lora_" not in f".{name}":
+            values[name] = parameter
+    for name, parameter in target.named_parameters():
+        parameter.copy_(values[name])

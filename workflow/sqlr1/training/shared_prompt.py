@@ -1,0 +1,149 @@
+"""GRPOTrainer that computes each group's prompt once: in sampling, in log-probabilities and in the backward pass.
+
+Loss, advantages, clipping and KL are TRL's own code over the log-probabilities made here; nothing of them is rewritten.
+Where a batch cannot be packed (images, tools, mixture-of-experts losses, attention dropout), TRL's own path is taken,
+and the log says why.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from trl import GRPOTrainer
+from trl.trainer.utils import split_tensor_dict
+
+from sqlr1.inference.sampler import Sampling, row_seed, sample
+from sqlr1.inference.shared_attention import why_not_shared
+from sqlr1.training.packed_forward import add_packed_forward
+from sqlr1.training.packing import Packed, pack_groups
+from sqlr1.training.rollout_policy import rollout_policy
+
+log = logging.getLogger(__name__)
+
+
+class SharedPromptTrainer(GRPOTrainer):
+    """GRPOTrainer over shared prompts; `shared_prompt=False` is TRL's own trainer but for the seeds of its rollouts."""
+
+    def __init__(self, *args: Any, shared_prompt: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.not_shared = self._why_not_shared() if shared_prompt else "grpo.shared_prompt is false"
+        if self.not_shared:
+            log.warning("prompts are computed once a completion, by TRL's own path: %s", self.not_shared)
+            return
+        for model in filter(None, (self.model, self.ref_model)):
+            add_packed_forward(model.get_base_model() if is_peft_model(model) else model, self.temperature)
+
+    def _why_not_shared(self) -> str:
+        model = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        config = model.config.get_text_config()
+        if getattr(config, "final_logit_softcapping", None) or self.args.cast_lm_head_to_fp32:
+            return "the logits are capped or cast to float32"
+        if self.aux_loss_enabled:
+            return "the model is a mixture of experts"
+        if self.tools or self._is_vlm:
+            return "the policy uses tools or images"
+        return why_not_shared(model)
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, *a: Any, **k: Any
+    ) -> tuple[list[list[int]], Any]:
+        """Completions of `prompt_ids`, which holds each prompt `num_generations` times; vLLM shares prompts itself."""
+        unserved = self.use_vllm or self.min_p or self.repetition_penalty != 1.0
+        if self.not_shared or unserved:
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, *a, **k)
+        first = self.accelerator.process_index * len(prompt_ids)
+        groups = _rows_by_prompt(prompt_ids)
+        seeds = [[row_seed(self.args.seed, self._step, first + row) for row in rows] for rows in groups.values()]
+        sampling = Sampling(self.max_completion_length, self.temperature, self.top_p, self.top_k)
+        with rollout_policy(self.accelerator.unwrap_model(self.model), self) as policy:
+            drawn = sample(policy, list(groups), seeds, sampling, self.eos_token_ids)
+        completions: list[list[int]] = [[] for _ in prompt_ids]
+        for rows, group in zip(groups.values(), drawn, strict=True):
+            for row, tokens in zip(rows, group, strict=True):
+                completions[row] = tokens
+        return completions, None
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **more: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Log-probabilities and entropies (B, T) of the completions; 0 where there is no token, as TRL has it."""
+        if self.not_shared:
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **more
+            )
+        present = attention_mask[:, -logits_to_keep:].bool()
+        log_probs = torch.zeros(present.shape, dtype=torch.float32, device=input_ids.device)
+        entropies = torch.zeros_like(log_probs)
+        groups = list(_rows_by_prompt(_prompts(input_ids, attention_mask, logits_to_keep)).items())
+        most = batch_size or len(input_ids)
+        while groups:
+            chunk = [groups.pop(0)]
+            while groups and sum(len(rows) for _, rows in [*chunk, groups[0]]) <= most:
+                chunk.append(groups.pop(0))
+            packed, rows = _pack(chunk, input_ids[:, -logits_to_keep:], present)
+            with self.accelerator.autocast():
+                values, entropy = model(packed=packed.to(input_ids.device))
+            columns = [present[row].nonzero().squeeze(1) for row in rows]  # the order in which `values` come
+            places = (
+                torch.cat([c.new_full(c.shape, r) for r, c in zip(rows, columns, strict=True)]),
+                torch.cat(columns),
+            )
+            log_probs = log_probs.index_put(places, values)
+            entropies = entropies.index_put(places, entropy.detach() if not self._entropy_bonus_enabled else entropy)
+        return log_probs, entropies if compute_entropy else None, None
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """As TRL's, except that a batch of rollouts is shuffled by group, so that micro-batches share their prompts,
+        and from a seed of its own: a resumed run's global generator is not in the state of an uninterrupted one's.
+        """
+        per_generation = self.args.steps_per_generation
+        fresh = self._buffered_inputs is None or self._step % (per_generation * self.num_iterations) == 0
+        if self.not_shared or not self.model.training or not fresh:
+            return super()._prepare_inputs(generation_batch)
+        batch = self._generate_and_score_completions(generation_batch)
+        generator = torch.Generator().manual_seed(row_seed(self.args.seed, self._step))
+        groups = torch.arange(len(batch["advantages"])).split(self.num_generations)
+        order = torch.cat([groups[i] for i in torch.randperm(len(groups), generator=generator)])
+        batch = {k: v[order] if isinstance(v, torch.Tensor) and v.dim() else v for k, v in batch.items()}
+        self._buffered_inputs = split_tensor_dict(batch, per_generation)
+        return self._buffered_inputs[self._step % per_generation]
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
+        """Train; a resumed run counts its rollouts on from where the checkpoint left them."""
+        if resume_from_checkpoint:
+            step = int(Path(resume_from_checkpoint).name.rpartition("-")[2])
+            self._step = step * self.args.gradient_accumulation_steps
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+
+def _rows_by_prompt(prompts: list[list[int]]) -> dict[tuple[int, ...], list[int]]:
+    """Row numbers by prompt, prompts in the order in which they first occur."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row, ids in enumerate(prompts):
+        groups.setdefault(tuple(ids), []).append(row)
+    return groups
+
+
+def _prompts(input_ids: torch.Tensor, attention_mask: torch.Tensor, completion: int) -> list[list[int]]:
+    """The left-padded prompts as lists."""
+    ids, mask = input_ids[:, :-completion].cpu(), attention_mask[:, :-completion].bool().cpu()
+    return [row[keep].tolist() for row, keep in zip(ids, mask, strict=True)]
+
+
+def _pack(
+    groups: list[tuple[tuple[int, ...], list[int]]], completion_ids: torch.Tensor, present: torch.Tensor
+) -> tuple[Packed, list[int]]:
+    """Pack groups; returns also the rows in the order in which their tokens are scored."""
+    rows = [row for _, group in groups for row in group]
+    ids, mask = completion_ids.cpu(), present.cpu()
+    completions = [[ids[row][mask[row]].tolist() for row in group] for _, group in groups]
+    return pack_groups([list(prompt) for prompt, _ in groups], completions), rows

@@ -1,0 +1,69 @@
+"""A fixed set of questions, answered greedily before, during and after training.
+
+Every step of GRPO sees other prompts, so a rising mean reward proves nothing by itself: the same questions do.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from sqlr1.inference.batches import complete_all
+from sqlr1.inference.sampler import GREEDY, Sampling
+from sqlr1.training.judge import Judge, summary
+from sqlr1.training.monitor import collapse_signs
+from sqlr1.training.rollout_policy import rollout_policy
+
+log = logging.getLogger(__name__)
+
+PREFIX = "validation/"
+
+
+class Validate(TrainerCallback):
+    """Scores `rows` (of `grpo_rows`) every `every` steps, and puts the result into the log history.
+
+    It takes nothing from the random number generators. `trainer` is set once that is made.
+    """
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]], judge: Judge, every: int, batch_tokens: int = 8192) -> None:
+        self.rows, self.judge, self.every, self.batch_tokens = rows, judge, every, batch_tokens
+        self.trainer: Any = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Before the first step; a resumed run has that line already."""
+        if state.global_step == 0:
+            self._record(state)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """During and after."""
+        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
+            self._record(state)
+
+    def _record(self, state: TrainerState) -> None:
+        scores = self.score()
+        before = [entry for entry in state.log_history if f"{PREFIX}match" in entry]
+        first = {name: before[0][f"{PREFIX}{name}"] for name in scores} if before else scores
+        signs = collapse_signs(first, scores)
+        if signs:
+            log.warning("step %d: the policy may be collapsing: %s", state.global_step, "; ".join(signs))
+        scores |= {"collapse_signs": len(signs), "questions": len(self.rows)}
+        line = {f"{PREFIX}{name}": value for name, value in scores.items()}
+        log.info("step %d: %s", state.global_step, {n: round(v, 4) for n, v in line.items()})
+        state.log_history.append({"step": state.global_step, **line})
+        for callback in self.trainer.callback_handler.callbacks:
+            if callback is not self and hasattr(callback, "send"):
+                callback.send(line, state.global_step)
+
+    def score(self) -> dict[str, float]:
+        """Greedy shares and mean reward of the current policy on the fixed set."""
+        trainer, rows = self.trainer, self.rows
+        sampling = Sampling(trainer.max_completion_length)
+        with rollout_policy(trainer.accelerator.unwrap_model(trainer.model), trainer) as policy:
+            prompts = [row["prompt_ids"] for row in rows]
+            seeds = [[GREEDY]] * len(rows)
+            drawn = complete_all(policy, prompts, seeds, sampling, trainer.eos_token_ids, self.batch_tokens, "validate")
+        texts = trainer.processing_class.batch_decode([group[0] for group in drawn], skip_special_tokens=True)
+        judged = self.judge.outcomes(texts, [r["gold"] for r in rows], [r["database"] for r in rows])
+        rewards = [total for outcome in judged if (total := self.judge.total(outcome)) is not None]
+        return {**summary(judged, texts), "reward": sum(rewards) / max(1, len(rewards))}
