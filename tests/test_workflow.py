@@ -73,14 +73,18 @@ def test_every_stage_is_tracked_as_finished(checkout):
     assert {status for _, status in rows} == {"FINISHED"}
 
 
-def test_no_op_plans_nothing_and_takes_under_two_seconds(checkout):
+def test_no_op_plans_nothing_at_little_more_than_the_price_of_snakemake_itself(checkout, tmp_path):
+    """Under 2 s where Snakemake starts in 1 s; a slower machine needs longer for an empty workflow too."""
     assert planned(checkout) == {}
-    times = []
+    (tmp_path / "Snakefile").write_text("rule all:\n")
+    ratios = []
     for _ in range(3):
         start = time.perf_counter()
+        snakemake(tmp_path, "--cores", "1", "-n")
+        between = time.perf_counter()
         snakemake(checkout, *SMOKE, "-n")
-        times.append(time.perf_counter() - start)
-    assert min(times) < 2
+        ratios.append((time.perf_counter() - between) / (between - start))
+    assert min(ratios) < 2
 
 
 def test_a_touched_module_plans_nothing(checkout):

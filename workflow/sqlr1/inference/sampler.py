@@ -101,9 +101,10 @@ def _prefill(
 def choose(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """One token a row from logits (R, V): the argmax where `uniforms` (R,) is NaN, else drawn with that number."""
     greedy = uniforms.isnan() if sampling.temperature else torch.ones_like(uniforms, dtype=torch.bool)
-    tokens = logits.argmax(-1)
     if greedy.all():
-        return tokens
+        return logits.argmax(-1)
+    tokens = torch.empty_like(uniforms, dtype=torch.long)
+    tokens[greedy] = logits[greedy].argmax(-1)
     scaled = logits[~greedy].float() / sampling.temperature
     if sampling.top_k:
         floor = scaled.topk(min(sampling.top_k, scaled.shape[-1])).values[:, -1:]
