@@ -9,7 +9,7 @@ import yaml
 from conftest import copy_checkout, snakemake
 
 from sqlr1 import configuration
-from sqlr1.records import Catalogue, Database, InputError, Question, read_records, write_jsonl
+from sqlr1.records import Candidates, Catalogue, Database, InputError, Question, read_records, write_jsonl
 
 SCHEMA = "workflow/schemas/config.schema.yaml"
 
@@ -79,6 +79,22 @@ def test_an_unknown_field_is_named_with_its_line(tmp_path):
     path.write_text('{"id": "1", "db_id": "a", "question": "q", "sql": "s", "colour": "red"}\n')
     with pytest.raises(InputError, match=r"questions\.jsonl:1: unknown field 'colour'"):
         read_records(path, Question)
+
+
+@pytest.mark.parametrize(("key", "value"), [("sql", 5), ("question", None), ("evidence", ["a"])])
+def test_a_field_of_the_wrong_type_is_named_with_its_line(tmp_path, key, value):
+    path = tmp_path / "questions.jsonl"
+    path.write_text(json.dumps({"id": "1", "db_id": "a", "question": "q", "sql": "s"} | {key: value}) + "\n")
+    with pytest.raises(InputError, match=rf"questions\.jsonl:1: '{key}' must be text, not"):
+        read_records(path, Question)
+
+
+@pytest.mark.parametrize("samples", ["text", [1], None])
+def test_samples_that_are_no_list_of_texts_are_named(tmp_path, samples):
+    path = tmp_path / "candidates.jsonl"
+    path.write_text(json.dumps({"id": "1", "db_id": "a", "greedy": "", "samples": samples}) + "\n")
+    with pytest.raises(InputError, match=r"candidates\.jsonl:1: 'samples' must be"):
+        read_records(path, Candidates)
 
 
 def test_an_unknown_database_is_named(tmp_path):

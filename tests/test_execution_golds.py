@@ -72,11 +72,25 @@ def stored(folder):
     return sqlite3.connect(folder / "golds.sqlite").execute("SELECT count(*) FROM gold").fetchone()[0]
 
 
-def test_golds_that_depend_on_chance_are_never_kept(tmp_path, database):
-    pair = Pair(database, "SELECT RANDOM() % 1000000000", "SELECT 0")
+@pytest.mark.parametrize(
+    "gold",
+    [
+        "SELECT RANDOM() % 1000000000",
+        "SELECT a FROM t ORDER BY random()",
+        "SELECT CURRENT_TIMESTAMP",
+        "SELECT date/**/('now')",
+        "SELECT \"strftime\" ('%s', 'now')",
+        "SELECT * FROM clock",
+        "SELECT 1 WHERE EXISTS (SELECT 1 FROM clock)",
+    ],
+)
+def test_golds_that_depend_on_chance_or_the_clock_are_never_kept(tmp_path, database, gold):
+    make(database, "CREATE VIEW clock AS SELECT datetime('now') AS now")
     with Executor(workers=1, cache=tmp_path / "cache") as executor:
-        executor.judge([pair])
-    assert stored(tmp_path / "cache") == 0
+        executor.judge(
+            [Pair(database, gold, "SELECT 0"), Pair(database, "SELECT now FROM (SELECT 1 AS now)", "SELECT 0")]
+        )
+    assert stored(tmp_path / "cache") == 1  # the other one
 
 
 def test_a_damaged_cache_is_named(tmp_path):

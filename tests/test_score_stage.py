@@ -47,7 +47,7 @@ def write_candidates(folder, rows):
     write_jsonl(folder / "candidates.jsonl", records)
 
 
-def run(folder, settings=SETTINGS, out="out"):
+def run(folder, settings=SETTINGS, out="out", exclude=None):
     arguments = [
         "--settings",
         json.dumps(settings),
@@ -58,6 +58,7 @@ def run(folder, settings=SETTINGS, out="out"):
     ]
     arguments += ["--databases", str(folder / "databases"), "--candidates", str(folder / "candidates.jsonl")]
     arguments += ["--tag", "strategy=none", "--tag", "reward=full", "--tag", "benchmark=tiny"]
+    arguments += ["--exclude", str(folder / exclude)] if exclude else []
     score.main(arguments)
     rows = [json.loads(line) for line in (folder / out / "questions.jsonl").read_text().splitlines()]
     return json.loads((folder / out / "summary.json").read_text()), {row["index"]: row for row in rows}
@@ -121,8 +122,7 @@ def test_a_question_without_an_answer_is_wrong(benchmark):
 
 def test_excluded_questions_are_counted_apart(benchmark):
     (benchmark / "untrusted.txt").write_text("2\n4\n")
-    settings = SETTINGS | {"benchmark": {"layout": "spider", "exclude": str(benchmark / "untrusted.txt")}}
-    summary, rows = run(benchmark, settings)
+    summary, rows = run(benchmark, exclude="untrusted.txt")
     assert (summary["excluded"], summary["missing_databases"]) == (2, {})
     assert sorted(rows) == [0, 1, 3, 5]
 
@@ -169,9 +169,8 @@ def test_candidates_that_do_not_fit_are_named(benchmark, capsys, spoil, message)
 
 def test_a_line_of_the_exclude_file_that_is_no_index_is_named(benchmark, capsys):
     (benchmark / "untrusted.txt").write_text("2\nsix\n")
-    settings = SETTINGS | {"benchmark": {"layout": "spider", "exclude": str(benchmark / "untrusted.txt")}}
     with pytest.raises(SystemExit, match="1"):
-        run(benchmark, settings)
+        run(benchmark, exclude="untrusted.txt")
     assert "untrusted.txt:2" in capsys.readouterr().err
 
 
@@ -197,10 +196,8 @@ def test_real_systems_on_spider_dev_score_as_the_official_evaluator_says(data_ro
         for i, row in predicted[0].items()
     ]
     write_jsonl(tmp_path / "candidates.jsonl", records)
-    exclude = "{data}/spider/wta_1_rankings_questions.txt"
-    monkeypatch.setenv("SQLR1_DATA", str(data_root))
-    settings = SETTINGS | {"benchmark": {"layout": "spider", "exclude": exclude}}
-    arguments = ["--settings", json.dumps(settings), "--out", "out", "--candidates", "candidates.jsonl"]
+    arguments = ["--settings", json.dumps(SETTINGS), "--out", "out", "--candidates", "candidates.jsonl"]
+    arguments += ["--exclude", str(data_root / "spider/wta_1_rankings_questions.txt")]
     arguments += ["--questions", str(data_root / "spider/dev.json"), "--databases", str(data_root / "spider/database")]
     score.main(arguments)
     rows = [row for _, row in read_jsonl(tmp_path / "out/questions.jsonl")]

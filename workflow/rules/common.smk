@@ -2,6 +2,7 @@ import os
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
+from sqlr1.base_model import MODEL_FILES
 from sqlr1.provenance import settings, sources
 from sqlr1.records import InputError
 
@@ -12,7 +13,7 @@ except InputError as error:
 
 DATA_ROOT = configuration.prepare_environment(config["data"]["root"], PACKAGE_ROOT)
 RESULTS = f"results/{config['experiment']}"
-# Models and datasets are resolved before training; a job must not depend on what a hub says today.
+# A stage depends on the libraries too: another version of one may give other results.
 PINS = "constraints.txt"
 ENV = "../../envs/sqlr1.yaml"
 CORES = workflow.cores or 1
@@ -50,9 +51,7 @@ def configured_benchmarks():
         made_here = "{results}" in entry["questions"]
         missing = [p for p in (entry["questions"], entry["databases"]) if not os.path.exists(resolve(p))]
         if made_here or not missing:
-            # Only some copies of a benchmark come with a list of untrusted questions.
-            absent = entry.get("exclude") and not os.path.exists(resolve(entry["exclude"]))
-            here[name] = {key: value for key, value in entry.items() if not (absent and key == "exclude")}
+            here[name] = entry
         elif entry.get("required"):
             raise WorkflowError(
                 f"benchmark {name}: {resolve(missing[0])} is missing. {entry.get('download', '')} "
@@ -99,9 +98,22 @@ def scores(strategies, rewards, benchmarks=None):
 
 
 def untrusted_questions(name):
-    """The file of a benchmark's excluded questions, where one is configured."""
-    entry = BENCHMARKS[name]
-    return [resolve(entry["exclude"])] if entry.get("exclude") else []
+    """The file of a benchmark's excluded questions; only some copies of a benchmark come with one."""
+    path = resolve(BENCHMARKS[name].get("exclude", ""))
+    return [path] if os.path.exists(path) else []
+
+
+def asked_of(name):
+    """What of a benchmark's entry changes its results, beside the files."""
+    return {key: BENCHMARKS[name][key] for key in ("layout", "limit") if key in BENCHMARKS[name]}
+
+
+def base_model_files():
+    """The files of a base model that lies here already."""
+    source, path = config["base_model"]["source"], Path(config["base_model"]["name"])
+    if source == "path":
+        return sorted(str(file) for file in path.glob("*") if file.is_file())
+    return [str(path)] if source == "gguf" else []
 
 
 def question_rows(summaries):
@@ -132,13 +144,3 @@ def policies(strategies, rewards):
     for made_by in (rules.candidates, rules.score):
         files += expand(made_by.output, reward=rewards, benchmark=list(BENCHMARKS), **variants)
     return files
-
-
-MODEL_FILES = [
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-]

@@ -2,6 +2,7 @@ rule base_model:
     input:
         code=sources("stages.base_model"),
         pins=PINS,
+        files=base_model_files(),
     output:
         manifest="<results>/base_model/manifest.json",
         model=expand("<results>/base_model/model/{file}", file=MODEL_FILES),
@@ -26,6 +27,7 @@ rule base_model:
 rule synthesize:
     input:
         code=sources("stages.synthesize"),
+        pins=PINS,
         files=source_files(),
     output:
         manifest="<results>/synthesize/manifest.json",
@@ -59,6 +61,7 @@ rule synthesize:
 rule filter:
     input:
         code=sources("stages.filter"),
+        pins=PINS,
         questions="<results>/synthesize/questions.jsonl",
         catalogue="<results>/synthesize/catalogue.jsonl",
         benchmarks=[benchmark_files(name)["questions"] for name in BENCHMARKS],

@@ -19,12 +19,13 @@ rule candidates:
     resources:
         **config["resources"]["candidates"],
     params:
-        cfg=lambda wildcards: settings(config, "candidates", "prompt", benchmark=BENCHMARKS[wildcards.benchmark]),
+        cfg=lambda wildcards: settings(config, "candidates", "prompt", benchmark=asked_of(wildcards.benchmark)),
         databases=lambda wildcards: resolve(BENCHMARKS[wildcards.benchmark]["databases"]),
+        exclude=lambda wildcards, input: ["--exclude", input.untrusted] if input.untrusted else [],
         out=lambda wildcards, output: Path(output.manifest).parent,
         experiment=config["experiment"],
     shell:
         "python -m sqlr1.stages.candidates --settings {params.cfg:q} --seed {wildcards.seed} "
         "--model-manifest {input.model:q} --questions {input.questions:q} --databases {params.databases:q} "
-        "--out {params.out:q} --experiment {params.experiment:q} --log {log:q} --tag strategy={wildcards.strategy} "
+        "{params.exclude:q} --out {params.out:q} --experiment {params.experiment:q} --log {log:q} --tag strategy={wildcards.strategy} "
         "--tag reward={wildcards.reward} --tag benchmark={wildcards.benchmark}"

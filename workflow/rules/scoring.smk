@@ -2,6 +2,7 @@ rule score:
     input:
         unpack(lambda wildcards: benchmark_files(wildcards.benchmark)),
         code=sources("stages.score"),
+        pins=PINS,
         untrusted=lambda wildcards: untrusted_questions(wildcards.benchmark),
         candidates="<results>/candidates/{strategy}/{reward}/seed-{seed}/{benchmark}/candidates.jsonl",
     output:
@@ -21,12 +22,13 @@ rule score:
         mem_mb=2000,
         runtime=60,
     params:
-        cfg=lambda wildcards: settings(config, "score", "execution", benchmark=BENCHMARKS[wildcards.benchmark]),
+        cfg=lambda wildcards: settings(config, "score", "execution", benchmark=asked_of(wildcards.benchmark)),
         databases=lambda wildcards: resolve(BENCHMARKS[wildcards.benchmark]["databases"]),
+        exclude=lambda wildcards, input: ["--exclude", input.untrusted] if input.untrusted else [],
         out=lambda wildcards, output: Path(output.manifest).parent,
         experiment=config["experiment"],
     shell:
         "python -m sqlr1.stages.score --settings {params.cfg:q} --seed {wildcards.seed} "
         "--questions {input.questions:q} --databases {params.databases:q} --candidates {input.candidates:q} "
-        "--out {params.out:q} --experiment {params.experiment:q} --log {log:q} --tag strategy={wildcards.strategy} "
+        "{params.exclude:q} --out {params.out:q} --experiment {params.experiment:q} --log {log:q} --tag strategy={wildcards.strategy} "
         "--tag reward={wildcards.reward} --tag benchmark={wildcards.benchmark}"

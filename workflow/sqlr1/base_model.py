@@ -86,6 +86,14 @@ def load_tokenizer(folder: Path | str, revision: str | None = None) -> "PreTrain
     return tokenizer
 
 
+def context_length(folder: Path) -> int:
+    """How many tokens the model of a folder can read. Raises InputError if its configuration does not say."""
+    length = read_json(Path(folder) / "config.json").get("max_position_embeddings")
+    if not isinstance(length, int):
+        raise InputError(f"{folder}/config.json: 'max_position_embeddings' is missing or no whole number")
+    return length
+
+
 def save_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path, dtype: str) -> None:
     """Write `MODEL_FILES` to `folder`, weights in `dtype`, in one shard.
 

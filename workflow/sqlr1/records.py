@@ -71,6 +71,12 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
     for number, row in read_jsonl(path):
         if unknown := set(row) - names:
             raise InputError(f"{path}:{number}: unknown field {sorted(unknown)[0]!r} for a {kind.__name__} record")
+        for name, value in row.items():
+            if name == "samples" and not isinstance(value, list):
+                raise InputError(f"{path}:{number}: 'samples' must be a list of texts, not {value!r:.60}")
+            texts = value if name == "samples" else [value]
+            if not all(isinstance(text, str) for text in texts):
+                raise InputError(f"{path}:{number}: {name!r} must be text, not {value!r:.60}")
         try:
             records.append(kind(**row))
         except TypeError as error:

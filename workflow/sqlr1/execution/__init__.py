@@ -19,8 +19,8 @@ What is covered:
   beyond it is called `too_large`: the query was not slow.
 - Memory: SQLite's heap, the process's address space (not enforced on macOS), rows and bytes of a result.
 - A worker that dies is replaced at once by one that stands by. Its query is tried once more, unless time was up, and
-  then called `crashed`; no other query is lost. One that is stopped while a large gold is sent to it holds up the
-  others, by at most three seconds.
+  then called `crashed`; no other query is lost. One that is stopped (SIGSTOP) is replaced a few seconds after its
+  limit; one that is stopped while a large gold is sent to it holds up the others, by at most three seconds.
 - A gold that fails is `gold_failed` or `gold_timed_out`, whatever the prediction did.
 
 What is not:
@@ -28,8 +28,8 @@ What is not:
 - A fault in SQLite or Python that lets a query run machine code: the worker is an ordinary process of the same user,
   without seccomp, namespaces or a container. It could then read what the user can read.
 - Secrecy: a query may read everything in the database it is given, the schema included.
-- Chance and the clock: RANDOM() and date('now') work as in SQLite; golds that name them are not cached.
-  A gold that reaches them through a view, or with a comment before the parenthesis, is cached all the same.
+- Chance and the clock: RANDOM() and date('now') work as in SQLite. Golds that call such functions, also through a view,
+  are not cached.
 - A database changed in place while a statement reads it (`immutable`). A change between statements is noticed. Writes
   that lie in an unfinished write-ahead log (`-wal`) are not seen.
 - Equal verdicts for a query that takes about as long as the limit. Quick ones do not depend on the machine's load.

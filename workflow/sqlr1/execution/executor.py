@@ -11,7 +11,6 @@ from sqlr1.execution.cache import GoldCache
 from sqlr1.execution.judging import METRICS, SEMANTICS, Comparison, Gold, Plan
 from sqlr1.execution.pool import Pool
 from sqlr1.execution.protocol import Reply, Task
-from sqlr1.execution.rewriting import is_volatile
 from sqlr1.execution.verdicts import Execution, Judgement, Limits, Pair, Query, Status
 from sqlr1.records import InputError
 
@@ -98,16 +97,17 @@ class Executor:
             if not gold.database.is_file():
                 found[gold] = "", (Status.MISSING_DATABASE.value, None, f"{gold.database}: no such file")
                 continue
-            key = "" if is_volatile(gold.sql) else self._cache.key(*gold)  # "": to be kept nowhere
-            reply = self._cache.get(key) if key else None
+            key = self._cache.key(*gold)
+            reply = self._cache.get(key)
             if reply is None:
                 missing[gold] = key
             else:
                 found[gold] = key, reply
         replies = self._run([("execute", _absolute(gold.database), gold.sql) for gold in missing], progress and "golds")
-        found |= {gold: (key, reply) for (gold, key), reply in zip(missing.items(), replies, strict=True)}
-        self._cache.put({key: found[gold][1] for gold, key in missing.items() if key})
-        return found
+        new = dict(zip(missing, replies, strict=True))
+        kept = {gold: missing[gold] for gold, reply in new.items() if not _may_change(reply)}
+        self._cache.put({key: new[gold] for gold, key in kept.items()})
+        return found | {gold: (kept.get(gold, ""), reply) for gold, reply in new.items()}  # "": to be kept nowhere
 
     def _compare(
         self, comparisons: list[Comparison], golds: dict[Gold, tuple[str, Reply]], progress: str | None
@@ -119,7 +119,7 @@ class Executor:
                 comparators.setdefault((gold, predicted), []).append(comparator)
         tasks = []
         for (gold, predicted), names in comparators.items():
-            key, (_, (_, rows), _) = golds[gold]
+            key, (_, (_, rows, _), _) = golds[gold]
             tasks.append(("compare", _absolute(gold.database), predicted, key, rows, tuple(names)))
         replies = dict(zip(comparators, self._run(tasks, progress), strict=True))
         return {item: replies[item[:2]] for item in comparisons if item[:2] in replies}
@@ -142,6 +142,12 @@ def _check(databases: Iterable[Path]) -> None:
                     raise InputError(f"{database}: not a SQLite database; fetch or build it again")
 
 
+def _may_change(reply: Reply) -> bool:
+    """Whether the statement's result depends on the clock or on chance, as far as a worker can tell."""
+    _, payload, _ = reply
+    return payload is not None and payload[2]
+
+
 def _absolute(database: Path) -> str:
     return os.path.abspath(database)
 
@@ -149,5 +155,5 @@ def _absolute(database: Path) -> str:
 def _execution(status: str, payload: tuple | None, error: str) -> Execution:
     if payload is None:
         return Execution(Status(status), error=error)
-    columns, rows = payload
+    columns, rows, _ = payload
     return Execution(Status(status), columns, marshal.loads(rows))

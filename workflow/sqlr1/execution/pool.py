@@ -22,7 +22,7 @@ _PACKAGE_ROOT = Path(__file__).parents[2]
 _START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from sqlr1.execution.worker import main; main()"
 # What finding Python's own libraries may take; nothing else of the environment is a worker's business.
 _ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-# A worker that is this much later than its own limits allow is taken for dead (stopped, or starved of the CPU).
+# A worker that is this much later than its limit is looked after, and again each time as much has passed.
 _HANG_SECONDS = 3.0
 # A task whose worker died is tried once more: it may have been killed from outside.
 _ATTEMPTS = 2
@@ -49,17 +49,30 @@ class _Process:
         self.pid = self._process.pid
         self.ready = False
         self.task: int | None = None
-        self.deadline = 0.0
+        self.deadline = 0.0  # when to look after it
+        self.last_deadline = 0.0  # when to give it up
         self.inbox = Inbox(self.socket)
 
     def assign(self, task: int, message: Task, seconds: float) -> None:
-        """Hand out a task that must be answered within `seconds`."""
+        """Hand out a task whose statements end within `seconds`; comparing their results may take longer."""
         self.task = task
-        self.deadline = time.monotonic() + seconds
+        self.deadline = time.monotonic() + seconds + _HANG_SECONDS
+        self.last_deadline = self.deadline + COMPARISON_WALL_SECONDS
         try:
             send(self.socket, message)
         except OSError:  # gone, or stopped and not reading: to be replaced at once
-            self.deadline = 0.0
+            self.deadline = self.last_deadline = 0.0
+
+    def hangs(self, now: float) -> bool:
+        """Whether a process that is past its deadline is stopped (SIGSTOP) or past all patience."""
+        if now >= self.last_deadline:
+            return True
+        import psutil
+
+        try:
+            return psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
+        except psutil.NoSuchProcess:
+            return True
 
     def end(self) -> int:
         """Kill the process, if it still lives: it has nothing to save. Its exit code, or minus the signal."""
@@ -97,7 +110,7 @@ class Pool:
 
         `statements`: how many statements a task runs at most, each with the full time limit.
         """
-        seconds = self._limits.seconds * statements + COMPARISON_WALL_SECONDS + _HANG_SECONDS
+        seconds = self._limits.seconds * statements
         waiting = deque(range(len(tasks)))
         replies: dict[int, Reply] = {}
         deaths = [0] * len(tasks)
@@ -143,7 +156,10 @@ class Pool:
                     self._failed_starts = 0
         now = time.monotonic()
         for process in [process for process in self._processes if process.task is not None and process.deadline < now]:
-            found += self._replace(process)
+            if process.hangs(now):
+                found += self._replace(process)
+            else:  # comparing, or short of CPU time
+                process.deadline = now + _HANG_SECONDS
         return found
 
     def _replace(self, process: _Process) -> list[tuple[int, Reply | None]]:

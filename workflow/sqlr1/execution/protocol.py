@@ -5,7 +5,7 @@ A task is `(kind, database, sql, *more)`, a reply `(status, payload, error)`:
 
 | kind        | more                                      | payload if ok                                         |
 |-------------|-------------------------------------------|-------------------------------------------------------|
-| execute     |                                           | (column names, marshalled rows)                       |
+| execute     |                                           | (column names, marshalled rows, may change by itself) |
 | fingerprint |                                           | digest of the result                                  |
 | compare     | gold's key, marshalled rows, comparators  | comparator -> 0..1                                    |
 | race        | gold SQL, repeats                         | ratios of gold time to predicted time, one a repeat   |

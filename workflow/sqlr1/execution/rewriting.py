@@ -1,4 +1,4 @@
-"""What the official evaluators do to SQL text before they run it, and what a cache must know about it."""
+"""What the official evaluators do to SQL text before they run it."""
 
 import re
 
@@ -10,10 +10,6 @@ _TOKEN = re.compile(
     re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )
 _CURRENT_YEAR = re.compile(r"YEAR\s*\(\s*CURDATE\s*\(\s*\)\s*\)", re.IGNORECASE)
-_VOLATILE = re.compile(
-    r"\b(random|randomblob|current_(date|time|timestamp)|(date|time|datetime|julianday|unixepoch|strftime|timediff)\s*\()",
-    re.IGNORECASE,
-)
 
 
 def mend(sql: str) -> str:
@@ -41,11 +37,6 @@ def remove_distinct(sql: str) -> str:
 def is_ordered(gold: str) -> bool:
     """Spider's rule: the order of rows matters if the gold contains "order by" anywhere, even in a subquery."""
     return "order by" in gold.lower()
-
-
-def is_volatile(sql: str) -> bool:
-    """Whether the result may depend on the clock or on chance, so that it must not be kept. Errs on the safe side."""
-    return bool(_VOLATILE.search(sql))
 
 
 def on_one_line(sql: str) -> str:

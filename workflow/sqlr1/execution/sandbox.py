@@ -34,6 +34,11 @@ _FUNCTIONS = frozenset(
     json_array_length json_error_position json_extract json_group_array json_group_object json_insert json_object
     json_patch json_pretty json_quote json_remove json_replace json_set json_type json_valid""".split()  # noqa: SIM905
 )
+# Results of these may change from run to run. With arguments other than 'now' most do not, but who can tell.
+_VOLATILE = frozenset(
+    """current_date current_time current_timestamp date datetime julianday random randomblob strftime time timediff
+    unixepoch""".split()  # noqa: SIM905
+)
 # What SQLite and the sqlite3 module say of a statement that is itself too big, or several, for want of an error code.
 _SIZE_ERRORS = ("query string is too large", "Expression tree is too large", "parser stack overflow", "too many")
 _SEVERAL = "You can only execute one statement"
@@ -43,12 +48,16 @@ _CATALOGUE = frozenset(("sqlite_master", "sqlite_schema", "sqlite_sequence", "sq
 
 @dataclass
 class Outcome:
-    """What one statement did: `columns` and `rows` if its status is ok, else `error`."""
+    """What one statement did: `columns` and `rows` if its status is ok, else `error`.
+
+    `volatile`: it calls a function, itself or in a view it reads, whose result may depend on the clock or on chance.
+    """
 
     status: Status
     columns: list[str]
     rows: list[tuple]
     error: str = ""
+    volatile: bool = False
 
 
 class Sandbox:
@@ -58,6 +67,7 @@ class Sandbox:
         self._limits = limits
         self._deadline = 0.0
         self._denied = False
+        self._volatile = False
         uri = f"file:{quote(os.fsencode(database))}?mode=ro&immutable=1"
         self._connection = sqlite3.connect(uri, uri=True, isolation_level=None, cached_statements=0)
         self._connection.text_factory = _decode
@@ -111,7 +121,9 @@ class Sandbox:
             else:  # no column is read: a table, or a common table expression, which may not bear a module's name
                 allowed = table not in self._modules and not table.startswith("pragma_")
         elif action == sqlite3.SQLITE_FUNCTION:
-            allowed = (second or "").lower() in _FUNCTIONS
+            name = (second or "").lower()
+            allowed = name in _FUNCTIONS
+            self._volatile |= name in _VOLATILE
         self._denied |= not allowed
         return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
 
@@ -121,7 +133,7 @@ class Sandbox:
     def run(self, sql: str) -> Outcome:
         """Run one statement within the limits. Never raises for anything the statement does."""
         seconds = self._limits.seconds
-        self._denied = False
+        self._denied = self._volatile = False
         self._deadline = time.monotonic() + seconds
         signal.setitimer(signal.ITIMER_REAL, seconds + GRACE_SECONDS)
         try:
@@ -147,7 +159,7 @@ class Sandbox:
             if self._out_of_time():
                 cursor.close()
                 return Outcome(Status.TIMED_OUT, [], [], "interrupted")
-        return Outcome(Status.OK, columns, rows)
+        return Outcome(Status.OK, columns, rows, volatile=self._volatile)
 
     def _classify(self, error: Exception) -> Status:
         code = getattr(error, "sqlite_errorcode", None)

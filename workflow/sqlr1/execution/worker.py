@@ -62,7 +62,7 @@ class Worker:
     def _payload(self, kind: str, outcome: Outcome, *more: Any) -> Any:
         match kind:
             case "execute":
-                return outcome.columns, marshal.dumps(outcome.rows, 2)
+                return outcome.columns, marshal.dumps(outcome.rows, 2), outcome.volatile
             case "fingerprint":
                 return fingerprint(outcome.rows)
             case "compare":

@@ -28,7 +28,7 @@ class Prompts:
     """Builds prompts; reads each database's schema once.
 
     `settings` is the config section `prompt`: `schema` (compact or ddl), `example_values` a column, `max_length` in
-    tokens (a longer prompt is None, for the caller to drop and count).
+    tokens (a longer prompt is None, for the caller to drop and count). Candidates set it to the model's context.
     """
 
     tokenizer: "PreTrainedTokenizerBase"

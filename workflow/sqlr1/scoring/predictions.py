@@ -53,6 +53,21 @@ def _question(layout: str, path: Path, index: int, row: Any) -> BenchmarkQuestio
     )
 
 
+def excluded_questions(path: Path | None, n: int) -> set[int]:
+    """The indices (of `n` questions) that are not to be trusted, one a line; none without a file.
+
+    Raises InputError for a missing file and for a line that is no such index.
+    """
+    if path is None:
+        return set()
+    with readable(path):
+        lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not (line.strip().isdecimal() and int(line) < n):
+            raise InputError(f"{path}:{number}: {line!r} is not the index of one of the {n} questions")
+    return {int(line) for line in lines if line.strip()}
+
+
 def read_predictions(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[int, str]:
     """Read predictions by question index: JSONL (`.jsonl`), BIRD's JSON object (`.json`), else Spider's text."""
     if path.suffix == ".jsonl":

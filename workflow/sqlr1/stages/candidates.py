@@ -13,12 +13,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from sqlr1.base_model import load_tokenizer, model_folder
+from sqlr1.base_model import context_length, load_tokenizer, model_folder
 from sqlr1.inference.candidates import Prompted, generate
 from sqlr1.inference.resumable import fix_numerics, owned
 from sqlr1.records import InputError, write_jsonl
-from sqlr1.scoring.predictions import BenchmarkQuestion, read_questions
-from sqlr1.stages.common import Job, data_root, stage, stage_parser
+from sqlr1.scoring.predictions import excluded_questions, read_questions
+from sqlr1.stages.common import Job, stage, stage_parser
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model-manifest", type=Path, required=True, help="manifest of the stage that made the model")
     parser.add_argument("--questions", type=Path, required=True, help="the benchmark's questions file")
     parser.add_argument("--databases", type=Path, required=True, help="folder of <db_id>/<db_id>.sqlite")
-    with stage("candidates", parser, argv, inputs=["model_manifest", "questions"]) as job:
+    parser.add_argument("--exclude", type=Path, help="file with the indices of questions that are not to be trusted")
+    with stage("candidates", parser, argv, inputs=["model_manifest", "questions", "exclude"]) as job:
         _answer(job)
         job.outputs("candidates.jsonl")
 
@@ -52,8 +53,12 @@ def _prompts(job: Job, folder: Path) -> list[Prompted]:
     """The questions to answer: trusted ones whose database is here, at most `limit`; what is left out is counted."""
     from sqlr1.inference.prompts import Prompts
 
-    prompts = Prompts(load_tokenizer(folder), job.settings["prompt"])
-    questions = _trusted(job, read_questions(job.settings["benchmark"]["layout"], job.args.questions))
+    # Training bounds its prompts for memory; an answer may use all that the model can read.
+    room = context_length(folder) - job.settings["candidates"]["max_new_tokens"]
+    prompts = Prompts(load_tokenizer(folder), job.settings["prompt"] | {"max_length": room})
+    questions = read_questions(job.settings["benchmark"]["layout"], job.args.questions)
+    excluded = excluded_questions(job.args.exclude, len(questions))
+    questions = [q for q in questions if q.index not in excluded]
     path = {q.db_id: job.args.databases / q.db_id / f"{q.db_id}.sqlite" for q in questions}
     absent = Counter(q.db_id for q in questions if not path[q.db_id].is_file())
     if absent:
@@ -67,23 +72,11 @@ def _prompts(job: Job, folder: Path) -> list[Prompted]:
         here = [here[i] for i in kept]
     prompted = [Prompted(str(q.index), q.db_id, prompts.token_ids(q, path[q.db_id])) for q in here]
     too_long = sum(p.token_ids is None for p in prompted)
-    log.info("%d questions; %d of them unanswered: the prompt is over max_length", len(prompted), too_long)
-    job.run.metrics(
-        {"questions": len(prompted), "missing_databases": absent.total(), "prompt_over_max_length": too_long}
+    log.info(
+        "%d questions; %d of them unanswered: the prompt does not fit the model's context", len(prompted), too_long
     )
+    job.run.metrics({"questions": len(prompted), "missing_databases": absent.total(), "prompt_too_long": too_long})
     return prompted
-
-
-def _trusted(job: Job, questions: Sequence[BenchmarkQuestion]) -> list[BenchmarkQuestion]:
-    """Without those that the benchmark's `exclude` file lists by index, one a line."""
-    file = job.settings["benchmark"].get("exclude")
-    if not file:
-        return list(questions)
-    path = Path(file.replace("{data}", str(data_root())))
-    if not path.is_file():
-        raise InputError(f"{path}: no such file (benchmark.exclude)")
-    excluded = set(path.read_text(encoding="utf-8").split())
-    return [q for q in questions if str(q.index) not in excluded]
 
 
 if __name__ == "__main__":

@@ -23,9 +23,15 @@ from sqlr1.reporting.figures import interval_panels
 from sqlr1.reporting.rows import answer_row, preview, samples_row
 from sqlr1.reporting.summary import HEADLINE, SEMANTICS, flat_metrics, in_order, summarise
 from sqlr1.scoring.benchmark import database_path
-from sqlr1.scoring.predictions import BenchmarkQuestion, read_questions, write_bird_json, write_spider_text
+from sqlr1.scoring.predictions import (
+    BenchmarkQuestion,
+    excluded_questions,
+    read_questions,
+    write_bird_json,
+    write_spider_text,
+)
 from sqlr1.scoring.vote import majority
-from sqlr1.stages.common import GOLD_CACHE, Job, data_root, stage, stage_parser
+from sqlr1.stages.common import GOLD_CACHE, Job, stage, stage_parser
 
 logger = logging.getLogger(__name__)
 
@@ -44,15 +50,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = stage_parser(__doc__)
     parser.add_argument("--questions", type=Path, required=True, help="the benchmark's questions file")
     parser.add_argument("--databases", type=Path, required=True, help="folder of <db_id>/<db_id>.sqlite")
+    parser.add_argument("--exclude", type=Path, help="file with the indices of questions that are not to be trusted")
     parser.add_argument("--candidates", type=Path, required=True)
-    with stage("score", parser, argv, inputs=["questions", "candidates"]) as job:
+    with stage("score", parser, argv, inputs=["questions", "exclude", "candidates"]) as job:
         _score(job)
 
 
 def _score(job: Job) -> None:
-    benchmark = job.settings["benchmark"]
-    questions = read_questions(benchmark["layout"], job.args.questions)
-    excluded = _excluded(benchmark.get("exclude"), len(questions))
+    questions = read_questions(job.settings["benchmark"]["layout"], job.args.questions)
+    excluded = excluded_questions(job.args.exclude, len(questions))
     trusted = [question for question in questions if question.index not in excluded]
     answered, missing = _join(job, trusted, read_records(job.args.candidates, Candidates))
     for database in sorted({a.database for a in answered}):
@@ -84,20 +90,6 @@ def _identity(job: Job) -> dict[str, Any]:
         "reward": tags.get("reward", ""),
         "seed": job.seed,
     }
-
-
-def _excluded(file: str | None, n: int) -> set[int]:
-    """The indices of questions that are not to be trusted, one a line. Raises InputError for anything else."""
-    if not file:
-        return set()
-    path = Path(file.replace("{data}", str(data_root())))
-    if not path.is_file():
-        raise InputError(f"{path}: no such file (benchmark.exclude)")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, 1):
-        if line.strip() and not (line.strip().isdecimal() and int(line) < n):
-            raise InputError(f"{path}:{number}: {line!r} is not the index of one of the {n} questions")
-    return {int(line) for line in lines if line.strip()}
 
 
 def _join(
