@@ -67,6 +67,25 @@ def test_a_missing_optional_benchmark_is_named_as_skipped(checkout):
     assert "Benchmark spider_dev is skipped" in run.stdout + run.stderr
 
 
+def test_a_benchmark_without_any_database_is_named_as_skipped(checkout, tmp_path):
+    (tmp_path / "spider/database").mkdir(parents=True)
+    (tmp_path / "spider/dev.json").write_text("[]")
+    run = snakemake(checkout, "-n", SQLR1_DATA=str(tmp_path))
+    assert run.returncode == 0, run.stderr
+    skipped = f"Benchmark spider_dev is skipped: {tmp_path}/spider/database/<db_id>/<db_id>.sqlite is missing"
+    assert skipped in run.stdout + run.stderr
+
+
+def test_a_target_with_an_unknown_benchmark_has_no_rule(checkout):
+    target = "results/embedded/score/none/no_rl/seed-0/nope/summary.json"
+    run = snakemake(checkout, target, "-n", SQLR1_DATA="no_such_folder")
+    assert run.returncode != 0
+    output = run.stdout + run.stderr
+    assert "MissingRuleException" in output
+    assert target in output
+    assert "KeyError" not in output
+
+
 def test_malformed_jsonl_is_named_with_its_line(tmp_path):
     path = tmp_path / "questions.jsonl"
     path.write_text('{"id": "1", "db_id": "a", "question": "q", "sql": "s"}\n{"id": 2,\n')

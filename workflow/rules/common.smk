@@ -31,12 +31,16 @@ wildcard_constraints:
     strategy="none|sql_only|reasoning",
     reward="full|no_format|no_execution|no_result|no_length|binary|graded|no_rl",
     seed=r"\d+",
-    benchmark=r"\w+",
 
 
 def resolve(path):
     """A configured path with {data} and {results} filled in."""
     return path.replace("{data}", DATA_ROOT).replace("{results}", RESULTS)
+
+
+def database_files(entry):
+    """The SQLite files of a benchmark's databases folder."""
+    return sorted(map(str, Path(resolve(entry["databases"])).glob("*/*.sqlite")))
 
 
 def configured_benchmarks():
@@ -50,6 +54,8 @@ def configured_benchmarks():
             continue
         made_here = "{results}" in entry["questions"]
         missing = [p for p in (entry["questions"], entry["databases"]) if not os.path.exists(resolve(p))]
+        if not missing and not made_here and not database_files(entry):
+            missing = [f"{entry['databases']}/<db_id>/<db_id>.sqlite"]
         if made_here or not missing:
             here[name] = entry
         elif entry.get("required"):
@@ -68,6 +74,10 @@ for name, reason in SKIPPED.items():
     logger.warning(f"Benchmark {name} is skipped: {reason}")
 
 
+wildcard_constraints:
+    benchmark="|".join(BENCHMARKS) or "none",
+
+
 def benchmark_files(name):
     """The files a benchmark's results depend on: its questions and each SQLite file in its databases folder."""
     entry = BENCHMARKS[name]
@@ -75,7 +85,7 @@ def benchmark_files(name):
     if "{results}" in entry["databases"]:
         files["databases"] = "<results>/synthesize/catalogue.jsonl"
     else:
-        files["databases"] = sorted(map(str, Path(resolve(entry["databases"])).glob("*/*.sqlite")))
+        files["databases"] = database_files(entry)
     return files
 
 
