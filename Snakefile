@@ -47,7 +47,7 @@ rule all:
         EVERYTHING,
         policies("none", WITHOUT_RL),
         policies(STRATEGY, WITHOUT_RL),
-        policies(STRATEGY, "full"),
+        policies(STRATEGY, VARIANTS),
         rules.report.output,
 
 

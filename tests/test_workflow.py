@@ -11,6 +11,7 @@ from conftest import copy_checkout, snakemake
 
 SMOKE = ("--configfile", "workflow/config/smoke.yaml")
 TRAINED = {"grpo", "candidates", "score", "report"}
+SELECTED = {"select"} | TRAINED
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_every_stage_is_tracked_as_finished(checkout):
         rows = store.execute(
             "SELECT t.value, r.status FROM runs r JOIN tags t USING (run_uuid) WHERE t.key = 'stage'"
         ).fetchall()
-    stages = {"base_model", "synthesize", "filter", "cold_start", "grpo", "candidates", "score", "report"}
+    stages = {"base_model", "synthesize", "filter", "cold_start", "select", "grpo", "candidates", "score", "report"}
     assert {stage for stage, _ in rows} == stages
     assert {status for _, status in rows} == {"FINISHED"}
 
@@ -97,6 +98,17 @@ def test_an_edit_in_rewards_reruns_grpo_and_what_follows(checkout, edit):
     assert set(planned(checkout)) == TRAINED
 
 
+def test_one_key_of_select_reruns_the_selection_and_what_follows(checkout, edit):
+    edit("workflow/config/smoke.yaml", "rows: 8", "rows: 7")
+    assert set(planned(checkout)) == SELECTED
+
+
+def test_another_reward_variant_trains_only_itself(checkout):
+    (checkout / "variants.yaml").write_text("reward: {variants: [full, binary]}")
+    jobs = planned(checkout, configfile=["variants.yaml"])
+    assert jobs == {"grpo": 1, "candidates": 1, "score": 1, "report": 1}
+
+
 def test_one_key_of_grpo_reruns_grpo_and_what_follows(checkout, edit):
     edit("workflow/config/smoke.yaml", "max_completion_length: 48", "max_completion_length: 47")
     assert set(planned(checkout)) == TRAINED
@@ -113,6 +125,7 @@ def test_a_new_seed_plans_only_its_jobs(checkout):
     benchmarks = len(list((checkout / "results/smoke/candidates/reasoning/full/seed-0").iterdir()))
     assert jobs == {
         "cold_start": 2,  # the base model passes through the strategy `none`
+        "select": 1,
         "grpo": 1,
         "candidates": 3 * benchmarks,
         "score": 3 * benchmarks,
@@ -141,6 +154,7 @@ def test_the_targets_of_both_ablations_plan_their_variants(checkout):
     assert "cold_start" not in reward
     cold_start = planned(checkout, "ablation_cold_start")
     assert cold_start["cold_start"] == 1  # sql_only; none and reasoning are there
+    assert cold_start["select"] == 2
     assert cold_start["grpo"] == 2
 
 

@@ -20,6 +20,8 @@ CORES = workflow.cores or 1
 STRATEGY = config["cold_start"]["strategy"]
 WITHOUT_RL = "no_rl"
 SEEDS = config["seeds"]
+REWARD = dict(config["reward"])
+VARIANTS = REWARD.pop("variants")
 
 
 envvars:
@@ -150,6 +152,8 @@ def policies(strategies, rewards):
     variants = dict(strategy=strategies, seed=SEEDS)
     trained = [reward for reward in ([rewards] if isinstance(rewards, str) else rewards) if reward != WITHOUT_RL]
     files = expand(rules.cold_start.output, **variants)
+    if trained:
+        files += expand(rules.select.output, **variants)
     files += expand(rules.grpo.output, reward=trained, **variants)
     for made_by in (rules.candidates, rules.score):
         files += expand(made_by.output, reward=rewards, benchmark=list(BENCHMARKS), **variants)

@@ -31,13 +31,44 @@ rule cold_start:
         "--tag strategy={wildcards.strategy}"
 
 
+rule select:
+    input:
+        code=sources("stages.select"),
+        pins=PINS,
+        start="<results>/cold_start/{strategy}/seed-{seed}/manifest.json",
+        weights=expand("<results>/cold_start/{{strategy}}/seed-{{seed}}/model/{file}", file=MODEL_FILES),
+        questions="<results>/filter/rl.jsonl",
+        catalogue="<results>/synthesize/catalogue.jsonl",
+    output:
+        manifest="<results>/select/{strategy}/seed-{seed}/manifest.json",
+        questions="<results>/select/{strategy}/seed-{seed}/rl.jsonl",
+        rates="<results>/select/{strategy}/seed-{seed}/pass_rates.jsonl",
+    log:
+        "<results>/logs/select/{strategy}/seed-{seed}.log",
+    benchmark:
+        "<results>/benchmarks/select/{strategy}/seed-{seed}.tsv"
+    conda:
+        ENV
+    threads: CORES
+    resources:
+        **config["resources"]["candidates"],
+    params:
+        cfg=settings(config, "select", "prompt", "execution", semantics=config["reward"]["semantics"]),
+        out=lambda wildcards, output: Path(output.manifest).parent,
+        experiment=config["experiment"],
+    shell:
+        "python -m sqlr1.stages.select --settings {params.cfg:q} --seed {wildcards.seed} "
+        "--model-manifest {input.start:q} --questions {input.questions:q} --catalogue {input.catalogue:q} "
+        "--out {params.out:q} --experiment {params.experiment:q} --log {log:q} --tag strategy={wildcards.strategy}"
+
+
 rule grpo:
     input:
         code=sources("stages.grpo"),
         pins=PINS,
         start="<results>/cold_start/{strategy}/seed-{seed}/manifest.json",
         weights=expand("<results>/cold_start/{{strategy}}/seed-{{seed}}/model/{file}", file=MODEL_FILES),
-        questions="<results>/filter/rl.jsonl",
+        questions="<results>/select/{strategy}/seed-{seed}/rl.jsonl",
         validation="<results>/filter/validation.jsonl",
         catalogue="<results>/synthesize/catalogue.jsonl",
     output:
@@ -55,7 +86,8 @@ rule grpo:
     resources:
         **config["resources"]["grpo"],
     params:
-        cfg=settings(config, "grpo", "reward", "prompt", "execution"),
+        # Which variants are trained is no business of a variant's own run.
+        cfg=settings(config | {"reward": REWARD}, "grpo", "reward", "prompt", "execution"),
         out=lambda wildcards, output: Path(output.manifest).parent,
         experiment=config["experiment"],
         launch=config["launch"]["grpo"],

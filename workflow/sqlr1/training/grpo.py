@@ -71,6 +71,7 @@ def make_trainer(
         peft_config=lora_config(settings),
         callbacks=[validate, MarkComplete(), *([LogToRun(run)] if run else [])],
         shared_prompt=settings.get("shared_prompt", True),
+        refill_rounds=(settings.get("dynamic_sampling") or {}).get("refill_rounds"),
     )
     validate.trainer = trainer
     return trainer

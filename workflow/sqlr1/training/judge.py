@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from sqlr1.execution import Executor
-from sqlr1.rewards import Outcome, Reward, outcomes
+from sqlr1.outcomes import Outcome, outcomes
+from sqlr1.rewards import Reward
 
 RewardFunction = Callable[..., list[float | None]]
 

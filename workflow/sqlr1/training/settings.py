@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trl import GRPOConfig, SFTConfig
 
 COLD_START_KEYS = frozenset({"strategy", "lora", "dtype", "train_dtype", "threads"})
-GRPO_KEYS = frozenset({"lora", "dtype", "train_dtype", "threads", "validation", "shared_prompt"})
+GRPO_KEYS = frozenset({"lora", "dtype", "train_dtype", "threads", "validation", "shared_prompt", "dynamic_sampling"})
 # The workflow's own business: a config that sets them would break resume, reproduction or tracking.
 _RESERVED = frozenset({"output_dir", "seed", "data_seed", "report_to", "save_strategy", "resume_from_checkpoint"})
 # Fields that TRL checks only once training has begun.

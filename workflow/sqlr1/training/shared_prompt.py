@@ -6,6 +6,7 @@ and the log says why.
 """
 
 import logging
+import random
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from trl.trainer.utils import split_tensor_dict
 
 from sqlr1.inference.sampler import Sampling, row_seed, sample
 from sqlr1.inference.shared_attention import why_not_shared
+from sqlr1.records import InputError
+from sqlr1.training.dynamic_sampling import dead_groups, drop_rows, replace_groups
 from sqlr1.training.packed_forward import add_packed_forward
 from sqlr1.training.packing import Packed, pack_groups
 from sqlr1.training.rollout_policy import rollout_policy
@@ -24,13 +27,21 @@ log = logging.getLogger(__name__)
 
 
 class SharedPromptTrainer(GRPOTrainer):
-    """GRPOTrainer over shared prompts; `shared_prompt=False` is TRL's own trainer but for the seeds of its rollouts."""
+    """GRPOTrainer over shared prompts; `shared_prompt=False` is TRL's own trainer but for the seeds of its rollouts.
 
-    def __init__(self, *args: Any, shared_prompt: bool = True, **kwargs: Any) -> None:
+    With `refill_rounds` (an integer) groups without variance are replaced by others of the dataset so many times, and
+    then dropped; None keeps them, as TRL does. Raises InputError where that cannot be done.
+    """
+
+    def __init__(self, *args: Any, shared_prompt: bool = True, refill_rounds: int | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.refill_rounds, self._round = refill_rounds, 0
         self.not_shared = self._why_not_shared() if shared_prompt else "grpo.shared_prompt is false"
         if self.not_shared:
             log.warning("prompts are computed once a completion, by TRL's own path: %s", self.not_shared)
+        if refill_rounds is not None and (reason := self._why_not_refilled()):
+            raise InputError(f"config key grpo.dynamic_sampling: {reason}")
+        if self.not_shared:
             return
         for model in filter(None, (self.model, self.ref_model)):
             add_packed_forward(model.get_base_model() if is_peft_model(model) else model, self.temperature)
@@ -46,6 +57,13 @@ class SharedPromptTrainer(GRPOTrainer):
             return "the policy uses tools or images"
         return why_not_shared(model)
 
+    def _why_not_refilled(self) -> str:
+        if self.not_shared:
+            return f"prompts are not shared ({self.not_shared})"
+        if self.args.per_device_train_batch_size * self.args.steps_per_generation % self.num_generations:
+            return "a process has to hold whole groups: make its batch of rollouts a multiple of grpo.num_generations"
+        return "grpo.scale_rewards batch needs all groups at once" if self.scale_rewards == "batch" else ""
+
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, *a: Any, **k: Any
     ) -> tuple[list[list[int]], Any]:
@@ -55,7 +73,9 @@ class SharedPromptTrainer(GRPOTrainer):
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, *a, **k)
         first = self.accelerator.process_index * len(prompt_ids)
         groups = _rows_by_prompt(prompt_ids)
-        seeds = [[row_seed(self.args.seed, self._step, first + row) for row in rows] for rows in groups.values()]
+        seeds = [
+            [row_seed(self.args.seed, self._step, self._round, first + row) for row in rows] for rows in groups.values()
+        ]
         sampling = Sampling(self.max_completion_length, self.temperature, self.top_p, self.top_k)
         with rollout_policy(self.accelerator.unwrap_model(self.model), self) as policy:
             drawn = sample(policy, list(groups), seeds, sampling, self.eos_token_ids)
@@ -109,13 +129,48 @@ class SharedPromptTrainer(GRPOTrainer):
         fresh = self._buffered_inputs is None or self._step % (per_generation * self.num_iterations) == 0
         if self.not_shared or not self.model.training or not fresh:
             return super()._prepare_inputs(generation_batch)
-        batch = self._generate_and_score_completions(generation_batch)
+        batch = self._refilled(self._generate_and_score_completions(generation_batch))
+        dead = torch.zeros_like(batch["advantages"], dtype=torch.bool)
+        for group in dead_groups(batch["advantages"], self.num_generations) if self.refill_rounds is not None else ():
+            dead[group * self.num_generations : (group + 1) * self.num_generations] = True
+        batch["dead"] = dead
         generator = torch.Generator().manual_seed(row_seed(self.args.seed, self._step))
         groups = torch.arange(len(batch["advantages"])).split(self.num_generations)
         order = torch.cat([groups[i] for i in torch.randperm(len(groups), generator=generator)])
         batch = {k: v[order] if isinstance(v, torch.Tensor) and v.dim() else v for k, v in batch.items()}
         self._buffered_inputs = split_tensor_dict(batch, per_generation)
+        rows = [inputs.pop("dead") for inputs in self._buffered_inputs]
+        if self.refill_rounds is not None:
+            self._metrics["train"]["dynamic_sampling/live_groups"].append(1 - dead.float().mean().item())
+            tokens = dead.new_tensor(drop_rows(self._buffered_inputs, rows), dtype=torch.long)
+            for inputs in self._buffered_inputs:
+                inputs["num_items_in_batch"] = self.accelerator.gather(tokens).sum()
         return self._buffered_inputs[self._step % per_generation]
+
+    def _refilled(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """`batch` with its groups without variance replaced by groups of other prompts, as far as these have some.
+
+        All processes draw as many groups as the neediest, for they sample and gather together.
+        """
+        size = self.num_generations
+        for number_of_round in range(1, (self.refill_rounds or 0) + 1):
+            self._round = number_of_round
+            dead = dead_groups(batch["advantages"], size)
+            number = self.accelerator.gather(batch["advantages"].new_tensor([len(dead)])).max()
+            if not number:
+                break
+            rng = random.Random(
+                row_seed(self.args.seed, self._step, self._round, "refill", self.accelerator.process_index)
+            )
+            prompts = [rng.randrange(len(self.train_dataset)) for _ in range(int(number))]
+            rows = [self.train_dataset[index] for index in prompts for _ in range(size)]
+            fresh = self._generate_and_score_completions(rows)
+            spoilt = set(dead_groups(fresh["advantages"], size))
+            live = [group for group in range(len(prompts)) if group not in spoilt]
+            places = dict(zip(dead, live, strict=False))
+            batch = replace_groups(batch, fresh, places, size, self.processing_class.pad_token_id)
+        self._round = 0
+        return batch
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
         """Train; a resumed run counts its rollouts on from where the checkpoint left them."""

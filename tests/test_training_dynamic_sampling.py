@@ -1,0 +1,106 @@
+"""Groups without variance: refilled from other prompts, dropped from the loss; live ones count as before."""
+
+import pytest
+import torch
+from test_training_shared_prompt import LORA, first_update, folders, make  # noqa: F401
+
+from sqlr1.records import InputError
+from sqlr1.training.dynamic_sampling import dead_groups, drop_rows, replace_groups
+from sqlr1.training.shared_prompt import SharedPromptTrainer
+
+
+def test_dead_groups_have_no_advantage_at_all():
+    assert dead_groups(torch.tensor([0.0, 0, 1, -1, 0, 0, 0, 2]), 2) == [0, 2]
+
+
+def test_replaced_groups_are_padded_on_their_own_side():
+    batch = {
+        "prompt_ids": torch.tensor([[1, 2], [1, 2], [3, 4], [3, 4]]),
+        "completion_ids": torch.tensor([[5], [6], [7], [8]]),
+        "completion_mask": torch.ones(4, 1, dtype=torch.long),
+        "advantages": torch.tensor([0.0, 0, 1, -1]),
+        "num_items_in_batch": torch.tensor(4),
+    }
+    fresh = {
+        "prompt_ids": torch.tensor([[9, 9, 9], [9, 9, 9]]),
+        "completion_ids": torch.tensor([[5, 5], [6, 6]]),
+        "completion_mask": torch.ones(2, 2, dtype=torch.long),
+        "advantages": torch.tensor([2.0, -2]),
+        "num_items_in_batch": torch.tensor(4),
+    }
+    merged = replace_groups(batch, fresh, {0: 0}, 2, pad_token_id=77)
+    assert merged["prompt_ids"].tolist() == [[9, 9, 9], [9, 9, 9], [77, 3, 4], [77, 3, 4]]
+    assert merged["completion_ids"].tolist() == [[5, 5], [6, 6], [7, 77], [8, 77]]
+    assert merged["completion_mask"].tolist() == [[1, 1], [1, 1], [1, 0], [1, 0]]
+    assert merged["advantages"].tolist() == [2, -2, 1, -1]
+    assert batch["advantages"].tolist() == [0, 0, 1, -1]
+
+
+def test_a_micro_batch_keeps_one_row_to_differentiate():
+    inputs = [{"completion_mask": torch.ones(2, 3)}, {"completion_mask": torch.ones(2, 3)}]
+    dead = [torch.tensor([True, True]), torch.tensor([False, True])]
+    assert drop_rows(inputs, dead) == 6
+    assert [i["completion_mask"].sum(1).tolist() for i in inputs] == [[3, 0], [3, 0]]
+
+
+def flat(completions, **_):
+    """No variance for the prompts that hold an `a`."""
+    return [float(i % 4) if i >= 4 else 0.0 for i in range(len(completions))]
+
+
+def with_refill(folders, out, rounds, **settings):  # noqa: F811
+    trainer = make(folders, out, True, lora=LORA, **settings)
+    trainer.reward_funcs, trainer.refill_rounds = [flat], rounds
+    return trainer
+
+
+def prepared(trainer):
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
+    return trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+
+
+def test_dropping_leaves_the_gradient_of_the_live_group(folders, tmp_path):  # noqa: F811
+    """Of two groups one is dead: its tokens leave the mean of the loss, nothing else changes."""
+    kept = with_refill(folders, tmp_path, None, loss_type="dapo")
+    _, all_rows = first_update(kept)
+    dropping = with_refill(folders, tmp_path, 0, loss_type="dapo")
+    _, live_rows = first_update(dropping)
+    before, after = (sum(int(i["completion_mask"].sum()) for i in t._buffered_inputs) for t in (kept, dropping))
+    assert 0 < after < before
+    for name, gradient in all_rows.items():
+        torch.testing.assert_close(live_rows[name], gradient * (before / after), rtol=1e-3, atol=1e-7)
+
+
+def test_refilling_replaces_the_dead_group(folders, tmp_path, monkeypatch):  # noqa: F811
+    trainer = with_refill(folders, tmp_path, 2)
+    calls = []
+    score = SharedPromptTrainer._generate_and_score_completions
+
+    def counted(self, rows):
+        calls.append(len(rows))
+        if len(calls) == 2:  # in the first refill every group has variance
+            self.reward_funcs = [lambda completions, **_: [float(i % 4) for i in range(len(completions))]]
+        return score(self, rows)
+
+    monkeypatch.setattr(SharedPromptTrainer, "_generate_and_score_completions", counted)
+    prepared(trainer)
+    assert calls == [8, 4]
+    assert trainer._metrics["train"]["dynamic_sampling/live_groups"] == [1.0]
+    assert all(i["advantages"].ne(0).any() for i in trainer._buffered_inputs)
+    assert trainer._round == 0
+
+
+def test_what_cannot_be_refilled_is_refused(folders, tmp_path):  # noqa: F811
+    trainer = make(folders, tmp_path, True, scale_rewards="batch")
+    assert "scale_rewards batch" in trainer._why_not_refilled()
+    with pytest.raises(InputError, match="dynamic_sampling: prompts are not shared"):
+        SharedPromptTrainer(
+            model=trainer.model,
+            args=trainer.args,
+            reward_funcs=[flat],
+            train_dataset=trainer.train_dataset,
+            processing_class=trainer.processing_class,
+            shared_prompt=False,
+            refill_rounds=0,
+        )

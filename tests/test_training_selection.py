@@ -1,0 +1,78 @@
+"""Selection by pass rate, and the stage on a tiny model."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from tiny_stages import PROMPT, prepare
+
+from sqlr1.records import Question
+from sqlr1.training.selection import PassRate, easy_first, select
+
+RATES = [PassRate(f"q{i}", "Simple", 8, 8, matches) for i, matches in enumerate([0, 1, 4, 8, 7, 3])]
+BAND = {"low": 0.1, "high": 0.9, "rows": None}
+
+
+def test_the_band_is_taken_as_it_is_without_a_number_of_rows():
+    assert select(RATES, BAND) == ([1, 2, 4, 5], 0)
+
+
+def test_of_too_many_those_nearest_to_one_half_stay():
+    assert select(RATES, BAND | {"rows": 2}) == ([2, 5], 0)
+
+
+def test_what_the_band_lacks_is_filled_and_counted():
+    # Always and never solved are as far from the band; the solved one comes first.
+    assert select(RATES, BAND | {"rows": 5}) == ([2, 5, 1, 4, 3], 1)
+    assert select(RATES, BAND | {"rows": 9}) == ([2, 5, 1, 4, 3, 0], 2)
+
+
+def test_easy_questions_come_first():
+    classes = ["Complex", "Simple", "Simple"]
+    questions = [Question(f"q{i}", "d", "?", "SELECT 1", sql_class=c) for i, c in enumerate(classes)]
+    rates = [PassRate(q.id, q.sql_class, 8, 8, m) for q, m in zip(questions, [7, 1, 3], strict=True)]
+    assert [q.id for q in easy_first(questions, rates)] == ["q2", "q1", "q0"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("select")
+    prepare(path)
+    rows = [json.loads(line) for line in (path / "questions.jsonl").read_text().splitlines()]
+    text = "".join(json.dumps(r | {"sql_class": "Simple"}) + "\n" for r in rows)
+    (path / "questions.jsonl").write_text(text)
+    return path
+
+
+def run(folder, out, **changes):
+    section = {"n": 2, "temperature": 1.0, "max_new_tokens": 16, "low": 0.1, "high": 0.9, "rows": 4, "threads": 1}
+    settings = {"select": section | changes, "prompt": PROMPT, "execution": {"seconds": 1.0}, "semantics": "bird"}
+    inputs = ["--model-manifest", "base/manifest.json", "--questions", "questions.jsonl"]
+    command = [sys.executable, "-m", "sqlr1.stages.select", "--settings", json.dumps(settings), *inputs]
+    command += ["--catalogue", "catalogue.jsonl", "--out", out]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_a_policy_that_solves_nothing_still_gets_questions_and_the_log_says_so(folder):
+    done = run(folder, "some")
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4 selected questions lie outside the band" in done.stderr
+    rates = [json.loads(line) for line in (folder / "some/pass_rates.jsonl").read_text().splitlines()]
+    assert len(rates) == 12
+    assert [r["samples"] for r in rates] == [2] * 12
+    kept = {json.loads(line)["id"] for line in (folder / "some/rl.jsonl").read_text().splitlines()}
+    assert kept == {r["id"] for r in rates if r["selected"]}
+    assert len(kept) == 4
+
+
+def test_an_empty_band_is_one_clear_line(folder):
+    done = run(folder, "none", rows=None)
+    assert done.returncode == 1
+    assert "no question has a pass rate from 0.1 to 0.9" in done.stderr
+    assert not (folder / "none/rl.jsonl").exists()
+
+
+def test_no_samples_keep_all_questions(folder):
+    assert run(folder, "all", n=0).returncode == 0
+    assert (folder / "all/rl.jsonl").read_text().count("\n") == 12

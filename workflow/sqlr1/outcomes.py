@@ -1,0 +1,47 @@
+"""What completions came to: parsed, executed and judged once. Rewards, selection and validation only read the result."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlr1.execution import Executor, Pair, Verdict
+from sqlr1.prompting import parse_response
+
+_NOT_THE_PREDICTIONS_FAULT = (Verdict.GOLD_FAILED, Verdict.GOLD_TIMED_OUT, Verdict.MISSING_DATABASE)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one completion came to. Lengths are in characters; `judged` is False where its gold cannot be run."""
+
+    well_formed: bool
+    executes: bool
+    matches: bool
+    think_length: int
+    answer_length: int
+    sql_length: int
+    judged: bool = True
+
+
+def outcomes(
+    executor: Executor, completions: Sequence[str], golds: Sequence[str], databases: Sequence[Path], semantics: str
+) -> list[Outcome]:
+    """Parse, execute and judge a batch of completions once; the reward functions only read the result.
+
+    SQL is run wherever there is some, also in a malformed completion, so that executable and match shares can be told
+    apart from format. `semantics` is `bird` or `spider`.
+    """
+    responses = [parse_response(completion) for completion in completions]
+    pairs = [Pair(d, gold, r.sql) for d, gold, r in zip(databases, golds, responses, strict=True)]
+    return [
+        Outcome(
+            well_formed=response.well_formed,
+            executes=judgement.verdict in (Verdict.MATCH, Verdict.MISMATCH),
+            matches=judgement.verdict is Verdict.MATCH,
+            think_length=len(response.think),
+            answer_length=len(response.answer),
+            sql_length=len(response.sql),
+            judged=judgement.verdict not in _NOT_THE_PREDICTIONS_FAULT,
+        )
+        for response, judgement in zip(responses, executor.judge(pairs, semantics), strict=True)
+    ]

@@ -1,0 +1,109 @@
+"""Select RL questions by the pass rate of the policy that reinforcement learning starts from.
+
+The policy answers each question `n` times; questions it solves sometimes are kept, easy ones first. Method: offline
+difficulty filtering, as SQL-R1's peers do (the paper takes random questions of class Complex: `n: 0` keeps all).
+Outputs: rl.jsonl, pass_rates.jsonl.
+
+    python -m sqlr1.stages.select --model-manifest cold_start/manifest.json --questions filter/rl.jsonl \
+        --catalogue synthesize/catalogue.jsonl --out select \
+        --settings '{"select": {...}, "prompt": {...}, "execution": {...}, "semantics": "bird"}'
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlr1.base_model import load_tokenizer, model_folder
+from sqlr1.execution import Executor, Limits
+from sqlr1.inference.resumable import fix_numerics, owned
+from sqlr1.outcomes import outcomes
+from sqlr1.records import Catalogue, InputError, Question, read_records, write_jsonl
+from sqlr1.stages.common import GOLD_CACHE, Job, data_root, stage, stage_parser
+
+if TYPE_CHECKING:
+    from sqlr1.training.selection import PassRate
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = stage_parser(__doc__)
+    parser.add_argument("--model-manifest", type=Path, required=True, help="manifest of the stage that made the model")
+    parser.add_argument("--questions", type=Path, required=True)
+    parser.add_argument("--catalogue", type=Path, required=True)
+    with stage("select", parser, argv, inputs=["model_manifest", "questions", "catalogue"]) as job:
+        questions = read_records(job.args.questions, Question)
+        if job.settings["select"]["n"]:
+            _select(job, questions)
+        else:
+            write_jsonl(job.out / "rl.jsonl", questions)
+            write_jsonl(job.out / "pass_rates.jsonl", [])
+        job.outputs("rl.jsonl", "pass_rates.jsonl")
+
+
+def _select(job: Job, questions: Sequence[Question]) -> None:
+    from sqlr1.training.selection import easy_first, select
+
+    settings = job.settings["select"]
+    answered, rates = _pass_rates(job, questions)
+    chosen, outside = select(rates, settings)
+    if not chosen:
+        raise InputError(
+            f"{job.args.questions}: no question has a pass rate from {settings['low']} to {settings['high']}; "
+            "set select.rows, or widen select.low and select.high"
+        )
+    if outside:
+        log.warning("%d of %d selected questions lie outside the band of pass rates", outside, len(chosen))
+    kept = set(chosen)
+    write_jsonl(job.out / "rl.jsonl", easy_first([answered[i] for i in chosen], [rates[i] for i in chosen]))
+    rates = [replace(rate, selected=i in kept) for i, rate in enumerate(rates)]
+    write_jsonl(job.out / "pass_rates.jsonl", map(asdict, rates))
+    job.run.metrics(
+        {
+            "questions": len(rates),
+            "selected": len(chosen),
+            "outside_the_band": outside,
+            "pass_rate": sum(r.rate for r in rates) / len(rates),
+            "never_solved": sum(r.matches == 0 for r in rates),
+            "always_solved": sum(r.matches == r.samples for r in rates),
+        }
+    )
+    log.info("%d of %d questions selected, %d outside the band", len(chosen), len(rates), outside)
+
+
+def _pass_rates(job: Job, questions: Sequence[Question]) -> "tuple[list[Question], list[PassRate]]":
+    """The questions whose prompt fits and whose gold runs, and how the policy answers them."""
+    from sqlr1.inference.backends import make_backend
+    from sqlr1.inference.candidates import Prompted, generate
+    from sqlr1.inference.prompts import Prompts
+    from sqlr1.training.selection import PassRate
+
+    settings = job.settings["select"]
+    fix_numerics(settings.get("threads", 2))
+    folder = model_folder(job.args.model_manifest)
+    prompts = Prompts(load_tokenizer(folder), job.settings["prompt"])
+    catalogue = Catalogue(job.args.catalogue, data_root())
+    prompted = [Prompted(q.id, q.db_id, prompts.token_ids(q, catalogue[q.db_id])) for q in questions]
+    asked = [(q, p) for q, p in zip(questions, prompted, strict=True) if p.token_ids is not None]
+    if not asked:
+        raise InputError(f"{job.args.questions}: no question's prompt fits prompt.max_length")
+    with owned(job.work):
+        answers = generate([p for _, p in asked], lambda: make_backend(settings, folder), settings, job.seed, job.work)
+    answered, rates = [], []
+    with Executor(limits=Limits(**job.settings["execution"]), cache=GOLD_CACHE) as executor:
+        for (question, _), answer in zip(asked, answers, strict=True):
+            database = catalogue[question.db_id]
+            n = len(answer.samples)
+            judged = outcomes(executor, answer.samples, [question.sql] * n, [database] * n, job.settings["semantics"])
+            if all(o.judged for o in judged):
+                executable, matches = sum(o.executes for o in judged), sum(o.well_formed and o.matches for o in judged)
+                answered.append(question)
+                rates.append(PassRate(question.id, question.sql_class, n, executable, matches))
+    log.info("%d questions, %d with a prompt that fits, %d judged", len(questions), len(asked), len(rates))
+    return answered, rates
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): groups without variance are refilled or dropped.
+
+A group whose completions all earn the same has advantages of zero: its pass costs time and moves nothing, and its
+tokens dilute the mean of the loss.
+
+Shapes: B rows in a batch of rollouts, G rows a group, groups contiguous.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+_LEFT_PADDED = ("prompt_ids", "prompt_mask")
+
+
+def dead_groups(advantages: torch.Tensor, size: int) -> list[int]:
+    """Numbers of the groups of `size` rows whose advantages (B,) are all zero."""
+    live = advantages.view(-1, size).ne(0).any(dim=1)
+    return (~live).nonzero().flatten().tolist()
+
+
+def replace_groups(
+    batch: Mapping[str, Any], fresh: Mapping[str, Any], places: Mapping[int, int], size: int, pad_token_id: int
+) -> dict[str, Any]:
+    """`batch` with the groups `places` (number in `batch` -> number in `fresh`) taken from `fresh`.
+
+    Both are what GRPOTrainer makes of rollouts; rows are widened to the longer of the two.
+    """
+    merged = dict(batch)
+    for name, value in batch.items():
+        if not isinstance(value, torch.Tensor) or not value.dim():
+            continue
+        other = fresh[name]
+        if value.dim() == 2:
+            padding = pad_token_id if name in ("prompt_ids", "completion_ids") else 0
+            width = max(value.size(1), other.size(1))
+            value, other = (_widen(t, width, padding, left=name in _LEFT_PADDED) for t in (value, other))
+        value = value.clone()
+        for old, new in places.items():
+            value[old * size : (old + 1) * size] = other[new * size : (new + 1) * size]
+        merged[name] = value
+    return merged
+
+
+def drop_rows(micro_batches: Sequence[dict[str, Any]], dead: Sequence[torch.Tensor]) -> int:
+    """Take the rows `dead` (one mask (B,) a micro-batch) out of the loss; returns the tokens that are left in it.
+
+    One row of a micro-batch without any other stays, for there must be something to differentiate; its advantage is 0.
+    """
+    tokens = 0
+    for inputs, rows in zip(micro_batches, dead, strict=True):
+        dropped = rows.clone()
+        if dropped.all():
+            dropped[0] = False
+        inputs["completion_mask"] = inputs["completion_mask"] * (~dropped)[:, None]
+        tokens += int(inputs["completion_mask"].sum())
+    return tokens
+
+
+def _widen(rows: torch.Tensor, width: int, padding: float, left: bool) -> torch.Tensor:
+    missing = width - rows.size(1)
+    return torch.nn.functional.pad(rows, (missing, 0) if left else (0, missing), value=padding)
