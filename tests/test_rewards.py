@@ -6,9 +6,9 @@ import pytest
 
 from sqlr1 import rewards
 from sqlr1.execution import Executor
+from sqlr1.outcomes import Outcome, outcomes
 from sqlr1.prompting import format_response
 from sqlr1.records import InputError
-from sqlr1.outcomes import Outcome, outcomes
 from sqlr1.rewards import reward_functions
 
 RIGHT = Outcome(True, True, True, think_length=100, answer_length=80, sql_length=60)

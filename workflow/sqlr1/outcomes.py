@@ -1,4 +1,4 @@
-"""What completions came to: parsed, executed and judged once. Rewards, selection and validation only read the result."""
+"""What completions came to: parsed, executed and judged once; rewards, selection and validation only read it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
