@@ -11,10 +11,6 @@ import pytest
 from sqlr1.records import InputError, write_json, write_jsonl
 from sqlr1.reporting.ablation import ablation_rows, csv_rows
 from sqlr1.reporting.curves import (
-    EXECUTABLE,
-    LENGTH,
-    MATCH,
-    REWARD,
     VALIDATION,
     VALIDATION_SIZE,
     collapse_warnings,
@@ -176,7 +172,7 @@ def test_ablation_stage_writes_table_and_figure(tmp_path, monkeypatch, files):
 
 
 def test_score_tables(runs):
-    policies = report_policies("none", runs)
+    policies = report_policies("none", ["full"], runs)
     assert [policy_label(*policy) for policy in policies] == ["base model", "base model + GRPO"]
     rows = score_rows(policies, runs, BOOTSTRAP)
     found = {(r["policy"], r["method"], r["difficulty"]): r["value"] for r in rows}
@@ -184,9 +180,9 @@ def test_score_tables(runs):
     assert found["base model", "vote", "easy"] == 0.5
     assert found["base model + GRPO", "greedy", "hard"] == 1.0
     assert "| tiny | base model | 25.0 [" in headline_markdown(policies, runs, BOOTSTRAP)
-    change = change_markdown("none", runs, BOOTSTRAP)
+    change = change_markdown("none", ["full"], runs, BOOTSTRAP)
     # Seed 0 greedy: two gained, none lost, p = 2 * (1/2)**2; greedy pooled .625 against .25. Seed 1 has no start.
-    assert "| tiny | greedy | +37.5 [" in change
+    assert "| tiny | full | greedy | +37.5 [" in change
     assert "| 0.5 | 4 |" in change
 
 
@@ -214,28 +210,16 @@ def test_markdown_cells_are_escaped():
     assert markdown_table(["a"], [["x|y\nz"]]).splitlines()[2] == "| x\\|y<br>z |"
 
 
-def grpo_metrics(executable, match, length, reward=(0, 0)):
-    """Eight rows: four of the first value, four of the second."""
-    halves = zip(executable, match, length, reward, strict=True)
-    values = [half for half in halves for _ in range(4)]
-    names = (EXECUTABLE, MATCH, LENGTH, REWARD)
-    return [{"step": i + 1, **dict(zip(names, row, strict=True))} for i, row in enumerate(values)]
-
-
-def test_collapse_is_named():
-    metrics = grpo_metrics(executable=(0.37, 0.85), match=(0.15, 0.11), length=(24, 7), reward=(0.1, 0.7))
-    validation = [{"step": 0, VALIDATION: 0.2}, {"step": 8, VALIDATION: 0.1}]
-    running, shrinking, falling = collapse_warnings(metrics, validation)
-    assert "from 37.0 % to 85.0 %" in running
-    assert "from 15.0 % to 11.0 %" in running
-    assert "from 24 to 7 tokens" in shrinking
-    assert "although the mean reward rose" in falling
-
-
-def test_honest_progress_gives_no_warning():
-    metrics = grpo_metrics(executable=(0.3, 0.5), match=(0.1, 0.2), length=(24, 20))
-    assert collapse_warnings(metrics, [{"step": 0, VALIDATION: 0.1}, {"step": 8, VALIDATION: 0.2}]) == []
-    assert collapse_warnings(metrics[:3], []) == []
+def test_the_report_asks_the_monitor():
+    start = {"executable": 0.37, "match": 0.15, "characters": 90.0, "distinct": 1.0, "reward": 0.1}
+    end = start | {"executable": 0.85, "match": 0.11, "characters": 30.0, "reward": 0.7}
+    rows = [{"step": i, **{f"validation/{k}": v for k, v in row.items()}} for i, row in enumerate((start, end))]
+    running, shrinking, falling, reward = collapse_warnings(rows)
+    assert "37 % -> 85 %" in running
+    assert "from 90 to 30 characters" in shrinking
+    assert "fell, 15 % -> 11 %" in falling
+    assert "all the same" in reward
+    assert collapse_warnings(rows[:1]) == []
 
 
 def test_curves_are_means_over_seeds(tmp_path):

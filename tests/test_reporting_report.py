@@ -20,6 +20,7 @@ SETTINGS = {
     "experiment": "tiny",
     "seeds": [0],
     "cold_start": {"strategy": "reasoning", "learning_rate": 0.001},
+    "reward": {"variants": ["full"]},
     "grpo": {"beta": 0.002},
     "score": {"confidence": 0.95, "resamples": 200},
     "skipped": {"bird_dev": "data/bird/dev.json is missing."},
@@ -39,7 +40,12 @@ def results(tmp_path, monkeypatch):
     write_jsonl(tmp_path / "cold_start/seed-0/metrics.jsonl", [{"step": i, "loss": 3 / i} for i in range(1, 6)])
     collapse = [{"step": i, EXECUTABLE: i / 8, MATCH: 0.2 - i / 50, LENGTH: 30 - 3 * i} for i in range(1, 9)]
     write_jsonl(tmp_path / "grpo/seed-0/metrics.jsonl", collapse)
-    validation = [{"step": s, VALIDATION: v, VALIDATION_SIZE: 40} for s, v in ((0, 0.25), (8, 0.5))]
+    numbers = ("executable", "characters", "distinct", "reward")
+    validation = [
+        {"step": s, VALIDATION: v, VALIDATION_SIZE: 40}
+        | {f"validation/{n}": x for n, x in zip(numbers, (e, c, 1.0, r), strict=True)}
+        for s, v, e, c, r in ((0, 0.25, 0.3, 80, 0.1), (8, 0.25, 0.8, 30, 0.7))
+    ]
     write_jsonl(tmp_path / "grpo/seed-0/validation.jsonl", validation)
     for strategy, reward, verdicts in (
         ("none", "no_rl", BASE),
@@ -73,8 +79,9 @@ def test_the_report_holds_everything_asked_for(results):
     expected = [
         "| commit | ", "| machine | ", "| torch | ", "beta: 0.002", "learning_rate: 0.001",
         "1 embedded (benchmark), 3 embedded (train)", "| dropped: duplicate | 13 |", "| RL | 0 | 15 |",
-        "| seed 0 | before (step 0) | 25.0 [", "| seed 0 | after (step 8) | 50.0 [",
-        "| tiny | base model | 25.0 [", "| tiny | cold start (reasoning) + GRPO | 75.0 [", "| tiny | greedy | +50.0 [",
+        "| seed 0 | before (step 0) | 25.0 [", "| seed 0 | after (step 8) | 25.0 [",
+        "| tiny | base model | 25.0 [", "| tiny | cold start (reasoning) + GRPO | 75.0 [",
+        "| tiny | full | greedy | +50.0 [",
         "ark (2)", "**bird_dev** was skipped: data/bird/dev.json is missing.",
         "### Right: question", "### Right only by the vote: question 1", "### Wrong",
     ]  # fmt: skip
@@ -85,9 +92,9 @@ def test_the_report_holds_everything_asked_for(results):
 
 def test_a_collapse_is_named_in_report_and_log(results, capsys):
     text = run(results)
-    assert "**seed 0**: the executable share rose from" in text
+    assert "**seed 0**: executable share 30 % -> 80 %" in text
     assert "completions shrank from" in text
-    assert "GRPO, seed 0: the executable share rose" in capsys.readouterr().err
+    assert "GRPO, seed 0: executable share 30 % -> 80 %" in capsys.readouterr().err
 
 
 def test_equal_input_gives_equal_bytes(results):

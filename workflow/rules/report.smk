@@ -1,5 +1,11 @@
 # A strategy of `none` makes base model and cold start one and the same.
-SCORES = sorted({*scores("none", WITHOUT_RL), *scores(STRATEGY, [WITHOUT_RL, "full"])})
+SCORES = sorted({*scores("none", WITHOUT_RL), *scores(STRATEGY, [WITHOUT_RL, *VARIANTS])})
+
+
+def training_files(name):
+    """A file of each GRPO run, those of the first variant first."""
+    folder = "<results>/grpo/{strategy}/{reward}/seed-{seed}/"
+    return expand(folder + name, strategy=STRATEGY, reward=VARIANTS, seed=SEEDS)
 
 
 rule report:
@@ -12,12 +18,8 @@ rule report:
             strategy=STRATEGY,
             seed=SEEDS,
         ),
-        grpo=expand("<results>/grpo/{strategy}/full/seed-{seed}/metrics.jsonl", strategy=STRATEGY, seed=SEEDS),
-        validation=expand(
-            "<results>/grpo/{strategy}/full/seed-{seed}/validation.jsonl",
-            strategy=STRATEGY,
-            seed=SEEDS,
-        ),
+        grpo=training_files("metrics.jsonl"),
+        validation=training_files("validation.jsonl"),
         scores=SCORES,
         questions=question_rows(SCORES),
     output:

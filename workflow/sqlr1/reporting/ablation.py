@@ -32,7 +32,7 @@ PAPER = {
 }
 ESTIMATES = ("greedy", "greedy_change", "vote", "vote_change")
 _STRATEGIES = ("none", "sql_only", "reasoning")
-_REWARDS = (WITHOUT_RL, "full", "no_format", "no_execution", "no_result", "no_length")
+_REWARDS = (WITHOUT_RL, "full", "no_format", "no_execution", "no_result", "no_length", "binary", "graded")
 
 
 def variants(runs: Sequence[ScoreRun]) -> list[tuple[str, str]]:

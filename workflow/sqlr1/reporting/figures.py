@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from sqlr1.records import atomic_write
 from sqlr1.reporting.estimates import Estimate
@@ -107,6 +108,7 @@ def curve_panels(panels: Mapping[str, Mapping[str, Sequence[tuple[float, Any]]]]
             for k, (name, points) in enumerate(lines.items()):
                 _curve(axes, name, points, PALETTE[k % len(PALETTE)])
             axes.set(title=title, xlabel=xlabel)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             if axes.dataLim.ymin >= 0:
                 axes.set_ylim(bottom=0)
             if len(lines) > 1:

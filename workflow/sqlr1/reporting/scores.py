@@ -1,5 +1,6 @@
 """The score tables of the report: policy by benchmark, by difficulty, and what GRPO changed."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +13,9 @@ from sqlr1.reporting.tables import markdown_table
 Policy = tuple[str, str]
 
 
-def report_policies(strategy: str, runs: Sequence[ScoreRun]) -> list[Policy]:
-    """Base model, cold start, cold start + GRPO: those that were scored, in this order, each once."""
-    wanted = dict.fromkeys([("none", WITHOUT_RL), (strategy, WITHOUT_RL), (strategy, "full")])
+def report_policies(strategy: str, rewards: Sequence[str], runs: Sequence[ScoreRun]) -> list[Policy]:
+    """Base model, cold start, cold start + GRPO by reward: those that were scored, in this order, each once."""
+    wanted = dict.fromkeys([("none", WITHOUT_RL), (strategy, WITHOUT_RL), *((strategy, reward) for reward in rewards)])
     return [policy for policy in wanted if any(run.policy == policy for run in runs)]
 
 
@@ -93,17 +94,17 @@ def difficulty_markdown(policies: Sequence[Policy], runs: Sequence[ScoreRun], bo
     return "\n\n".join(tables)
 
 
-def change_markdown(strategy: str, runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> str:
+def change_markdown(strategy: str, rewards: Sequence[str], runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> str:
     """What GRPO changed against its own start: paired difference, and the exact McNemar test of each seed."""
     lines = []
-    for benchmark in benchmarks_of(runs):
-        before, after = (select(runs, (strategy, reward), benchmark) for reward in (WITHOUT_RL, "full"))
+    for benchmark, trained in itertools.product(benchmarks_of(runs), rewards):
+        before, after = (select(runs, (strategy, reward), benchmark) for reward in (WITHOUT_RL, trained))
         for method in ("greedy", "vote"):
             old, new = ({run.summary["seed"]: run.scores(method) for run in side} for side in (before, after))
             difference = paired_difference(list(new.values()), list(old.values()), bootstrap)
             if difference is None:
                 continue
             p_values = ", ".join(f"{mcnemar(new[seed], old[seed]):.3g}" for seed in new if seed in old)
-            lines.append([benchmark, method, difference.points(), p_values, difference.n])
-    columns = ["benchmark", "method", "change, points", "p (exact McNemar, by seed)", "questions"]
+            lines.append([benchmark, trained, method, difference.points(), p_values, difference.n])
+    columns = ["benchmark", "reward", "method", "change, points", "p (exact McNemar, by seed)", "questions"]
     return markdown_table(columns, lines) if lines else "GRPO and its start were not both scored."

@@ -1,11 +1,10 @@
 """The experiment's report: configuration, data funnel, training curves, scores, worked examples.
 
 `--out` is results/<experiment>/report; report.md is written beside that folder. Curves and scores may come from
-several seeds; the seed of a file is the `seed-N` in its path.
+several seeds and reward variants; a file's are the `seed-N` in its path and the folder around that.
 """
 
 import logging
-import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -68,13 +67,14 @@ def _data(job: Job) -> str:
 
 
 def _training(job: Job, bootstrap: Bootstrap) -> str:
-    grpo = {_seed(path): read_metrics(path) for path in job.args.grpo}
-    validation = {_seed(path): read_metrics(path) for path in job.args.validation}
+    names = _run_names(job.args.grpo)
+    validation = {name: read_metrics(path) for name, path in zip(names, job.args.validation, strict=True)}
+    of_main_run = [read_metrics(path) for path in job.args.grpo if path.parent.parent == job.args.grpo[0].parent.parent]
     cold_start = [read_metrics(path) for path in job.args.cold_start]
-    figure = curve_panels(training_panels(cold_start, list(grpo.values()), validation, bootstrap))
+    figure = curve_panels(training_panels(cold_start, of_main_run, validation, bootstrap))
     save(figure, job.out / "training.svg")
     job.run.figure(figure, "training.png")
-    warnings = {name: collapse_warnings(metrics, validation.get(name, [])) for name, metrics in grpo.items()}
+    warnings = {name: collapse_warnings(rows) for name, rows in validation.items()}
     for name, texts in warnings.items():
         for text in texts:
             logger.warning("GRPO, %s: %s", name, text)
@@ -84,7 +84,8 @@ def _training(job: Job, bootstrap: Bootstrap) -> str:
 
 def _scores(job: Job, runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> str:
     strategy = job.settings["cold_start"]["strategy"]
-    policies = scores.report_policies(strategy, runs)
+    rewards = job.settings["reward"]["variants"]
+    policies = scores.report_policies(strategy, rewards, runs)
     rows = scores.score_rows(policies, runs, bootstrap)
     write_csv(job.out / "scores.csv", rows)
     job.run.table(rows, "scores.json")
@@ -100,7 +101,7 @@ def _scores(job: Job, runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> str:
         "the vote is over the samples' results, pass@k counts a question as solved if any sample is right.",
         scores.headline_markdown(policies, runs, bootstrap),
         "![Scores](report/scores.svg)",
-        f"### Change by GRPO\n\n{scores.change_markdown(strategy, runs, bootstrap)}",
+        f"### Change by GRPO\n\n{scores.change_markdown(strategy, rewards, runs, bootstrap)}",
         f"### By difficulty\n\n{scores.difficulty_markdown(policies, runs, bootstrap)}",
         report.coverage_section([run.summary for run in runs], job.settings["skipped"]),
     ]
@@ -109,7 +110,7 @@ def _scores(job: Job, runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> str:
 
 def _examples(job: Job, runs: Sequence[ScoreRun]) -> str:
     """Of the first benchmark by name and the first seed of the trained policy."""
-    policy = (job.settings["cold_start"]["strategy"], "full")
+    policy = (job.settings["cold_start"]["strategy"], job.settings["reward"]["variants"][0])
     benchmark = benchmarks_of(runs)[0]
     run = select(runs, policy, benchmark)[0]
     examples = [example_markdown(kind, row) for kind, row in choose_examples(run, job.seed).items()]
@@ -117,9 +118,11 @@ def _examples(job: Job, runs: Sequence[ScoreRun]) -> str:
     return "\n\n".join(["## Worked examples", note, *examples])
 
 
-def _seed(path: Path) -> str:
-    found = re.search(r"seed-\d+", str(path))
-    return found[0].replace("-", " ") if found else str(path)
+def _run_names(paths: Sequence[Path]) -> list[str]:
+    """`seed N` of each run's file, with the reward variant where several were trained."""
+    seeds = [path.parent.name.replace("-", " ") for path in paths]
+    several = len({path.parent.parent for path in paths}) > 1
+    return [f"{path.parent.parent.name}, {seed}" if several else seed for path, seed in zip(paths, seeds, strict=True)]
 
 
 def _commit() -> str:

@@ -32,6 +32,8 @@ def collapse_signs(first: Mapping[str, float], now: Mapping[str, float]) -> list
         signs.append(f"completions shrank from {first['characters']:.0f} to {now['characters']:.0f} characters")
     if now["distinct"] < DISTINCT_SHARE * first["distinct"]:
         signs.append(f"distinct answers {first['distinct']:.0%} -> {now['distinct']:.0%}".replace("%", " %"))
+    if now["match"] < first["match"] - MATCH_GAIN and now["reward"] > first["reward"]:
+        signs.append(f"match share fell, {match}")
     if signs and now["reward"] > first["reward"]:
         signs.append(f"mean reward {first['reward']:.2f} -> {now['reward']:.2f} all the same")
     return signs
