@@ -40,6 +40,11 @@ def results(tmp_path, monkeypatch):
     write_jsonl(tmp_path / "cold_start/seed-0/metrics.jsonl", [{"step": i, "loss": 3 / i} for i in range(1, 6)])
     collapse = [{"step": i, EXECUTABLE: i / 8, MATCH: 0.2 - i / 50, LENGTH: 30 - 3 * i} for i in range(1, 9)]
     write_jsonl(tmp_path / "grpo/seed-0/metrics.jsonl", collapse)
+    rates = [
+        {"id": f"q{i}", "sql_class": "Simple", "samples": 4, "executable": 4, "matches": m, "selected": 0 < m < 4}
+        for i, m in enumerate((0, 0, 1, 3, 4))
+    ]
+    write_jsonl(tmp_path / "select/seed-0/pass_rates.jsonl", rates)
     numbers = ("executable", "characters", "distinct", "reward")
     validation = [
         {"step": s, VALIDATION: v, VALIDATION_SIZE: 40}
@@ -61,6 +66,7 @@ def run(folder, settings=SETTINGS, out="report"):
     summaries = sorted(map(str, (folder / "score").rglob("summary.json")))
     arguments = ["--settings", json.dumps(settings), "--out", out, "--funnel", "funnel.json"]
     arguments += ["--catalogue", "catalogue.jsonl", "--cold-start", "cold_start/seed-0/metrics.jsonl"]
+    arguments += ["--pass-rates", "select/seed-0/pass_rates.jsonl"]
     arguments += ["--grpo", "grpo/seed-0/metrics.jsonl", "--validation", "grpo/seed-0/validation.jsonl"]
     arguments += [
         "--scores",
@@ -79,6 +85,7 @@ def test_the_report_holds_everything_asked_for(results):
     expected = [
         "| commit | ", "| machine | ", "| torch | ", "beta: 0.002", "learning_rate: 0.001",
         "1 embedded (benchmark), 3 embedded (train)", "| dropped: duplicate | 13 |", "| RL | 0 | 15 |",
+        "| seed 0 | 5 | 40.0 | 2 | 1 | 2 |",
         "| seed 0 | before (step 0) | 25.0 [", "| seed 0 | after (step 8) | 25.0 [",
         "| tiny | base model | 25.0 [", "| tiny | cold start (reasoning) + GRPO | 75.0 [",
         "| tiny | full | greedy | +50.0 [",
@@ -98,13 +105,20 @@ def test_a_collapse_is_named_in_report_and_log(results, capsys):
 
 
 def test_equal_input_gives_equal_bytes(results):
-    names = ["report.md", "report/funnel.svg", "report/training.svg", "report/scores.svg", "report/scores.csv"]
+    names = [
+        "report.md",
+        "report/funnel.svg",
+        "report/selection.svg",
+        "report/training.svg",
+        "report/scores.svg",
+        "report/scores.csv",
+    ]
     run(results)
     first = {name: (results / name).read_bytes() for name in [*names, "report/manifest.json"]}
     run(results)
     assert {name: (results / name).read_bytes() for name in first} == first
     assert set(read_json(results / "report/manifest.json")["outputs"]) == {
-        "../report.md", "funnel.svg", "training.svg", "scores.svg", "scores.csv",
+        "../report.md", "funnel.svg", "selection.svg", "training.svg", "scores.svg", "scores.csv",
     }  # fmt: skip
 
 

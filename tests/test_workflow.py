@@ -9,6 +9,8 @@ import time
 import pytest
 from conftest import copy_checkout, snakemake
 
+from sqlr1.records import sha256
+
 SMOKE = ("--configfile", "workflow/config/smoke.yaml")
 TRAINED = {"grpo", "candidates", "score", "report"}
 SELECTED = {"select"} | TRAINED
@@ -141,6 +143,22 @@ def test_a_deleted_output_is_made_again(checkout):
         assert planned(checkout) == {"score": 1, "report": 1}
     finally:
         path.write_text(text)
+
+
+def test_another_clean_run_gives_equal_files(checkout, tmp_path):
+    """Every result file; times and run ids lie in logs, benchmarks and MLflow's store."""
+    folder = copy_checkout(tmp_path)
+    run = snakemake(folder, *SMOKE)
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
+    first, second = (result_hashes(root / "results/smoke") for root in (checkout, folder))
+    assert len(first) > 50
+    assert first == second
+
+
+def result_hashes(results):
+    paths = [p for p in sorted(results.rglob("*")) if p.is_file()]
+    names = {p: p.relative_to(results) for p in paths}
+    return {str(n): sha256(p) for p, n in names.items() if n.parts[0] not in ("logs", "benchmarks")}
 
 
 def test_an_unrelated_module_plans_nothing(checkout, edit):

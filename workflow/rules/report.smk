@@ -18,6 +18,11 @@ rule report:
             strategy=STRATEGY,
             seed=SEEDS,
         ),
+        pass_rates=expand(
+            "<results>/select/{strategy}/seed-{seed}/pass_rates.jsonl",
+            strategy=STRATEGY,
+            seed=SEEDS,
+        ),
         grpo=training_files("metrics.jsonl"),
         validation=training_files("validation.jsonl"),
         scores=SCORES,
@@ -26,6 +31,7 @@ rule report:
         manifest="<results>/report/manifest.json",
         markdown=report("<results>/report.md", caption="../report/report.rst", category="Report"),
         funnel=report("<results>/report/funnel.svg", caption="../report/funnel.rst", category="Data"),
+        selection=report("<results>/report/selection.svg", caption="../report/selection.rst", category="Data"),
         training=report("<results>/report/training.svg", caption="../report/training.rst", category="Training"),
         scores=report("<results>/report/scores.svg", caption="../report/scores.rst", category="Scores"),
         table=report("<results>/report/scores.csv", caption="../report/scores.rst", category="Scores"),
@@ -45,6 +51,6 @@ rule report:
         experiment=config["experiment"],
     shell:
         "python -m sqlr1.stages.report --settings {params.cfg:q} --funnel {input.funnel:q} "
-        "--catalogue {input.catalogue:q} --cold-start {input.cold_start:q} --grpo {input.grpo:q} "
+        "--catalogue {input.catalogue:q} --cold-start {input.cold_start:q} --pass-rates {input.pass_rates:q} --grpo {input.grpo:q} "
         "--validation {input.validation:q} --scores {input.scores:q} --questions {input.questions:q} "
         "--out {params.out:q} --experiment {params.experiment:q} --log {log:q}"

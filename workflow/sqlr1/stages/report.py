@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from sqlr1.records import Database, atomic_write, read_json, read_records
+from sqlr1.records import Database, atomic_write, read_json, read_jsonl, read_records
 from sqlr1.reporting import report, scores
 from sqlr1.reporting.curves import collapse_warnings, read_metrics, training_panels
 from sqlr1.reporting.estimates import Bootstrap
@@ -19,6 +19,7 @@ from sqlr1.reporting.examples import choose_examples, example_markdown
 from sqlr1.reporting.figures import curve_panels, interval_panels, save
 from sqlr1.reporting.funnel import funnel_figure, funnel_markdown
 from sqlr1.reporting.policies import ScoreRun, benchmarks_of, load_runs, select
+from sqlr1.reporting.selection import selection_figure, selection_markdown
 from sqlr1.reporting.tables import write_csv
 from sqlr1.stages.common import LIBRARIES, Job, stage, stage_parser
 
@@ -30,11 +31,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--funnel", type=Path, required=True, help="funnel.json of the filter stage")
     parser.add_argument("--catalogue", type=Path, required=True, help="catalogue.jsonl of the synthesize stage")
     parser.add_argument("--cold-start", type=Path, nargs="+", required=True, help="metrics.jsonl of each seed")
+    parser.add_argument("--pass-rates", type=Path, nargs="+", required=True, help="pass_rates.jsonl of each seed")
     parser.add_argument("--grpo", type=Path, nargs="+", required=True, help="metrics.jsonl of each seed")
     parser.add_argument("--validation", type=Path, nargs="+", required=True, help="validation.jsonl of each seed")
     parser.add_argument("--scores", type=Path, nargs="+", required=True, help="summary.json of each scored policy")
     parser.add_argument("--questions", type=Path, nargs="+", required=True, help="questions.jsonl beside each summary")
-    files = ["funnel", "catalogue", "cold_start", "grpo", "validation", "scores", "questions"]
+    files = ["funnel", "catalogue", "cold_start", "pass_rates", "grpo", "validation", "scores", "questions"]
     with stage("report", parser, argv, inputs=files) as job:
         _report(job)
 
@@ -47,13 +49,14 @@ def _report(job: Job) -> None:
         f"# Report: {job.settings['experiment']}",
         report.configuration_section(job.settings, _commit(), libraries),
         _data(job),
+        _selection(job),
         _training(job, bootstrap),
         _scores(job, runs, bootstrap),
         _examples(job, runs),
     ]
     with atomic_write(job.out / "../report.md") as file:
         file.write("\n\n".join(sections) + "\n")
-    job.outputs("../report.md", "funnel.svg", "training.svg", "scores.svg", "scores.csv")
+    job.outputs("../report.md", "funnel.svg", "selection.svg", "training.svg", "scores.svg", "scores.csv")
     job.run.artifact(job.out / "../report.md")
 
 
@@ -64,6 +67,16 @@ def _data(job: Job) -> str:
     job.run.figure(figure, "funnel.png")
     databases = report.databases_line(read_records(job.args.catalogue, Database))
     return f"## Data\n\n{databases}\n\n![Data funnel](report/funnel.svg)\n\n{funnel_markdown(funnel)}"
+
+
+def _selection(job: Job) -> str:
+    names = _run_names(job.args.pass_rates)
+    rates = {name: [row for _, row in read_jsonl(path)] for name, path in zip(names, job.args.pass_rates, strict=True)}
+    figure = selection_figure(rates)
+    save(figure, job.out / "selection.svg")
+    job.run.figure(figure, "selection.png")
+    what = "RL questions, answered by the policy that GRPO starts from:"
+    return f"## Selection\n\n{what}\n\n![Selection](report/selection.svg)\n\n{selection_markdown(rates)}"
 
 
 def _training(job: Job, bootstrap: Bootstrap) -> str:
