@@ -128,6 +128,12 @@ def base_model_files():
     return [str(path)] if source == "gguf" else []
 
 
+def training_files(name):
+    """A file of each GRPO run, those of the first variant first."""
+    folder = "<results>/grpo/{strategy}/{reward}/seed-{seed}/"
+    return expand(folder + name, strategy=STRATEGY, reward=VARIANTS, seed=SEEDS)
+
+
 def question_rows(summaries):
     """The rows by question that lie beside score summaries."""
     return [path.replace("summary.json", "questions.jsonl") for path in summaries]

@@ -2,12 +2,6 @@
 SCORES = sorted({*scores("none", WITHOUT_RL), *scores(STRATEGY, [WITHOUT_RL, *VARIANTS])})
 
 
-def training_files(name):
-    """A file of each GRPO run, those of the first variant first."""
-    folder = "<results>/grpo/{strategy}/{reward}/seed-{seed}/"
-    return expand(folder + name, strategy=STRATEGY, reward=VARIANTS, seed=SEEDS)
-
-
 rule report:
     input:
         code=sources("stages.report"),
