@@ -101,7 +101,7 @@ def test_an_edit_in_rewards_reruns_grpo_and_what_follows(checkout, edit):
 
 
 def test_one_key_of_select_reruns_the_selection_and_what_follows(checkout, edit):
-    edit("workflow/config/smoke.yaml", "rows: 8", "rows: 7")
+    edit("workflow/config/smoke.yaml", "max_new_tokens: 48, rows: 8", "max_new_tokens: 48, rows: 7")
     assert set(planned(checkout)) == SELECTED
 
 

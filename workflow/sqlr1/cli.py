@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from sqlr1 import tracking
+from sqlr1.planning import command as plan
 from sqlr1.records import InputError
 from sqlr1.scoring import command as score
 
@@ -15,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="sqlr1", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     score.add_parser(commands)
+    plan.add_parser(commands)
     tracking.add_parser(commands)
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s: %(message)s")

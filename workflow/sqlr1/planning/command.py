@@ -1,0 +1,75 @@
+"""What each stage of an experiment will cost: tokens, FLOPs, hours and peak memory of a device, without running it."""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sqlr1 import configuration
+from sqlr1.planning.shapes import ACCELERATORS, shape_of
+from sqlr1.planning.stages import Cost, Planner
+from sqlr1.records import InputError
+from sqlr1.reporting.tables import markdown_table
+
+_SCHEMA = Path(__file__).parents[2] / "schemas/config.schema.yaml"
+
+
+def add_parser(commands: Any) -> None:
+    """Add the sub-command `plan` to argparse's sub-parsers."""
+    parser = commands.add_parser("plan", help="what an experiment will cost", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--configfile", type=Path, metavar="FILE", help="an overlay, as for snakemake (default: none)")
+    parser.add_argument("--base", type=Path, default=Path("config.yaml"), metavar="FILE", help="(default: config.yaml)")
+    parser.add_argument("--accelerator", choices=ACCELERATORS, default="a100-80gb", help="(default: a100-80gb)")
+    parser.add_argument("--mfu", type=float, default=0.35, help="share of the peak that is reached (default: 0.35)")
+    parser.add_argument("--prompt-tokens", type=int, metavar="N", help="(default: prompt.max_length, an upper bound)")
+    parser.add_argument(
+        "--completion-tokens", type=int, metavar="N", help="(default: grpo.max_completion_length, an upper bound)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the plan. Raises InputError for a missing file, a faulty config or a model of unknown shape."""
+    config = merged(args.base, args.configfile)
+    if not 0 < args.mfu <= 1:
+        raise InputError(f"--mfu: {args.mfu} is not between 0 and 1")
+    model = config["base_model"]
+    shape = shape_of(model["name"], model.get("file", "") if model["source"] == "wheel" else "")
+    prompt = args.prompt_tokens or config["prompt"]["max_length"]
+    response = args.completion_tokens or config["grpo"].get("max_completion_length", 256)
+    accelerator = ACCELERATORS[args.accelerator]
+    costs = Planner(config, shape, accelerator, args.mfu, prompt, response).costs()
+    if args.json:
+        print(json.dumps({"experiment": config["experiment"], "stages": [asdict(cost) for cost in costs]}))
+        return
+    print(f"{config['experiment']}: {shape.parameters / 1e9:.2f} G weights on {args.accelerator}, mfu {args.mfu}")
+    print(f"{prompt} prompt tokens, {response} of a response, each stage alone, all its runs together\n")
+    print(markdown_table(["stage", "runs", "devices", "tokens", "FLOPs", "hours", "GB a device"], map(_line, costs)))
+    for cost in costs:
+        if cost.memory > accelerator.memory:
+            print(f"\n{cost.stage}: does not fit the {accelerator.memory / 1e9:.0f} GB of a device")
+
+
+def merged(base: Path, overlay: Path | None) -> dict[str, Any]:
+    """The config as Snakemake merges it, checked against the schema."""
+    from snakemake.utils import update_config
+
+    config: dict[str, Any] = {}
+    for path in filter(None, (base, overlay)):
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
+        try:
+            update_config(config, yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+        except yaml.YAMLError as error:
+            raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    configuration.check(config, _SCHEMA)
+    return config
+
+
+def _line(cost: Cost) -> list[Any]:
+    numbers = f"{cost.tokens:.3g}", f"{cost.flops:.3g}", f"{cost.hours:.3g}", f"{cost.memory / 1e9:.1f}"
+    return [cost.stage, cost.runs, cost.devices, *numbers]

@@ -1,0 +1,81 @@
+"""Shapes of models and peaks of accelerators, as their makers publish them."""
+
+from dataclasses import dataclass
+
+from sqlr1.records import InputError
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder with gated MLP and grouped heads (Llama, Qwen2). All in numbers of units."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    intermediate: int
+    vocabulary: int
+    tied: bool
+
+    @property
+    def kv(self) -> int:
+        """Width of a layer's keys (and of its values)."""
+        return self.hidden // self.heads * self.kv_heads
+
+    @property
+    def layer_weights(self) -> int:
+        """Weights of all layers' matrices: each is multiplied once a token."""
+        attention = 2 * self.hidden * (self.hidden + self.kv)
+        return self.layers * (attention + 3 * self.hidden * self.intermediate)
+
+    @property
+    def head_weights(self) -> int:
+        return self.hidden * self.vocabulary
+
+    @property
+    def parameters(self) -> int:
+        """All weights but the few of norms and biases."""
+        return self.layer_weights + self.head_weights * (1 if self.tied else 2)
+
+    def lora_weights(self, rank: int) -> int:
+        """Weights of adapters of `rank` on every matrix of every layer."""
+        wide = 2 * (self.hidden + self.hidden) + 2 * (self.hidden + self.kv)
+        return self.layers * rank * (wide + 3 * (self.hidden + self.intermediate))
+
+
+# config.json of each model on the Hugging Face hub.
+SHAPES = {
+    "SmolLM2-135M": Shape(576, 30, 9, 3, 1536, 49152, True),
+    "Qwen2.5-Coder-1.5B": Shape(1536, 28, 12, 2, 8960, 151936, True),
+    "Qwen2.5-Coder-3B": Shape(2048, 36, 16, 2, 11008, 151936, True),
+    "Qwen2.5-Coder-7B": Shape(3584, 28, 28, 4, 18944, 152064, False),
+    "Qwen2.5-Coder-14B": Shape(5120, 48, 40, 8, 13824, 152064, False),
+}
+
+
+def shape_of(*names: str) -> Shape:
+    """The shape of the model that one of the names contains. Raises InputError for an unknown one."""
+    for known, shape in SHAPES.items():
+        if any(known.lower() in name.lower() for name in names):
+            return shape
+    raise InputError(f"config key base_model.name: no published shape of {names[0]!r}; known: {', '.join(SHAPES)}")
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """Peak of dense bf16 products in FLOP/s, memory in bytes, memory bandwidth in bytes/s."""
+
+    flops: float
+    memory: float
+    bandwidth: float
+
+
+# Data sheets of the makers; `cpu` is the two-core machine of the project's own measurements.
+ACCELERATORS = {
+    "a100-80gb": Accelerator(312e12, 80e9, 2.04e12),
+    "h100-80gb": Accelerator(989e12, 80e9, 3.35e12),
+    "h200-141gb": Accelerator(989e12, 141e9, 4.8e12),
+    "l40s-48gb": Accelerator(362e12, 48e9, 0.86e12),
+    "rtx4090-24gb": Accelerator(165e12, 24e9, 1.01e12),
+    "cpu": Accelerator(0.42e12, 24e9, 0.018e12),
+}
