@@ -1,7 +1,7 @@
 """Each stage of an experiment as work on an accelerator: tokens, FLOPs, hours, peak memory of one device.
 
-Hours are FLOPs over devices * peak * utilisation (`mfu`); decoding reads all weights and the cache once a step, and takes
-the longer of that (at 60 % of the bandwidth) and its FLOPs. Lengths are the upper bounds of the config unless given, so
+Hours are FLOPs over devices * peak * utilisation (`mfu`); decoding reads all weights and the cache once a step, and
+takes the longer of that (at 60 % of the bandwidth) and its FLOPs. Lengths are the upper bounds of the config unless given, so
 that hours and memory are upper bounds too. Starting up, executing SQL and validation are not counted.
 """
 
@@ -96,15 +96,18 @@ class Planner:
         return self._answers("candidates", runs, questions, self.config["candidates"]["n"] + 1)
 
     def _answers(self, stage: str, runs: int, questions: int, samples: int) -> Cost:
-        at_once = (
-            _VLLM_ROWS if self._vllm(stage) else _BATCH_TOKENS // (self.prompt + samples * self.response) * samples
-        )
-        flops, seconds, cache = self._sampling(questions, samples, max(samples, at_once), 1)
+        group = self.prompt + samples * self.response
+        if self._vllm(stage):  # as many as fit
+            room = max(0.0, 0.9 * self.accelerator.memory - 2 * self.shape.parameters)
+            at_once = min(_VLLM_ROWS, room / costs.cache_bytes(self.shape, group) * samples)
+        else:
+            at_once = _BATCH_TOKENS // group * samples
+        flops, seconds, cache = self._sampling(questions, samples, max(1, at_once), 1)
         tokens = questions * (self.prompt + samples * self.response)
         return self._cost(stage, runs, 1, tokens, flops, seconds, 2 * self.shape.parameters + cache)
 
-    def _sampling(self, prompts: float, size: int, at_once: int, devices: int) -> tuple[float, float, float]:
-        """FLOPs and seconds of `size` completions of each prompt, `at_once` of them on a device, and its cache in bytes."""
+    def _sampling(self, prompts: float, size: int, at_once: float, devices: int) -> tuple[float, float, float]:
+        """FLOPs and seconds of `size` completions a prompt, `at_once` of them on a device, and its cache in bytes."""
         shape, rows = self.shape, prompts * size
         prefill = costs.forward_flops(shape, Pass(prompts * self.prompt, prompts * self.prompt**2 / 2, 0))
         attended = rows * self.response * (self.prompt + self.response / 2)
