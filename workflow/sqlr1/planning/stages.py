@@ -1,8 +1,8 @@
 """Each stage of an experiment as work on an accelerator: tokens, FLOPs, hours, peak memory of one device.
 
 Hours are FLOPs over devices * peak * utilisation (`mfu`); decoding reads all weights and the cache once a step, and
-takes the longer of that (at 60 % of the bandwidth) and its FLOPs. Lengths are the upper bounds of the config unless given, so
-that hours and memory are upper bounds too. Starting up, executing SQL and validation are not counted.
+takes the longer of that (at 60 % of the bandwidth) and its FLOPs. Lengths are the upper bounds of the config unless
+given, so that hours and memory are upper bounds too. Starting up, executing SQL and validation are not counted.
 """
 
 from collections.abc import Mapping
