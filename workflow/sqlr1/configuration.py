@@ -15,11 +15,19 @@ from sqlr1.records import InputError
 
 
 def check(config: Mapping[str, Any], schema_file: Path) -> None:
-    """Raise InputError naming every faulty key of `config`: unknown, missing, of the wrong type or out of range."""
+    """Raise InputError naming every faulty key of `config`: unknown, missing, of the wrong type, out of range, or at
+    odds with another.
+    """
     schema = yaml.safe_load(Path(schema_file).read_text(encoding="utf-8"))
     errors = sorted(Draft202012Validator(schema).iter_errors(config), key=lambda e: list(map(str, e.absolute_path)))
     if errors:
         raise InputError("; ".join(dict.fromkeys(line for error in errors for line in _explain(error))))
+    synthesize = config["synthesize"]
+    if both := sorted(set(synthesize["domains"]) & set(synthesize["held_out_domains"])):
+        raise InputError(f"config key synthesize.held_out_domains: {', '.join(both)} also stands in synthesize.domains")
+    for section in ("synthesize", "filter"):
+        if not sum(config[section].get("classes", {"": 1}).values()):
+            raise InputError(f"config key {section}.classes: no class has a share above 0")
 
 
 def prepare_environment(data_root: str, package_root: str) -> str:

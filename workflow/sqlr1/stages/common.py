@@ -84,12 +84,13 @@ def stage(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         settings = _settings(args.settings)
-        hashes = {str(p): sha256(p) for p in _files(args, inputs)}
+        named = dict(_files(args, inputs))
+        hashes = {str(p): sha256(p) for p in named.values()}
         identity = json.dumps([name, args.seed, args.tag, settings, hashes], sort_keys=True)
         key = hashlib.sha256(identity.encode()).hexdigest()[:16]
         tags = dict(t.split("=", 1) for t in args.tag)
         tags |= {"stage": name, "seed": args.seed, "identity": key}
-        tags |= {f"input.{Path(p).name}": h[:16] for p, h in hashes.items()}
+        tags |= {f"input.{name}": hashes[str(p)][:16] for name, p in named.items()}
         tags["settings_sha256"] = hashlib.sha256(args.settings.encode()).hexdigest()[:16]
         args.out.mkdir(parents=True, exist_ok=True)
         if not first:
@@ -127,15 +128,16 @@ def _write_manifest(name: str, job: Job, hashes: dict[str, str]) -> None:
     job.run.artifact(job.out / "manifest.json")
 
 
-def _files(args: argparse.Namespace, inputs: Sequence[str]) -> Iterator[Path]:
+def _files(args: argparse.Namespace, inputs: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    """(name, path) of each input file; the files of a list are numbered."""
     for argument in inputs:
         value = getattr(args, argument)
-        for path in value if isinstance(value, list) else [value]:
+        for number, path in enumerate(value if isinstance(value, list) else [value]):
             if path is None:
                 continue
             if not path.is_file():
                 raise InputError(f"{path}: no such file (--{argument.replace('_', '-')})")
-            yield path
+            yield f"{argument}.{number}" if isinstance(value, list) else argument, path
 
 
 def _log_to(path: Path | None) -> None:

@@ -1,10 +1,11 @@
 """The whole corpus: which databases, how many questions of which class over each, and who generates them."""
 
+import logging
 import multiprocessing
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -12,8 +13,10 @@ from tqdm import tqdm
 from sqlr1.databases import profile
 from sqlr1.execution import Executor, Limits
 from sqlr1.records import InputError, Question, read_json, read_records, sha256, write_jsonl
-from sqlr1.synthesis.generate import Manner, generate
+from sqlr1.synthesis.generate import Manner, generate, sql_key
 from sqlr1.synthesis.world import World
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,9 @@ class Order:
     seed: int
 
 
-_Task = tuple[Source, Mapping[str, int], Order, Path]
+# What a source is asked for in one round: the SQL that it has yielded so far, up to literals, is not wanted again.
+_Task = tuple[Source, Mapping[str, int], Order, Path, int, tuple[str, ...]]
+_ROUNDS = 3  # what some databases cannot yield is asked of the others so many times in all
 _WORTH_A_PROCESS = 1000  # starting processes takes as long as generating about so many questions
 
 
@@ -82,17 +87,49 @@ def shares(total: int, weights: Mapping[str, float]) -> dict[str, int]:
 def generate_all(sources: Sequence[Source], order: Order, limits: Limits, workers: int, work: Path) -> list[Question]:
     """The ordered questions, spread evenly over the sources and in their order, whatever the number of processes.
 
-    A source that cannot yield its share is not made up for by the others. What a source yielded is kept in `work` until
-    all are done, so that an interrupted run goes on where it was; `work` has to change with settings and code.
+    What a source cannot yield of its share is asked of those that yielded theirs. What a source yielded is kept in
+    `work` until all are done, so that an interrupted run goes on where it was; `work` has to change with settings and
+    code.
     """
-    tasks = [(s, q, order, work) for s, q in zip(sources, quotas(len(sources), order), strict=True) if sum(q.values())]
-    bar = partial(tqdm, total=len(tasks), desc="synthesize", unit="database", disable=None)
     if workers == 1 or order.total < _WORTH_A_PROCESS:
         with Executor(workers=1, limits=limits) as executor:
-            return [row for rows in bar(_from_source(task, executor) for task in tasks) for row in rows]
+            return _in_rounds(sources, order, work, lambda tasks: (_from_source(task, executor) for task in tasks))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_start_process, initargs=(limits,)) as pool:
-        return [row for rows in bar(pool.map(_in_process, tasks)) for row in rows]
+        return _in_rounds(sources, order, work, lambda tasks: pool.map(_in_process, tasks))
+
+
+def _in_rounds(
+    sources: Sequence[Source], order: Order, work: Path, run: Callable[[list[_Task]], Iterable[list[Question]]]
+) -> list[Question]:
+    yielded: list[list[Question]] = [[] for _ in sources]
+    wanted = quotas(len(sources), order)
+    for number in range(_ROUNDS):
+        asked = [i for i, quota in enumerate(wanted) if sum(quota.values())]
+        tasks = [(sources[i], wanted[i], order, work, number, tuple(map(sql_key, _sql(yielded[i])))) for i in asked]
+        found = tqdm(run(tasks), total=len(tasks), desc="synthesize", unit="database", disable=None)
+        able: dict[str, list[int]] = {name: [] for name in order.classes}
+        for i, rows in zip(asked, found, strict=True):
+            yielded[i] += rows
+            got = Counter(row.sql_class for row in rows)
+            for name, count in wanted[i].items():
+                if count and got[name] == count:
+                    able[name].append(i)
+        missing = Counter(shares(order.total, order.classes))
+        missing.subtract(row.sql_class for rows in yielded for row in rows)
+        wanted = [dict.fromkeys(order.classes, 0) for _ in sources]
+        for name, count in missing.items():
+            for turn in range(count if able[name] else 0):
+                wanted[able[name][turn % len(able[name])]][name] += 1
+        if not any(sum(quota.values()) for quota in wanted):
+            break
+    if short := {name: count for name, count in missing.items() if count}:
+        log.warning("%d of %d questions could not be made: %s", sum(short.values()), order.total, short)
+    return [row for rows in yielded for row in rows]
+
+
+def _sql(rows: Sequence[Question]) -> list[str]:
+    return [row.sql for row in rows]
 
 
 def quotas(sources: int, order: Order) -> list[dict[str, int]]:
@@ -116,10 +153,11 @@ def _in_process(task: _Task) -> list[Question]:
 
 
 def _from_source(task: _Task, executor: Executor) -> list[Question]:
-    source, quota, order, work = task
-    done = work / f"{source.db_id}-{sha256(source.path)[:16]}-{order.manner.held_out}.jsonl"
+    source, quota, order, work, number, taken = task
+    done = work / f"{source.db_id}-{sha256(source.path)[:16]}-{order.manner.held_out}-{number}.jsonl"
     if done.is_file():
         return read_records(done, Question)
-    rows = generate(World(profile(source.path), source.names), source.db_id, quota, order.manner, order.seed, executor)
+    world = World(profile(source.path), source.names)
+    rows = generate(world, source.db_id, quota, order.manner, order.seed, executor, taken)
     write_jsonl(done, rows)
     return rows

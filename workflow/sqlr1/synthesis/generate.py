@@ -4,7 +4,7 @@ import hashlib
 import random
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,20 +58,34 @@ def held_out(template: str) -> bool:
     return hashlib.sha256(template.encode()).digest()[0] % 10 == 0
 
 
+def sql_key(sql: str) -> str:
+    """The SQL up to literals: two rows of a database never share it."""
+    return _LITERAL.sub("?", sql)
+
+
 def generate(
-    world: World, db_id: str, quotas: Mapping[str, int], manner: Manner, seed: int, executor: Executor
+    world: World,
+    db_id: str,
+    quotas: Mapping[str, int],
+    manner: Manner,
+    seed: int,
+    executor: Executor,
+    taken: Sequence[str] = (),
 ) -> list[Question]:
-    """Up to `quotas[class]` questions of each class, determined by `db_id`, database content, settings and `seed`."""
-    rng = random.Random(f"{seed}:{db_id}:{manner.held_out}")
+    """Up to `quotas[class]` questions of each class, determined by `db_id`, database content, settings and `seed`.
+
+    `taken` are the `sql_key`s of rows made before: they are not made again, and ids go on after them.
+    """
+    rng = random.Random(f"{seed}:{db_id}:{manner.held_out}" + (f":{len(taken)}" if taken else ""))
     wanted = Counter({name: quotas.get(name, 0) for name in SQL_CLASSES})
     rows: list[Question] = []
-    seen: set[str] = set()
+    seen = set(taken)
     barren = 0 if world.tables else _PATIENCE
     while wanted.total() and barren < _PATIENCE:
         before = len(rows)
         drafts = _drafts(world, wanted, manner, rng, seen)
         for draft in _valid(world.profile.schema.path, drafts, executor):
-            row = _worded(world, f"{db_id}-{len(rows):05d}", db_id, draft, manner, rng)
+            row = _worded(world, f"{db_id}-{len(taken) + len(rows):05d}", db_id, draft, manner, rng)
             if row and wanted[row.sql_class] > 0:
                 wanted[row.sql_class] -= 1
                 rows.append(row)
@@ -91,7 +105,7 @@ def _drafts(world: World, wanted: Counter[str], manner: Manner, rng: random.Rand
             continue
         expression = expression_of(plan)
         sql, name = to_sql(expression), sql_class(expression)
-        key = _LITERAL.sub("?", sql)
+        key = sql_key(sql)
         if wanted[name] > 0 and key not in seen:
             seen.add(key)
             drafts.append(_Draft(shape.__name__, style, plan, expression, sql, name))
