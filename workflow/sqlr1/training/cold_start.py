@@ -79,7 +79,8 @@ class ColdStartTrainer(SFTTrainer):
     """SFTTrainer over packed rows: no padding, and logits only where there are labels."""
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
-        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        # Of all processes together: the same rows make up a step, however many processes share them.
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return LengthGroupedSampler(self.train_dataset["length"], batch, self.args.seed)
 
     def compute_loss(

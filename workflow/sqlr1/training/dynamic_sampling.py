@@ -46,15 +46,16 @@ def replace_groups(
 def drop_rows(micro_batches: Sequence[dict[str, Any]], dead: Sequence[torch.Tensor]) -> int:
     """Take the rows `dead` (one mask (B,) a micro-batch) out of the loss; returns the tokens that are left in it.
 
-    One row of a micro-batch without any other stays, for there must be something to differentiate; its advantage is 0.
+    One row of a micro-batch without any other stays, for there must be something to differentiate; its advantage is 0,
+    and its tokens are not counted: the loss does not depend on how groups fall into micro-batches and processes.
     """
     tokens = 0
     for inputs, rows in zip(micro_batches, dead, strict=True):
         dropped = rows.clone()
         if dropped.all():
             dropped[0] = False
+        tokens += int(inputs["completion_mask"][~rows].sum())
         inputs["completion_mask"] = inputs["completion_mask"] * (~dropped)[:, None]
-        tokens += int(inputs["completion_mask"].sum())
     return tokens
 
 

@@ -1,0 +1,105 @@
+"""Two CPU processes under `accelerate launch` train as one does: the same global batch and seeds, the same weights."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import tiny_folder, tiny_tokenizer
+
+# Of the launchers of accelerate only the one for GPUs starts several processes without MPI; the environment says CPU.
+LAUNCH = [
+    *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
+]
+PROMPTS = ["How many singers?", "Name?", "List the names of all the concerts held in 2014.", "a", "Which year?", "b c"]
+# Adam divides by a gradient's size: at its default epsilon the rounding of vanishing gradients becomes whole steps.
+COMMON = {"adam_epsilon": 1e-4, "learning_rate": 1e-2, "bf16": False, "max_steps": 5, "lora": {"r": 4}}
+ROWS = 8  # a step, over all processes
+
+
+def letters(completions, **_):
+    """Any reward will do that differs within groups, and in some not at all."""
+    return [float(len(c[0]["content"]) % 3) for c in completions]
+
+
+def cold_start(model, work, per_device):
+    from sqlr1.training.cold_start import make_trainer
+
+    texts = [(list(range(3, 9 + 2 * i)), list(range(40, 44 + i))) for i in range(24)]
+    rows = [{"input_ids": p + r, "labels": [-100] * len(p) + r} for p, r in texts]
+    settings = COMMON | {"per_device_train_batch_size": per_device}
+    return make_trainer(model, tiny_tokenizer(), rows, settings, work, seed=3)
+
+
+def grpo(model, work, per_device, beta=0.05, refill_rounds=None):
+    from datasets import Dataset
+
+    from sqlr1.training.settings import grpo_config, lora_config
+    from sqlr1.training.shared_prompt import SharedPromptTrainer
+
+    settings = COMMON | {"num_generations": 4, "per_device_train_batch_size": per_device, "max_completion_length": 6}
+    return SharedPromptTrainer(
+        model=model,
+        args=grpo_config(settings | {"beta": beta, "num_iterations": 2}, work, seed=3),
+        reward_funcs=letters,
+        train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in PROMPTS]),
+        processing_class=tiny_tokenizer(),
+        peft_config=lora_config(settings),
+        refill_rounds=refill_rounds,
+    )
+
+
+def dropping(model, work, per_device):
+    return grpo(model, work, per_device, beta=0.0, refill_rounds=0)
+
+
+def refilling(model, work, per_device):
+    return grpo(model, work, per_device, refill_rounds=1)
+
+
+def main(case, folder, out, per_device):
+    """What each process runs."""
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(1)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    trainer = globals()[case](model, Path(out).parent / "work", int(per_device))
+    trainer.train()
+    if trainer.is_world_process_zero():
+        trained = {n: p.detach() for n, p in trainer.model.named_parameters() if p.requires_grad}
+        losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+        torch.save({"weights": trained, "losses": losses}, out)
+
+
+def run(case, folder, out, processes):
+    command = [sys.executable, *(LAUNCH if processes == 2 else []), __file__, case, str(folder), str(out)]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(ROWS // processes)], capture_output=True, text=True, check=False, timeout=300, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return torch.load(out)
+
+
+@pytest.mark.parametrize("case", ["cold_start", "grpo", "dropping"])
+def test_two_processes_train_as_one(tmp_path, case):
+    folder = tiny_folder(tmp_path / "model")
+    one, two = (run(case, folder, tmp_path / f"{n}.pt", n) for n in (1, 2))
+    # The matrices B of the adapters start at zero.
+    assert max(w.abs().max() for n, w in one["weights"].items() if "lora_B" in n) > 1e-2
+    assert max((one["weights"][n] - w).abs().max() for n, w in two["weights"].items()) < 1e-4
+    assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)
+
+
+def test_two_processes_refill_together(tmp_path):
+    """Each draws as many groups as the neediest: other groups than one process draws, but both go on to the end."""
+    made = run("refilling", tiny_folder(tmp_path / "model"), tmp_path / "2.pt", 2)
+    assert len(made["losses"]) == 5
+    assert max(w.abs().max() for n, w in made["weights"].items() if "lora_B" in n) > 1e-2
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
