@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -197,7 +198,19 @@ def test_examples_are_of_each_kind_and_drawn_by_seed(runs):
     text = example_markdown("Right", chosen["Right"])
     for part in ("question 2?", "why", "SELECT 1", "| a |"):
         assert part in text
-    assert example_markdown("Wrong", None) == "### Wrong\n\nNo question of this kind."
+
+
+def test_three_examples_are_shown_where_a_kind_lacks(runs):
+    full = select(runs, ("none", "full"), "tiny")[0]
+    rows = [row for row in full.rows if row["greedy"][full.summary["metric"]] == 1]
+    assert len(rows) == 3  # all right
+    chosen = choose_examples(replace(full, rows=rows))
+    assert list(chosen) == [
+        "Right",
+        "Another, for lack of one right only by the vote",
+        "Another, for lack of one wrong",
+    ]
+    assert len({row["index"] for row in chosen.values()}) == 3
 
 
 def test_a_completion_cannot_break_out_of_its_fence(runs):

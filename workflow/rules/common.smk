@@ -115,9 +115,9 @@ def untrusted_questions(name):
     return [path] if os.path.exists(path) else []
 
 
-def asked_of(name):
-    """What of a benchmark's entry changes its results, beside the files."""
-    return {key: BENCHMARKS[name][key] for key in ("layout", "limit") if key in BENCHMARKS[name]}
+def asked_of(name, *more):
+    """What of a benchmark's entry changes its answers, beside the files; `more` are keys that change its scores."""
+    return {key: BENCHMARKS[name][key] for key in ("layout", "limit", *more) if key in BENCHMARKS[name]}
 
 
 def base_model_files():

@@ -22,7 +22,7 @@ rule score:
         mem_mb=2000,
         runtime=60,
     params:
-        cfg=lambda wildcards: settings(config, "score", "execution", benchmark=asked_of(wildcards.benchmark)),
+        cfg=lambda wildcards: settings(config, "score", "execution", benchmark=asked_of(wildcards.benchmark, "seconds")),
         databases=lambda wildcards: resolve(BENCHMARKS[wildcards.benchmark]["databases"]),
         exclude=lambda wildcards, input: ["--exclude", input.untrusted] if input.untrusted else [],
         out=lambda wildcards, output: Path(output.manifest).parent,

@@ -10,8 +10,8 @@ from sqlr1.reporting.tables import markdown_table
 Row = Mapping[str, Any]
 
 
-def choose_examples(run: ScoreRun, seed: int = 0) -> dict[str, Row | None]:
-    """A question the greedy answer gets right, one only the vote does, one neither does; None if there is none."""
+def choose_examples(run: ScoreRun, seed: int = 0) -> dict[str, Row]:
+    """A question the greedy answer gets right, one only the vote does, one neither does; others where a kind lacks."""
     measure = run.summary["metric"]
     kinds: dict[str, Callable[[float, float], bool]] = {
         "Right": lambda greedy, vote: greedy == 1,
@@ -22,14 +22,16 @@ def choose_examples(run: ScoreRun, seed: int = 0) -> dict[str, Row | None]:
     chosen = {}
     for kind, fits in kinds.items():
         rows = [row for row in scored if fits(row["greedy"][measure], row["vote"][measure])]
-        chosen[kind] = random.Random(f"{seed} {kind}").choice(rows) if rows else None
-    return chosen
+        if rows:
+            chosen[kind] = random.Random(f"{seed} {kind}").choice(rows)
+    others = [row for row in scored if row not in chosen.values()]
+    random.Random(seed).shuffle(others)
+    lacking = [kind for kind in kinds if kind not in chosen]
+    return chosen | {f"Another, for lack of one {k.lower()}": row for k, row in zip(lacking, others, strict=False)}
 
 
-def example_markdown(kind: str, row: Row | None) -> str:
+def example_markdown(kind: str, row: Row) -> str:
     """The section of one example; the answers shown are the vote's, and the greedy one where it differs."""
-    if row is None:
-        return f"### {kind}\n\nNo question of this kind."
     difficulty = f", {row['difficulty']}" if row["difficulty"] else ""
     parts = [
         f"### {kind}: question {row['index']} ({row['db_id']}{difficulty})",

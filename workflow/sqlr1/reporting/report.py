@@ -1,4 +1,6 @@
-"""report.md: what was run, on what data, how training went, what it scored. Equal inputs give equal bytes."""
+"""report.md: what was run, on what data, how training went, what it scored.
+
+Equal inputs, on one machine at one commit, give equal bytes: both are named in it."""
 
 import os
 import platform

@@ -136,7 +136,7 @@ def _answered(
 def _judge(job: Job, answered: Sequence[Answered]) -> list[dict[str, Any]]:
     """Run everything: the vote, the judgements under both semantics, the rows to look at."""
     layout = job.settings["benchmark"]["layout"]
-    with Executor(limits=Limits(**job.settings["execution"]), cache=GOLD_CACHE) as executor:
+    with Executor(limits=_limits(job), cache=GOLD_CACHE) as executor:
         samples = [Query(a.database, response.sql) for a in answered for response in a.samples]
         prints = iter(executor.fingerprints(samples, progress="vote"))
         chosen = [majority([next(prints) for _ in a.samples]) for a in answered]
@@ -210,6 +210,12 @@ def _table_row(row: dict[str, Any], measure: str) -> dict[str, Any]:
         "samples_right": row["samples"][measure],
         "samples": row["samples"]["n"],
     }
+
+
+def _limits(job: Job) -> Limits:
+    """Those of section `execution`, but for the benchmark's own time."""
+    seconds = job.settings["benchmark"].get("seconds", job.settings["execution"].get("seconds", Limits.seconds))
+    return Limits(**job.settings["execution"] | {"seconds": seconds})
 
 
 if __name__ == "__main__":

@@ -89,18 +89,22 @@ def _pass_rates(job: Job, questions: Sequence[Question]) -> "tuple[list[Question
     asked = [(q, p) for q, p in zip(questions, prompted, strict=True) if p.token_ids is not None]
     if not asked:
         raise InputError(f"{job.args.questions}: no question's prompt fits prompt.max_length")
-    with owned(job.work):
+    catalogued = [catalogue[q.db_id] for q, _ in asked]
+    # Judged before the work folder is given up: answers cost minutes.
+    with owned(job.work), Executor(limits=Limits(**job.settings["execution"]), cache=GOLD_CACHE) as executor:
         answers = generate([p for _, p in asked], lambda: make_backend(settings, folder), settings, job.seed, job.work)
+        n = settings["n"]
+        texts = [sample for answer in answers for sample in answer.samples]
+        golds = [question.sql for question, _ in asked for _ in range(n)]
+        databases = [database for database in catalogued for _ in range(n)]
+        judged = outcomes(executor, texts, golds, databases, job.settings["semantics"])
     answered, rates = [], []
-    with Executor(limits=Limits(**job.settings["execution"]), cache=GOLD_CACHE) as executor:
-        for (question, _), answer in zip(asked, answers, strict=True):
-            database = catalogue[question.db_id]
-            n = len(answer.samples)
-            judged = outcomes(executor, answer.samples, [question.sql] * n, [database] * n, job.settings["semantics"])
-            if all(o.judged for o in judged):
-                executable, matches = sum(o.executes for o in judged), sum(o.well_formed and o.matches for o in judged)
-                answered.append(question)
-                rates.append(PassRate(question.id, question.sql_class, n, executable, matches))
+    for number, (question, _) in enumerate(asked):
+        own = judged[number * n : (number + 1) * n]
+        if all(o.judged for o in own):
+            executable, matches = sum(o.executes for o in own), sum(o.well_formed and o.matches for o in own)
+            answered.append(question)
+            rates.append(PassRate(question.id, question.sql_class, n, executable, matches))
     log.info("%d questions, %d with a prompt that fits, %d judged", len(questions), len(asked), len(rates))
     return answered, rates
 
