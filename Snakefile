@@ -1,13 +1,4 @@
-import sys
-from pathlib import Path
-
 from snakemake.utils import min_version
-
-# The package is found beside the workflow: by this file, and by jobs in environments of their own (see common.smk).
-PACKAGE_ROOT = str(Path(workflow.basedir) / "workflow")
-sys.path.insert(0, PACKAGE_ROOT)
-
-from sqlr1 import configuration
 
 min_version("9.27")
 

@@ -1,7 +1,15 @@
 import os
+import sys
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
+
+# The package is found beside the workflow: by these files, and by jobs in environments of their own.
+PACKAGE_ROOT = str(Path(workflow.basedir) / "workflow")
+sys.path.insert(0, PACKAGE_ROOT)
+
+from sqlr1 import configuration
 from sqlr1.base_model import MODEL_FILES
 from sqlr1.provenance import settings, sources
 from sqlr1.records import InputError
