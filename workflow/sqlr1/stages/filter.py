@@ -109,19 +109,11 @@ def _count(rows: Sequence[Question], field: str) -> dict[str, int]:
 
 
 def _track(job: Job, counts: Mapping[str, Any]) -> None:
-    from matplotlib.figure import Figure
+    from sqlr1.reporting.funnel import funnel_figure
 
     job.run.metrics({"input": counts["input"]} | {f"dropped/{k}": v for k, v in counts["dropped"].items()})
     job.run.metrics({f"rows/{k}": v for k, v in counts["subsets"].items()})
-    dropped = {k: v for k, v in counts["dropped"].items() if v}
-    bars = {"input": counts["input"]} | dropped | counts["subsets"]
-    colours = ["#4c72b0"] + ["#c44e52"] * len(dropped) + ["#55a868"] * len(counts["subsets"])
-    figure = Figure(figsize=(8, 0.3 * len(bars) + 1), layout="constrained")
-    axes = figure.subplots()
-    axes.bar_label(axes.barh(list(bars), list(bars.values()), color=colours))
-    axes.invert_yaxis()
-    axes.set(xlabel="rows", title="Data funnel")
-    job.run.figure(figure, "funnel.png")
+    job.run.figure(funnel_figure(counts), "funnel.png")
     for kind in ("classes", "styles"):
         job.run.figure(_shares(counts[kind], kind), f"{kind}.png")
 
