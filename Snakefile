@@ -54,5 +54,5 @@ rule ablation_reward:
 rule ablation_cold_start:
     input:
         EVERYTHING,
-        policies(STRATEGIES, [WITHOUT_RL, VARIANTS[0]]),
+        policies(STRATEGIES, [WITHOUT_RL, REWARDS[0]]),
         expand(rules.ablation.output, ablation="ablation_cold_start"),

@@ -31,6 +31,17 @@ def default_config(checkout):
         ("candidates", "temperature", -1, "config key candidates.temperature: -1 is less than the minimum of 0"),
         ("cold_start", "strategy", "sft", "config key cold_start.strategy: 'sft' is not one of"),
         ("prompt", "max_length", "long", "config key prompt.max_length: 'long' is not of type 'integer'"),
+        ("cold_start", "max_steps", 0, "config key cold_start.max_steps: 0 is not one of the allowed forms"),
+        ("grpo", "learning_rate", float("nan"), "config key grpo.learning_rate: nan is not a finite number"),
+        ("grpo", "num_generations", 5, "config key grpo.num_generations: 5 does not divide the 32 completions"),
+        ("select", "low", 0.995, "config key select.low: 0.995 is above select.high, 0.99"),
+        (
+            "synthesize",
+            "domains",
+            ["bookshp"],
+            "synthesize.domains.bookshp: unknown; did you mean 'bookshop'?",
+        ),
+        ("launch", "grpo", "", "config key launch.grpo: '' should be non-empty"),
     ],
 )
 def test_a_faulty_config_key_is_named(checkout, section, key, value, message):
@@ -40,6 +51,21 @@ def test_a_faulty_config_key_is_named(checkout, section, key, value, message):
         configuration.check(config, checkout / SCHEMA)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_mixed_in_class_that_does_not_exist_is_named(checkout):
+    config = default_config(checkout)
+    config["synthesize"]["mix"] = [{"layout": "spider", "questions": "q", "databases": "d", "classes": {"Smiple": 3}}]
+    with pytest.raises(InputError, match=r"config key synthesize\.mix\.0\.classes: 'Smiple' is not one of"):
+        configuration.check(config, checkout / SCHEMA)
+
+
+def test_a_run_without_any_benchmark_stops_before_any_work(checkout):
+    overlay = checkout / "unscored.yaml"
+    overlay.write_text("benchmarks: {built_in: null}")
+    run = snakemake(checkout, "-n", "--configfile", str(overlay), SQLR1_DATA="no_such_folder")
+    assert run.returncode != 0
+    assert "config key benchmarks: none is left to score" in run.stdout + run.stderr
 
 
 def test_snakemake_stops_at_an_unknown_key(checkout):

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_models import WHEEL, smollm2, tiny_folder, tiny_model
 
 from sqlr1.base_model import MODEL_FILES, copy_model, load_model, load_tokenizer, make_base_model, model_folder
@@ -64,6 +65,14 @@ def test_a_model_without_weights_is_named(tmp_path):
     tiny_folder(tmp_path / "model")
     (tmp_path / "model/model.safetensors").unlink()
     assert "no causal language model could be loaded" in faulty(tmp_path)
+
+
+def test_missing_weights_are_not_made_up(tmp_path):
+    folder = tiny_folder(tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert "1 weights are missing, model.layers.1.mlp.up_proj.weight first" in faulty(tmp_path)
 
 
 def test_half_a_model_is_not_trained_on(tmp_path):

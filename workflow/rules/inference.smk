@@ -27,5 +27,5 @@ rule candidates:
     shell:
         "python -m sqlr1.stages.candidates --settings {params.cfg:q} --seed {wildcards.seed} "
         "--model-manifest {input.model:q} --questions {input.questions:q} --databases {params.databases:q} "
-        "{params.exclude:q} --out {params.out:q} --experiment {params.experiment:q} --log {log:q} --tag strategy={wildcards.strategy} "
-        "--tag reward={wildcards.reward} --tag benchmark={wildcards.benchmark}"
+        "{params.exclude:q} --out {params.out:q} --experiment {params.experiment:q} --log {log:q} "
+        "--tag strategy={wildcards.strategy} --tag reward={wildcards.reward} --tag benchmark={wildcards.benchmark}"

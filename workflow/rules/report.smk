@@ -45,6 +45,6 @@ rule report:
         experiment=config["experiment"],
     shell:
         "python -m sqlr1.stages.report --settings {params.cfg:q} --funnel {input.funnel:q} "
-        "--catalogue {input.catalogue:q} --cold-start {input.cold_start:q} --pass-rates {input.pass_rates:q} --grpo {input.grpo:q} "
-        "--validation {input.validation:q} --scores {input.scores:q} --questions {input.questions:q} "
+        "--catalogue {input.catalogue:q} --cold-start {input.cold_start:q} --pass-rates {input.pass_rates:q} "
+        "--grpo {input.grpo:q} --validation {input.validation:q} --scores {input.scores:q} --questions {input.questions:q} "
         "--out {params.out:q} --experiment {params.experiment:q} --log {log:q}"

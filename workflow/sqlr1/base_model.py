@@ -30,7 +30,7 @@ MODEL_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
 )
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16")
 
 
 def make_base_model(settings: Mapping[str, Any], folder: Path) -> None:
@@ -59,16 +59,21 @@ def make_base_model(settings: Mapping[str, Any], folder: Path) -> None:
 def load_model(folder: Path | str, dtype: str, revision: str | None = None) -> "PreTrainedModel":
     """Load a causal language model with weights in `dtype` (`auto`: as saved), in evaluation mode.
 
-    Raises InputError when the folder (or hub id) holds none.
+    Raises InputError when the folder (or hub id) holds none, or not all of its weights.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, revision=revision).eval()
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, revision=revision, output_loading_info=True
+        )
     # A cut-off file is a SafetensorError, weights of another shape than the configuration says a RuntimeError.
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise InputError(f"{folder}: no causal language model could be loaded: {_first_line(error)}") from error
+    if missing := sorted(found["missing_keys"]):  # transformers would make them up
+        raise InputError(f"{folder}: {len(missing)} weights are missing, {missing[0]} first")
+    return model.eval()
 
 
 def load_tokenizer(folder: Path | str, revision: str | None = None) -> "PreTrainedTokenizerBase":

@@ -1,6 +1,7 @@
 """Checks of the configuration against its schema, with one clear line for each fault."""
 
 import difflib
+import math
 import os
 import re
 import sys
@@ -22,12 +23,46 @@ def check(config: Mapping[str, Any], schema_file: Path) -> None:
     errors = sorted(Draft202012Validator(schema).iter_errors(config), key=lambda e: list(map(str, e.absolute_path)))
     if errors:
         raise InputError("; ".join(dict.fromkeys(line for error in errors for line in _explain(error))))
-    synthesize = config["synthesize"]
-    if both := sorted(set(synthesize["domains"]) & set(synthesize["held_out_domains"])):
-        raise InputError(f"config key synthesize.held_out_domains: {', '.join(both)} also stands in synthesize.domains")
+    _check_numbers(config)
+    _check_domains(config["synthesize"])
     for section in ("synthesize", "filter"):
         if not sum(config[section].get("classes", {"": 1}).values()):
             raise InputError(f"config key {section}.classes: no class has a share above 0")
+    low, high = config["select"]["low"], config["select"]["high"]
+    if low > high:
+        raise InputError(f"config key select.low: {low} is above select.high, {high}")
+    _check_groups(config)
+
+
+def _check_numbers(value: Any, key: str = "") -> None:
+    """YAML's .nan and .inf pass every comparison that a schema can make."""
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            _check_numbers(part, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"config key {key}: {value} is not a finite number")
+
+
+def _check_domains(synthesize: Mapping[str, Any]) -> None:
+    known = [path.stem for path in (Path(__file__).parent / "synthesis/domains").glob("*.yaml")]
+    for key in ("domains", "held_out_domains"):
+        if unknown := [name for name in synthesize[key] if name not in known]:
+            raise InputError(_unknown(f"synthesize.{key}", unknown[0], known))
+    if both := sorted(set(synthesize["domains"]) & set(synthesize["held_out_domains"])):
+        raise InputError(f"config key synthesize.held_out_domains: {', '.join(both)} also stands in synthesize.domains")
+
+
+def _check_groups(config: Mapping[str, Any]) -> None:
+    """A batch of rollouts holds whole groups; several processes (a launcher) share one, and TRL counts them itself."""
+    grpo = config["grpo"]
+    if config["launch"]["grpo"] != "python":
+        return
+    batch = grpo.get("per_device_train_batch_size", 8) * grpo.get("gradient_accumulation_steps", 1)
+    if batch % grpo["num_generations"]:
+        raise InputError(
+            f"config key grpo.num_generations: {grpo['num_generations']} does not divide the {batch} completions of a "
+            "step (per_device_train_batch_size * gradient_accumulation_steps)"
+        )
 
 
 def prepare_environment(data_root: str, package_root: str) -> str:
@@ -52,9 +87,9 @@ def _explain(error: ValidationError) -> list[str]:
         return [
             f"config key {key}: {error.instance!r} is a string; YAML needs a dot in a number: write 1.0e-4, not 1e-4"
         ]
-    if error.validator in ("anyOf", "oneOf"):
+    if error.validator in ("anyOf", "oneOf", "not"):
         return [
-            f"config key {key}: {error.instance!r} fits none of the allowed forms: {error.schema.get('description')}"
+            f"config key {key}: {error.instance!r} is not one of the allowed forms: {error.schema.get('description')}"
         ]
     return [f"config key {key or '(top level)'}: {error.message}"]
 

@@ -1,6 +1,7 @@
 """report.md: what was run, on what data, how training went, what it scored.
 
-Equal inputs, on one machine at one commit, give equal bytes: both are named in it."""
+Equal inputs, on one machine at one commit, give equal bytes: both are named in it.
+"""
 
 import os
 import platform
@@ -16,7 +17,10 @@ from sqlr1.reporting.estimates import Bootstrap, Estimate
 from sqlr1.reporting.tables import markdown_table
 
 # The settings that decide a result; the rest stands in the config file and in each stage's manifest.
-KEY_SECTIONS = ("seeds", "base_model", "prompt", "synthesize", "filter", "cold_start", "reward", "grpo", "candidates")
+KEY_SECTIONS = (
+    "seeds", "base_model", "prompt", "execution", "synthesize", "filter", "cold_start", "select", "reward", "grpo",
+    "candidates", "benchmarks", "score",
+)  # fmt: skip
 
 
 def configuration_section(settings: Mapping[str, Any], commit: str, versions: Mapping[str, str]) -> str:
