@@ -57,3 +57,14 @@ def test_no_machine_paths_in_the_repository():
     ]:
         if path.is_file() and path.suffix in (".py", ".smk", ".yaml", ".md", ".toml", ".txt", ".rst", ""):
             assert not re.search(r"/(work|tmp|root|home)/\w", path.read_text(errors="replace")), path
+
+
+def test_the_picture_of_the_workflow_shows_every_rule():
+    root = PACKAGE.parent.parent
+    rules = [
+        name
+        for path in [root / "Snakefile", *(root / "workflow/rules").glob("*.smk")]
+        for name in re.findall(r"^rule (\w+):", path.read_text(), re.MULTILINE)
+    ]
+    shown = re.findall(r"<text[^>]*>([^<]+)</text>", (root / "docs/dag.svg").read_text())
+    assert sorted(shown) == sorted(rules)
