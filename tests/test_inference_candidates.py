@@ -2,10 +2,14 @@
 
 import json
 import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 from tiny_stages import command, prepare
 
+from sqlr1.inference.backends import make_backend
+from sqlr1.inference.candidates import Prompted, generate
 from sqlr1.records import Candidates, read_records
 
 
@@ -43,3 +47,67 @@ def test_no_database_at_all_is_an_error(folder):
     assert done.returncode == 1
     assert "nowhere: none of the databases of dev.json is there" in done.stderr
     assert not (folder / "none/candidates.jsonl").exists()
+
+
+class Engine:
+    """What of vLLM's engine the backend uses: it answers two rows a step, the last added first, and may die."""
+
+    def __init__(self, dies_at: int) -> None:
+        self.waiting, self.steps, self.dies_at, self.most = [], 0, dies_at, 0
+
+    def add_request(self, request_id, prompt, parameters):
+        self.waiting.append((request_id, prompt["prompt_token_ids"], parameters))
+        self.most = max(self.most, len(self.waiting))
+
+    def has_unfinished_requests(self):
+        return bool(self.waiting)
+
+    def step(self):
+        self.steps += 1
+        if self.steps == self.dies_at:
+            raise KeyboardInterrupt
+        done = [self.waiting.pop() for _ in range(2) if self.waiting]
+        return [
+            SimpleNamespace(
+                request_id=name, finished=True, outputs=[SimpleNamespace(text=f"{ids} {p.temperature} {p.seed}")]
+            )
+            for name, ids, p in done
+        ]
+
+
+@pytest.fixture
+def engines(monkeypatch):
+    """A module `vllm` whose engines are kept, the first of which dies at its fifth step."""
+    made = []
+
+    def make(*_, **__):
+        made.append(Engine(0 if made else 5))
+        return SimpleNamespace(llm_engine=made[-1])
+
+    def parameters(temperature, seed=None, **_):
+        return SimpleNamespace(temperature=temperature, seed=seed)
+
+    vllm = SimpleNamespace(LLM=make, SamplingParams=parameters, TokensPrompt=dict)
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    kinds = SimpleNamespace(RequestOutputKind=SimpleNamespace(FINAL_ONLY=0))
+    monkeypatch.setitem(sys.modules, "vllm.sampling_params", kinds)
+    return made
+
+
+def test_vllm_gets_all_questions_at_once_and_is_resumed_by_question(engines, tmp_path):
+    settings = {"n": 2, "temperature": 0.8, "max_new_tokens": 2048, "backend": "vllm"}
+    questions = [Prompted(f"q{i}", "pets", [i] * 4000) for i in range(6)]
+
+    def answer(work):
+        work.mkdir(exist_ok=True)
+        return generate(questions, lambda: make_backend(settings, tmp_path), settings, 0, work)
+
+    with pytest.raises(KeyboardInterrupt):
+        answer(tmp_path / "killed")
+    resumed = answer(tmp_path / "killed")
+    assert [engine.most for engine in engines] == [18, 12]  # 4 steps answered 8 rows, which are 2 questions
+    assert resumed == answer(tmp_path / "whole")
+    assert [c.id for c in resumed] == [q.id for q in questions]
+    assert resumed[3].greedy == f"{[3] * 4000} 0.0 None"
+    assert all(" 0.8 " in text and text.startswith("[3,") for text in resumed[3].samples)
+    assert len(set(resumed[3].samples)) == 2

@@ -63,6 +63,24 @@ def test_the_paper_overlays_hold_the_published_settings(overlay, tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("overlay", PAPER, ids=lambda p: p.stem)
+def test_the_paper_overlays_launch_by_files_that_accelerate_reads(overlay):
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    config = load(overlay)
+    for stage in ("cold_start", "grpo"):
+        program, verb, *flags = config["launch"][stage].split()
+        assert (program, verb) == ("accelerate", "launch")
+        several = ["--num_machines", "2", "--num_processes", "16", "--machine_rank", "1", "--main_process_ip", "node0"]
+        args = launch_command_parser().parse_args([*flags, *several, "-m", f"sqlr1.stages.{stage}"])
+        assert (args.num_machines, args.training_script) == (2, f"sqlr1.stages.{stage}")
+        launched = load_config_from_file(str(ROOT / args.config_file))
+        assert launched.distributed_type == "DEEPSPEED"
+        assert launched.deepspeed_config["zero_stage"] == 2
+        assert launched.num_processes == config["resources"][stage]["gpu"]
+
+
 def test_the_conda_environment_holds_the_one_list_of_dependencies():
     namespace: dict = {"__file__": str(ROOT / "envs/generate.py"), "__name__": "generate"}
     exec((ROOT / "envs/generate.py").read_text(), namespace)

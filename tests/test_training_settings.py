@@ -47,3 +47,15 @@ def test_lora_takes_the_librarys_own_names():
     assert lora_config({}) is None
     with pytest.raises(InputError, match=r"lora\.rank: LoraConfig has no such field"):
         lora_config({"lora": {"rank": 16}})
+
+
+@pytest.mark.parametrize("make", [sft_config, grpo_config])
+def test_sharded_weights_are_refused(make, tmp_path, monkeypatch):
+    # What `accelerate launch` hands to its processes; DeepSpeed itself is not needed to see the stage.
+    monkeypatch.setattr("accelerate.utils.DeepSpeedPlugin.set_deepspeed_weakref", lambda _: None)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    assert make({}, tmp_path, 0).deepspeed_plugin.zero_stage == 2
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    with pytest.raises(InputError, match=r"launch\.(grpo|cold_start): ZeRO stage 3 shards the weights"):
+        make({}, tmp_path, 0)

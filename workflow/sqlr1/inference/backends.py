@@ -1,6 +1,6 @@
 """Where completions come from, chosen by config: the shared-prompt sampler, or vLLM (extra `gpu`). One interface."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,8 +15,8 @@ class Backend(Protocol):
 
     def complete(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int | None]], sampling: Sampling
-    ) -> list[list[str]]:
-        """Texts, without special tokens: one list a prompt, in the order of its seeds."""
+    ) -> Iterator[tuple[int, list[str]]]:
+        """(Number of a prompt, its texts in the order of its seeds), as prompts are finished; no special tokens."""
 
 
 class TransformersBackend:
@@ -31,42 +31,59 @@ class TransformersBackend:
 
     def complete(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int | None]], sampling: Sampling
-    ) -> list[list[str]]:
-        """See `Backend`."""
+    ) -> Iterator[tuple[int, list[str]]]:
+        """See `Backend`. The prompts are one batch: all finish together."""
         drawn = sample(self.model, prompts, seeds, sampling, self.eos_token_ids)
-        return [self.tokenizer.batch_decode(group, skip_special_tokens=True) for group in drawn]
+        for number, group in enumerate(drawn):
+            yield number, self.tokenizer.batch_decode(group, skip_special_tokens=True)
 
 
 class VllmBackend:
-    """vLLM, which shares a prompt's cache between its samples by itself (prefix caching)."""
+    """vLLM, which schedules any number of prompts itself and shares a prompt's cache between its samples."""
 
     def __init__(self, model_folder: Path, dtype: str = "bfloat16") -> None:
         try:
             from vllm import LLM
         except ImportError as error:
             raise InputError("candidates.backend: vllm is not installed; pip install 'sqlr1[gpu]'") from error
-        self.engine = LLM(str(model_folder), dtype=dtype, enable_prefix_caching=True)
+        self.engine = LLM(str(model_folder), dtype=dtype, enable_prefix_caching=True).llm_engine
 
     def complete(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int | None]], sampling: Sampling
-    ) -> list[list[str]]:
-        """See `Backend`."""
-        from vllm import SamplingParams, TokensPrompt
+    ) -> Iterator[tuple[int, list[str]]]:
+        """See `Backend`. The engine is stepped by hand: `LLM.generate` would keep all answers back to the last one."""
+        from vllm import TokensPrompt
 
-        requests = [(ids, seed) for ids, group in zip(prompts, seeds, strict=True) for seed in group]
-        parameters = [
-            SamplingParams(
-                max_tokens=sampling.max_new_tokens,
-                temperature=0.0 if seed is None else sampling.temperature,
-                top_p=1.0 if seed is None else sampling.top_p,
-                top_k=sampling.top_k if sampling.top_k and seed is not None else -1,
-                seed=None if seed is None else seed % (1 << 32),
-            )
-            for _, seed in requests
-        ]
-        outputs = self.engine.generate([TokensPrompt(prompt_token_ids=list(ids)) for ids, _ in requests], parameters)
-        texts = iter([output.outputs[0].text for output in outputs])
-        return [[next(texts) for _ in group] for group in seeds]
+        for number, (ids, group) in enumerate(zip(prompts, seeds, strict=True)):
+            prompt = TokensPrompt(prompt_token_ids=list(ids))
+            for row, seed in enumerate(group):
+                self.engine.add_request(f"{number}.{row}", prompt, _parameters(seed, sampling))
+        texts: list[dict[int, str]] = [{} for _ in prompts]
+        while self.engine.has_unfinished_requests():
+            for output in self.engine.step():
+                if not output.finished:
+                    continue
+                number, row = map(int, output.request_id.split("."))
+                texts[number][row] = output.outputs[0].text
+                if len(texts[number]) == len(seeds[number]):
+                    yield number, [texts[number][row] for row in range(len(seeds[number]))]
+
+
+def _parameters(seed: int | None, sampling: Sampling) -> Any:
+    """vLLM's SamplingParams of one row."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    common = {"max_tokens": sampling.max_new_tokens, "output_kind": RequestOutputKind.FINAL_ONLY}
+    if seed is None:
+        return SamplingParams(temperature=0.0, **common)
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k or -1,
+        seed=seed % (1 << 32),
+        **common,
+    )
 
 
 BACKENDS: Mapping[str, Any] = {"transformers": TransformersBackend, "vllm": VllmBackend}

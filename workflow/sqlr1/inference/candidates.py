@@ -1,7 +1,6 @@
-"""Candidates for a benchmark's questions: a greedy answer and n samples each, resumable batch by batch."""
+"""Candidates for a benchmark's questions: a greedy answer and n samples each, resumable question by question."""
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ from sqlr1.inference.backends import Backend
 from sqlr1.inference.batches import batches
 from sqlr1.inference.sampler import GREEDY, Sampling, row_seed
 from sqlr1.records import Candidates, read_records, write_jsonl
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,30 +31,48 @@ def generate(
 ) -> list[Candidates]:
     """Answer `questions` with section `candidates`; results in their order.
 
-    Every question's seeds follow from `seed` and its id, and the batches from the questions alone. A finished batch
-    lies in `work` as a file, so that a killed run repeats at most one batch and ends with the same bytes. A question
-    without a prompt gets empty completions: it stays in the score, as wrong.
+    Every question's seeds follow from `seed` and its id. A finished question lies in `work` as a file of its own, and a
+    killed run goes on from there. A question without a prompt gets empty completions: it stays in the score, as wrong.
     """
     n = settings["n"]
     sampling = Sampling(
         settings["max_new_tokens"], settings["temperature"], settings.get("top_p", 1.0), settings.get("top_k", 0)
     )
     asked = [q for q in questions if q.token_ids is not None]
-    planned = batches([len(q.token_ids) for q in asked], n + 1, sampling, settings.get("batch_tokens", 32768))
-    done: dict[str, Candidates] = {q.id: Candidates(q.id, q.db_id, "", [""] * n) for q in questions}
-    backend: Backend | None = None
-    with tqdm(total=len(asked), desc="candidates", disable=None) as bar:
-        for number, batch in enumerate(planned):
-            finished = work / f"{number}.jsonl"
-            if not finished.exists():
-                backend = backend or make_backend()
-                write_jsonl(finished, map(asdict, _answer(backend, [asked[i] for i in batch], n, sampling, seed)))
-            done |= {c.id: c for c in read_records(finished, Candidates)}
-            bar.update(len(batch))
+    files = [work / f"{number}.jsonl" for number in range(len(asked))]
+    missing = [number for number, file in enumerate(files) if not file.exists()]
+    together = _together(asked, missing, sampling, settings)
+    if together:
+        backend = make_backend()
+        with tqdm(total=sum(map(len, together)), desc="candidates", disable=None) as bar:
+            for batch in together:
+                for place, answer in _answers(backend, [asked[number] for number in batch], n, sampling, seed):
+                    write_jsonl(files[batch[place]], [asdict(answer)])
+                    bar.update()
+    done = {q.id: Candidates(q.id, q.db_id, "", [""] * n) for q in questions}
+    done |= {c.id: c for file in files for c in read_records(file, Candidates)}
     return [done[q.id] for q in questions]
 
 
-def _answer(backend: Backend, questions: Sequence[Prompted], n: int, sampling: Sampling, seed: int) -> list[Candidates]:
+def _together(
+    asked: Sequence[Prompted], missing: Sequence[int], sampling: Sampling, settings: Mapping[str, Any]
+) -> list[list[int]]:
+    """The questions (numbers in `asked`) that go to the backend in one call, call by call.
+
+    vLLM schedules itself and gets all that are missing. Our own sampler gets batches that depend on `asked` alone, and
+    one of which anything is missing as a whole: other company would change the last bits of its logits.
+    """
+    if settings.get("backend") == "vllm":
+        return [list(missing)] if missing else []
+    lengths = [len(q.token_ids or []) for q in asked]
+    planned = batches(lengths, settings["n"] + 1, sampling, settings.get("batch_tokens", 32768))
+    return [batch for batch in planned if not set(missing).isdisjoint(batch)]
+
+
+def _answers(
+    backend: Backend, questions: Sequence[Prompted], n: int, sampling: Sampling, seed: int
+) -> Iterator[tuple[int, Candidates]]:
+    """(Place among `questions`, its candidates), as questions are finished."""
     seeds = [[GREEDY, *(row_seed(seed, q.id, k) for k in range(n))] for q in questions]
-    texts = backend.complete([q.token_ids or [] for q in questions], seeds, sampling)
-    return [Candidates(q.id, q.db_id, greedy, samples) for q, (greedy, *samples) in zip(questions, texts, strict=True)]
+    for place, (greedy, *samples) in backend.complete([q.token_ids or [] for q in questions], seeds, sampling):
+        yield place, Candidates(questions[place].id, questions[place].db_id, greedy, samples)

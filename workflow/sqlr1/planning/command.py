@@ -2,13 +2,14 @@
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from sqlr1 import configuration
+from sqlr1.planning.lengths import bounds, measured
 from sqlr1.planning.shapes import ACCELERATORS, shape_of
 from sqlr1.planning.stages import Cost, Planner
 from sqlr1.records import InputError
@@ -23,11 +24,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--configfile", type=Path, metavar="FILE", help="an overlay, as for snakemake (default: none)")
     parser.add_argument("--base", type=Path, default=Path("config.yaml"), metavar="FILE", help="(default: config.yaml)")
     parser.add_argument("--accelerator", choices=ACCELERATORS, default="a100-80gb", help="(default: a100-80gb)")
-    parser.add_argument("--mfu", type=float, default=0.35, help="share of the peak that is reached (default: 0.35)")
-    parser.add_argument("--prompt-tokens", type=int, metavar="N", help="(default: prompt.max_length, an upper bound)")
-    parser.add_argument(
-        "--completion-tokens", type=int, metavar="N", help="(default: grpo.max_completion_length, an upper bound)"
-    )
+    parser.add_argument("--mfu", type=float, help="share of the peak that is reached (default: the accelerator's)")
+    lengths = "(default: the mean of the experiment's data under results/, else the config's bound)"
+    parser.add_argument("--prompt-tokens", type=int, metavar="N", help=f"mean length of a prompt {lengths}")
+    parser.add_argument("--completion-tokens", type=int, metavar="N", help=f"mean length of a response {lengths}")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.set_defaults(run=run)
 
@@ -35,19 +35,22 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the plan. Raises InputError for a missing file, a faulty config or a model of unknown shape."""
     config = merged(args.base, args.configfile)
-    if not 0 < args.mfu <= 1:
-        raise InputError(f"--mfu: {args.mfu} is not between 0 and 1")
+    accelerator = ACCELERATORS[args.accelerator]
+    mfu = accelerator.mfu if args.mfu is None else args.mfu
+    if not 0 < mfu <= 1:
+        raise InputError(f"--mfu: {mfu} is not between 0 and 1")
     model = config["base_model"]
     shape = shape_of(model["name"], model.get("file", "") if model["source"] == "wheel" else "")
-    prompt = args.prompt_tokens or config["prompt"]["max_length"]
-    response = args.completion_tokens or config["grpo"].get("max_completion_length", 256)
-    accelerator = ACCELERATORS[args.accelerator]
-    costs = Planner(config, shape, accelerator, args.mfu, prompt, response).costs()
+    given = {"prompt": args.prompt_tokens, "response": args.completion_tokens}
+    known = None if all(given.values()) else measured(config, Path("results") / config["experiment"])
+    lengths = replace(known or bounds(config), **{name: tokens for name, tokens in given.items() if tokens})
+    costs = Planner(config, shape, accelerator, mfu, lengths).costs()
     if args.json:
         print(json.dumps({"experiment": config["experiment"], "stages": [asdict(cost) for cost in costs]}))
         return
-    print(f"{config['experiment']}: {shape.parameters / 1e9:.2f} G weights on {args.accelerator}, mfu {args.mfu}")
-    print(f"{prompt} prompt tokens, {response} of a response, each stage alone, all its runs together\n")
+    print(f"{config['experiment']}: {shape.parameters / 1e9:.2f} G weights on {args.accelerator}, mfu {mfu}")
+    print(f"{lengths.prompt:.0f} prompt tokens, {lengths.response:.0f} of a response on average")
+    print("each stage alone, all its runs together\n")
     print(markdown_table(["stage", "runs", "devices", "tokens", "FLOPs", "hours", "GB a device"], map(_line, costs)))
     for cost in costs:
         if cost.memory > accelerator.memory:

@@ -63,19 +63,29 @@ def shape_of(*names: str) -> Shape:
 
 @dataclass(frozen=True)
 class Accelerator:
-    """Peak of dense bf16 products in FLOP/s, memory in bytes, memory bandwidth in bytes/s."""
+    """Peak of dense bf16 products in FLOP/s, memory in bytes, memory bandwidth in bytes/s.
+
+    `mfu` is the share of the peak that training and sampling usually reach, `process` the bytes of a process beside its
+    tensors, `heap` the bytes that its allocator holds for each byte of tensors whose sizes change from pass to pass
+    (activations, caches, logits). Those of accelerators are estimates, not measured here.
+    """
 
     flops: float
     memory: float
     bandwidth: float
+    mfu: float = 0.35
+    process: float = 1.5e9
+    heap: float = 1.0
 
 
-# Data sheets of the makers; `cpu` is the two-core machine of the project's own measurements.
+# Data sheets of the makers; `cpu` is the two-core machine of the project's own measurements. Its process is Python with
+# torch, transformers, trl and mlflow. Its heap is glibc's, which keeps the holes between tensors of passes of different
+# lengths: measured on the spider overlay, where one pass alone holds 1.4 and 300 passes 3.2 times what they need.
 ACCELERATORS = {
     "a100-80gb": Accelerator(312e12, 80e9, 2.04e12),
     "h100-80gb": Accelerator(989e12, 80e9, 3.35e12),
     "h200-141gb": Accelerator(989e12, 141e9, 4.8e12),
     "l40s-48gb": Accelerator(362e12, 48e9, 0.86e12),
     "rtx4090-24gb": Accelerator(165e12, 24e9, 1.01e12),
-    "cpu": Accelerator(0.42e12, 24e9, 0.018e12),
+    "cpu": Accelerator(0.42e12, 24e9, 0.018e12, mfu=0.5, process=0.55e9, heap=3.0),
 }

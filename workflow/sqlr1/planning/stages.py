@@ -1,8 +1,13 @@
 """Each stage of an experiment as work on an accelerator: tokens, FLOPs, hours, peak memory of one device.
 
 Hours are FLOPs over devices * peak * utilisation (`mfu`); decoding reads all weights and the cache once a step, and
-takes the longer of that (at 60 % of the bandwidth) and its FLOPs. Lengths are the upper bounds of the config unless
-given, so that hours and memory are upper bounds too. Starting up, executing SQL and validation are not counted.
+takes the longer of that (at 60 % of the bandwidth) and its FLOPs. They follow from mean lengths, memory from the
+longest rows. Starting up, executing SQL and validation are not counted. A round of refills is taken to replace half the
+groups.
+
+Memory of a device: the process, the state (`costs.state_bytes`), in GRPO a bf16 copy of the policy for rollouts (but
+where DeepSpeed holds it in bf16) and the reference, and the greater of training pass and sampling, times what the
+allocator holds of it. vLLM takes its share of the device, beside the training pass unless it sleeps meanwhile.
 """
 
 from collections.abc import Mapping
@@ -11,13 +16,15 @@ from typing import Any
 
 from sqlr1.planning import costs
 from sqlr1.planning.costs import Pass, Tuning
+from sqlr1.planning.lengths import Lengths
 from sqlr1.planning.shapes import Accelerator, Shape
 
 _BANDWIDTH_USED = 0.6
 # Published sizes, where a benchmark is scored whole: Spider dev, BIRD dev.
 _QUESTIONS = {"spider": 1034, "bird": 1534}
-# Sequences that vLLM decodes at once by default; the sampler here goes by cached tokens.
-_VLLM_ROWS, _BATCH_TOKENS = 256, 32768
+# vLLM's sequences at once and share of the memory, by default, alone and within GRPO; the sampler here goes by tokens.
+_VLLM_ROWS, _VLLM_SHARE, _VLLM_SHARE_COLOCATED, _BATCH_TOKENS = 256, 0.9, 0.3, 32768
+_REFILLED = 0.5
 
 
 @dataclass(frozen=True)
@@ -35,14 +42,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class Planner:
-    """An experiment's `config` on an accelerator; lengths in tokens, `mfu` the share of the peak that is reached."""
+    """An experiment's `config` on an accelerator; `mfu` is the share of the peak that is reached."""
 
     config: Mapping[str, Any]
     shape: Shape
     accelerator: Accelerator
     mfu: float
-    prompt: int
-    response: int
+    lengths: Lengths
 
     def costs(self) -> list[Cost]:
         """The stages that compute with the model, in their order."""
@@ -50,12 +56,14 @@ class Planner:
         return [self._cold_start(), *([self._select()] if sampled else []), self._grpo(), self._candidates()]
 
     def _cold_start(self) -> Cost:
-        settings, devices = self.config["cold_start"], self._devices("cold_start")
+        settings, devices, lengths = self.config["cold_start"], self._devices("cold_start"), self.lengths
         rows = self._rows_seen(settings, self.config["filter"]["cold_start_rows"], devices)
-        work = costs.sequences(rows, self.prompt, self.response)
+        work = costs.sequences(rows, lengths.prompt, lengths.response)
         tuning = self._tuning(settings, "cold_start")
-        batch = settings.get("per_device_train_batch_size", 8) * (self.prompt + self.response)
-        memory = costs.state_bytes(self.shape, tuning) + costs.activation_bytes(self.shape, batch, tuning)
+        batch = settings.get("per_device_train_batch_size", 8)
+        memory = costs.state_bytes(self.shape, tuning) + self._held(
+            self._pass_bytes(batch * lengths.longest_prompt, batch * lengths.longest_response, tuning)
+        )
         flops = costs.training_flops(self.shape, work, tuning)
         return self._cost(
             "cold_start", self._seeds(), devices, work.tokens, flops, self._compute(flops, devices), memory
@@ -63,28 +71,45 @@ class Planner:
 
     def _grpo(self) -> Cost:
         settings, devices, shape = self.config["grpo"], self._devices("grpo"), self.shape
-        size, batch = settings["num_generations"], settings.get("per_device_train_batch_size", 8)
+        size, iterations = settings["num_generations"], settings.get("num_iterations", 1)
         rows = self.config["filter"]["rl_rows"]
         if self.config["select"]["n"]:
             rows = min(rows, self.config["select"]["rows"] or rows)
         prompts = self._rows_seen(settings, rows, devices, per_row=size)
-        work, tuning = costs.groups(prompts, self.prompt, size, self.response), self._tuning(settings, "grpo")
-        rescored = (settings.get("beta", 0.0) > 0) + (settings.get("num_iterations", 1) > 1 or self._vllm("grpo"))
-        trained = costs.training_flops(shape, work, tuning) * settings.get("num_iterations", 1)
+        if settings.get("max_steps", -1) > 0:
+            prompts /= iterations  # the steps are fixed: each batch of rollouts serves several of them
+        response = min(self.lengths.response, settings.get("max_completion_length", 256))
+        work, tuning = costs.groups(prompts, self.lengths.prompt, size, response), self._tuning(settings, "grpo")
+        rescored = (settings.get("beta", 0.0) > 0) + (iterations > 1 or self._vllm("grpo"))
+        trained = costs.training_flops(shape, work, tuning) * iterations
         trained += rescored * costs.forward_flops(shape, work, tuning.rank)
-        accumulated = settings.get("gradient_accumulation_steps", 1)
-        at_once = batch * accumulated
-        drawn, seconds, cache = self._sampling(prompts, size, at_once, devices)
-        packed = batch / size * self.prompt + batch * self.response
-        copy = 2 * shape.parameters if tuning.rank or self._vllm("grpo") else 0
-        memory = costs.state_bytes(shape, tuning) + copy
-        memory += max(costs.activation_bytes(shape, packed, tuning), cache)
-        if settings.get("beta", 0.0) > 0 and not tuning.rank:
-            memory += 4 * shape.parameters / tuning.sharded_over  # the reference model
+        at_once = settings.get("per_device_train_batch_size", 8) * settings.get("gradient_accumulation_steps", 1)
+        refills = _REFILLED * (settings.get("dynamic_sampling") or {}).get("refill_rounds", 0)
+        drawn, seconds = self._sampling(prompts * (1 + refills), size, response, at_once, devices)
         seconds += self._compute(trained, devices)
-        return self._cost(
-            "grpo", self._seeds() * self._variants(), devices, 2 * work.tokens, drawn + trained, seconds, memory
-        )
+        runs, tokens = self._seeds() * self._variants(), (1 + refills + iterations) * work.tokens
+        return self._cost("grpo", runs, devices, tokens, drawn + trained, seconds, self._grpo_memory(tuning, at_once))
+
+    def _grpo_memory(self, tuning: Tuning, at_once: int) -> float:
+        settings, shape, lengths = self.config["grpo"], self.shape, self.lengths
+        size, batch = settings["num_generations"], settings.get("per_device_train_batch_size", 8)
+        response = settings.get("max_completion_length", 256)
+        sharded = tuning.sharded_over > 1
+        state = costs.state_bytes(shape, tuning)
+        if tuning.rank or not sharded:
+            state += costs.BF16_BYTES * shape.parameters  # the copy for rollouts
+        if settings.get("beta", 0.0) > 0 and not tuning.rank:
+            state += (costs.BF16_BYTES if sharded else 4) * shape.parameters  # the reference
+        # A pass over less than a group has its prompt all the same.
+        training = self._pass_bytes(max(1, batch / size) * lengths.longest_prompt, batch * response, tuning)
+        if not self._vllm("grpo"):
+            sampling = costs.sampling_bytes(shape, at_once / size, lengths.longest_prompt, size, response)
+            return state + self._held(max(training, sampling))
+        if settings.get("vllm_mode", "colocate") == "server":
+            return state + self._held(training)
+        vllm = settings.get("vllm_gpu_memory_utilization", _VLLM_SHARE_COLOCATED) * self.accelerator.memory
+        sleeps = settings.get("vllm_enable_sleep_mode", False)
+        return state + (max(self._held(training), vllm) if sleeps else self._held(training) + vllm)
 
     def _select(self) -> Cost:
         rows, samples = self.config["filter"]["rl_rows"], self.config["select"]["n"] + 1
@@ -96,27 +121,44 @@ class Planner:
         return self._answers("candidates", runs, questions, self.config["candidates"]["n"] + 1)
 
     def _answers(self, stage: str, runs: int, questions: int, samples: int) -> Cost:
-        group = self.prompt + samples * self.response
+        shape, prompt, settings = self.shape, self.lengths.prompt, self.config[stage]
+        longest = settings["max_new_tokens"]
+        response = min(self.lengths.response, longest)
+        group = self.lengths.longest_prompt + samples * longest
         if self._vllm(stage):  # as many as fit
-            room = max(0.0, 0.9 * self.accelerator.memory - 2 * self.shape.parameters)
-            at_once = min(_VLLM_ROWS, room / costs.cache_bytes(self.shape, group) * samples)
+            memory = _VLLM_SHARE * self.accelerator.memory
+            room = max(0.0, memory - costs.BF16_BYTES * shape.parameters)
+            at_once = min(_VLLM_ROWS, room / costs.cache_bytes(shape, group) * samples)
         else:
-            at_once = _BATCH_TOKENS // group * samples
-        flops, seconds, cache = self._sampling(questions, samples, max(1, at_once), 1)
-        tokens = questions * (self.prompt + samples * self.response)
-        return self._cost(stage, runs, 1, tokens, flops, seconds, 2 * self.shape.parameters + cache)
+            together = max(1, min(questions, settings.get("batch_tokens", _BATCH_TOKENS) // group))
+            at_once = together * samples
+            held = costs.sampling_bytes(shape, together, self.lengths.longest_prompt, samples, longest)
+            memory = costs.BF16_BYTES * shape.parameters + self._held(held)
+        flops, seconds = self._sampling(questions, samples, response, max(1, at_once), 1)
+        return self._cost(stage, runs, 1, questions * (prompt + samples * response), flops, seconds, memory)
 
-    def _sampling(self, prompts: float, size: int, at_once: float, devices: int) -> tuple[float, float, float]:
-        """FLOPs and seconds of `size` completions a prompt, `at_once` of them on a device, and its cache in bytes."""
-        shape, rows = self.shape, prompts * size
-        prefill = costs.forward_flops(shape, Pass(prompts * self.prompt, prompts * self.prompt**2 / 2, 0))
-        attended = rows * self.response * (self.prompt + self.response / 2)
-        decode = costs.forward_flops(shape, Pass(rows * self.response, attended, rows * self.response))
-        cache = costs.cache_bytes(shape, at_once / size * self.prompt + at_once * self.response)
-        steps = rows / devices / at_once * self.response
-        reading = steps * (2 * (shape.layer_weights + shape.head_weights) + cache)
+    def _sampling(
+        self, prompts: float, size: int, response: float, at_once: float, devices: int
+    ) -> tuple[float, float]:
+        """FLOPs and seconds of `size` completions a prompt, `at_once` of them on a device."""
+        shape, rows, prompt = self.shape, prompts * size, self.lengths.prompt
+        prefill = costs.forward_flops(shape, Pass(prompts * prompt, prompts * prompt**2 / 2, 0))
+        attended = rows * response * (prompt + response / 2)
+        decode = costs.forward_flops(shape, Pass(rows * response, attended, rows * response))
+        cache = costs.cache_bytes(shape, at_once / size * prompt + at_once * response)
+        steps = rows / devices / at_once * response
+        reading = steps * (costs.BF16_BYTES * (shape.layer_weights + shape.head_weights) + cache)
         read = reading / (self.accelerator.bandwidth * _BANDWIDTH_USED)
-        return prefill + decode, self._compute(prefill, devices) + max(self._compute(decode, devices), read), cache
+        return prefill + decode, self._compute(prefill, devices) + max(self._compute(decode, devices), read)
+
+    def _pass_bytes(self, prompt_tokens: float, scored: float, tuning: Tuning) -> float:
+        """What one training pass holds beside the state."""
+        kept = costs.activation_bytes(self.shape, prompt_tokens + scored, tuning)
+        return kept + costs.head_bytes(self.shape, scored, tuning)
+
+    def _held(self, needed: float) -> float:
+        """What the process and its allocator hold to give out `needed` bytes."""
+        return self.accelerator.process + self.accelerator.heap * needed
 
     def _rows_seen(self, settings: Mapping[str, Any], rows: int, devices: int, per_row: int = 1) -> float:
         steps = settings.get("max_steps", -1)
@@ -127,8 +169,9 @@ class Planner:
 
     def _tuning(self, settings: Mapping[str, Any], stage: str) -> Tuning:
         rank = (settings.get("lora") or {}).get("r", 8 if settings.get("lora") else 0)
-        sharded = self._devices(stage) if "zero3" in self.config["launch"][stage] else 1
-        return Tuning(rank, settings.get("gradient_checkpointing", False), sharded)
+        launch = self.config["launch"][stage]
+        sharded = self._devices(stage) if "zero2" in launch else 1
+        return Tuning(rank, settings.get("gradient_checkpointing", False), sharded, "offload" in launch)
 
     def _devices(self, stage: str) -> int:
         launched = self.config["launch"][stage] != "python"

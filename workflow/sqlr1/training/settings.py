@@ -90,9 +90,16 @@ def _trainer_config(
     values: dict[str, Any] = {**_DEFAULTS, **fixed, "use_cpu": not torch.cuda.is_available(), "bf16": True} | given
     values |= {"output_dir": str(out), "seed": seed, "data_seed": seed, "report_to": "none", "save_strategy": "steps"}
     try:
-        return kind(**values)
+        made = kind(**values)
     except (ValueError, TypeError) as error:
         raise InputError(f"config section {section}: {str(error).strip()}") from error
+    plugin = made.deepspeed_plugin  # from `accelerate launch`, or from the section's own key `deepspeed`
+    if plugin is not None and plugin.zero_stage == 3:
+        raise InputError(
+            f"config key launch.{section}: ZeRO stage 3 shards the weights, which the packed pass, validation and "
+            "saving read whole; use stage 2 (workflow/config/accelerate/zero2.yaml)"
+        )
+    return made
 
 
 def _check_fields(kind: type, section: str, given: Mapping[str, Any], own: frozenset[str] = frozenset()) -> None:
