@@ -38,12 +38,12 @@ What is not:
 
 from typing import TYPE_CHECKING, Any
 
-from sqlr1.execution.verdicts import Execution, Judgement, Limits, Pair, Query, Status, Verdict
+from sqlr1.execution.verdicts import Execution, Judgement, Limits, Pair, Query, Race, Status, Verdict
 
 if TYPE_CHECKING:
     from sqlr1.execution.executor import METRICS, Executor
 
-__all__ = ["METRICS", "Execution", "Executor", "Judgement", "Limits", "Pair", "Query", "Status", "Verdict"]
+__all__ = ["METRICS", "Execution", "Executor", "Judgement", "Limits", "Pair", "Query", "Race", "Status", "Verdict"]
 
 
 def __getattr__(name: str) -> Any:

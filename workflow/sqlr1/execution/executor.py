@@ -11,7 +11,7 @@ from sqlr1.execution.cache import GoldCache
 from sqlr1.execution.judging import METRICS, SEMANTICS, Comparison, Gold, Plan
 from sqlr1.execution.pool import Pool
 from sqlr1.execution.protocol import Reply, Task
-from sqlr1.execution.verdicts import Execution, Judgement, Limits, Pair, Query, Status
+from sqlr1.execution.verdicts import Execution, Judgement, Limits, Pair, Query, Race, Status
 from sqlr1.records import InputError
 
 _MAGIC = b"SQLite format 3\0"
@@ -75,13 +75,13 @@ class Executor:
         results = {gold: reply for gold, (_, reply) in golds.items()}
         return [plan.judge(pair, results, replies) for pair in pairs]
 
-    def time_ratios(self, pairs: Sequence[Pair], repeats: int, progress: str | None = None) -> list[list[float]]:
-        """For R-VES: time of the gold / time of the prediction, `repeats` of them a pair, fewer if a run fails.
+    def race(self, pairs: Sequence[Pair], repeats: int, progress: str | None = None) -> list[Race]:
+        """For R-VES: time of the gold / time of the prediction, `repeats` of them a pair.
 
         Meant for matching pairs whose database is there. Wall time, so the figures differ from run to run.
         """
         tasks = [("race", _absolute(pair.database), pair.predicted, pair.gold, repeats) for pair in pairs]
-        return [ratios or [] for _, ratios, _ in self._run(tasks, progress, statements=2 * repeats + 1)]
+        return [_race(*reply) for reply in self._run(tasks, progress, statements=2 * repeats + 2)]
 
     def _each(self, kind: str, queries: Sequence[Query], progress: str | None) -> dict[Query, Reply]:
         unique = list(dict.fromkeys(queries))
@@ -150,6 +150,12 @@ def _may_change(reply: Reply) -> bool:
 
 def _absolute(database: Path) -> str:
     return os.path.abspath(database)
+
+
+def _race(status: str, payload: list[float] | str | None, error: str) -> Race:
+    if status == Status.OK:
+        return Race(Status.OK, payload)
+    return Race(Status(status), failed=payload or "", error=error)
 
 
 def _execution(status: str, payload: tuple | None, error: str) -> Execution:

@@ -9,6 +9,8 @@ A task is `(kind, database, sql, *more)`, a reply `(status, payload, error)`:
 | fingerprint |                                           | digest of the result                                  |
 | compare     | gold's key, marshalled rows, comparators  | comparator -> 0..1                                    |
 | race        | gold SQL, repeats                         | ratios of gold time to predicted time, one a repeat   |
+
+A race that is not ok has for its payload the statement that failed, "gold" or "predicted"; others have None.
 """
 
 import marshal

@@ -77,6 +77,19 @@ class Execution:
 
 
 @dataclass(frozen=True)
+class Race:
+    """A prediction's time beside its gold's: `ratios` of gold time to predicted time, none unless `status` is ok.
+
+    `failed`: which of the two did not run, "gold" or "predicted"; empty where that is unknown (the worker died).
+    """
+
+    status: Status
+    ratios: list[float] = field(default_factory=list)
+    failed: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
 class Judgement:
     """The verdict on a pair; `metrics` maps each metric asked for to 0..1, `error` says why a statement did not run."""
 

@@ -46,11 +46,11 @@ class Worker:
             return Status.MISSING_DATABASE.value, None, f"{database}: no such file"
         except sqlite3.Error as error:
             return Status.FAILED.value, None, f"{database}: {error}"
+        if kind == "race":  # its statements have limits of their own
+            return _race(sandbox, sql, *more)
         outcome = sandbox.run(sql)
         if outcome.status is not Status.OK:
             return outcome.status.value, None, outcome.error
-        if kind == "race":  # its statements have limits of their own
-            return Status.OK.value, _race(sandbox, sql, *more), ""
         signal.setitimer(signal.ITIMER_PROF, COMPARISON_SECONDS)
         try:
             return Status.OK.value, self._payload(kind, outcome, *more), ""
@@ -92,18 +92,19 @@ class Worker:
         return self._sandboxes[key]
 
 
-def _race(sandbox: Sandbox, predicted: str, gold: str, repeats: int) -> list[float]:
-    """Run both statements in turn; time of the gold / time of the prediction, one ratio a repeat."""
+def _race(sandbox: Sandbox, predicted: str, gold: str, repeats: int) -> Reply:
+    """Run both statements in turn, once untimed to warm up and then `repeats` times; the ratios, or what failed."""
     ratios = []
-    for _ in range(repeats):
-        seconds = []
-        for statement in (gold, predicted):
+    for _ in range(1 + repeats):
+        seconds = {}
+        for name, statement in (("gold", gold), ("predicted", predicted)):
             start = time.perf_counter()
-            if sandbox.run(statement).status is not Status.OK:
-                return ratios
-            seconds.append(time.perf_counter() - start)
-        ratios.append(seconds[0] / seconds[1])
-    return ratios
+            outcome = sandbox.run(statement)
+            seconds[name] = time.perf_counter() - start
+            if outcome.status is not Status.OK:
+                return outcome.status.value, name, outcome.error
+        ratios.append(seconds["gold"] / seconds["predicted"])
+    return Status.OK.value, ratios[1:], ""
 
 
 def _confine(limits: Limits) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlr1.execution import METRICS, Executor, Judgement, Pair, Verdict
+from sqlr1.execution import METRICS, Executor, Judgement, Pair, Race, Status, Verdict
 from sqlr1.scoring.compare import r_ves
 from sqlr1.scoring.predictions import BenchmarkQuestion
 from sqlr1.scoring.statistics import bootstrap_interval
@@ -74,12 +74,19 @@ def _record(question: BenchmarkQuestion, judgement: Judgement) -> dict[str, Any]
 def _add_r_ves(
     executor: Executor, records: list[dict[str, Any]], pairs: list[Pair], repeats: int, progress: str | None
 ) -> None:
-    """Where the gold did not run as BIRD runs it the metric is None, as `bird_ex` is."""
+    """Where the gold did not run as BIRD runs it, or could not be timed, the metric is None."""
     matching = [place for place, record in enumerate(records) if record["bird_ex"]]
-    ratios = executor.time_ratios([pairs[place] for place in matching], repeats, progress and "timing")
-    values = dict(zip(matching, map(r_ves, ratios), strict=True))
+    races = executor.race([pairs[place] for place in matching], repeats, progress and "timing")
+    values = dict(zip(matching, map(_efficiency, races), strict=True))
     for place, record in enumerate(records):
         record["r_ves"] = None if record["bird_ex"] is None else values.get(place, 0.0)
+
+
+def _efficiency(race: Race) -> float | None:
+    """0 for a prediction that itself failed to run again; a fault of the gold or of the sandbox says nothing of it."""
+    if race.status is Status.OK:
+        return r_ves(race.ratios)
+    return 0.0 if race.failed == "predicted" else None
 
 
 def summarize(scores: Scores) -> list[dict[str, Any]]:
