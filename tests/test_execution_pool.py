@@ -114,6 +114,21 @@ def test_a_stopped_worker_is_replaced(database, monkeypatch):
             os.kill(stopped, 0)
 
 
+def test_a_worker_stopped_in_a_race_is_replaced(database, monkeypatch):
+    """After one statement's limit, not after that of the race's two thousand."""
+    monkeypatch.setattr("sqlr1.execution.pool._HANG_SECONDS", 0.3)
+    with Executor(workers=1, limits=Limits(seconds=0.2)) as executor:
+        executor.execute([Query(database, "SELECT 1")])
+        [stopped] = executor.worker_pids()
+        os.kill(stopped, signal.SIGSTOP)
+        rescue = after(10, lambda: os.kill(stopped, signal.SIGCONT))
+        start = time.perf_counter()
+        [race] = executor.race([Pair(database, "SELECT 1", "SELECT 1")], repeats=1000)
+        rescue.cancel()
+        assert time.perf_counter() - start < 5
+    assert len(race.ratios) == 1000
+
+
 @pytest.fixture
 def swapped(tmp_path):
     """A pair whose columns are swapped, with enough rows for half a second of comparing."""

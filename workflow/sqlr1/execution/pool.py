@@ -53,11 +53,12 @@ class _Process:
         self.last_deadline = 0.0  # when to give it up
         self.inbox = Inbox(self.socket)
 
-    def assign(self, task: int, message: Task, seconds: float) -> None:
-        """Hand out a task whose statements end within `seconds`; comparing their results may take longer."""
+    def assign(self, task: int, message: Task, seconds: float, statements: int) -> None:
+        """Hand out a task of so many statements, each within `seconds`; comparing their results may take longer."""
         self.task = task
-        self.deadline = time.monotonic() + seconds + _HANG_SECONDS
-        self.last_deadline = self.deadline + COMPARISON_WALL_SECONDS
+        now = time.monotonic()
+        self.deadline = now + seconds + _HANG_SECONDS
+        self.last_deadline = now + seconds * statements + _HANG_SECONDS + COMPARISON_WALL_SECONDS
         try:
             send(self.socket, message)
         except OSError:  # gone, or stopped and not reading: to be replaced at once
@@ -110,7 +111,6 @@ class Pool:
 
         `statements`: how many statements a task runs at most, each with the full time limit.
         """
-        seconds = self._limits.seconds * statements
         waiting = deque(range(len(tasks)))
         replies: dict[int, Reply] = {}
         deaths = [0] * len(tasks)
@@ -119,7 +119,7 @@ class Pool:
                 for process in self._processes:
                     if process.task is None and waiting:
                         task = waiting.popleft()
-                        process.assign(task, tasks[task], seconds)
+                        process.assign(task, tasks[task], self._limits.seconds, statements)
                 for task, reply in self._collect():
                     deaths[task] += reply is not None and reply[0] == Status.CRASHED
                     if reply is None or (reply[0] == Status.CRASHED and deaths[task] < _ATTEMPTS):
@@ -158,7 +158,7 @@ class Pool:
         for process in [process for process in self._processes if process.task is not None and process.deadline < now]:
             if process.hangs(now):
                 found += self._replace(process)
-            else:  # comparing, or short of CPU time
+            else:  # comparing, racing, or short of CPU time
                 process.deadline = now + _HANG_SECONDS
         return found
 
