@@ -78,6 +78,9 @@ def test_faulty_questions_are_named(tmp_path, content, message):
     [
         ("p.txt", "SELECT 5\tshop\nSELECT 6\tshop\nSELECT 7\tshop\n", {0: "SELECT 5", 1: "SELECT 6", 2: "SELECT 7"}),
         ("p.sql", "SELECT 5\n\nSELECT 7", {0: "SELECT 5", 1: "", 2: "SELECT 7"}),
+        ("p.txt", "SELECT 5\n\n\n", {0: "SELECT 5", 1: "", 2: ""}),
+        ("p.txt", "SELECT 5\n\n \n\n\n\r\n", {0: "SELECT 5", 1: "", 2: "", 3: ""}),
+        ("p.txt", "", {}),
         ("p.txt", "SELECT 5\r\nSELECT 6\tshop\r\n", {0: "SELECT 5", 1: "SELECT 6"}),
         ("p.txt", "SELECT\t'a\tb'\nSELECT\t6\tAS x\tshop\n", {0: "SELECT\t'a\tb'", 1: "SELECT\t6\tAS x"}),
         ("p.txt", "SELECT name FROM\titem\nSELECT 6 \t shop \n", {0: "SELECT name FROM\titem", 1: "SELECT 6"}),

@@ -69,7 +69,10 @@ def excluded_questions(path: Path | None, n: int) -> set[int]:
 
 
 def read_predictions(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[int, str]:
-    """Read predictions by question index: JSONL (`.jsonl`), BIRD's JSON object (`.json`), else Spider's text."""
+    """Read predictions by question index: JSONL (`.jsonl`), BIRD's JSON object (`.json`), else Spider's text.
+
+    A blank line of Spider's text is an answer that fails, wherever it stands; questions beyond the last line have none.
+    """
     if path.suffix == ".jsonl":
         return _read_jsonl(path, questions)
     if path.suffix == ".json":
@@ -120,7 +123,9 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _read_text(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[int, str]:
     with readable(path):
         lines = path.read_bytes().decode().split("\n")
-    while lines and not lines[-1].strip():
+    if not lines[-1]:  # the newline at the end of the file begins no line
+        lines.pop()
+    while len(lines) > len(questions) and not lines[-1].strip():
         lines.pop()
     known = {question.db_id for question in questions}
     predictions = {}
