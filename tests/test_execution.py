@@ -3,9 +3,12 @@
 import math
 import sqlite3
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
+from conftest import ROOT
 
 from sqlr1.execution import Executor, Limits, Pair, Query, Status, Verdict
 from sqlr1.execution.sandbox import Sandbox, defend_connections
@@ -92,6 +95,11 @@ def test_limits(database, sql, status):
         result = run(executor, database, sql)
     assert result.status == status
     assert bool(result.error) == (status != Status.OK)
+
+
+def test_every_limit_is_a_key_of_the_config():
+    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+    assert set(schema["properties"]["execution"]["properties"]) == {field.name for field in fields(Limits)}
 
 
 def test_memory_limit(database):

@@ -141,24 +141,16 @@ def swapped(tmp_path):
     return Pair(path, "SELECT a, b, c FROM t", "SELECT b, a, c FROM t")
 
 
-def limit_comparisons(monkeypatch, seconds):
-    """Give the workers that start from now on another limit."""
-    start = f"import sqlr1.execution.protocol as p; p.COMPARISON_SECONDS = {seconds}; from sqlr1.execution.worker"
-    monkeypatch.setattr(pool, "_START", pool._START.replace("from sqlr1.execution.worker", start))
-
-
-def test_a_result_that_takes_too_long_to_compare_is_no_slow_query(swapped, monkeypatch):
-    limit_comparisons(monkeypatch, 0.05)
-    with Executor(workers=1, limits=Limits(seconds=20)) as executor:
+def test_a_result_that_takes_too_long_to_compare_is_no_slow_query(swapped):
+    with Executor(workers=1, limits=Limits(seconds=20, comparison_seconds=0.05)) as executor:
         [judgement] = executor.judge([swapped])
         assert executor.execute([Query(swapped.database, "SELECT 1")])[0].rows == [(1,)]
     assert (judgement.verdict, judgement.error) == (Verdict.TOO_LARGE, "the result takes too long to compare")
 
 
-def test_waiting_for_the_cpu_is_not_charged_to_a_comparison(swapped, monkeypatch):
+def test_waiting_for_the_cpu_is_not_charged_to_a_comparison(swapped):
     """A worker that runs a sixth of the time needs more wall time than its limit, and still answers."""
-    limit_comparisons(monkeypatch, 2.0)
-    with Executor(workers=1, limits=Limits(seconds=60)) as executor:
+    with Executor(workers=1, limits=Limits(seconds=60, comparison_seconds=2.0)) as executor:
         executor.execute([Query(swapped.database, "SELECT 1")])
         [pid] = executor.worker_pids()
         stop = threading.Event()

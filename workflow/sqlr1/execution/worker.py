@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlr1.execution.comparison import bird_equal, fingerprint, soft_f1, spider_exec_equal
-from sqlr1.execution.protocol import COMPARISON_SECONDS, Inbox, Reply, Task, send
+from sqlr1.execution.protocol import Inbox, Reply, Task, send
 from sqlr1.execution.sandbox import Outcome, Sandbox, defend_connections
 from sqlr1.execution.verdicts import Limits, Status
 
@@ -51,7 +51,7 @@ class Worker:
         outcome = sandbox.run(sql)
         if outcome.status is not Status.OK:
             return outcome.status.value, None, outcome.error
-        signal.setitimer(signal.ITIMER_PROF, COMPARISON_SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, self._limits.comparison_seconds)
         try:
             return Status.OK.value, self._payload(kind, outcome, *more), ""
         except MemoryError:

@@ -16,6 +16,7 @@ from sqlr1.scoring.benchmark import Scores, score, summarize
 from sqlr1.scoring.predictions import LAYOUTS, read_predictions, read_questions
 
 _OFFICIAL_REPEATS = 100
+_COMPARISON_SECONDS = 30.0  # patience for one file, where a batch of GRPO's has none
 _RANGES = {"seconds": (0.001, 86_400.0), "workers": (1, 4 * (os.cpu_count() or 1)), "ves": (0, 100_000)}
 
 
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
         _check_writable(args.out, [args.questions, args.predictions])
     questions = read_questions(args.benchmark, args.questions)
     predictions = read_predictions(args.predictions, questions)
-    with Executor(args.workers, Limits(seconds=args.seconds), args.cache) as executor:
+    with Executor(args.workers, Limits(args.seconds, comparison_seconds=_COMPARISON_SECONDS), args.cache) as executor:
         scores = score(executor, args.benchmark, questions, args.databases, predictions, args.ves, "predictions")
     if args.out:
         write_jsonl(args.out, scores.records)
