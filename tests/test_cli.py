@@ -1,6 +1,7 @@
 """`sqlr1 score`, as a user runs it."""
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -185,6 +186,30 @@ def test_a_damaged_database_is_named(files):
     (files / "databases/shop/shop.sqlite").write_bytes(b"garbage that is no database")
     with pytest.raises(SystemExit, match=r"shop\.sqlite: not a SQLite database"):
         main(arguments(files))
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300, "\ud800", "a\0b", "..", ""], ids=["long", "surrogate", "nul", "parent", "empty"]
+)
+def test_a_db_id_that_names_no_file_is_a_missing_database(files, name):
+    """Run as a process, whose output is encoded."""
+    (files / "dev.json").write_text(json.dumps([{**QUESTIONS[0], "db_id": name}]))
+    (files / "one.jsonl").write_text('{"index": 0, "predicted": "SELECT 2"}')
+    command = [sys.executable, "-m", "sqlr1.cli", *arguments(files, predictions="one.jsonl")]
+    run = subprocess.run(command, capture_output=True, check=False)
+    assert (run.returncode, run.stderr) == (0, b"")
+    assert b"not scored, missing database: 1" in run.stdout
+
+
+def test_a_reader_that_has_gone_is_no_traceback(files):
+    """As in `sqlr1 score ... | head -c 0`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    run = subprocess.run(
+        [sys.executable, "-m", "sqlr1.cli", *arguments(files)], stdout=writing, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writing)
+    assert (run.returncode, run.stderr) == (1, b"")
 
 
 def test_real_predictions(data_root, tmp_path, capsys):

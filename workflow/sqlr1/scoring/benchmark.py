@@ -1,5 +1,6 @@
 """Score the predictions for a benchmark: one record a question, and their summary by difficulty."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ class Scores:
 def database_path(databases: Path, db_id: str) -> Path | None:
     """`DIR/db_id/db_id.sqlite`, the layout of Spider and BIRD; None if it is not there."""
     path = databases / db_id / f"{db_id}.sqlite"
-    return path if path.is_file() else None
+    return path if os.path.isfile(path) else None  # Path.is_file raises where the name is too long for a file
 
 
 def score(
