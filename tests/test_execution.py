@@ -256,6 +256,19 @@ def test_test_suite_accuracy_needs_every_instance(executor, tmp_path):
     assert executor.judge([lucky], "bird")[0].verdict == Verdict.MATCH
 
 
+def test_what_is_no_database_is_no_instance(executor, tmp_path, caplog):
+    """A stray file (as macOS leaves beside each, say) is named, and neither stops the others nor fails the gold."""
+    path = make(tmp_path / "shop/shop.sqlite", "CREATE TABLE t AS SELECT 1 AS x")
+    (tmp_path / "shop/._shop.sqlite").write_bytes(b"\0\5\26\7 Mac OS X")
+    (tmp_path / "shop/empty.sqlite").touch()
+    pair = Pair(path, "SELECT x FROM t", "SELECT 1")
+    for semantics in ("spider", "bird"):
+        [judgement] = executor.judge([pair], semantics, metrics=["spider_exec", "bird_ex"])
+        assert (judgement.verdict, judgement.metrics) == (Verdict.MATCH, {"spider_exec": 1.0, "bird_ex": 1.0})
+    assert "._shop.sqlite: not a SQLite database" in caplog.text
+    assert "empty.sqlite: not a SQLite database" in caplog.text
+
+
 def test_databases_side_by_side_are_no_instances_of_each_other(executor, tmp_path):
     path = make(tmp_path / "a.sqlite", "CREATE TABLE t AS SELECT 1 AS x")
     make(tmp_path / "b.sqlite", "CREATE TABLE other (y)")

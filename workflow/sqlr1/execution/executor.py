@@ -8,13 +8,11 @@ from types import TracebackType
 from typing import Self
 
 from sqlr1.execution.cache import GoldCache
-from sqlr1.execution.judging import METRICS, SEMANTICS, Comparison, Gold, Plan
+from sqlr1.execution.judging import METRICS, SEMANTICS, SQLITE_MAGIC, Comparison, Gold, Plan, start_of
 from sqlr1.execution.pool import Pool
 from sqlr1.execution.protocol import Reply, Task
 from sqlr1.execution.verdicts import Execution, Judgement, Limits, Pair, Query, Race, Status
 from sqlr1.records import InputError
-
-_MAGIC = b"SQLite format 3\0"
 
 
 class Executor:
@@ -136,10 +134,8 @@ class Executor:
 def _check(databases: Iterable[Path]) -> None:
     """Raise InputError for a file that is no SQLite database (an empty one is, to SQLite)."""
     for database in dict.fromkeys(databases):
-        if database.is_file():
-            with open(database, "rb") as file:
-                if file.read(len(_MAGIC)) not in (_MAGIC, b""):
-                    raise InputError(f"{database}: not a SQLite database; fetch or build it again")
+        if start_of(database) not in (SQLITE_MAGIC, b""):
+            raise InputError(f"{database}: not a SQLite database; fetch or build it again")
 
 
 def _may_change(reply: Reply) -> bool:
