@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from sqlr1.execution import Executor, Limits, Pair, Query, Status, Verdict
+from sqlr1.execution import METRICS, Executor, Limits, Pair, Query, Status, Verdict
 from sqlr1.execution.sandbox import Sandbox, defend_connections
 from sqlr1.records import InputError
 
@@ -319,6 +319,39 @@ def test_equal_predictions_run_once(executor, database):
     judgements = executor.judge(pairs)
     assert time.perf_counter() - start < 3  # each by itself: four seconds on two workers
     assert {judgement.verdict for judgement in judgements} == {Verdict.TIMED_OUT}
+
+
+def predictions_run(executor, monkeypatch):
+    """The SQL of every prediction that the workers are asked to run from now on."""
+    ran: list[str] = []
+    run = executor._pool.run
+
+    def watched(tasks, *more, **named):
+        ran.extend(sql for kind, _, sql, *_ in tasks if kind == "compare")
+        return run(tasks, *more, **named)
+
+    monkeypatch.setattr(executor._pool, "run", watched)
+    return ran
+
+
+def test_a_prediction_runs_once_for_all_its_golds(executor, database, monkeypatch):
+    """Those of two metrics, one without DISTINCT, and those of two questions."""
+    ran = predictions_run(executor, monkeypatch)
+    golds = ["SELECT DISTINCT a FROM t", "SELECT a FROM t WHERE a < 5", "SELECT DISTINCT b FROM t"]
+    judgements = executor.judge([Pair(database, gold, "SELECT a FROM t") for gold in golds], "spider", METRICS)
+    assert ran == ["SELECT a FROM t"]
+    assert [judgement.metrics["spider_exec"] for judgement in judgements] == [1.0, 0.0, 0.0]
+    assert [judgement.metrics["bird_ex"] for judgement in judgements] == [1.0, 0.0, 0.0]
+
+
+def test_golds_of_one_prediction_are_sent_in_parts(database, monkeypatch):
+    """Twelve golds of 10 KB under a limit of 50 KB: a worker is never sent more than fits its memory."""
+    golds = [f"SELECT a + 100000 FROM t LIMIT 2000 OFFSET {i}" for i in range(12)]
+    with Executor(workers=1, limits=Limits(result_bytes=50_000)) as executor:
+        ran = predictions_run(executor, monkeypatch)
+        judgements = executor.judge([Pair(database, gold, golds[7]) for gold in golds], "bird")
+    assert [judgement.verdict == Verdict.MATCH for judgement in judgements] == [i == 7 for i in range(12)]
+    assert 2 <= len(ran) <= 3
 
 
 def test_memory_stays_flat(database):

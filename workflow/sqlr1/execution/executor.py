@@ -2,10 +2,10 @@
 
 import marshal
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from sqlr1.execution.cache import GoldCache
 from sqlr1.execution.judging import METRICS, SEMANTICS, SQLITE_MAGIC, Comparison, Gold, Plan, start_of
@@ -13,6 +13,18 @@ from sqlr1.execution.pool import Pool
 from sqlr1.execution.protocol import Reply, Task
 from sqlr1.execution.verdicts import Execution, Judgement, Limits, Pair, Query, Race, Status
 from sqlr1.records import InputError
+
+
+class _Run(NamedTuple):
+    """One run of a prediction, and by which comparators its result meets each gold."""
+
+    database: Path
+    predicted: str
+    comparators: dict[Gold, list[str]]
+
+    def task(self, golds: Mapping[Gold, tuple[str, Reply]]) -> Task:
+        more = ((golds[gold][0], _rows(golds[gold][1]), tuple(names)) for gold, names in self.comparators.items())
+        return ("compare", _absolute(self.database), self.predicted, *more)
 
 
 class Executor:
@@ -110,17 +122,26 @@ class Executor:
     def _compare(
         self, comparisons: list[Comparison], golds: dict[Gold, tuple[str, Reply]], progress: str | None
     ) -> dict[Comparison, Reply]:
-        """Run each distinct prediction once, against all comparators that need it; none whose gold did not run."""
-        comparators: dict[tuple[Gold, str], list[str]] = {}
+        """Run each distinct prediction once on a database, against all golds; not against one that did not run.
+
+        (Once more for every `result_bytes` of golds: a worker has those of one task in memory.)
+        """
+        against: dict[tuple[Path, str], dict[Gold, list[str]]] = {}
         for gold, predicted, comparator in comparisons:
             if golds[gold][1][0] == Status.OK:
-                comparators.setdefault((gold, predicted), []).append(comparator)
-        tasks = []
-        for (gold, predicted), names in comparators.items():
-            key, (_, (_, rows, _), _) = golds[gold]
-            tasks.append(("compare", _absolute(gold.database), predicted, key, rows, tuple(names)))
-        replies = dict(zip(comparators, self._run(tasks, progress), strict=True))
-        return {item: replies[item[:2]] for item in comparisons if item[:2] in replies}
+                against.setdefault((gold.database, predicted), {}).setdefault(gold, []).append(comparator)
+        runs = [
+            _Run(database, predicted, part)
+            for (database, predicted), comparators in against.items()
+            for part in _parts(comparators, golds, self.limits.result_bytes)
+        ]
+        found: dict[tuple[Gold, str], Reply] = {}
+        for run, (status, values, error) in zip(
+            runs, self._run([run.task(golds) for run in runs], progress), strict=True
+        ):
+            for place, gold in enumerate(run.comparators):
+                found[gold, run.predicted] = status, values and values[place], error
+        return {item: found[item[:2]] for item in comparisons if item[:2] in found}
 
     def _run(self, tasks: list[Task], progress: str | None, statements: int = 1) -> list[Reply]:
         if not progress:
@@ -146,6 +167,27 @@ def _may_change(reply: Reply) -> bool:
 
 def _absolute(database: Path) -> str:
     return os.path.abspath(database)
+
+
+def _rows(reply: Reply) -> bytes:
+    _, (_, rows, _), _ = reply
+    return rows
+
+
+def _parts(
+    comparators: dict[Gold, list[str]], golds: Mapping[Gold, tuple[str, Reply]], most: int
+) -> list[dict[Gold, list[str]]]:
+    """Split what one prediction meets, so that no part has more than `most` bytes of golds, if it has several."""
+    parts: list[dict[Gold, list[str]]] = []
+    room = 0
+    for gold, names in comparators.items():
+        size = len(_rows(golds[gold][1]))
+        if size > room:
+            parts.append({})
+            room = most
+        parts[-1][gold] = names
+        room -= size
+    return parts
 
 
 def _race(status: str, payload: list[float] | str | None, error: str) -> Race:

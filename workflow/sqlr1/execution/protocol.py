@@ -7,7 +7,7 @@ A task is `(kind, database, sql, *more)`, a reply `(status, payload, error)`:
 |-------------|-------------------------------------------|-------------------------------------------------------|
 | execute     |                                           | (column names, marshalled rows, may change by itself) |
 | fingerprint |                                           | digest of the result                                  |
-| compare     | gold's key, marshalled rows, comparators  | comparator -> 0..1                                    |
+| compare     | (key, marshalled rows, comparators)...    | comparator -> 0..1, one such a gold                   |
 | race        | gold SQL, repeats                         | ratios of gold time to predicted time, one a repeat   |
 
 A race that is not ok has for its payload the statement that failed, "gold" or "predicted"; others have None.

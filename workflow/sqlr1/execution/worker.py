@@ -66,7 +66,7 @@ class Worker:
             case "fingerprint":
                 return fingerprint(outcome.rows)
             case "compare":
-                return self._compare(outcome, *more)
+                return [self._compare(outcome, *gold) for gold in more]
 
     def _compare(self, outcome: Outcome, key: str, rows: bytes, comparators: tuple[str, ...]) -> dict[str, float]:
         gold = self._golds.get(key)
