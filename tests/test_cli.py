@@ -70,7 +70,7 @@ def test_records_and_table(files, capsys):
     assert output.splitlines()[0].split()[:3] == ["difficulty", "questions", "spider_exec"]
     assert "66.7 [0.0, 100.0]" in output
     assert "not scored, missing database: 1 (gone)" in output
-    assert "not scored, gold failed: 1 (4)" in output
+    assert "not scored, gold failed: 1 (4); 4: no such column: nope" in output
     assert "not scored, without prediction: 1 (5)" in output
 
 
@@ -80,6 +80,7 @@ def test_json_for_machines(files, capsys):
     assert result["scored"] == 3
     assert result["unscored"] == {"without_prediction": [5], "missing_database": [3], "gold_failed": [4]}
     assert result["missing_databases"] == ["gone"]
+    assert result["gold_errors"] == {"4": "no such column: nope"}
     everything = result["summary"][-1]
     assert (everything["difficulty"], everything["questions"]) == ("all", 3)
     assert everything["spider_exec"]["mean"] == pytest.approx(2 / 3)
@@ -91,6 +92,13 @@ def test_json_without_a_scored_question(files, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result["scored"] == 0
     assert result["summary"][-1]["spider_exec"] == {"mean": None, "low": None, "high": None}
+
+
+def test_the_limit_of_rows_is_an_option(files):
+    """Golds and predictions of two rows: beyond a limit of one nothing can be said of those questions."""
+    main(arguments(files, "--rows", "1", "--out", f"{files}/out.jsonl"))
+    records = [json.loads(line) for line in (files / "out.jsonl").read_text().splitlines()]
+    assert [(record["index"], record["verdict"]) for record in records] == [(0, "match")]
 
 
 def test_r_ves_is_added_when_asked_for(files, capsys):
@@ -145,7 +153,8 @@ def test_bad_input_is_one_clear_line(files, change, message):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("seconds", v) for v in ("0", "-1", "nan", "inf", "1e300")] + [("workers", "0"), ("workers", "100000")],
+    [("seconds", v) for v in ("0", "-1", "nan", "inf", "1e300")]
+    + [("rows", "0"), ("workers", "0"), ("workers", "100000")],
 )
 def test_values_out_of_range_are_named(files, option, value):
     with pytest.raises(SystemExit, match=f"--{option} must be between .* and .*, not "):

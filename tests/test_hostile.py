@@ -46,6 +46,8 @@ CASES = [
     ("create temp trigger", "CREATE TEMP TRIGGER x AFTER INSERT ON item BEGIN SELECT 1; END", {REFUSED}),
     ("create virtual table", "CREATE VIRTUAL TABLE x USING fts5(a)", {REFUSED}),
     ("create rtree", "CREATE VIRTUAL TABLE x USING rtree(a, b, c)", {REFUSED}),
+    ("full-text search", "SELECT body FROM note WHERE note MATCH 'hello'", {REFUSED}),
+    ("full-text table, counted", "SELECT count(*) FROM note", {REFUSED}),
     ("alter rename", "ALTER TABLE item RENAME TO things", {REFUSED}),
     ("alter add column", "ALTER TABLE item ADD COLUMN x", {REFUSED}),
     ("alter drop column", "ALTER TABLE item DROP COLUMN price", {REFUSED}),
@@ -195,6 +197,7 @@ def database(folder):
     rows = [(i, f"item number {i}", i / 7) for i in range(1_500)]
     connection.executemany("INSERT INTO item VALUES (?, ?, ?)", rows)
     connection.execute("CREATE TABLE pragma_like (a)")
+    connection.execute("CREATE VIRTUAL TABLE note USING fts5(body)")
     connection.execute("CREATE INDEX by_name ON item (name)")
     connection.execute("CREATE VIEW cheap AS SELECT * FROM item WHERE price < 10")
     connection.commit()

@@ -9,9 +9,10 @@ What is covered:
 
 - Nothing is written. The file is opened read-only and immutable, in defensive mode, `query_only`, schema not trusted;
   an authorizer allows reading the database's own tables and a list of pure functions, and nothing else: no ATTACH,
-  VACUUM, PRAGMA (nor as a table), transaction, temporary object, virtual table, extension, file or shell function. The
-  process itself may write no byte to any file (RLIMIT_FSIZE), start no other (RLIMIT_NPROC; not enforced for root) and
-  open few; of the environment it gets the library path alone; temporary tables stay in memory.
+  VACUUM, PRAGMA (nor as a table), transaction, temporary object, virtual table (but `json_each` and `json_tree`),
+  extension, file or shell function. The process itself may write no byte to any file (RLIMIT_FSIZE), start no other
+  (RLIMIT_NPROC; not enforced for root) and open few; of the environment it gets the library path alone; temporary
+  tables stay in memory.
 - One statement at a time, bounded in length and depth.
 - Time: SQLite stops at the limit by itself, checked every few thousand steps of its virtual machine. Where it does not
   check (inside one function call or sort) the kernel ends the process 10 ms later. A worker that does not answer at all
@@ -33,6 +34,8 @@ What is not:
 - A database changed in place while a statement reads it (`immutable`). A change between statements is noticed. Writes
   that lie in an unfinished write-ahead log (`-wal`) are not seen.
 - Equal verdicts for a query that takes about as long as the limit. Quick ones do not depend on the machine's load.
+- Virtual tables: where a database has some (full-text search, R-tree), every query on them is refused, also a gold. Of
+  SQLite's own, `json_each` and `json_tree` alone can be read.
 - Text that is not UTF-8 loses the undecodable bytes, as in Spider's evaluator (BIRD's fails on it).
 """
 

@@ -18,12 +18,16 @@ _UNSCORED = (Verdict.MISSING_DATABASE, Verdict.GOLD_FAILED, Verdict.GOLD_TIMED_O
 
 @dataclass
 class Scores:
-    """`records`: one row a scored question. `unscored`: reason -> indices. `missing_databases`: names, sorted."""
+    """`records`: one row a scored question. `unscored`: reason -> indices. `missing_databases`: names, sorted.
+
+    `gold_errors`: question index -> why its gold did not run.
+    """
 
     metrics: tuple[str, ...]
     records: list[dict[str, Any]] = field(default_factory=list)
     unscored: dict[str, list[int]] = field(default_factory=dict)
     missing_databases: list[str] = field(default_factory=list)
+    gold_errors: dict[int, str] = field(default_factory=dict)
 
 
 def database_path(databases: Path, db_id: str) -> Path | None:
@@ -53,14 +57,23 @@ def score(
         scores.unscored["without_prediction"] = without
     scored = [place for place, judgement in enumerate(judgements) if judgement.verdict not in _UNSCORED]
     scores.records = [_record(asked[place], judgements[place]) for place in scored]
-    for question, judgement in zip(asked, judgements, strict=True):
-        if judgement.verdict in _UNSCORED:
-            scores.unscored.setdefault(judgement.verdict.value, []).append(question.index)
-    missing = scores.unscored.get(Verdict.MISSING_DATABASE.value, [])
-    scores.missing_databases = sorted({questions[index].db_id for index in missing})
+    _count_unscored(scores, asked, judgements)
     if ves_repeats:
         _add_r_ves(executor, scores.records, [pairs[place] for place in scored], ves_repeats, progress)
     return scores
+
+
+def _count_unscored(scores: Scores, asked: list[BenchmarkQuestion], judgements: list[Judgement]) -> None:
+    missing = set()
+    for question, judgement in zip(asked, judgements, strict=True):
+        if judgement.verdict not in _UNSCORED:
+            continue
+        scores.unscored.setdefault(judgement.verdict.value, []).append(question.index)
+        if judgement.verdict is Verdict.MISSING_DATABASE:
+            missing.add(question.db_id)
+        else:
+            scores.gold_errors[question.index] = judgement.error
+    scores.missing_databases = sorted(missing)
 
 
 def _record(question: BenchmarkQuestion, judgement: Judgement) -> dict[str, Any]:
