@@ -2,7 +2,6 @@
 
 import itertools
 import random
-import time
 from collections import Counter
 
 import pytest
@@ -59,6 +58,17 @@ def test_unrelated_tables(predicted, gold):
     assert soft_f1(gold, gold) == 1.0
 
 
+@pytest.fixture
+def passes(monkeypatch):
+    """Grows by one for each pass over all cells of one table: what the time of a comparison is made of."""
+    counted = []
+    colour = columns._Refinement._row_colours
+    monkeypatch.setattr(
+        columns._Refinement, "_row_colours", lambda self, *more: counted.append(1) or colour(self, *more)
+    )
+    return counted
+
+
 def incidence(edges, vertices):
     """A graph as a table: a row per edge, a column per vertex."""
     return [tuple(int(vertex in edge) for vertex in range(vertices)) for edge in edges]
@@ -94,28 +104,16 @@ def grid_neighbours(steps):
     ],
     ids=["6", "20", "5+5+10", "five 4s", "six 3s", "strongly regular"],
 )
-def test_tables_that_refinement_alone_cannot_tell_apart(gold, predicted):
+def test_tables_that_refinement_alone_cannot_tell_apart(gold, predicted, passes):
     """Regular graphs: every row and column looks alike, and yet no permutation makes the tables equal."""
     size = 1 + max(map(max, gold))
-    start = time.process_time()
     assert not spider_exec_equal(incidence(predicted, size), incidence(gold, size), ordered=False)
     draw = random.Random(0)
     for _ in range(5):
         names = draw.sample(range(size), size)
         shuffled = [tuple(names[vertex] for vertex in edge) for edge in gold]
         assert spider_exec_equal(incidence(shuffled, size), incidence(gold, size), ordered=False)
-    assert time.process_time() - start < 3  # with every combination of partners tried: from six seconds to never
-
-
-@pytest.fixture
-def passes(monkeypatch):
-    """Grows by one for each pass over all cells of one table: what the time of a comparison is made of."""
-    counted = []
-    colour = columns._Refinement._row_colours
-    monkeypatch.setattr(
-        columns._Refinement, "_row_colours", lambda self, *more: counted.append(1) or colour(self, *more)
-    )
-    return counted
+    assert len(passes) < 3_000  # where every combination of partners is tried: without end, for some
 
 
 @pytest.mark.parametrize("lengths", [(60,), (30, 30), (12,) * 5], ids=str)
@@ -146,18 +144,22 @@ def large_tables():
     }
 
 
-@pytest.mark.parametrize(("name", "gold"), large_tables().items(), ids=large_tables())
-def test_wide_tables_of_one_domain_are_bounded(name, gold):
-    """Under 100 ms on a quiet core; asserted with room for a busy one, where trying permutations would take years."""
+def with_two_cells_exchanged(table):
+    """The first two cells of column 0 that differ change places: every column keeps its values."""
+    rows = [list(row) for row in table]
+    other = next(row for row in rows if row[0] != rows[0][0])
+    rows[0][0], other[0] = other[0], rows[0][0]
+    return list(map(tuple, rows))
+
+
+@pytest.mark.parametrize("gold", large_tables().values(), ids=large_tables())
+def test_wide_tables_of_one_domain_need_few_passes(gold, passes):
+    """A match, a mismatch and a close one; trying permutations would take years."""
     draw = random.Random(1)
     order = draw.sample(range(20), 20)
     predicted = [tuple(row[i] for i in order) for row in gold]
     draw.shuffle(predicted)
-    seconds = []
-    for _ in range(3):
-        start = time.process_time()
-        assert spider_exec_equal(predicted, gold, ordered=False)
-        seconds.append(time.process_time() - start)
-    assert min(seconds) < 0.3, name
-    odd = (9, *predicted[0][1:])
-    assert not spider_exec_equal([odd, *predicted[1:]], gold, ordered=False)
+    assert spider_exec_equal(predicted, gold, ordered=False)
+    assert not spider_exec_equal([(9, *predicted[0][1:]), *predicted[1:]], gold, ordered=False)
+    assert not spider_exec_equal(with_two_cells_exchanged(predicted), gold, ordered=False)
+    assert len(passes) <= 3 * 2
