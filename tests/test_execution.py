@@ -203,6 +203,16 @@ def test_missing_and_broken_databases(executor, tmp_path):
         executor.judge([Pair(tmp_path / "broken.sqlite", "SELECT 1", "SELECT 1")])
 
 
+@pytest.mark.parametrize(
+    "path", ["/dev/null", "/", "x" * 300, "a/b.sqlite"], ids=["device", "folder", "long", "absent"]
+)
+def test_what_is_no_file_is_a_missing_database(executor, path):
+    """To every method alike."""
+    assert run(executor, Path(path), "SELECT 1").status == Status.MISSING_DATABASE
+    assert executor.judge([Pair(Path(path), "SELECT 1", "SELECT 1")])[0].verdict == Verdict.MISSING_DATABASE
+    assert executor.race([Pair(Path(path), "SELECT 1", "SELECT 1")], 1)[0].status == Status.MISSING_DATABASE
+
+
 def test_a_damaged_page_fails_the_query_alone(executor, tmp_path):
     path = make(tmp_path / "d.sqlite", "CREATE TABLE t (a)", "INSERT INTO t VALUES ('x')")
     content = bytearray(path.read_bytes())

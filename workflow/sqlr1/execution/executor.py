@@ -104,7 +104,7 @@ class Executor:
         found: dict[Gold, tuple[str, Reply]] = {}
         missing: dict[Gold, str] = {}
         for gold in golds:
-            if not gold.database.is_file():
+            if not os.path.isfile(gold.database):
                 found[gold] = "", (Status.MISSING_DATABASE.value, None, f"{gold.database}: no such file")
                 continue
             key = self._cache.key(*gold)

@@ -1,6 +1,7 @@
 """From pairs and metrics to the comparisons the workers do, and from their replies back to verdicts."""
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -49,7 +50,7 @@ def _is_instance(path: Path) -> bool:
 
 def start_of(path: Path) -> bytes:
     """What stands in the file where SQLite writes `SQLITE_MAGIC`; b"" where there is no such file."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return b""
     with open(path, "rb") as file:
         return file.read(len(SQLITE_MAGIC))

@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import sqlite3
+import stat
 import sys
 import time
 from collections import OrderedDict
@@ -42,7 +43,7 @@ class Worker:
         """Do one task."""
         try:
             sandbox = self._sandbox(database)
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError:
             return Status.MISSING_DATABASE.value, None, f"{database}: no such file"
         except sqlite3.Error as error:
             return Status.FAILED.value, None, f"{database}: {error}"
@@ -79,9 +80,14 @@ class Worker:
         return {name: float(COMPARATORS[name](outcome.rows, gold)) for name in comparators}
 
     def _sandbox(self, database: str) -> Sandbox:
-        """The open connection; a new one when the file changed since (an immutable connection would not notice)."""
-        stat = os.stat(database)
-        key = (database, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        """The open connection; a new one when the file changed since (an immutable connection would not notice).
+
+        Raises OSError where there is no regular file.
+        """
+        found = os.stat(database)
+        if not stat.S_ISREG(found.st_mode):
+            raise FileNotFoundError(database)
+        key = (database, found.st_ino, found.st_size, found.st_mtime_ns)
         if key in self._sandboxes:
             self._sandboxes.move_to_end(key)
         else:
