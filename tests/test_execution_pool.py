@@ -216,6 +216,12 @@ def test_workers_that_cannot_start_are_reported(monkeypatch):
         workers.run([("execute", "x", "SELECT 1")])
 
 
+@pytest.mark.parametrize("workers", [0, -1])
+def test_a_pool_without_workers_is_refused(workers):
+    with pytest.raises(ValueError, match=f"needs at least one worker, not {workers}"):
+        Executor(workers)
+
+
 def test_closing_ends_the_workers(database):
     with Executor(workers=2) as executor:
         executor.execute([Query(database, "SELECT 1")])

@@ -30,12 +30,14 @@ class _Run(NamedTuple):
 class Executor:
     """A pool of sandboxed workers. Use it as a context manager, from one thread at a time.
 
-    `workers` defaults to the number of CPUs. `cache` is a folder in which the results of the golds that `judge` ran are
-    kept for later runs and other stages. A file that is no SQLite database raises InputError; one that is absent is a
-    verdict.
+    `workers`, at least one, defaults to the number of CPUs. `cache` is a folder in which the results of the golds that
+    `judge` ran are kept for later runs and other stages. A file that is no SQLite database raises InputError; one that
+    is absent is a verdict.
     """
 
     def __init__(self, workers: int | None = None, limits: Limits | None = None, cache: Path | None = None) -> None:
+        if workers is not None and workers < 1:
+            raise ValueError(f"an executor needs at least one worker, not {workers}")
         self.limits = limits or Limits()
         self._cache = GoldCache(cache, self.limits)
         self._pool = Pool(workers or os.cpu_count() or 1, self.limits)
