@@ -15,13 +15,15 @@ What is covered:
   tables stay in memory.
 - One statement at a time, bounded in length and depth.
 - Time: SQLite stops at the limit by itself, checked every few thousand steps of its virtual machine. Where it does not
-  check (inside one function call or sort) the kernel ends the process 10 ms later. A worker that does not answer at all
-  is killed. Fetching counts towards the limit. Comparing results has a limit of its own, in CPU time, and a result
-  beyond it is called `too_large`: the query was not slow.
+  check (inside one function call or sort) the kernel ends the process 10 ms later. Fetching counts towards the limit.
+  Comparing results has a limit of its own, in CPU time, and a result beyond it is called `too_large`: the query was not
+  slow.
 - Memory: SQLite's heap, the process's address space (not enforced on macOS), rows and bytes of a result.
 - A worker that dies is replaced at once by one that stands by. Its query is tried once more, unless time was up, and
-  then called `crashed`; no other query is lost. One that is stopped (SIGSTOP) is replaced a few seconds after its
-  limit; one that is stopped while a large gold is sent to it holds up the others, by at most three seconds.
+  then called `crashed`; no other query is lost. One that is stopped (SIGSTOP) is replaced three seconds after its
+  limit; one that is stopped while a large gold is sent to it holds up the others, by at most three seconds. One that is
+  not stopped and does not answer either passes for one that compares and is short of CPU time: it is killed when four
+  times the limit on comparisons is over too.
 - A gold that fails is `gold_failed` or `gold_timed_out`, whatever the prediction did.
 
 What is not:
