@@ -2,9 +2,11 @@
 
 import json
 import os
+import pty
 import sqlite3
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -99,6 +101,30 @@ def test_the_limit_of_rows_is_an_option(files):
     main(arguments(files, "--rows", "1", "--out", f"{files}/out.jsonl"))
     records = [json.loads(line) for line in (files / "out.jsonl").read_text().splitlines()]
     assert [(record["index"], record["verdict"]) for record in records] == [(0, "match")]
+
+
+def test_every_instance_must_match(files):
+    """`SELECT 2` counts the items of the first instance only: test-suite accuracy sees it, BIRD's does not."""
+    connection = sqlite3.connect(files / "databases/shop/shop_2.sqlite")
+    connection.executescript("CREATE TABLE item (name, price); INSERT INTO item VALUES ('c', 5);")
+    connection.close()
+    main(arguments(files, "--out", f"{files}/out.jsonl"))
+    record = json.loads((files / "out.jsonl").read_text().splitlines()[0])
+    assert (record["verdict"], record["spider_exec"], record["bird_ex"]) == ("mismatch", 0, 1)
+
+
+def test_progress_is_shown_on_a_terminal_only(files):
+    """Bars for golds, predictions and timing on standard error; nothing where that is no terminal."""
+    shown, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (40, 100))
+    command = [sys.executable, "-m", "sqlr1.cli", *arguments(files, "--json", "--ves", "2")]
+    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=terminal, check=True)
+    os.close(terminal)
+    bars = os.read(shown, 100_000).decode()
+    os.close(shown)
+    assert all(f"{label}: 100%" in bars for label in ("golds", "predictions", "timing"))
+    assert json.loads(run.stdout)["scored"] == 3
+    assert subprocess.run(command, capture_output=True, check=True).stderr == b""
 
 
 def test_r_ves_is_added_when_asked_for(files, capsys):
