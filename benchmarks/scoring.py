@@ -167,7 +167,9 @@ def memory() -> dict[str, float]:
 
 
 def wide_tables() -> dict[str, float]:
-    """Columns of one domain: 20 of them over 10,000 rows; 8 over 30 rows against the search over all permutations."""
+    """Columns of one domain: 20 over 10,000 rows, right and nearly right; 60 that all look alike; 8 over 30 rows
+    against the search over all permutations.
+    """
     draw = random.Random(0)
 
     def shuffled(table: list[tuple]) -> list[tuple]:
@@ -177,8 +179,15 @@ def wide_tables() -> dict[str, float]:
     large = [tuple(draw.randrange(10) for _ in range(20)) for _ in range(10_000)]
     small = [tuple(draw.randrange(3) for _ in range(8)) for _ in range(30)]
     other, other_small = shuffled(large), [*shuffled(small)[1:], (9,) * 8]
+    i = next(i for i, row in enumerate(other) if row[0] != other[0][0])
+    # Two cells of a column exchanged: every column still has the gold's values.
+    near = [(other[i][0], *other[0][1:]), *other[1:i], (other[0][0], *other[i][1:]), *other[i + 1 :]]
+    cycle = [tuple(int(j in (i, (i + 1) % 60)) for j in range(60)) for i in range(60)]
+    turned = shuffled(cycle)
     return {
         "wide_20x10000_ms": 1e3 * min(seconds(lambda: spider_exec_equal(other, large, False)) for _ in range(3)),
+        "near_20x10000_ms": 1e3 * min(seconds(lambda: spider_exec_equal(near, large, False)) for _ in range(3)),
+        "symmetric_60x60_ms": 1e3 * min(seconds(lambda: spider_exec_equal(turned, cycle, False)) for _ in range(3)),
         "naive_8x30_ms": 1e3 * seconds(lambda: naive_equal(small, other_small, False)),
         "wide_8x30_ms": 1e3 * seconds(lambda: spider_exec_equal(other_small, small, False)),
     }

@@ -1,9 +1,12 @@
 """`sqlr1 score`, as a user runs it."""
 
 import json
+import os
+import pty
 import sqlite3
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -69,7 +72,7 @@ def test_records_and_table(files, capsys):
     assert output.splitlines()[0].split()[:3] == ["difficulty", "questions", "spider_exec"]
     assert "66.7 [0.0, 100.0]" in output
     assert "not scored, missing database: 1 (gone)" in output
-    assert "not scored, gold failed: 1 (4)" in output
+    assert "not scored, gold failed: 1 (4); 4: no such column: nope" in output
     assert "not scored, without prediction: 1 (5)" in output
 
 
@@ -79,6 +82,7 @@ def test_json_for_machines(files, capsys):
     assert result["scored"] == 3
     assert result["unscored"] == {"without_prediction": [5], "missing_database": [3], "gold_failed": [4]}
     assert result["missing_databases"] == ["gone"]
+    assert result["gold_errors"] == {"4": "no such column: nope"}
     everything = result["summary"][-1]
     assert (everything["difficulty"], everything["questions"]) == ("all", 3)
     assert everything["spider_exec"]["mean"] == pytest.approx(2 / 3)
@@ -90,6 +94,37 @@ def test_json_without_a_scored_question(files, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result["scored"] == 0
     assert result["summary"][-1]["spider_exec"] == {"mean": None, "low": None, "high": None}
+
+
+def test_the_limit_of_rows_is_an_option(files):
+    """Golds and predictions of two rows: beyond a limit of one nothing can be said of those questions."""
+    main(arguments(files, "--rows", "1", "--out", f"{files}/out.jsonl"))
+    records = [json.loads(line) for line in (files / "out.jsonl").read_text().splitlines()]
+    assert [(record["index"], record["verdict"]) for record in records] == [(0, "match")]
+
+
+def test_every_instance_must_match(files):
+    """`SELECT 2` counts the items of the first instance only: test-suite accuracy sees it, BIRD's does not."""
+    connection = sqlite3.connect(files / "databases/shop/shop_2.sqlite")
+    connection.executescript("CREATE TABLE item (name, price); INSERT INTO item VALUES ('c', 5);")
+    connection.close()
+    main(arguments(files, "--out", f"{files}/out.jsonl"))
+    record = json.loads((files / "out.jsonl").read_text().splitlines()[0])
+    assert (record["verdict"], record["spider_exec"], record["bird_ex"]) == ("mismatch", 0, 1)
+
+
+def test_progress_is_shown_on_a_terminal_only(files):
+    """Bars for golds, predictions and timing on standard error; nothing where that is no terminal."""
+    shown, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (40, 100))
+    command = [sys.executable, "-m", "sqlr1.cli", *arguments(files, "--json", "--ves", "2")]
+    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=terminal, check=True)
+    os.close(terminal)
+    bars = os.read(shown, 100_000).decode()
+    os.close(shown)
+    assert all(f"{label}: 100%" in bars for label in ("golds", "predictions", "timing"))
+    assert json.loads(run.stdout)["scored"] == 3
+    assert subprocess.run(command, capture_output=True, check=True).stderr == b""
 
 
 def test_r_ves_is_added_when_asked_for(files, capsys):
@@ -144,7 +179,8 @@ def test_bad_input_is_one_clear_line(files, change, message):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("seconds", v) for v in ("0", "-1", "nan", "inf", "1e300")] + [("workers", "0"), ("workers", "100000")],
+    [("seconds", v) for v in ("0", "-1", "nan", "inf", "1e300")]
+    + [("rows", "0"), ("workers", "0"), ("workers", "100000")],
 )
 def test_values_out_of_range_are_named(files, option, value):
     with pytest.raises(SystemExit, match=f"--{option} must be between .* and .*, not "):
@@ -185,6 +221,30 @@ def test_a_damaged_database_is_named(files):
     (files / "databases/shop/shop.sqlite").write_bytes(b"garbage that is no database")
     with pytest.raises(SystemExit, match=r"shop\.sqlite: not a SQLite database"):
         main(arguments(files))
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300, "\ud800", "a\0b", "..", ""], ids=["long", "surrogate", "nul", "parent", "empty"]
+)
+def test_a_db_id_that_names_no_file_is_a_missing_database(files, name):
+    """Run as a process, whose output is encoded."""
+    (files / "dev.json").write_text(json.dumps([{**QUESTIONS[0], "db_id": name}]))
+    (files / "one.jsonl").write_text('{"index": 0, "predicted": "SELECT 2"}')
+    command = [sys.executable, "-m", "sqlr1.cli", *arguments(files, predictions="one.jsonl")]
+    run = subprocess.run(command, capture_output=True, check=False)
+    assert (run.returncode, run.stderr) == (0, b"")
+    assert b"not scored, missing database: 1" in run.stdout
+
+
+def test_a_reader_that_has_gone_is_no_traceback(files):
+    """As in `sqlr1 score ... | head -c 0`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    run = subprocess.run(
+        [sys.executable, "-m", "sqlr1.cli", *arguments(files)], stdout=writing, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writing)
+    assert (run.returncode, run.stderr) == (1, b"")
 
 
 def test_real_predictions(data_root, tmp_path, capsys):

@@ -3,11 +3,14 @@
 import math
 import sqlite3
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
+from conftest import ROOT
 
-from sqlr1.execution import Executor, Limits, Pair, Query, Status, Verdict
+from sqlr1.execution import METRICS, Executor, Limits, Pair, Query, Status, Verdict
 from sqlr1.execution.sandbox import Sandbox, defend_connections
 from sqlr1.records import InputError
 
@@ -92,6 +95,11 @@ def test_limits(database, sql, status):
         result = run(executor, database, sql)
     assert result.status == status
     assert bool(result.error) == (status != Status.OK)
+
+
+def test_every_limit_is_a_key_of_the_config():
+    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+    assert set(schema["properties"]["execution"]["properties"]) == {field.name for field in fields(Limits)}
 
 
 def test_memory_limit(database):
@@ -195,6 +203,16 @@ def test_missing_and_broken_databases(executor, tmp_path):
         executor.judge([Pair(tmp_path / "broken.sqlite", "SELECT 1", "SELECT 1")])
 
 
+@pytest.mark.parametrize(
+    "path", ["/dev/null", "/", "x" * 300, "a/b.sqlite"], ids=["device", "folder", "long", "absent"]
+)
+def test_what_is_no_file_is_a_missing_database(executor, path):
+    """To every method alike."""
+    assert run(executor, Path(path), "SELECT 1").status == Status.MISSING_DATABASE
+    assert executor.judge([Pair(Path(path), "SELECT 1", "SELECT 1")])[0].verdict == Verdict.MISSING_DATABASE
+    assert executor.race([Pair(Path(path), "SELECT 1", "SELECT 1")], 1)[0].status == Status.MISSING_DATABASE
+
+
 def test_a_damaged_page_fails_the_query_alone(executor, tmp_path):
     path = make(tmp_path / "d.sqlite", "CREATE TABLE t (a)", "INSERT INTO t VALUES ('x')")
     content = bytearray(path.read_bytes())
@@ -248,6 +266,19 @@ def test_test_suite_accuracy_needs_every_instance(executor, tmp_path):
     assert executor.judge([lucky], "bird")[0].verdict == Verdict.MATCH
 
 
+def test_what_is_no_database_is_no_instance(executor, tmp_path, caplog):
+    """A stray file (as macOS leaves beside each, say) is named, and neither stops the others nor fails the gold."""
+    path = make(tmp_path / "shop/shop.sqlite", "CREATE TABLE t AS SELECT 1 AS x")
+    (tmp_path / "shop/._shop.sqlite").write_bytes(b"\0\5\26\7 Mac OS X")
+    (tmp_path / "shop/empty.sqlite").touch()
+    pair = Pair(path, "SELECT x FROM t", "SELECT 1")
+    for semantics in ("spider", "bird"):
+        [judgement] = executor.judge([pair], semantics, metrics=["spider_exec", "bird_ex"])
+        assert (judgement.verdict, judgement.metrics) == (Verdict.MATCH, {"spider_exec": 1.0, "bird_ex": 1.0})
+    assert "._shop.sqlite: not a SQLite database" in caplog.text
+    assert "empty.sqlite: not a SQLite database" in caplog.text
+
+
 def test_databases_side_by_side_are_no_instances_of_each_other(executor, tmp_path):
     path = make(tmp_path / "a.sqlite", "CREATE TABLE t AS SELECT 1 AS x")
     make(tmp_path / "b.sqlite", "CREATE TABLE other (y)")
@@ -298,6 +329,39 @@ def test_equal_predictions_run_once(executor, database):
     judgements = executor.judge(pairs)
     assert time.perf_counter() - start < 3  # each by itself: four seconds on two workers
     assert {judgement.verdict for judgement in judgements} == {Verdict.TIMED_OUT}
+
+
+def predictions_run(executor, monkeypatch):
+    """The SQL of every prediction that the workers are asked to run from now on."""
+    ran: list[str] = []
+    run = executor._pool.run
+
+    def watched(tasks, *more, **named):
+        ran.extend(sql for kind, _, sql, *_ in tasks if kind == "compare")
+        return run(tasks, *more, **named)
+
+    monkeypatch.setattr(executor._pool, "run", watched)
+    return ran
+
+
+def test_a_prediction_runs_once_for_all_its_golds(executor, database, monkeypatch):
+    """Those of two metrics, one without DISTINCT, and those of two questions."""
+    ran = predictions_run(executor, monkeypatch)
+    golds = ["SELECT DISTINCT a FROM t", "SELECT a FROM t WHERE a < 5", "SELECT DISTINCT b FROM t"]
+    judgements = executor.judge([Pair(database, gold, "SELECT a FROM t") for gold in golds], "spider", METRICS)
+    assert ran == ["SELECT a FROM t"]
+    assert [judgement.metrics["spider_exec"] for judgement in judgements] == [1.0, 0.0, 0.0]
+    assert [judgement.metrics["bird_ex"] for judgement in judgements] == [1.0, 0.0, 0.0]
+
+
+def test_golds_of_one_prediction_are_sent_in_parts(database, monkeypatch):
+    """Twelve golds of 10 KB under a limit of 50 KB: a worker is never sent more than fits its memory."""
+    golds = [f"SELECT a + 100000 FROM t LIMIT 2000 OFFSET {i}" for i in range(12)]
+    with Executor(workers=1, limits=Limits(result_bytes=50_000)) as executor:
+        ran = predictions_run(executor, monkeypatch)
+        judgements = executor.judge([Pair(database, gold, golds[7]) for gold in golds], "bird")
+    assert [judgement.verdict == Verdict.MATCH for judgement in judgements] == [i == 7 for i in range(12)]
+    assert 2 <= len(ran) <= 3
 
 
 def test_memory_stays_flat(database):

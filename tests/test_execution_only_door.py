@@ -3,6 +3,8 @@
 import ast
 from pathlib import Path
 
+import pytest
+
 import sqlr1
 
 PACKAGE = Path(sqlr1.__file__).parent
@@ -14,15 +16,32 @@ OPENERS = {
     "execution/sandbox.py": "the sandbox",
     "execution/cache.py": "the file of kept gold results",
 }
+# What hands an open connection to others, and the modules that may so much as name it.
+HANDED_ON = {
+    "open_read_only": {"databases/__init__.py", "databases/schema.py", "databases/statistics.py", "databases/text.py"},
+    "Sandbox": {"execution/sandbox.py", "execution/worker.py"},
+}
 DRIVERS = {"sqlite3", "apsw", "pysqlite3", "duckdb", "sqlalchemy", "aiosqlite", "records", "dataset"}
+ANSWERS = {"Candidates", "parse_response", "Response", "Question"}
+RUNNERS = {"execute", "executemany", "executescript"}
 
 
-def trees():
+def package():
     return {str(path.relative_to(PACKAGE)): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
 
 
-def calls(tree):
-    return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+def called(tree):
+    """The last names of everything that is called: `connect` of `sqlite3.connect(path)`, `eval` of `eval(text)`."""
+    functions = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return {getattr(function, "attr", getattr(function, "id", "")) for function in functions}
+
+
+def named(tree):
+    """Every name that is read, imported or an attribute, and every string that could stand for one."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.alias(name=name) | ast.Constant(value=str(name)):
+                yield name
 
 
 def imported(tree):
@@ -33,43 +52,71 @@ def imported(tree):
             yield node.module.split(".")[0]
 
 
-def test_only_known_modules_open_a_database():
-    openers = {
-        name
-        for name, tree in trees().items()
-        if any(isinstance(call.func, ast.Attribute) and call.func.attr == "connect" for call in calls(tree))
-    }
-    assert openers == set(OPENERS)
+def check_openers(trees):
+    assert {name for name, tree in trees.items() if "connect" in called(tree)} == set(OPENERS)
 
 
-def test_nothing_is_imported_from_sqlite_by_name():
-    """`from sqlite3 import connect` would hide a call from the test above."""
-    for name, tree in trees().items():
+def check_what_is_handed_on(trees):
+    for opener, users in HANDED_ON.items():
+        assert {name for name, tree in trees.items() if opener in named(tree)} <= users
+
+
+def check_nothing_is_imported_from_sqlite_by_name(trees):
+    """`from sqlite3 import connect as open` would hide a call from the first check."""
+    for name, tree in trees.items():
         froms = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         assert not {module for module in froms if module and module.split(".")[0] == "sqlite3"}, name
 
 
-def test_no_other_driver_is_imported():
-    for name, tree in trees().items():
+def check_drivers(trees):
+    for name, tree in trees.items():
         found = set(imported(tree)) & DRIVERS
         assert found <= {"sqlite3"}, name
         assert not found or name.split("/")[0] in ("databases", "execution", "synthesis"), name
 
 
-def test_modules_with_sqlite_see_no_models_answer():
-    """Those that read or write databases import neither candidates nor the response parser."""
-    for name, tree in trees().items():
-        if "sqlite3" in imported(tree) and not name.startswith("execution/"):
-            names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
-            assert not names & {"Candidates", "parse_response", "Response", "Question"}, name
+def check_modules_with_a_connection_see_no_models_answer(trees):
+    """Those that read or write databases name neither candidates nor the response parser."""
+    for name, tree in trees.items():
+        has_connection = "sqlite3" in imported(tree) or "open_read_only" in named(tree)
+        if has_connection and not name.startswith("execution/"):
+            assert not set(named(tree)) & ANSWERS, name
 
 
-def test_the_worker_only_runs_sql_in_the_sandbox():
-    executes = [
-        name
-        for name, tree in trees().items()
-        if name.startswith("execution/")
-        for call in calls(tree)
-        if isinstance(call.func, ast.Attribute) and call.func.attr in ("executescript", "exec", "eval", "system")
-    ]
-    assert executes == []
+def check_the_worker_runs_sql_in_the_sandbox_only(trees):
+    execution = {name: called(tree) for name, tree in trees.items() if name.startswith("execution/")}
+    assert {name for name, calls in execution.items() if calls & RUNNERS} <= {
+        "execution/sandbox.py",
+        "execution/cache.py",
+    }
+    assert not {name for name, calls in execution.items() if calls & {"exec", "eval", "system"}}
+
+
+CHECKS = {name: check for name, check in list(globals().items()) if name.startswith("check_")}
+# Modules that would be a second door, each beside the check that must find it.
+SNEAKY = {
+    "check_openers": ("stages/sneaky.py", "import sqlite3\nsqlite3.connect(path).execute(answer)"),
+    "check_what_is_handed_on": (
+        "stages/sneaky.py",
+        "from sqlr1.databases import open_read_only as look\nwith look(path) as c: c.execute(answer)",
+    ),
+    "check_nothing_is_imported_from_sqlite_by_name": ("synthesis/sneaky.py", "from sqlite3 import connect as look"),
+    "check_drivers": ("synthesis/sneaky.py", "import duckdb"),
+    "check_modules_with_a_connection_see_no_models_answer": (
+        "databases/statistics.py",
+        "from sqlr1.databases.schema import open_read_only\nfrom sqlr1.prompting import parse_response",
+    ),
+    "check_the_worker_runs_sql_in_the_sandbox_only": ("execution/worker.py", "sandbox._connection.execute(answer)"),
+}
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+def test_the_package_has_one_door(check):
+    check(package())
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_second_door_is_found(check):
+    name, source = SNEAKY[check]
+    with pytest.raises(AssertionError):
+        CHECKS[check](package() | {name: ast.parse(source)})

@@ -114,6 +114,21 @@ def test_a_stopped_worker_is_replaced(database, monkeypatch):
             os.kill(stopped, 0)
 
 
+def test_a_worker_stopped_in_a_race_is_replaced(database, monkeypatch):
+    """After one statement's limit, not after that of the race's two thousand."""
+    monkeypatch.setattr("sqlr1.execution.pool._HANG_SECONDS", 0.3)
+    with Executor(workers=1, limits=Limits(seconds=0.2)) as executor:
+        executor.execute([Query(database, "SELECT 1")])
+        [stopped] = executor.worker_pids()
+        os.kill(stopped, signal.SIGSTOP)
+        rescue = after(10, lambda: os.kill(stopped, signal.SIGCONT))
+        start = time.perf_counter()
+        [race] = executor.race([Pair(database, "SELECT 1", "SELECT 1")], repeats=1000)
+        rescue.cancel()
+        assert time.perf_counter() - start < 5
+    assert len(race.ratios) == 1000
+
+
 @pytest.fixture
 def swapped(tmp_path):
     """A pair whose columns are swapped, with enough rows for half a second of comparing."""
@@ -126,24 +141,16 @@ def swapped(tmp_path):
     return Pair(path, "SELECT a, b, c FROM t", "SELECT b, a, c FROM t")
 
 
-def limit_comparisons(monkeypatch, seconds):
-    """Give the workers that start from now on another limit."""
-    start = f"import sqlr1.execution.protocol as p; p.COMPARISON_SECONDS = {seconds}; from sqlr1.execution.worker"
-    monkeypatch.setattr(pool, "_START", pool._START.replace("from sqlr1.execution.worker", start))
-
-
-def test_a_result_that_takes_too_long_to_compare_is_no_slow_query(swapped, monkeypatch):
-    limit_comparisons(monkeypatch, 0.05)
-    with Executor(workers=1, limits=Limits(seconds=20)) as executor:
+def test_a_result_that_takes_too_long_to_compare_is_no_slow_query(swapped):
+    with Executor(workers=1, limits=Limits(seconds=20, comparison_seconds=0.05)) as executor:
         [judgement] = executor.judge([swapped])
         assert executor.execute([Query(swapped.database, "SELECT 1")])[0].rows == [(1,)]
     assert (judgement.verdict, judgement.error) == (Verdict.TOO_LARGE, "the result takes too long to compare")
 
 
-def test_waiting_for_the_cpu_is_not_charged_to_a_comparison(swapped, monkeypatch):
+def test_waiting_for_the_cpu_is_not_charged_to_a_comparison(swapped):
     """A worker that runs a sixth of the time needs more wall time than its limit, and still answers."""
-    limit_comparisons(monkeypatch, 2.0)
-    with Executor(workers=1, limits=Limits(seconds=60)) as executor:
+    with Executor(workers=1, limits=Limits(seconds=60, comparison_seconds=2.0)) as executor:
         executor.execute([Query(swapped.database, "SELECT 1")])
         [pid] = executor.worker_pids()
         stop = threading.Event()
@@ -207,6 +214,12 @@ def test_workers_that_cannot_start_are_reported(monkeypatch):
     workers = pool.Pool(1, Limits())
     with pytest.raises(RuntimeError, match=r"do not start \(exit code 7\)"):
         workers.run([("execute", "x", "SELECT 1")])
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_a_pool_without_workers_is_refused(workers):
+    with pytest.raises(ValueError, match=f"needs at least one worker, not {workers}"):
+        Executor(workers)
 
 
 def test_closing_ends_the_workers(database):

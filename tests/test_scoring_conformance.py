@@ -154,6 +154,6 @@ def test_r_ves_of_real_runs(executor, database):
     """A prediction that does a hundred times the work is slower than its gold; an equal one is about as fast."""
     gold = "SELECT count(*) FROM t"
     slow = "SELECT (SELECT count(*) FROM t) FROM t a, t b, t c, t d, t e, t f, t g, t h, t i, t j GROUP BY 1"
-    equal, slower = executor.time_ratios([Pair(database, gold, gold), Pair(database, gold, slow)], repeats=7)
-    assert len(equal) == len(slower) == 7
-    assert r_ves(slower) == 0.5 < r_ves(equal)
+    equal, slower = executor.race([Pair(database, gold, gold), Pair(database, gold, slow)], repeats=7)
+    assert len(equal.ratios) == len(slower.ratios) == 7
+    assert r_ves(slower.ratios) == 0.5 < r_ves(equal.ratios)

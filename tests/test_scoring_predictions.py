@@ -78,10 +78,15 @@ def test_faulty_questions_are_named(tmp_path, content, message):
     [
         ("p.txt", "SELECT 5\tshop\nSELECT 6\tshop\nSELECT 7\tshop\n", {0: "SELECT 5", 1: "SELECT 6", 2: "SELECT 7"}),
         ("p.sql", "SELECT 5\n\nSELECT 7", {0: "SELECT 5", 1: "", 2: "SELECT 7"}),
+        ("p.txt", "SELECT 5\n\n\n", {0: "SELECT 5", 1: "", 2: ""}),
+        ("p.txt", "SELECT 5\n\n \n\n\n\r\n", {0: "SELECT 5", 1: "", 2: "", 3: ""}),
+        ("p.txt", "", {}),
         ("p.txt", "SELECT 5\r\nSELECT 6\tshop\r\n", {0: "SELECT 5", 1: "SELECT 6"}),
         ("p.txt", "SELECT\t'a\tb'\nSELECT\t6\tAS x\tshop\n", {0: "SELECT\t'a\tb'", 1: "SELECT\t6\tAS x"}),
+        ("p.txt", "SELECT 5\tBANK\n", {0: "SELECT 5\tBANK"}),  # an alias: the question is about another database
         ("p.txt", "SELECT name FROM\titem\nSELECT 6 \t shop \n", {0: "SELECT name FROM\titem", 1: "SELECT 6"}),
         ("p.json", {"0": "SELECT 5\t----- bird -----\tshop", "2": "SELECT 7"}, {0: "SELECT 5", 2: "SELECT 7"}),
+        ("p.json", {"0": 5, "1": None, "2": ["SELECT 7"]}, {0: "", 1: "", 2: ""}),
         ("p.jsonl", '{"index": 2, "predicted": "SELECT 7"}\n{"index": 0, "predicted": ""}\n', {2: "SELECT 7", 0: ""}),
     ],
 )
@@ -100,7 +105,7 @@ def test_predictions_are_read(tmp_path, questions, name, content, expected):
         ),
         ("p.json", [], r"p\.json: expected an object from question index to SQL, found list"),
         ("p.json", {"x": "SELECT 1"}, r"p\.json: 'x': expected a question index"),
-        ("p.json", {"0": 5}, r"p\.json: '0': expected a question index and its SQL as text"),
+        ("p.txt", "SELECT 5\tSHOP\n", r"p\.txt:1: question 0 is about 'shop', the prediction about 'SHOP'"),
         ("p.json", {"7": "SELECT 1"}, r"p\.json: '7': there is no question 7"),
         ("p.json", {"0": "SELECT 1\t----- bird -----\tother"}, r"'0': question 0 is about 'shop'"),
         ("p.json", '{"0": "SELECT 1", "0": "SELECT 2"}', r"p\.json: not usable as JSON \(the key '0' occurs twice\)"),

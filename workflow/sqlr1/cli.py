@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -19,11 +20,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     plan.add_parser(commands)
     tracking.add_parser(commands)
     args = parser.parse_args(argv)
+    sys.stdout.reconfigure(errors="backslashreplace")  # names in a benchmark's files need not be fit to print
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s: %(message)s")
     try:
         args.run(args)
+        sys.stdout.flush()
     except InputError as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:  # `| head`: nobody reads any more; nor may Python's last flush complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,12 @@ isomorphism (colour refinement, then individualisation): rows are coloured by th
 their rows, rows by the colours of their columns, until all rows or all columns of a table look different, or nothing
 changes any more. Equal tables always get equal colours, so a difference proves a mismatch; and a match is only reported
 for a pairing of rows or columns under which the tables were compared cell by cell. Columns that refinement cannot tell
-apart are marked one at a time, and told apart by what refinement then shows; those that still look alike are tried one
-after the other, with all of this again after each choice.
+apart are first paired as they come, refining after each pair: where they look alike because the table is symmetric that
+is already a match. Else they are marked one at a time, and told apart by what refinement then shows; those that still
+look alike are tried one after the other, with all of this again after each choice.
+
+A right answer over n symmetric columns and n rows costs some n^3 steps, a wrong one that refinement cannot tell from
+it n^4, and more where marks do not help either (strongly regular graphs). `Limits.comparison_seconds` ends those.
 """
 
 import random
@@ -106,6 +110,11 @@ class _Refinement:
         return self._search(colours)
 
     def _search(self, signatures: list[list[tuple]]) -> bool:
+        refined = self._refined(signatures)
+        return refined if isinstance(refined, bool) else self._guess(refined) or self._try_each(refined)
+
+    def _refined(self, signatures: list[list[tuple]]) -> bool | list[list[int]]:
+        """The answer, or the colours of the columns when they do not change any more and some are still alike."""
         kinds = 0
         while True:
             if sorted(signatures[0]) != sorted(signatures[1]):
@@ -115,7 +124,7 @@ class _Refinement:
             if len(number) == len(colours[0]):
                 return self._equal_under(colours)
             if len(number) == kinds:
-                return self._equal_under(colours) or self._try_each(colours)
+                return colours
             kinds = len(number)
             rows = [self._row_colours(side, own) for side, own in enumerate(colours)]
             if (decided := _decided_by_rows(self._sides, rows)) is not None:
@@ -146,6 +155,18 @@ class _Refinement:
         )
         return gold == predicted
 
+    def _guess(self, colours: list[list[int]] | bool) -> bool:
+        """Pair the first of the gold's alike columns with the first of its partners, again and again.
+
+        True is a match; False may be due to a wrong pair.
+        """
+        while not isinstance(colours, bool):
+            if self._equal_under(colours):
+                return True
+            chosen, partners = _choice(*colours)
+            colours = self._refined([_marked(colours[0], chosen), _marked(colours[1], partners[0])])
+        return colours
+
     def _try_each(self, colours: list[list[int]]) -> bool:
         """Tell columns apart by their traces; failing that, pair one of the gold's with each partner in turn."""
         traced = [self._traced(side, own) for side, own in enumerate(colours)]
@@ -155,9 +176,7 @@ class _Refinement:
         if len(set(traced[0])) > len(set(colours[0])):
             return self._search(traced)
         gold, predicted = colours
-        alike = next(colour for colour, count in Counter(gold).items() if count > 1)
-        chosen = gold.index(alike)
-        partners = (place for place, colour in enumerate(predicted) if colour == alike)
+        chosen, partners = _choice(gold, predicted)
         return any(self._search([_marked(gold, chosen), _marked(predicted, place)]) for place in partners)
 
     def _traced(self, side: int, colours: list[int]) -> list[tuple]:
@@ -183,6 +202,12 @@ class _Refinement:
 
 def _numbered(signatures: list[tuple]) -> dict[tuple, int]:
     return {signature: i for i, signature in enumerate(sorted(set(signatures)))}
+
+
+def _choice(gold: list[int], predicted: list[int]) -> tuple[int, list[int]]:
+    """The first of the gold's columns that is not alone in its colour, and the predicted columns that look like it."""
+    alike = next(colour for colour, count in Counter(gold).items() if count > 1)
+    return gold.index(alike), [place for place, colour in enumerate(predicted) if colour == alike]
 
 
 def _marked(colours: list[int], marked: int) -> list[tuple]:

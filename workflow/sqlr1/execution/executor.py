@@ -2,30 +2,42 @@
 
 import marshal
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from sqlr1.execution.cache import GoldCache
-from sqlr1.execution.judging import METRICS, SEMANTICS, Comparison, Gold, Plan
+from sqlr1.execution.judging import METRICS, SEMANTICS, SQLITE_MAGIC, Comparison, Gold, Plan, start_of
 from sqlr1.execution.pool import Pool
 from sqlr1.execution.protocol import Reply, Task
-from sqlr1.execution.verdicts import Execution, Judgement, Limits, Pair, Query, Status
+from sqlr1.execution.verdicts import Execution, Judgement, Limits, Pair, Query, Race, Status
 from sqlr1.records import InputError
 
-_MAGIC = b"SQLite format 3\0"
+
+class _Run(NamedTuple):
+    """One run of a prediction, and by which comparators its result meets each gold."""
+
+    database: Path
+    predicted: str
+    comparators: dict[Gold, list[str]]
+
+    def task(self, golds: Mapping[Gold, tuple[str, Reply]]) -> Task:
+        more = ((golds[gold][0], _rows(golds[gold][1]), tuple(names)) for gold, names in self.comparators.items())
+        return ("compare", _absolute(self.database), self.predicted, *more)
 
 
 class Executor:
     """A pool of sandboxed workers. Use it as a context manager, from one thread at a time.
 
-    `workers` defaults to the number of CPUs. `cache` is a folder in which the results of the golds that `judge` ran are
-    kept for later runs and other stages. A file that is no SQLite database raises InputError; one that is absent is a
-    verdict.
+    `workers`, at least one, defaults to the number of CPUs. `cache` is a folder in which the results of the golds that
+    `judge` ran are kept for later runs and other stages. A file that is no SQLite database raises InputError; one that
+    is absent is a verdict.
     """
 
     def __init__(self, workers: int | None = None, limits: Limits | None = None, cache: Path | None = None) -> None:
+        if workers is not None and workers < 1:
+            raise ValueError(f"an executor needs at least one worker, not {workers}")
         self.limits = limits or Limits()
         self._cache = GoldCache(cache, self.limits)
         self._pool = Pool(workers or os.cpu_count() or 1, self.limits)
@@ -75,13 +87,13 @@ class Executor:
         results = {gold: reply for gold, (_, reply) in golds.items()}
         return [plan.judge(pair, results, replies) for pair in pairs]
 
-    def time_ratios(self, pairs: Sequence[Pair], repeats: int, progress: str | None = None) -> list[list[float]]:
-        """For R-VES: time of the gold / time of the prediction, `repeats` of them a pair, fewer if a run fails.
+    def race(self, pairs: Sequence[Pair], repeats: int, progress: str | None = None) -> list[Race]:
+        """For R-VES: time of the gold / time of the prediction, `repeats` of them a pair.
 
         Meant for matching pairs whose database is there. Wall time, so the figures differ from run to run.
         """
         tasks = [("race", _absolute(pair.database), pair.predicted, pair.gold, repeats) for pair in pairs]
-        return [ratios or [] for _, ratios, _ in self._run(tasks, progress, statements=2 * repeats + 1)]
+        return [_race(*reply) for reply in self._run(tasks, progress, statements=2 * repeats + 2)]
 
     def _each(self, kind: str, queries: Sequence[Query], progress: str | None) -> dict[Query, Reply]:
         unique = list(dict.fromkeys(queries))
@@ -94,7 +106,7 @@ class Executor:
         found: dict[Gold, tuple[str, Reply]] = {}
         missing: dict[Gold, str] = {}
         for gold in golds:
-            if not gold.database.is_file():
+            if not os.path.isfile(gold.database):
                 found[gold] = "", (Status.MISSING_DATABASE.value, None, f"{gold.database}: no such file")
                 continue
             key = self._cache.key(*gold)
@@ -112,17 +124,26 @@ class Executor:
     def _compare(
         self, comparisons: list[Comparison], golds: dict[Gold, tuple[str, Reply]], progress: str | None
     ) -> dict[Comparison, Reply]:
-        """Run each distinct prediction once, against all comparators that need it; none whose gold did not run."""
-        comparators: dict[tuple[Gold, str], list[str]] = {}
+        """Run each distinct prediction once on a database, against all golds; not against one that did not run.
+
+        (Once more for every `result_bytes` of golds: a worker has those of one task in memory.)
+        """
+        against: dict[tuple[Path, str], dict[Gold, list[str]]] = {}
         for gold, predicted, comparator in comparisons:
             if golds[gold][1][0] == Status.OK:
-                comparators.setdefault((gold, predicted), []).append(comparator)
-        tasks = []
-        for (gold, predicted), names in comparators.items():
-            key, (_, (_, rows, _), _) = golds[gold]
-            tasks.append(("compare", _absolute(gold.database), predicted, key, rows, tuple(names)))
-        replies = dict(zip(comparators, self._run(tasks, progress), strict=True))
-        return {item: replies[item[:2]] for item in comparisons if item[:2] in replies}
+                against.setdefault((gold.database, predicted), {}).setdefault(gold, []).append(comparator)
+        runs = [
+            _Run(database, predicted, part)
+            for (database, predicted), comparators in against.items()
+            for part in _parts(comparators, golds, self.limits.result_bytes)
+        ]
+        found: dict[tuple[Gold, str], Reply] = {}
+        for run, (status, values, error) in zip(
+            runs, self._run([run.task(golds) for run in runs], progress), strict=True
+        ):
+            for place, gold in enumerate(run.comparators):
+                found[gold, run.predicted] = status, values and values[place], error
+        return {item: found[item[:2]] for item in comparisons if item[:2] in found}
 
     def _run(self, tasks: list[Task], progress: str | None, statements: int = 1) -> list[Reply]:
         if not progress:
@@ -136,10 +157,8 @@ class Executor:
 def _check(databases: Iterable[Path]) -> None:
     """Raise InputError for a file that is no SQLite database (an empty one is, to SQLite)."""
     for database in dict.fromkeys(databases):
-        if database.is_file():
-            with open(database, "rb") as file:
-                if file.read(len(_MAGIC)) not in (_MAGIC, b""):
-                    raise InputError(f"{database}: not a SQLite database; fetch or build it again")
+        if start_of(database) not in (SQLITE_MAGIC, b""):
+            raise InputError(f"{database}: not a SQLite database; fetch or build it again")
 
 
 def _may_change(reply: Reply) -> bool:
@@ -150,6 +169,33 @@ def _may_change(reply: Reply) -> bool:
 
 def _absolute(database: Path) -> str:
     return os.path.abspath(database)
+
+
+def _rows(reply: Reply) -> bytes:
+    _, (_, rows, _), _ = reply
+    return rows
+
+
+def _parts(
+    comparators: dict[Gold, list[str]], golds: Mapping[Gold, tuple[str, Reply]], most: int
+) -> list[dict[Gold, list[str]]]:
+    """Split what one prediction meets, so that no part has more than `most` bytes of golds, if it has several."""
+    parts: list[dict[Gold, list[str]]] = []
+    room = 0
+    for gold, names in comparators.items():
+        size = len(_rows(golds[gold][1]))
+        if size > room:
+            parts.append({})
+            room = most
+        parts[-1][gold] = names
+        room -= size
+    return parts
+
+
+def _race(status: str, payload: list[float] | str | None, error: str) -> Race:
+    if status == Status.OK:
+        return Race(Status.OK, payload)
+    return Race(Status(status), failed=payload or "", error=error)
 
 
 def _execution(status: str, payload: tuple | None, error: str) -> Execution:

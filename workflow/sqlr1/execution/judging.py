@@ -1,5 +1,7 @@
 """From pairs and metrics to the comparisons the workers do, and from their replies back to verdicts."""
 
+import logging
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -8,9 +10,11 @@ from sqlr1.execution.protocol import Reply
 from sqlr1.execution.rewriting import is_ordered, mend, remove_distinct
 from sqlr1.execution.verdicts import Judgement, Pair, Status, Verdict
 
+logger = logging.getLogger(__name__)
 # What each official evaluator calls right; `soft_f1` is BIRD's graded metric.
 SEMANTICS = {"spider": "spider_exec", "bird": "bird_ex"}
 METRICS = ("spider_exec", "spider_exec_keep_distinct", "bird_ex", "soft_f1")
+SQLITE_MAGIC = b"SQLite format 3\0"
 _GOLD_AT_FAULT = (Verdict.GOLD_FAILED, Verdict.GOLD_TIMED_OUT, Verdict.MISSING_DATABASE)
 
 
@@ -30,10 +34,26 @@ class Comparison(NamedTuple):
 
 
 def instances(database: Path) -> list[Path]:
-    """The files that test-suite accuracy runs on: all `*.sqlite` in the database's own folder, itself first."""
+    """The files that test-suite accuracy runs on: all databases in the own folder of `database`, itself first."""
     if database.parent.name != database.stem:
         return [database]
-    return [database, *sorted(path for path in database.parent.glob("*.sqlite") if path.name != database.name)]
+    others = sorted(path for path in database.parent.glob("*.sqlite") if path.name != database.name)
+    return [database, *filter(_is_instance, others)]
+
+
+def _is_instance(path: Path) -> bool:
+    if start_of(path) == SQLITE_MAGIC:
+        return True
+    logger.warning("%s: not a SQLite database, and so not run as an instance of the one beside it", path)
+    return False
+
+
+def start_of(path: Path) -> bytes:
+    """What stands in the file where SQLite writes `SQLITE_MAGIC`; b"" where there is no such file."""
+    if not os.path.isfile(path):
+        return b""
+    with open(path, "rb") as file:
+        return file.read(len(SQLITE_MAGIC))
 
 
 class Plan:

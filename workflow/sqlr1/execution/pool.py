@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from pathlib import Path
 
-from sqlr1.execution.protocol import COMPARISON_WALL_SECONDS, Inbox, Reply, Task, send
+from sqlr1.execution.protocol import Inbox, Reply, Task, send
 from sqlr1.execution.verdicts import Limits, Status
 
 logger = logging.getLogger(__name__)
@@ -24,6 +24,8 @@ _START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from sqlr1.execution.
 _ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 # A worker that is this much later than its limit is looked after, and again each time as much has passed.
 _HANG_SECONDS = 3.0
+# A comparison's limit is in CPU time; a worker starved of the CPU is given up after so many times that long.
+_STARVATION = 4
 # A task whose worker died is tried once more: it may have been killed from outside.
 _ATTEMPTS = 2
 _FAILED_STARTS = 100  # in a row
@@ -53,11 +55,13 @@ class _Process:
         self.last_deadline = 0.0  # when to give it up
         self.inbox = Inbox(self.socket)
 
-    def assign(self, task: int, message: Task, seconds: float) -> None:
-        """Hand out a task whose statements end within `seconds`; comparing their results may take longer."""
+    def assign(self, task: int, message: Task, limits: Limits, statements: int) -> None:
+        """Hand out a task of so many statements; comparing their results has its own time."""
         self.task = task
-        self.deadline = time.monotonic() + seconds + _HANG_SECONDS
-        self.last_deadline = self.deadline + COMPARISON_WALL_SECONDS
+        now = time.monotonic()
+        comparison = _STARVATION * limits.comparison_seconds
+        self.deadline = now + limits.seconds + _HANG_SECONDS
+        self.last_deadline = now + limits.seconds * statements + _HANG_SECONDS + comparison
         try:
             send(self.socket, message)
         except OSError:  # gone, or stopped and not reading: to be replaced at once
@@ -110,7 +114,6 @@ class Pool:
 
         `statements`: how many statements a task runs at most, each with the full time limit.
         """
-        seconds = self._limits.seconds * statements
         waiting = deque(range(len(tasks)))
         replies: dict[int, Reply] = {}
         deaths = [0] * len(tasks)
@@ -119,7 +122,7 @@ class Pool:
                 for process in self._processes:
                     if process.task is None and waiting:
                         task = waiting.popleft()
-                        process.assign(task, tasks[task], seconds)
+                        process.assign(task, tasks[task], self._limits, statements)
                 for task, reply in self._collect():
                     deaths[task] += reply is not None and reply[0] == Status.CRASHED
                     if reply is None or (reply[0] == Status.CRASHED and deaths[task] < _ATTEMPTS):
@@ -158,7 +161,7 @@ class Pool:
         for process in [process for process in self._processes if process.task is not None and process.deadline < now]:
             if process.hangs(now):
                 found += self._replace(process)
-            else:  # comparing, or short of CPU time
+            else:  # comparing, racing, or short of CPU time
                 process.deadline = now + _HANG_SECONDS
         return found
 

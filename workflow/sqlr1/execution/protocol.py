@@ -7,8 +7,10 @@ A task is `(kind, database, sql, *more)`, a reply `(status, payload, error)`:
 |-------------|-------------------------------------------|-------------------------------------------------------|
 | execute     |                                           | (column names, marshalled rows, may change by itself) |
 | fingerprint |                                           | digest of the result                                  |
-| compare     | gold's key, marshalled rows, comparators  | comparator -> 0..1                                    |
+| compare     | (key, marshalled rows, comparators)...    | comparator -> 0..1, one such a gold                   |
 | race        | gold SQL, repeats                         | ratios of gold time to predicted time, one a repeat   |
+
+A race that is not ok has for its payload the statement that failed, "gold" or "predicted"; others have None.
 """
 
 import marshal
@@ -16,11 +18,6 @@ import socket
 import struct
 from typing import Any
 
-# CPU time a worker may spend on a result once the statement has run; not wall time, so that a busy machine does not
-# turn a right answer into a wrong one.
-COMPARISON_SECONDS = 30.0
-# The same in wall time, for a worker that is stopped or starved of the CPU.
-COMPARISON_WALL_SECONDS = 4 * COMPARISON_SECONDS
 _CHUNK = 1 << 20
 _HEADER = struct.Struct("!I")
 

@@ -39,6 +39,8 @@ class Limits:
     `seconds`: wall time of execution and fetching. `rows`, `result_bytes`: of the result (a single value may not be
     larger either). `memory_bytes`: SQLite's heap in a worker; the worker's address space is capped at three times that
     plus eight times `result_bytes`. `sql_length`: bytes of the statement. `expression_depth`: depth of its parse tree.
+    `comparison_seconds`: CPU time to compare its result once it has run; not wall time, so that a busy machine does not
+    turn a right answer into a wrong one.
     """
 
     seconds: float = 2.0
@@ -47,6 +49,7 @@ class Limits:
     memory_bytes: int = 256 << 20
     sql_length: int = 100_000
     expression_depth: int = 500
+    comparison_seconds: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,19 @@ class Execution:
     status: Status
     columns: list[str] = field(default_factory=list)
     rows: list[tuple] | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Race:
+    """A prediction's time beside its gold's: `ratios` of gold time to predicted time, none unless `status` is ok.
+
+    `failed`: which of the two did not run, "gold" or "predicted"; empty where that is unknown (the worker died).
+    """
+
+    status: Status
+    ratios: list[float] = field(default_factory=list)
+    failed: str = ""
     error: str = ""
 
 

@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import sqlite3
+import stat
 import sys
 import time
 from collections import OrderedDict
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlr1.execution.comparison import bird_equal, fingerprint, soft_f1, spider_exec_equal
-from sqlr1.execution.protocol import COMPARISON_SECONDS, Inbox, Reply, Task, send
+from sqlr1.execution.protocol import Inbox, Reply, Task, send
 from sqlr1.execution.sandbox import Outcome, Sandbox, defend_connections
 from sqlr1.execution.verdicts import Limits, Status
 
@@ -42,16 +43,16 @@ class Worker:
         """Do one task."""
         try:
             sandbox = self._sandbox(database)
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError:
             return Status.MISSING_DATABASE.value, None, f"{database}: no such file"
         except sqlite3.Error as error:
             return Status.FAILED.value, None, f"{database}: {error}"
+        if kind == "race":  # its statements have limits of their own
+            return _race(sandbox, sql, *more)
         outcome = sandbox.run(sql)
         if outcome.status is not Status.OK:
             return outcome.status.value, None, outcome.error
-        if kind == "race":  # its statements have limits of their own
-            return Status.OK.value, _race(sandbox, sql, *more), ""
-        signal.setitimer(signal.ITIMER_PROF, COMPARISON_SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, self._limits.comparison_seconds)
         try:
             return Status.OK.value, self._payload(kind, outcome, *more), ""
         except MemoryError:
@@ -66,7 +67,7 @@ class Worker:
             case "fingerprint":
                 return fingerprint(outcome.rows)
             case "compare":
-                return self._compare(outcome, *more)
+                return [self._compare(outcome, *gold) for gold in more]
 
     def _compare(self, outcome: Outcome, key: str, rows: bytes, comparators: tuple[str, ...]) -> dict[str, float]:
         gold = self._golds.get(key)
@@ -79,9 +80,14 @@ class Worker:
         return {name: float(COMPARATORS[name](outcome.rows, gold)) for name in comparators}
 
     def _sandbox(self, database: str) -> Sandbox:
-        """The open connection; a new one when the file changed since (an immutable connection would not notice)."""
-        stat = os.stat(database)
-        key = (database, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        """The open connection; a new one when the file changed since (an immutable connection would not notice).
+
+        Raises OSError where there is no regular file.
+        """
+        found = os.stat(database)
+        if not stat.S_ISREG(found.st_mode):
+            raise FileNotFoundError(database)
+        key = (database, found.st_ino, found.st_size, found.st_mtime_ns)
         if key in self._sandboxes:
             self._sandboxes.move_to_end(key)
         else:
@@ -92,18 +98,19 @@ class Worker:
         return self._sandboxes[key]
 
 
-def _race(sandbox: Sandbox, predicted: str, gold: str, repeats: int) -> list[float]:
-    """Run both statements in turn; time of the gold / time of the prediction, one ratio a repeat."""
+def _race(sandbox: Sandbox, predicted: str, gold: str, repeats: int) -> Reply:
+    """Run both statements in turn, once untimed to warm up and then `repeats` times; the ratios, or what failed."""
     ratios = []
-    for _ in range(repeats):
-        seconds = []
-        for statement in (gold, predicted):
+    for _ in range(1 + repeats):
+        seconds = {}
+        for name, statement in (("gold", gold), ("predicted", predicted)):
             start = time.perf_counter()
-            if sandbox.run(statement).status is not Status.OK:
-                return ratios
-            seconds.append(time.perf_counter() - start)
-        ratios.append(seconds[0] / seconds[1])
-    return ratios
+            outcome = sandbox.run(statement)
+            seconds[name] = time.perf_counter() - start
+            if outcome.status is not Status.OK:
+                return outcome.status.value, name, outcome.error
+        ratios.append(seconds["gold"] / seconds["predicted"])
+    return Status.OK.value, ratios[1:], ""
 
 
 def _confine(limits: Limits) -> None:

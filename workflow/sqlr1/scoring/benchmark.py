@@ -1,11 +1,12 @@
 """Score the predictions for a benchmark: one record a question, and their summary by difficulty."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlr1.execution import METRICS, Executor, Judgement, Pair, Verdict
+from sqlr1.execution import METRICS, Executor, Judgement, Pair, Race, Status, Verdict
 from sqlr1.scoring.compare import r_ves
 from sqlr1.scoring.predictions import BenchmarkQuestion
 from sqlr1.scoring.statistics import bootstrap_interval
@@ -17,18 +18,22 @@ _UNSCORED = (Verdict.MISSING_DATABASE, Verdict.GOLD_FAILED, Verdict.GOLD_TIMED_O
 
 @dataclass
 class Scores:
-    """`records`: one row a scored question. `unscored`: reason -> indices. `missing_databases`: names, sorted."""
+    """`records`: one row a scored question. `unscored`: reason -> indices. `missing_databases`: names, sorted.
+
+    `gold_errors`: question index -> why its gold did not run.
+    """
 
     metrics: tuple[str, ...]
     records: list[dict[str, Any]] = field(default_factory=list)
     unscored: dict[str, list[int]] = field(default_factory=dict)
     missing_databases: list[str] = field(default_factory=list)
+    gold_errors: dict[int, str] = field(default_factory=dict)
 
 
 def database_path(databases: Path, db_id: str) -> Path | None:
     """`DIR/db_id/db_id.sqlite`, the layout of Spider and BIRD; None if it is not there."""
     path = databases / db_id / f"{db_id}.sqlite"
-    return path if path.is_file() else None
+    return path if os.path.isfile(path) else None  # Path.is_file raises where the name is too long for a file
 
 
 def score(
@@ -52,14 +57,23 @@ def score(
         scores.unscored["without_prediction"] = without
     scored = [place for place, judgement in enumerate(judgements) if judgement.verdict not in _UNSCORED]
     scores.records = [_record(asked[place], judgements[place]) for place in scored]
-    for question, judgement in zip(asked, judgements, strict=True):
-        if judgement.verdict in _UNSCORED:
-            scores.unscored.setdefault(judgement.verdict.value, []).append(question.index)
-    missing = scores.unscored.get(Verdict.MISSING_DATABASE.value, [])
-    scores.missing_databases = sorted({questions[index].db_id for index in missing})
+    _count_unscored(scores, asked, judgements)
     if ves_repeats:
         _add_r_ves(executor, scores.records, [pairs[place] for place in scored], ves_repeats, progress)
     return scores
+
+
+def _count_unscored(scores: Scores, asked: list[BenchmarkQuestion], judgements: list[Judgement]) -> None:
+    missing = set()
+    for question, judgement in zip(asked, judgements, strict=True):
+        if judgement.verdict not in _UNSCORED:
+            continue
+        scores.unscored.setdefault(judgement.verdict.value, []).append(question.index)
+        if judgement.verdict is Verdict.MISSING_DATABASE:
+            missing.add(question.db_id)
+        else:
+            scores.gold_errors[question.index] = judgement.error
+    scores.missing_databases = sorted(missing)
 
 
 def _record(question: BenchmarkQuestion, judgement: Judgement) -> dict[str, Any]:
@@ -74,12 +88,19 @@ def _record(question: BenchmarkQuestion, judgement: Judgement) -> dict[str, Any]
 def _add_r_ves(
     executor: Executor, records: list[dict[str, Any]], pairs: list[Pair], repeats: int, progress: str | None
 ) -> None:
-    """Where the gold did not run as BIRD runs it the metric is None, as `bird_ex` is."""
+    """Where the gold did not run as BIRD runs it, or could not be timed, the metric is None."""
     matching = [place for place, record in enumerate(records) if record["bird_ex"]]
-    ratios = executor.time_ratios([pairs[place] for place in matching], repeats, progress and "timing")
-    values = dict(zip(matching, map(r_ves, ratios), strict=True))
+    races = executor.race([pairs[place] for place in matching], repeats, progress and "timing")
+    values = dict(zip(matching, map(_efficiency, races), strict=True))
     for place, record in enumerate(records):
         record["r_ves"] = None if record["bird_ex"] is None else values.get(place, 0.0)
+
+
+def _efficiency(race: Race) -> float | None:
+    """0 for a prediction that itself failed to run again; a fault of the gold or of the sandbox says nothing of it."""
+    if race.status is Status.OK:
+        return r_ves(race.ratios)
+    return 0.0 if race.failed == "predicted" else None
 
 
 def summarize(scores: Scores) -> list[dict[str, Any]]:

@@ -16,7 +16,13 @@ from sqlr1.scoring.benchmark import Scores, score, summarize
 from sqlr1.scoring.predictions import LAYOUTS, read_predictions, read_questions
 
 _OFFICIAL_REPEATS = 100
-_RANGES = {"seconds": (0.001, 86_400.0), "workers": (1, 4 * (os.cpu_count() or 1)), "ves": (0, 100_000)}
+_COMPARISON_SECONDS = 30.0  # patience for one file, where a batch of GRPO's has none
+_RANGES = {
+    "seconds": (0.001, 86_400.0),
+    "rows": (1, 1_000_000_000),
+    "workers": (1, 4 * (os.cpu_count() or 1)),
+    "ves": (0, 100_000),
+}
 
 
 def add_parser(commands: Any) -> None:
@@ -26,7 +32,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--questions", type=Path, required=True, metavar="FILE", help="the benchmark's dev.json")
     parser.add_argument("--databases", type=Path, required=True, metavar="DIR", help="folder of DB_ID/DB_ID.sqlite")
     parser.add_argument(
-        "--predictions", type=Path, required=True, metavar="FILE", help="JSONL (.jsonl), BIRD's .json, or Spider's text"
+        "--predictions",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="JSONL (.jsonl), BIRD's .json, or Spider's text, in which a blank line is an answer that fails",
     )
     parser.add_argument("--out", type=Path, metavar="FILE.jsonl", help="write one JSON line a scored question")
     parser.add_argument(
@@ -40,6 +50,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object instead of a table")
     parser.add_argument("--seconds", type=float, default=30.0, help="wall time a query may take (default: 30)")
+    parser.add_argument(
+        "--rows", type=int, default=Limits.rows, help=f"rows a result may have (default: {Limits.rows:,})"
+    )
     parser.add_argument("--workers", type=int, help="worker processes (default: one a CPU)")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="keep gold results here for later runs")
     parser.set_defaults(run=run)
@@ -57,7 +70,8 @@ def run(args: argparse.Namespace) -> None:
         _check_writable(args.out, [args.questions, args.predictions])
     questions = read_questions(args.benchmark, args.questions)
     predictions = read_predictions(args.predictions, questions)
-    with Executor(args.workers, Limits(seconds=args.seconds), args.cache) as executor:
+    limits = Limits(args.seconds, args.rows, comparison_seconds=_COMPARISON_SECONDS)
+    with Executor(args.workers, limits, args.cache) as executor:
         scores = score(executor, args.benchmark, questions, args.databases, predictions, args.ves, "predictions")
     if args.out:
         write_jsonl(args.out, scores.records)
@@ -84,6 +98,7 @@ def _as_json(benchmark: str, scores: Scores) -> str:
         "scored": len(scores.records),
         "unscored": scores.unscored,
         "missing_databases": scores.missing_databases,
+        "gold_errors": scores.gold_errors,
         "summary": summarize(scores),
     }
     return json.dumps(summary, allow_nan=False)
@@ -100,7 +115,8 @@ def _as_text(scores: Scores) -> str:
     for reason, indices in scores.unscored.items():
         named = ", ".join(scores.missing_databases if reason == "missing_database" else map(str, indices[:10]))
         more = ", ..." if reason != "missing_database" and len(indices) > 10 else ""
-        text.append(f"not scored, {reason.replace('_', ' ')}: {len(indices)} ({named}{more})")
+        why = f"; {indices[0]}: {scores.gold_errors[indices[0]]}" if indices[0] in scores.gold_errors else ""
+        text.append(f"not scored, {reason.replace('_', ' ')}: {len(indices)} ({named}{more}){why}")
     return "\n".join(text)
 
 

@@ -7,7 +7,11 @@ Deliberate differences, safer or clearer than the official behaviour:
 
 - text of several statements is refused (Spider's evaluator runs the first);
 - text without a statement fails (BIRD's takes it for an empty result);
-- undecodable bytes are dropped in BIRD's semantics too (its evaluator fails on them).
+- undecodable bytes are dropped in BIRD's semantics too (its evaluator fails on them);
+- only reading is allowed: PRAGMA is refused, and so is every query on a virtual table (full-text search,
+  R-tree), where a gold is then gold_failed;
+- statements and results are bounded (see `execution.Limits`): rows, bytes, length and depth of the SQL, memory. A right
+  answer beyond them is too_large or refused, a gold beyond them gold_failed. No gold of Spider dev is.
 
 Accidents of Spider's evaluator that are not repeated, since they call right predictions wrong (none decides one of the
 official verdicts that the tests compare with):

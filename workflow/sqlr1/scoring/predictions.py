@@ -69,7 +69,10 @@ def excluded_questions(path: Path | None, n: int) -> set[int]:
 
 
 def read_predictions(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[int, str]:
-    """Read predictions by question index: JSONL (`.jsonl`), BIRD's JSON object (`.json`), else Spider's text."""
+    """Read predictions by question index: JSONL (`.jsonl`), BIRD's JSON object (`.json`), else Spider's text.
+
+    A blank line of Spider's text is an answer that fails, wherever it stands; questions beyond the last line have none.
+    """
     if path.suffix == ".jsonl":
         return _read_jsonl(path, questions)
     if path.suffix == ".json":
@@ -98,13 +101,14 @@ def _read_bird(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[int, 
     predictions = {}
     for key, value in rows.items():
         where = f"{path}: {key[:20]!r}"
-        if not key.isdecimal() or len(key) > _MOST_DIGITS or not isinstance(value, str):
-            raise InputError(f"{where}: expected a question index and its SQL as text")
+        if not key.isdecimal() or len(key) > _MOST_DIGITS:
+            raise InputError(f"{where}: expected a question index")
         index = int(key)
         _check_index(where, index, questions)
         if index in predictions:
             raise InputError(f"{where}: a second prediction for question {index}")
-        sql, _, db_id = value.partition(_BIRD_MARK)
+        # What is no text (a 0 for "no answer", say) is a wrong answer in BIRD's evaluator too.
+        sql, _, db_id = value.partition(_BIRD_MARK) if isinstance(value, str) else ("", "", "")
         _check_db_id(where, db_id or None, questions[index])
         predictions[index] = sql
     return predictions
@@ -120,15 +124,19 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _read_text(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[int, str]:
     with readable(path):
         lines = path.read_bytes().decode().split("\n")
-    while lines and not lines[-1].strip():
+    if not lines[-1]:  # the newline at the end of the file begins no line
+        lines.pop()
+    while len(lines) > len(questions) and not lines[-1].strip():
         lines.pop()
     known = {question.db_id for question in questions}
     predictions = {}
     for index, line in enumerate(lines):
         _check_index(f"{path}:{index + 1}", index, questions)
         sql, tab, last = line.rstrip().rpartition("\t")
-        if not tab or last.strip() not in known:  # no db_id, but SQL, which may hold tabs of its own
-            sql, last = line.rstrip(), questions[index].db_id
+        own = questions[index].db_id
+        named = last.strip() in known or last.strip().casefold() == own.casefold()  # SHOP for shop is a mistake
+        if not tab or not named:  # no db_id, but SQL, which may hold tabs of its own
+            sql, last = line.rstrip(), own
         _check_db_id(f"{path}:{index + 1}", last.strip(), questions[index])
         predictions[index] = sql.rstrip()
     return predictions
