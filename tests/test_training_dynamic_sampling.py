@@ -9,8 +9,24 @@ from sqlr1.training.dynamic_sampling import dead_groups, drop_rows, replace_grou
 from sqlr1.training.shared_prompt import SharedPromptTrainer
 
 
-def test_dead_groups_have_no_advantage_at_all():
-    assert dead_groups(torch.tensor([0.0, 0, 1, -1, 0, 0, 0, 2]), 2) == [0, 2]
+def test_dead_groups_earn_the_same():
+    assert dead_groups(torch.tensor([3.0, 3, 1, -1, 0, 0, 0, 2]), 2) == [0, 2]
+    assert dead_groups(torch.tensor([0.0, 1e-3]), 2) == []
+
+
+def test_rows_that_cannot_be_judged_make_no_variance():
+    nan = torch.nan
+    assert dead_groups(torch.tensor([nan, nan, nan, 1, nan, 1, 1, nan, 2]), 3) == [0, 1]
+    assert dead_groups(torch.tensor([0.0] * 3 + [nan] * 3), 3) == [0, 1]
+
+
+@pytest.mark.parametrize("reward", [0.1, 6.7])
+def test_equal_rewards_leave_a_group_dead_though_their_mean_is_rounded(folders, tmp_path, reward):  # noqa: F811
+    trainer = make(folders, tmp_path, True, num_generations=8)
+    trainer.reward_funcs, trainer.refill_rounds = [lambda completions, **_: [reward] * len(completions)], 0
+    inputs = prepared(trainer)
+    assert inputs["advantages"].any()  # what TRL makes of it
+    assert trainer._metrics["train"]["dynamic_sampling/live_groups"] == [0.0]
 
 
 def test_replaced_groups_are_padded_on_their_own_side():

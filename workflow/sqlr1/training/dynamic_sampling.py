@@ -11,12 +11,19 @@ from typing import Any
 
 import torch
 
+_ROUNDING = 1e-5  # of a sum in float32, relative
 _LEFT_PADDED = ("prompt_ids", "prompt_mask")
 
 
-def dead_groups(advantages: torch.Tensor, size: int) -> list[int]:
-    """Numbers of the groups of `size` rows whose advantages (B,) are all zero."""
-    live = advantages.view(-1, size).ne(0).any(dim=1)
+def dead_groups(rewards: torch.Tensor, size: int) -> list[int]:
+    """Numbers of the groups of `size` rows whose rewards (B,) are all equal; rows that cannot be judged are NaN.
+
+    The advantages do not show it: the mean of equal rewards is rounded, and the deviation that divides is as small.
+    """
+    grouped, unjudged = rewards.view(-1, size), rewards.view(-1, size).isnan()
+    highest = grouped.masked_fill(unjudged, -torch.inf).amax(1)
+    spread = highest - grouped.masked_fill(unjudged, torch.inf).amin(1)
+    live = spread > _ROUNDING * (1 + highest.abs())  # parts that add up to equal rewards round apart
     return (~live).nonzero().flatten().tolist()
 
 

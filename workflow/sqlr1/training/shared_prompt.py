@@ -62,7 +62,9 @@ class SharedPromptTrainer(GRPOTrainer):
             return f"prompts are not shared ({self.not_shared})"
         if self.args.per_device_train_batch_size * self.args.steps_per_generation % self.num_generations:
             return "a process has to hold whole groups: make its batch of rollouts a multiple of grpo.num_generations"
-        return "grpo.scale_rewards batch needs all groups at once" if self.scale_rewards == "batch" else ""
+        if self.scale_rewards == "batch" or self.multi_objective_aggregation == "normalize_then_sum":
+            return "grpo.scale_rewards batch and normalize_then_sum need all groups at once"
+        return ""
 
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, *a: Any, **k: Any
@@ -123,6 +125,19 @@ class SharedPromptTrainer(GRPOTrainer):
             entropies = entropies.index_put(places, entropy.detach() if not self._entropy_bonus_enabled else entropy)
         return log_probs, entropies if compute_entropy else None, None
 
+    def _calculate_rewards(self, *args: Any) -> torch.Tensor:
+        """TRL's parts (B, F) over all processes; their weighted sums are kept, NaN where no part could be judged."""
+        parts = super()._calculate_rewards(*args)
+        sums = (parts * self.reward_weights.to(parts.device)).nansum(1)
+        self._rewards = sums.masked_fill(parts.isnan().all(1), torch.nan)
+        return parts
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        """TRL's batch, and the `rewards` (B,) of this process's rows."""
+        batch = super()._generate_and_score_completions(inputs)
+        first = self.accelerator.process_index * len(inputs)
+        return {**batch, "rewards": self._rewards[first : first + len(inputs)]}
+
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         """As TRL's, except that a batch of rollouts is shuffled by group, so that micro-batches share their prompts,
         and from a seed of its own: a resumed run's global generator is not in the state of an uninterrupted one's.
@@ -132,8 +147,9 @@ class SharedPromptTrainer(GRPOTrainer):
         if self.not_shared or not self.model.training or not fresh:
             return super()._prepare_inputs(generation_batch)
         batch = self._refilled(self._generate_and_score_completions(generation_batch))
-        dead = torch.zeros_like(batch["advantages"], dtype=torch.bool)
-        for group in dead_groups(batch["advantages"], self.num_generations) if self.refill_rounds is not None else ():
+        rewards = batch.pop("rewards")
+        dead = torch.zeros_like(rewards, dtype=torch.bool)
+        for group in dead_groups(rewards, self.num_generations) if self.refill_rounds is not None else ():
             dead[group * self.num_generations : (group + 1) * self.num_generations] = True
         batch["dead"] = dead
         generator = torch.Generator().manual_seed(row_seed(self.args.seed, self._step))
@@ -157,8 +173,8 @@ class SharedPromptTrainer(GRPOTrainer):
         size = self.num_generations
         for number_of_round in range(1, (self.refill_rounds or 0) + 1):
             self._round = number_of_round
-            dead = dead_groups(batch["advantages"], size)
-            number = self.accelerator.gather(batch["advantages"].new_tensor([len(dead)])).max()
+            dead = dead_groups(batch["rewards"], size)
+            number = self.accelerator.gather(batch["rewards"].new_tensor([len(dead)])).max()
             if not number:
                 break
             rng = random.Random(
@@ -167,7 +183,7 @@ class SharedPromptTrainer(GRPOTrainer):
             prompts = [rng.randrange(len(self.train_dataset)) for _ in range(int(number))]
             rows = [self.train_dataset[index] for index in prompts for _ in range(size)]
             fresh = self._generate_and_score_completions(rows)
-            spoilt = set(dead_groups(fresh["advantages"], size))
+            spoilt = set(dead_groups(fresh["rewards"], size))
             live = [group for group in range(len(prompts)) if group not in spoilt]
             places = dict(zip(dead, live, strict=False))
             batch = replace_groups(batch, fresh, places, size, self.processing_class.pad_token_id)
