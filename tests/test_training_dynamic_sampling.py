@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_training_shared_prompt import LORA, first_update, folders, make  # noqa: F401
+from test_training_shared_prompt import LORA, assert_equal_gradients, first_update, folders, make  # noqa: F401
 
 from sqlr1.records import InputError
 from sqlr1.training.dynamic_sampling import dead_groups, drop_rows, replace_groups
@@ -52,11 +52,11 @@ def test_replaced_groups_are_padded_on_their_own_side():
     assert batch["advantages"].tolist() == [0, 0, 1, -1]
 
 
-def test_a_micro_batch_keeps_one_row_to_differentiate():
+def test_dropped_rows_have_no_tokens_even_where_a_micro_batch_holds_no_others():
     inputs = [{"completion_mask": torch.ones(2, 3)}, {"completion_mask": torch.ones(2, 3)}]
     dead = [torch.tensor([True, True]), torch.tensor([False, True])]
-    assert drop_rows(inputs, dead) == 3  # the row that is kept for nothing else's sake does not count
-    assert [i["completion_mask"].sum(1).tolist() for i in inputs] == [[3, 0], [3, 0]]
+    assert drop_rows(inputs, dead) == 3
+    assert [i["completion_mask"].sum(1).tolist() for i in inputs] == [[0, 0], [3, 0]]
 
 
 def flat(completions, **_):
@@ -86,6 +86,28 @@ def test_dropping_leaves_the_gradient_of_the_live_group(folders, tmp_path):  # n
     assert 0 < after < before
     for name, gradient in all_rows.items():
         torch.testing.assert_close(live_rows[name], gradient * (before / after), rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo"])
+def test_the_loss_does_not_depend_on_micro_batches(folders, tmp_path, loss_type):  # noqa: F811
+    """A dead and a live group in one micro-batch or in two: the same KL, the same gradient."""
+    results = []
+    for number in (1, 2):
+        sizes = {"per_device_train_batch_size": 8 // number, "gradient_accumulation_steps": number}
+        trainer = with_refill(folders, tmp_path, 0, loss_type=loss_type, beta=0.5, **sizes)
+        with torch.no_grad():  # away from the reference, or the KL has no gradient
+            for name, parameter in trainer.model.named_parameters():
+                if "lora_B" in name:
+                    parameter.fill_(0.02)
+        prepared(trainer)
+        assert trainer._metrics["train"]["dynamic_sampling/live_groups"] == [0.5]
+        losses = [trainer.compute_loss(trainer.model, inputs) for inputs in trainer._buffered_inputs]
+        sum(losses).backward()
+        gradients = {n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None}
+        results.append((sum(losses).item(), gradients))
+    (one_loss, one), (two_loss, two) = results
+    assert two_loss == pytest.approx(one_loss, rel=1e-5)
+    assert_equal_gradients(two, one, 1e-4)
 
 
 def test_refilling_replaces_the_dead_group(folders, tmp_path, monkeypatch):  # noqa: F811

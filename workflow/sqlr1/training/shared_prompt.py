@@ -106,7 +106,7 @@ class SharedPromptTrainer(GRPOTrainer):
         log_probs = torch.zeros(present.shape, dtype=torch.float32, device=input_ids.device)
         entropies = torch.zeros_like(log_probs)
         groups = list(_rows_by_prompt(_prompts(input_ids, attention_mask, logits_to_keep)).items())
-        # Dropped groups cost no pass; one stays where all are, for there must be something to differentiate.
+        # Dropped groups cost no pass; one stays where all are: its prompt alone, for a graph that ends in zeros.
         groups = [(prompt, rows) for prompt, rows in groups if present[rows].any()] or groups[:1]
         most = batch_size or len(input_ids)
         while groups:
