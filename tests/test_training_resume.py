@@ -32,6 +32,7 @@ KILLS = {
     "cold_start within a save": ("cold_start", "checkpoint-4/trainer_state.json"),
     "cold_start after a checkpoint": ("cold_start", "checkpoint-6/complete"),
     "grpo after a checkpoint": ("grpo", "checkpoint-2/complete"),
+    "grpo in the second epoch": ("grpo", "checkpoint-8/complete"),
     "grpo within a save": ("grpo", "checkpoint-4/optimizer.pt"),
     "candidates": ("candidates", "1.jsonl"),
 }

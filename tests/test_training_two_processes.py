@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
 from tiny_models import tiny_folder, tiny_tokenizer
+from transformers import TrainerCallback
 
 # Of the launchers of accelerate only the one for GPUs starts several processes without MPI; the environment says CPU.
 LAUNCH = [
@@ -16,7 +18,14 @@ LAUNCH = [
 ]
 PROMPTS = ["How many singers?", "Name?", "List the names of all the concerts held in 2014.", "a", "Which year?", "b c"]
 # Adam divides by a gradient's size: at its default epsilon the rounding of vanishing gradients becomes whole steps.
-COMMON = {"adam_epsilon": 1e-4, "learning_rate": 1e-2, "bf16": False, "max_steps": 5, "lora": {"r": 4}}
+COMMON = {
+    "adam_epsilon": 1e-4,
+    "learning_rate": 1e-2,
+    "bf16": False,
+    "max_steps": 10,
+    "save_steps": 8,
+    "lora": {"r": 4},
+}
 ROWS = 8  # a step, over all processes
 
 
@@ -60,28 +69,40 @@ def refilling(model, work, per_device):
     return grpo(model, work, per_device, refill_rounds=1)
 
 
-def main(case, folder, out, per_device):
-    """What each process runs."""
+class End(TrainerCallback):
+    """Ends the process once its checkpoint of the second epoch is there."""
+
+    def on_save(self, args, state, control, **_):
+        PartialState().wait_for_everyone()
+        os._exit(0)
+
+
+def main(case, folder, out, per_device, course):
+    """What each process runs. `course`: whole (to the end), cut (to the checkpoint), resumed (from there)."""
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(folder)
-    trainer = globals()[case](model, Path(out).parent / "work", int(per_device))
-    trainer.train()
+    work = Path(out).parent / "work"
+    trainer = globals()[case](model, work, int(per_device))
+    if course == "cut":
+        trainer.add_callback(End())
+    trainer.train(resume_from_checkpoint=str(work / "checkpoint-8") if course == "resumed" else None)
     if trainer.is_world_process_zero():
         trained = {n: p.detach() for n, p in trainer.model.named_parameters() if p.requires_grad}
         losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
         torch.save({"weights": trained, "losses": losses}, out)
 
 
-def run(case, folder, out, processes):
+def run(case, folder, out, processes, course="whole"):
     command = [sys.executable, *(LAUNCH if processes == 2 else []), __file__, case, str(folder), str(out)]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, str(ROWS // processes)], capture_output=True, text=True, check=False, timeout=300, env=environment
-    )
+        [*command, str(ROWS // processes), course],
+        capture_output=True, text=True, check=False, timeout=300, env=environment,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
-    return torch.load(out)
+    return torch.load(out) if out.exists() else None
 
 
 @pytest.mark.parametrize("case", ["cold_start", "grpo", "dropping"])
@@ -94,10 +115,21 @@ def test_two_processes_train_as_one(tmp_path, case):
     assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)
 
 
+@pytest.mark.parametrize("case", ["cold_start", "grpo"])
+def test_two_processes_resume_within_a_later_epoch(tmp_path, case):
+    folder, out = tiny_folder(tmp_path / "model"), tmp_path / "2.pt"
+    whole = run(case, folder, out, 2)
+    out.unlink()
+    assert run(case, folder, out, 2, "cut") is None
+    resumed = run(case, folder, out, 2, "resumed")
+    assert all(torch.equal(whole["weights"][n], w) for n, w in resumed["weights"].items())
+    assert resumed["losses"] == whole["losses"]
+
+
 def test_two_processes_refill_together(tmp_path):
     """Each draws as many groups as the neediest: other groups than one process draws, but both go on to the end."""
     made = run("refilling", tiny_folder(tmp_path / "model"), tmp_path / "2.pt", 2)
-    assert len(made["losses"]) == 5
+    assert len(made["losses"]) == 10
     assert max(w.abs().max() for n, w in made["weights"].items() if "lora_B" in n) > 1e-2
 
 

@@ -30,9 +30,10 @@ SETTINGS = {
         "execution": {"seconds": 1.0, "rows": 1000},
         # A random model earns nothing; the entropy bonus is what moves its weights.
         "grpo": {
-            "num_generations": 2, "learning_rate": 1e-3, "max_steps": 6, "save_steps": 2, "threads": 1, "beta": 0.01,
+            "num_generations": 2, "learning_rate": 1e-3, "max_steps": 10, "save_steps": 2, "threads": 1, "beta": 0.01,
             "per_device_train_batch_size": 4, "max_completion_length": 16, "lora": {"r": 4, "lora_alpha": 8},
-            "entropy_coef": 0.1, "num_iterations": 2, "validation": {"questions": 2, "every": 3},
+            "gradient_accumulation_steps": 2, "entropy_coef": 0.1, "num_iterations": 2,
+            "validation": {"questions": 2, "every": 3},
         },
     },
     "candidates": {

@@ -19,6 +19,7 @@ from sqlr1.inference.sampler import Sampling, row_seed, sample
 from sqlr1.inference.shared_attention import why_not_shared
 from sqlr1.records import InputError
 from sqlr1.training.dynamic_sampling import dead_groups, drop_rows, replace_groups
+from sqlr1.training.epochs import SeededByEpoch, epoch_of
 from sqlr1.training.packed_forward import add_packed_forward
 from sqlr1.training.packing import Packed, pack_groups
 from sqlr1.training.rollout_policy import rollout_policy
@@ -27,7 +28,8 @@ log = logging.getLogger(__name__)
 
 
 class SharedPromptTrainer(GRPOTrainer):
-    """GRPOTrainer over shared prompts; `shared_prompt=False` is TRL's own trainer but for the seeds of its rollouts.
+    """GRPOTrainer over shared prompts; `shared_prompt=False` is TRL's own trainer, except that the order of prompts
+    follows from seed and epoch also after the first one.
 
     With `refill_rounds` (an integer) groups without variance are replaced by others of the dataset so many times, and
     then dropped; None keeps them, as TRL does. Raises InputError where that cannot be done.
@@ -65,6 +67,9 @@ class SharedPromptTrainer(GRPOTrainer):
         if self.scale_rewards == "batch" or self.multi_objective_aggregation == "normalize_then_sum":
             return "grpo.scale_rewards batch and normalize_then_sum need all groups at once"
         return ""
+
+    def _get_train_sampler(self, dataset: Any = None) -> SeededByEpoch:
+        return SeededByEpoch(super()._get_train_sampler(dataset), epoch_of(self))
 
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, *a: Any, **k: Any
