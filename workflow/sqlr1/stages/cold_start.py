@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _train(job: Job, source: Path, strategy: str) -> None:
     from sqlr1.inference.prompts import Prompts
     from sqlr1.training import cold_start
+    from sqlr1.training.checkpoints import train_on
     from sqlr1.training.models import load_policy, save_policy
     from sqlr1.training.tracking_callback import write_metrics
 
@@ -57,7 +58,7 @@ def _train(job: Job, source: Path, strategy: str) -> None:
     with owned(job.work):
         model = load_policy(source, settings)
         trainer = cold_start.make_trainer(model, tokenizer, rows, settings, job.work, job.seed, job.run)
-        history = cold_start.train(trainer, job.work)
+        history = train_on(trainer, job.work)
         if trainer.is_world_process_zero():
             write_metrics(job.out / "metrics.jsonl", history)
             save_policy(trainer.model, source, tokenizer, job.out / "model", settings)

@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _train(job: Job) -> None:
     from sqlr1.training import grpo
+    from sqlr1.training.checkpoints import train_on
     from sqlr1.training.judge import Judge
     from sqlr1.training.models import load_policy, save_policy
     from sqlr1.training.tracking_callback import write_metrics
@@ -57,7 +58,7 @@ def _train(job: Job) -> None:
         trainer = grpo.make_trainer(
             model, tokenizer, rows, judge, Validate(validation, judge, every), settings, job.work, job.seed, job.run
         )
-        history = grpo.train(trainer, job.work)
+        history = train_on(trainer, job.work)
         scored = [line for line in history if any(name.startswith(PREFIX) for name in line)]
         if trainer.is_world_process_zero():
             write_metrics(job.out / "validation.jsonl", scored)

@@ -8,8 +8,13 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +34,23 @@ def last_checkpoint(work: Path) -> str | None:
     if newest:
         log.info("resuming from %s", newest)
     return str(newest) if newest else None
+
+
+def train_on(trainer: "Trainer", work: Path) -> list[dict[str, Any]]:
+    """Train to the end, from the last checkpoint in `work` if there is one. Returns the log history.
+
+    A checkpoint of the last step is loaded and no more: the Trainer would train a step beyond it.
+    """
+    checkpoint = last_checkpoint(work)
+    state = TrainerState.load_from_json(f"{checkpoint}/{TRAINER_STATE_NAME}") if checkpoint else TrainerState()
+    if checkpoint and state.global_step >= state.max_steps:
+        trainer._load_from_checkpoint(checkpoint)
+        trainer.state = state
+        trainer.callback_handler.on_train_begin(trainer.args, state, trainer.control)  # the run gets what was logged
+        trainer.callback_handler.on_train_end(trainer.args, state, trainer.control)
+    else:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    return trainer.state.log_history
 
 
 class MarkComplete(TrainerCallback):

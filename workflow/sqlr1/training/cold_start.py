@@ -18,7 +18,7 @@ from trl import SFTTrainer
 from sqlr1.inference.prompts import Prompts
 from sqlr1.prompting import format_response
 from sqlr1.records import Catalogue, Question
-from sqlr1.training.checkpoints import MarkComplete, last_checkpoint
+from sqlr1.training.checkpoints import MarkComplete
 from sqlr1.training.epochs import EpochOf, epoch_of
 from sqlr1.training.packed_forward import add_packed_forward
 from sqlr1.training.packing import pack_sequences
@@ -126,9 +126,3 @@ def make_trainer(
     )
     add_packed_forward(trainer.model.get_base_model() if lora_config(settings) else trainer.model)
     return trainer
-
-
-def train(trainer: ColdStartTrainer, work: Path) -> list[dict[str, Any]]:
-    """Train to the end, from the last checkpoint in `work` if there is one. Returns the log history."""
-    trainer.train(resume_from_checkpoint=last_checkpoint(work))
-    return trainer.state.log_history
