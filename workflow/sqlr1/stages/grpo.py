@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlr1.base_model import MODEL_FILES, load_tokenizer, model_folder
 from sqlr1.execution import Executor, Limits
-from sqlr1.inference.resumable import fix_numerics, owned
+from sqlr1.inference.numerics import fix_numerics
 from sqlr1.records import Catalogue, InputError, Question, read_records
 from sqlr1.rewards import VARIANTS, reward_functions
 from sqlr1.stages.common import GOLD_CACHE, Job, data_root, stage, stage_parser
@@ -51,7 +51,7 @@ def _train(job: Job) -> None:
     tokenizer = load_tokenizer(source)
     rows, validation = _rows(job, tokenizer)
     limits = Limits(**job.settings["execution"])
-    with owned(job.work), Executor(limits=limits, cache=GOLD_CACHE) as executor:
+    with Executor(limits=limits, cache=GOLD_CACHE) as executor:
         judge = Judge(executor, reward.get("semantics", "bird"), reward_functions(reward, job.args.reward_variant))
         every = settings.get("validation", {}).get("every", 10)
         model = load_policy(source, settings)
