@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 from accelerate import PartialState
 from tiny_models import tiny_folder, tiny_tokenizer
 from transformers import TrainerCallback
+
+from sqlr1.training.checkpoints import MarkComplete, train_on
 
 # Of the launchers of accelerate only the one for GPUs starts several processes without MPI; the environment says CPU.
 LAUNCH = [
@@ -57,6 +60,7 @@ def grpo(model, work, per_device, beta=0.05, refill_rounds=None):
         train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in PROMPTS]),
         processing_class=tiny_tokenizer(),
         peft_config=lora_config(settings),
+        callbacks=[MarkComplete()],
         refill_rounds=refill_rounds,
     )
 
@@ -78,16 +82,18 @@ class End(TrainerCallback):
 
 
 def main(case, folder, out, per_device, course):
-    """What each process runs. `course`: whole (to the end), cut (to the checkpoint), resumed (from there)."""
+    """What each process runs. `course`: cut (to the checkpoint, which the second process writes late) or whole."""
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(folder)
-    work = Path(out).parent / "work"
+    work = Path(out).with_suffix(".work")
     trainer = globals()[case](model, work, int(per_device))
     if course == "cut":
         trainer.add_callback(End())
-    trainer.train(resume_from_checkpoint=str(work / "checkpoint-8") if course == "resumed" else None)
+        save = trainer._save_rng_state
+        trainer._save_rng_state = lambda folder: (time.sleep(trainer.args.process_index), save(folder))
+    train_on(trainer, work)
     if trainer.is_world_process_zero():
         trained = {n: p.detach() for n, p in trainer.model.named_parameters() if p.requires_grad}
         losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
@@ -117,11 +123,12 @@ def test_two_processes_train_as_one(tmp_path, case):
 
 @pytest.mark.parametrize("case", ["cold_start", "grpo"])
 def test_two_processes_resume_within_a_later_epoch(tmp_path, case):
-    folder, out = tiny_folder(tmp_path / "model"), tmp_path / "2.pt"
-    whole = run(case, folder, out, 2)
-    out.unlink()
-    assert run(case, folder, out, 2, "cut") is None
-    resumed = run(case, folder, out, 2, "resumed")
+    folder = tiny_folder(tmp_path / "model")
+    whole = run(case, folder, tmp_path / "whole.pt", 2)
+    assert run(case, folder, tmp_path / "cut.pt", 2, "cut") is None
+    checkpoint = tmp_path / "cut.work/checkpoint-8"
+    assert (checkpoint / "complete").stat().st_mtime >= (checkpoint / "rng_state_1.pth").stat().st_mtime
+    resumed = run(case, folder, tmp_path / "cut.pt", 2)
     assert all(torch.equal(whole["weights"][n], w) for n, w in resumed["weights"].items())
     assert resumed["losses"] == whole["losses"]
 
