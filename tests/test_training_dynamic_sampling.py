@@ -125,6 +125,7 @@ def test_refilling_replaces_the_dead_group(folders, tmp_path, monkeypatch):  # n
     prepared(trainer)
     assert calls == [8, 4]
     assert trainer._metrics["train"]["dynamic_sampling/live_groups"] == [1.0]
+    assert trainer._metrics["train"]["reward"] == [0.75]  # of the batch alone: four times 0, then 0 to 3
     assert all(i["advantages"].ne(0).any() for i in trainer._buffered_inputs)
     assert trainer._round == 0
 

@@ -187,13 +187,21 @@ class SharedPromptTrainer(GRPOTrainer):
             )
             prompts = [rng.randrange(len(self.train_dataset)) for _ in range(int(number))]
             rows = [self.train_dataset[index] for index in prompts for _ in range(size)]
-            fresh = self._generate_and_score_completions(rows)
+            fresh = self._scored_aside(rows)
             spoilt = set(dead_groups(fresh["rewards"], size))
             live = [group for group in range(len(prompts)) if group not in spoilt]
             places = dict(zip(dead, live, strict=False))
             batch = replace_groups(batch, fresh, places, size, self.processing_class.pad_token_id)
         self._round = 0
         return batch
+
+    def _scored_aside(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Rollouts whose metrics are dropped: in a logged mean one group would weigh as much as the batch."""
+        metrics = {name: list(values) for name, values in self._metrics["train"].items()}
+        fresh = self._generate_and_score_completions(rows)
+        self._metrics["train"].clear()
+        self._metrics["train"].update(metrics)
+        return fresh
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
         """Train; a resumed run counts its rollouts on from where the checkpoint left them."""
