@@ -1,15 +1,25 @@
 """The shared-prompt pass against TRL's own on the same completions: losses, log-probabilities, gradients, weights."""
 
 import random
+from unittest.mock import patch
 
 import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
 from tiny_models import tiny_folder, tiny_tokenizer
-from transformers import AutoModelForCausalLM
-from trl import GRPOConfig
+from transformers import (
+    AutoModelForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
+from trl import GRPOConfig, GRPOTrainer
 
+from sqlr1.inference.sampler import Sampling, sample
 from sqlr1.training.shared_prompt import SharedPromptTrainer
 
 PROMPTS = [
@@ -185,15 +195,41 @@ def test_five_steps_give_the_stock_weights(folders, tmp_path, settings):
     assert max((weights[0][n] - weights[1][n]).abs().max() for n in weights[0]) < 1e-4
 
 
-def test_what_cannot_be_shared_falls_back_and_says_why(folders, tmp_path, caplog):
-    model = AutoModelForCausalLM.from_pretrained(folders["llama"])
-    model.config.attention_dropout = 0.1
-    trainer = SharedPromptTrainer(
+def trainer_of(model, tmp_path, **settings):
+    defaults = {"num_generations": 4, "use_cpu": True, "bf16": False, "report_to": "none", "max_completion_length": 4}
+    return SharedPromptTrainer(
         model=model,
-        args=GRPOConfig(str(tmp_path), num_generations=4, use_cpu=True, bf16=False, report_to="none"),
+        args=GRPOConfig(str(tmp_path), **(defaults | settings)),
         reward_funcs=letters,
         train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": "a"}]}]),
         processing_class=tiny_tokenizer(),
     )
-    assert trainer.not_shared == "the model has attention dropout"
-    assert "attention dropout" in caplog.text
+
+
+SMALL = {
+    "vocab_size": 259, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+UNSHARED = {
+    "dropout": (LlamaForCausalLM(LlamaConfig(**SMALL, attention_dropout=0.1)), "the model has attention dropout"),
+    "scaled logits": (GraniteForCausalLM(GraniteConfig(**SMALL, logits_scaling=4.0)), "models of type granite"),
+    "sliding window": (MistralForCausalLM(MistralConfig(**SMALL, sliding_window=8)), "models of type mistral"),
+}
+
+
+@pytest.mark.parametrize(("model", "reason"), UNSHARED.values(), ids=UNSHARED.keys())
+def test_what_cannot_be_shared_falls_back_and_says_why(tmp_path, caplog, model, reason):
+    assert trainer_of(model, tmp_path).not_shared.startswith(reason)
+    assert f"TRL's own path: {reason}" in caplog.text
+    with pytest.raises(ValueError, match=reason):
+        sample(model, [[5, 6]], [[1]], Sampling(2), [2])
+
+
+@pytest.mark.parametrize("settings", [{"min_p": 0.1}, {"repetition_penalty": 1.2}, {"generation_kwargs": {"top_k": 3}}])
+def test_a_setting_that_the_sampler_does_not_know_is_trls_and_the_log_says_so_once(tmp_path, caplog, settings):
+    trainer = trainer_of(LlamaForCausalLM(LlamaConfig(**SMALL)), tmp_path, **settings)
+    with patch.object(GRPOTrainer, "_generate_single_turn", return_value=([[5]], None)) as own:
+        trainer._generate_single_turn([[5, 6]] * 4, None, None, 4)
+        trainer._generate_single_turn([[5, 6]] * 4, None, None, 4)
+    assert own.call_count == 2
+    assert caplog.text.count(f"rollouts are TRL's own, without seeds of their own: grpo.{next(iter(settings))}") == 1

@@ -1,7 +1,7 @@
 """GRPOTrainer that computes each group's prompt once: in sampling, in log-probabilities and in the backward pass.
 
 Loss, advantages, clipping and KL are TRL's own code over the log-probabilities made here; nothing of them is rewritten.
-Where a batch cannot be packed (images, tools, mixture-of-experts losses, attention dropout), TRL's own path is taken,
+Where a batch cannot be packed (images, tools, attention dropout, other families of models), TRL's own path is taken,
 and the log says why.
 """
 
@@ -41,6 +41,9 @@ class SharedPromptTrainer(GRPOTrainer):
         self.not_shared = self._why_not_shared() if shared_prompt else "grpo.shared_prompt is false"
         if self.not_shared:
             log.warning("prompts are computed once a completion, by TRL's own path: %s", self.not_shared)
+        self.not_sampled = self._why_not_sampled()
+        if self.not_sampled and not self.use_vllm:  # which shares prompts itself
+            log.warning("rollouts are TRL's own, without seeds of their own: %s", self.not_sampled)
         if refill_rounds is not None and (reason := self._why_not_refilled()):
             raise InputError(f"config key grpo.dynamic_sampling: {reason}")
         if self.not_shared:
@@ -50,14 +53,18 @@ class SharedPromptTrainer(GRPOTrainer):
 
     def _why_not_shared(self) -> str:
         model = self.model.get_base_model() if is_peft_model(self.model) else self.model
-        config = model.config.get_text_config()
-        if getattr(config, "final_logit_softcapping", None) or self.args.cast_lm_head_to_fp32:
-            return "the logits are capped or cast to float32"
-        if self.aux_loss_enabled:
-            return "the model is a mixture of experts"
+        if self.args.cast_lm_head_to_fp32:
+            return "the logits are cast to float32"
         if self.tools or self._is_vlm:
             return "the policy uses tools or images"
         return why_not_shared(model)
+
+    def _why_not_sampled(self) -> str:
+        """The settings that the shared-prompt sampler does not know; empty where it draws the rollouts."""
+        settings = ("use_vllm", "use_transformers_continuous_batching", "min_p", "generation_kwargs")
+        given = [f"grpo.{name}" for name in settings if getattr(self.args, name)]
+        given += ["grpo.repetition_penalty"] if self.repetition_penalty != 1.0 else []
+        return " and ".join([*given, *([self.not_shared] if self.not_shared else [])])
 
     def _why_not_refilled(self) -> str:
         if self.not_shared:
@@ -74,9 +81,8 @@ class SharedPromptTrainer(GRPOTrainer):
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, *a: Any, **k: Any
     ) -> tuple[list[list[int]], Any]:
-        """Completions of `prompt_ids`, which holds each prompt `num_generations` times; vLLM shares prompts itself."""
-        unserved = self.use_vllm or self.min_p or self.repetition_penalty != 1.0
-        if self.not_shared or unserved:
+        """Completions of `prompt_ids`, which holds each prompt `num_generations` times."""
+        if self.not_sampled:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, *a, **k)
         first = self.accelerator.process_index * len(prompt_ids)
         groups = _rows_by_prompt(prompt_ids)
