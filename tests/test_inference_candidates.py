@@ -6,6 +6,8 @@ import subprocess
 import pytest
 from tiny_stages import command, prepare
 
+from sqlr1.inference.backends import TransformersBackend
+from sqlr1.inference.candidates import Prompted, generate
 from sqlr1.records import Candidates, read_records
 
 
@@ -43,3 +45,22 @@ def test_no_database_at_all_is_an_error(folder):
     assert done.returncode == 1
     assert "nowhere: none of the databases of dev.json is there" in done.stderr
     assert not (folder / "none/candidates.jsonl").exists()
+
+
+def test_without_the_greedy_answer_the_samples_are_the_same_and_nothing_else_is_drawn(folder, tmp_path):
+    rows = []
+
+    class Counting(TransformersBackend):
+        def complete(self, prompts, seeds, sampling):
+            rows.append(sum(map(len, seeds)))
+            return super().complete(prompts, seeds, sampling)
+
+    questions = [Prompted("a", "pets", [5, 6, 7]), Prompted("b", "pets", [8, 9])]
+    settings = {"n": 2, "temperature": 1.0, "max_new_tokens": 8}
+    both, samples = (
+        generate(questions, lambda: Counting(folder / "base/model"), settings, 0, tmp_path / str(greedy), greedy)
+        for greedy in (True, False)
+    )
+    assert rows == [6, 4]
+    assert [c.samples for c in samples] == [c.samples for c in both]
+    assert [c.greedy for c in samples] == ["", ""]

@@ -31,8 +31,9 @@ def generate(
     settings: Mapping[str, Any],
     seed: int,
     work: Path,
+    greedy: bool = True,
 ) -> list[Candidates]:
-    """Answer `questions` with section `candidates`; results in their order.
+    """Answer `questions` with section `candidates`; results in their order. Without `greedy` there are samples alone.
 
     Every question's seeds follow from `seed` and its id, and the batches from the questions alone. A finished batch
     lies in `work` as a file, so that a killed run repeats at most one batch and ends with the same bytes. A question
@@ -43,7 +44,7 @@ def generate(
         settings["max_new_tokens"], settings["temperature"], settings.get("top_p", 1.0), settings.get("top_k", 0)
     )
     asked = [q for q in questions if q.token_ids is not None]
-    planned = batches([len(q.token_ids) for q in asked], n + 1, sampling, settings.get("batch_tokens", 32768))
+    planned = batches([len(q.token_ids) for q in asked], n + greedy, sampling, settings.get("batch_tokens", 32768))
     done: dict[str, Candidates] = {q.id: Candidates(q.id, q.db_id, "", [""] * n) for q in questions}
     backend: Backend | None = None
     with tqdm(total=len(asked), desc="candidates", disable=None) as bar:
@@ -51,13 +52,18 @@ def generate(
             finished = work / f"{number}.jsonl"
             if not finished.exists():
                 backend = backend or make_backend()
-                write_jsonl(finished, map(asdict, _answer(backend, [asked[i] for i in batch], n, sampling, seed)))
+                answers = _answer(backend, [asked[i] for i in batch], n, sampling, seed, greedy)
+                write_jsonl(finished, map(asdict, answers))
             done |= {c.id: c for c in read_records(finished, Candidates)}
             bar.update(len(batch))
     return [done[q.id] for q in questions]
 
 
-def _answer(backend: Backend, questions: Sequence[Prompted], n: int, sampling: Sampling, seed: int) -> list[Candidates]:
-    seeds = [[GREEDY, *(row_seed(seed, q.id, k) for k in range(n))] for q in questions]
+def _answer(
+    backend: Backend, questions: Sequence[Prompted], n: int, sampling: Sampling, seed: int, greedy: bool
+) -> list[Candidates]:
+    first = [GREEDY] if greedy else []
+    seeds = [first + [row_seed(seed, q.id, k) for k in range(n)] for q in questions]
     texts = backend.complete([q.token_ids or [] for q in questions], seeds, sampling)
-    return [Candidates(q.id, q.db_id, greedy, samples) for q, (greedy, *samples) in zip(questions, texts, strict=True)]
+    texts = texts if greedy else [["", *samples] for samples in texts]
+    return [Candidates(q.id, q.db_id, best, samples) for q, (best, *samples) in zip(questions, texts, strict=True)]

@@ -91,7 +91,8 @@ def _pass_rates(job: Job, questions: Sequence[Question]) -> "tuple[list[Question
         raise InputError(f"{job.args.questions}: no question's prompt fits prompt.max_length")
     catalogued = [catalogue[q.db_id] for q, _ in asked]
     with Executor(limits=Limits(**job.settings["execution"]), cache=GOLD_CACHE) as executor:
-        answers = generate([p for _, p in asked], lambda: make_backend(settings, folder), settings, job.seed, job.work)
+        fitting = [p for _, p in asked]
+        answers = generate(fitting, lambda: make_backend(settings, folder), settings, job.seed, job.work, greedy=False)
         n = settings["n"]
         texts = [sample for answer in answers for sample in answer.samples]
         golds = [question.sql for question, _ in asked for _ in range(n)]
