@@ -7,7 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from tiny_models import tiny_folder, tiny_tokenizer
+from tiny_models import smollm2, tiny_folder, tiny_tokenizer
 from transformers import (
     AutoModelForCausalLM,
     GraniteConfig,
@@ -19,6 +19,7 @@ from transformers import (
 )
 from trl import GRPOConfig, GRPOTrainer
 
+from sqlr1.base_model import load_tokenizer
 from sqlr1.inference.sampler import Sampling, sample
 from sqlr1.training.shared_prompt import SharedPromptTrainer
 
@@ -49,7 +50,7 @@ def letters(completions, **_):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    return {a: tiny_folder(tmp_path_factory.mktemp(a), a) for a in ("llama", "qwen2")}
+    return {a: tiny_folder(tmp_path_factory.mktemp(a), a) for a in ("llama", "qwen2")} | {"smollm2": smollm2()}
 
 
 def make(folders, out, shared, architecture="llama", lora=None, dtype=torch.float32, **settings):
@@ -65,7 +66,7 @@ def make(folders, out, shared, architecture="llama", lora=None, dtype=torch.floa
         args=GRPOConfig(str(out), **(defaults | settings)),
         reward_funcs=letters,
         train_dataset=Dataset.from_list(rows),
-        processing_class=tiny_tokenizer(),
+        processing_class=load_tokenizer(folders[architecture]),
         peft_config=lora,
         shared_prompt=shared,
     )
@@ -125,6 +126,19 @@ def test_architectures_give_the_stock_loss_and_gradient(folders, tmp_path, archi
     assert_equal_gradients(ours, stock, 1e-4)
 
 
+def test_smollm2_gives_the_stock_log_probabilities_loss_and_gradient(folders, tmp_path):
+    results = []
+    for shared in (False, True):
+        trainer = make(folders, tmp_path, shared, "smollm2", LORA)
+        loss, gradients = first_update(trainer)
+        results.append((loss, gradients, log_probs(trainer, trainer._buffered_inputs[0])[0]))
+    (stock_loss, stock, stock_values), (loss, ours, values) = results
+    # Both trainers shuffle their rollouts, each in its own way.
+    torch.testing.assert_close(values.sort().values, stock_values.sort().values, atol=1e-4, rtol=0)
+    assert loss == pytest.approx(stock_loss, rel=1e-5, abs=1e-7)
+    assert_equal_gradients(ours, stock, 1e-4)
+
+
 def test_bfloat16_agrees_to_its_precision(folders, tmp_path):
     settings = {"bf16": True, "lora": LORA, "dtype": torch.bfloat16}
     (_, stock), (_, ours) = (first_update(make(folders, tmp_path, shared, **settings)) for shared in (False, True))
@@ -173,6 +187,7 @@ def test_one_wrong_bit_of_the_mask_shows(folders, tmp_path, batch, monkeypatch):
     assert (ours[0] - stock[0]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -183,16 +198,43 @@ def test_one_wrong_bit_of_the_mask_shows(folders, tmp_path, batch, monkeypatch):
     ],
     ids=["kl", "iterations", "accumulation", "micro-batches"],
 )
-def test_five_steps_give_the_stock_weights(folders, tmp_path, settings):
+def test_five_steps_give_the_stock_weights(folders, tmp_path, settings, architecture):
     # Adam divides by a gradient's size: at its default epsilon the rounding of vanishing gradients becomes whole steps.
     weights = []
     for shared in (False, True):
-        trainer = make(folders, tmp_path, shared, lora=LORA, max_steps=5, adam_epsilon=1e-4, **settings)
+        trainer = make(
+            folders, tmp_path, shared, architecture, LORA, max_steps=5, adam_epsilon=1e-4, **settings
+        )  # fmt: skip
         before = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
         trainer.train()
         weights.append({n: p.detach() for n, p in trainer.model.named_parameters() if p.requires_grad})
         assert max((weights[-1][n] - before[n]).abs().max() for n in before) > 1e-2
     assert max((weights[0][n] - weights[1][n]).abs().max() for n in weights[0]) < 1e-4
+
+
+def test_a_clip_that_is_wider_upwards_binds_on_the_second_update_as_in_stock(folders, tmp_path):
+    """On the first update of a batch the ratios are 1 and no clip binds."""
+    settings = {"epsilon": 0.02, "epsilon_high": 0.04, "num_iterations": 2, "max_steps": 2, "adam_epsilon": 1e-4}
+    logs = []
+    for shared, changes in ((False, {}), (True, {}), (True, {"epsilon_high": 0.02})):
+        trainer = make(folders, tmp_path, shared, lora=LORA, **(settings | changes))
+        trainer.train()
+        logs.append([line for line in trainer.state.log_history if "clip_ratio/high_mean" in line])
+    stock, ours, narrow = logs
+    assert [line["clip_ratio/high_mean"] > 0 for line in ours] == [False, True]
+    assert ours[1]["clip_ratio/high_mean"] == pytest.approx(stock[1]["clip_ratio/high_mean"])
+    assert ours[1]["loss"] == pytest.approx(stock[1]["loss"], rel=1e-3, abs=1e-5)
+    assert narrow[1]["loss"] > ours[1]["loss"] + 1e-3  # a narrower clip forgoes some of the gain
+
+
+def test_prompts_keep_their_order_unless_shuffled_and_are_shuffled_anew_each_epoch(folders, tmp_path):
+    orders = {}
+    for shuffle in (False, True):
+        trainer = make(folders, tmp_path, True, shuffle_dataset=shuffle)
+        for trainer.state.epoch in (0.0, 1.0):
+            orders[shuffle, trainer.state.epoch] = list(trainer._get_train_sampler())[::4]  # one of each group
+    assert orders[False, 0.0] == orders[False, 1.0] == list(range(len(PROMPTS)))
+    assert len({tuple(order) for order in orders.values()}) == 3
 
 
 def trainer_of(model, tmp_path, **settings):
