@@ -6,13 +6,16 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_stages import command, hashes, kill_when, prepare, run
+from tiny_stages import command, hashes, kill_when, prepare, run, teach
+
+from sqlr1.records import read_jsonl
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("resume")
     prepare(folder)
+    teach(folder)
     return folder
 
 
@@ -55,6 +58,14 @@ def test_a_killed_run_ends_with_the_same_bytes(folder, whole, stage, file):
         assert "resuming from" in log
     assert hashes(folder / out) == whole(stage)
     assert not work(folder, "*")  # the work folder is gone
+
+
+def test_what_is_killed_earns_rewards(folder, whole):
+    """Or the runs compared above would be of a policy that nothing moves."""
+    assert whole("grpo")
+    lines = [row for _, row in read_jsonl(folder / "whole/grpo/metrics.jsonl")]
+    assert max(row.get("rewards/result/std", 0) for row in lines) > 0
+    assert {row["dynamic_sampling/live_groups"] for row in lines if "dynamic_sampling/live_groups" in row} - {0.0}
 
 
 def test_an_orphan_and_its_successor_never_write_the_same_folder(folder, whole):
