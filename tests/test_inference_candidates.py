@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from tiny_stages import command, prepare
 
-from sqlr1.inference.backends import make_backend
+from sqlr1.inference.backends import TransformersBackend, make_backend
 from sqlr1.inference.candidates import Prompted, generate
 from sqlr1.records import Candidates, read_records
 
@@ -111,3 +111,26 @@ def test_vllm_gets_all_questions_at_once_and_is_resumed_by_question(engines, tmp
     assert resumed[3].greedy == f"{[3] * 4000} 0.0 None"
     assert all(" 0.8 " in text and text.startswith("[3,") for text in resumed[3].samples)
     assert len(set(resumed[3].samples)) == 2
+
+
+def test_without_the_greedy_answer_the_samples_are_the_same_and_nothing_else_is_drawn(folder, tmp_path):
+    rows = []
+
+    class Counting(TransformersBackend):
+        def complete(self, prompts, seeds, sampling):
+            rows.append(sum(map(len, seeds)))
+            return super().complete(prompts, seeds, sampling)
+
+    def work(greedy):
+        (tmp_path / str(greedy)).mkdir()
+        return tmp_path / str(greedy)
+
+    questions = [Prompted("a", "pets", [5, 6, 7]), Prompted("b", "pets", [8, 9])]
+    settings = {"n": 2, "temperature": 1.0, "max_new_tokens": 8}
+    both, samples = (
+        generate(questions, lambda: Counting(folder / "base/model"), settings, 0, work(greedy), greedy)
+        for greedy in (True, False)
+    )
+    assert rows == [6, 4]
+    assert [c.samples for c in samples] == [c.samples for c in both]
+    assert [c.greedy for c in samples] == ["", ""]

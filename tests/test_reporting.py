@@ -224,7 +224,7 @@ def test_markdown_cells_are_escaped():
 
 
 def test_the_report_asks_the_monitor():
-    start = {"executable": 0.37, "match": 0.15, "characters": 90.0, "distinct": 1.0, "reward": 0.1}
+    start = {"executable": 0.37, "match": 0.15, "characters": 90.0, "distinct": 1.0, "reward": 0.1, "questions": 100}
     end = start | {"executable": 0.85, "match": 0.11, "characters": 30.0, "reward": 0.7}
     rows = [{"step": i, **{f"validation/{k}": v for k, v in row.items()}} for i, row in enumerate((start, end))]
     running, shrinking, falling, reward = collapse_warnings(rows)

@@ -2,15 +2,31 @@
 
 import pytest
 import torch
-from test_training_shared_prompt import LORA, first_update, folders, make  # noqa: F401
+from test_training_shared_prompt import LORA, assert_equal_gradients, first_update, folders, make  # noqa: F401
 
 from sqlr1.records import InputError
 from sqlr1.training.dynamic_sampling import dead_groups, drop_rows, replace_groups
 from sqlr1.training.shared_prompt import SharedPromptTrainer
 
 
-def test_dead_groups_have_no_advantage_at_all():
-    assert dead_groups(torch.tensor([0.0, 0, 1, -1, 0, 0, 0, 2]), 2) == [0, 2]
+def test_dead_groups_earn_the_same():
+    assert dead_groups(torch.tensor([3.0, 3, 1, -1, 0, 0, 0, 2]), 2) == [0, 2]
+    assert dead_groups(torch.tensor([0.0, 1e-3]), 2) == []
+
+
+def test_rows_that_cannot_be_judged_make_no_variance():
+    nan = torch.nan
+    assert dead_groups(torch.tensor([nan, nan, nan, 1, nan, 1, 1, nan, 2]), 3) == [0, 1]
+    assert dead_groups(torch.tensor([0.0] * 3 + [nan] * 3), 3) == [0, 1]
+
+
+@pytest.mark.parametrize("reward", [0.1, 6.7])
+def test_equal_rewards_leave_a_group_dead_though_their_mean_is_rounded(folders, tmp_path, reward):  # noqa: F811
+    trainer = make(folders, tmp_path, True, num_generations=8)
+    trainer.reward_funcs, trainer.refill_rounds = [lambda completions, **_: [reward] * len(completions)], 0
+    inputs = prepared(trainer)
+    assert inputs["advantages"].any()  # what TRL makes of it
+    assert trainer._metrics["train"]["dynamic_sampling/live_groups"] == [0.0]
 
 
 def test_replaced_groups_are_padded_on_their_own_side():
@@ -36,11 +52,11 @@ def test_replaced_groups_are_padded_on_their_own_side():
     assert batch["advantages"].tolist() == [0, 0, 1, -1]
 
 
-def test_a_micro_batch_keeps_one_row_to_differentiate():
+def test_dropped_rows_have_no_tokens_even_where_a_micro_batch_holds_no_others():
     inputs = [{"completion_mask": torch.ones(2, 3)}, {"completion_mask": torch.ones(2, 3)}]
     dead = [torch.tensor([True, True]), torch.tensor([False, True])]
-    assert drop_rows(inputs, dead) == 3  # the row that is kept for nothing else's sake does not count
-    assert [i["completion_mask"].sum(1).tolist() for i in inputs] == [[3, 0], [3, 0]]
+    assert drop_rows(inputs, dead) == 3
+    assert [i["completion_mask"].sum(1).tolist() for i in inputs] == [[0, 0], [3, 0]]
 
 
 def flat(completions, **_):
@@ -72,6 +88,28 @@ def test_dropping_leaves_the_gradient_of_the_live_group(folders, tmp_path):  # n
         torch.testing.assert_close(live_rows[name], gradient * (before / after), rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo"])
+def test_the_loss_does_not_depend_on_micro_batches(folders, tmp_path, loss_type):  # noqa: F811
+    """A dead and a live group in one micro-batch or in two: the same KL, the same gradient."""
+    results = []
+    for number in (1, 2):
+        sizes = {"per_device_train_batch_size": 8 // number, "gradient_accumulation_steps": number}
+        trainer = with_refill(folders, tmp_path, 0, loss_type=loss_type, beta=0.5, **sizes)
+        with torch.no_grad():  # away from the reference, or the KL has no gradient
+            for name, parameter in trainer.model.named_parameters():
+                if "lora_B" in name:
+                    parameter.fill_(0.02)
+        prepared(trainer)
+        assert trainer._metrics["train"]["dynamic_sampling/live_groups"] == [0.5]
+        losses = [trainer.compute_loss(trainer.model, inputs) for inputs in trainer._buffered_inputs]
+        sum(losses).backward()
+        gradients = {n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None}
+        results.append((sum(losses).item(), gradients))
+    (one_loss, one), (two_loss, two) = results
+    assert two_loss == pytest.approx(one_loss, rel=1e-5)
+    assert_equal_gradients(two, one, 1e-4)
+
+
 def test_refilling_replaces_the_dead_group(folders, tmp_path, monkeypatch):  # noqa: F811
     trainer = with_refill(folders, tmp_path, 2)
     calls = []
@@ -87,6 +125,7 @@ def test_refilling_replaces_the_dead_group(folders, tmp_path, monkeypatch):  # n
     prepared(trainer)
     assert calls == [8, 4]
     assert trainer._metrics["train"]["dynamic_sampling/live_groups"] == [1.0]
+    assert trainer._metrics["train"]["reward"] == [0.75]  # of the batch alone: four times 0, then 0 to 3
     assert all(i["advantages"].ne(0).any() for i in trainer._buffered_inputs)
     assert trainer._round == 0
 

@@ -70,6 +70,13 @@ def test_the_ratio_is_clipped_where_it_would_gain(tmp_path, monkeypatch, ratio, 
     assert loss == pytest.approx(-objective, rel=1e-5)
 
 
+@pytest.mark.parametrize(("ratio", "objective"), [(1.3, 1.3), (1.5, 1.4), (0.5, 0.5)])
+def test_the_upper_clip_is_epsilon_high(tmp_path, monkeypatch, ratio, objective):
+    trainer = make(tmp_path, epsilon=0.2, epsilon_high=0.4)
+    loss = loss_of(trainer, monkeypatch, [[math.log(ratio) - 2.0]], [[-2.0]], [1.0], [[1]])
+    assert loss == pytest.approx(-objective, rel=1e-5)
+
+
 @pytest.mark.parametrize("shift", [0.5, -0.5])
 def test_leaving_the_reference_costs_in_either_direction(tmp_path, monkeypatch, shift):
     trainer = make(tmp_path, beta=0.1)

@@ -1,8 +1,27 @@
 """The collapse monitor on the courses that runs took (architecture notes: executable .37 -> .85, match still .11)."""
 
-from sqlr1.training.monitor import collapse_signs
+from types import SimpleNamespace
 
-START = {"format": 0.9, "executable": 0.37, "match": 0.11, "characters": 96.0, "distinct": 0.98, "reward": -0.4}
+import mlflow
+import pytest
+from tiny_models import tiny_model, tiny_tokenizer
+from tiny_stages import PROMPT, SETTINGS, prepare
+from transformers import TrainerState
+
+from sqlr1 import tracking
+from sqlr1.execution import Executor, Limits
+from sqlr1.inference.prompts import Prompts
+from sqlr1.records import Catalogue, Question, read_records
+from sqlr1.rewards import reward_functions
+from sqlr1.training.grpo import grpo_rows, make_trainer
+from sqlr1.training.judge import Judge
+from sqlr1.training.monitor import collapse_signs
+from sqlr1.training.validation import Validate
+
+START = {
+    "format": 0.9, "executable": 0.37, "match": 0.11, "characters": 96.0, "distinct": 0.98, "reward": -0.4,
+    "questions": 100,
+}  # fmt: skip
 
 
 def test_executable_but_wrong_is_told():
@@ -22,3 +41,50 @@ def test_a_real_gain_is_not():
 def test_neither_is_standing_still():
     assert collapse_signs(START, START) == []
     assert collapse_signs(START, START | {"executable": 0.40, "reward": -0.3}) == []
+
+
+@pytest.mark.parametrize(("gained", "told"), [(1, True), (2, True), (3, False)])
+def test_a_lucky_answer_or_two_silence_no_sign(gained, told):
+    start = START | {"questions": 32, "match": 3 / 32}
+    now = start | {"executable": 0.85, "match": (3 + gained) / 32}
+    assert bool(collapse_signs(start, now)) is told
+
+
+def test_an_unlucky_answer_is_no_fall():
+    start = START | {"questions": 32, "match": 3 / 32}
+    assert collapse_signs(start, start | {"match": 2 / 32, "reward": 0.0}) == []
+    assert collapse_signs(start, start | {"match": 0.0, "reward": 0.0})[0] == "match share fell, 9 % -> 0 %"
+
+
+def test_validation_warns_in_the_log_and_in_mlflow(tmp_path, monkeypatch, caplog):
+    """A policy that used to answer half of the questions and now answers none, with another reward than its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    prepare(tmp_path)
+    catalogue, tokenizer = Catalogue(tmp_path / "catalogue.jsonl", tmp_path), tiny_tokenizer()
+    rows, _ = grpo_rows(read_records(tmp_path / "questions.jsonl", Question), catalogue, Prompts(tokenizer, PROMPT))
+    before = {
+        "format": 0.5,
+        "questions": 12,
+        "executable": 0.5,
+        "match": 0.5,
+        "characters": 1.0,
+        "distinct": 0.1,
+        "reward": -10.0,
+    }
+    state = TrainerState(global_step=3, max_steps=9, log_history=[
+        {"step": 0, **{f"validation/{n}": v for n, v in before.items()}}
+    ])  # fmt: skip
+    with (
+        Executor(limits=Limits(**SETTINGS["grpo"]["execution"])) as executor,
+        tracking.track("e", "k", {}, {}, {}) as run,
+    ):
+        judge = Judge(executor, "bird", reward_functions({}, "full"))
+        validate = Validate(rows, judge, every=3)
+        make_trainer(tiny_model(), tokenizer, rows, judge, validate, SETTINGS["grpo"]["grpo"], tmp_path, 0, run)
+        validate.on_step_end(SimpleNamespace(), state, SimpleNamespace())
+    assert "step 3: the policy may be collapsing: match share fell, 50 % -> 0 %; mean reward -10.00 ->" in caplog.text
+    assert state.log_history[-1]["validation/collapse_signs"] == 2
+    [logged] = mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE}").search_runs(["1"])
+    assert logged.data.metrics["validation/collapse_signs"] == 2
+    assert logged.data.metrics["validation/questions"] == 12

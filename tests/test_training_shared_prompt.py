@@ -1,15 +1,26 @@
 """The shared-prompt pass against TRL's own on the same completions: losses, log-probabilities, gradients, weights."""
 
 import random
+from unittest.mock import patch
 
 import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from tiny_models import tiny_folder, tiny_tokenizer
-from transformers import AutoModelForCausalLM
-from trl import GRPOConfig
+from tiny_models import smollm2, tiny_folder, tiny_tokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
+from trl import GRPOConfig, GRPOTrainer
 
+from sqlr1.base_model import load_tokenizer
+from sqlr1.inference.sampler import Sampling, sample
 from sqlr1.training.shared_prompt import SharedPromptTrainer
 
 PROMPTS = [
@@ -39,7 +50,7 @@ def letters(completions, **_):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    return {a: tiny_folder(tmp_path_factory.mktemp(a), a) for a in ("llama", "qwen2")}
+    return {a: tiny_folder(tmp_path_factory.mktemp(a), a) for a in ("llama", "qwen2")} | {"smollm2": smollm2()}
 
 
 def make(folders, out, shared, architecture="llama", lora=None, dtype=torch.float32, **settings):
@@ -55,7 +66,7 @@ def make(folders, out, shared, architecture="llama", lora=None, dtype=torch.floa
         args=GRPOConfig(str(out), **(defaults | settings)),
         reward_funcs=letters,
         train_dataset=Dataset.from_list(rows),
-        processing_class=tiny_tokenizer(),
+        processing_class=load_tokenizer(folders[architecture]),
         peft_config=lora,
         shared_prompt=shared,
     )
@@ -115,6 +126,19 @@ def test_architectures_give_the_stock_loss_and_gradient(folders, tmp_path, archi
     assert_equal_gradients(ours, stock, 1e-4)
 
 
+def test_smollm2_gives_the_stock_log_probabilities_loss_and_gradient(folders, tmp_path):
+    results = []
+    for shared in (False, True):
+        trainer = make(folders, tmp_path, shared, "smollm2", LORA)
+        loss, gradients = first_update(trainer)
+        results.append((loss, gradients, log_probs(trainer, trainer._buffered_inputs[0])[0]))
+    (stock_loss, stock, stock_values), (loss, ours, values) = results
+    # Both trainers shuffle their rollouts, each in its own way.
+    torch.testing.assert_close(values.sort().values, stock_values.sort().values, atol=1e-4, rtol=0)
+    assert loss == pytest.approx(stock_loss, rel=1e-5, abs=1e-7)
+    assert_equal_gradients(ours, stock, 1e-4)
+
+
 def test_bfloat16_agrees_to_its_precision(folders, tmp_path):
     settings = {"bf16": True, "lora": LORA, "dtype": torch.bfloat16}
     (_, stock), (_, ours) = (first_update(make(folders, tmp_path, shared, **settings)) for shared in (False, True))
@@ -163,6 +187,7 @@ def test_one_wrong_bit_of_the_mask_shows(folders, tmp_path, batch, monkeypatch):
     assert (ours[0] - stock[0]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -173,11 +198,13 @@ def test_one_wrong_bit_of_the_mask_shows(folders, tmp_path, batch, monkeypatch):
     ],
     ids=["kl", "iterations", "accumulation", "micro-batches"],
 )
-def test_five_steps_give_the_stock_weights(folders, tmp_path, settings):
+def test_five_steps_give_the_stock_weights(folders, tmp_path, settings, architecture):
     # Adam divides by a gradient's size: at its default epsilon the rounding of vanishing gradients becomes whole steps.
     weights = []
     for shared in (False, True):
-        trainer = make(folders, tmp_path, shared, lora=LORA, max_steps=5, adam_epsilon=1e-4, **settings)
+        trainer = make(
+            folders, tmp_path, shared, architecture, LORA, max_steps=5, adam_epsilon=1e-4, **settings
+        )  # fmt: skip
         before = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
         trainer.train()
         weights.append({n: p.detach() for n, p in trainer.model.named_parameters() if p.requires_grad})
@@ -185,15 +212,66 @@ def test_five_steps_give_the_stock_weights(folders, tmp_path, settings):
     assert max((weights[0][n] - weights[1][n]).abs().max() for n in weights[0]) < 1e-4
 
 
-def test_what_cannot_be_shared_falls_back_and_says_why(folders, tmp_path, caplog):
-    model = AutoModelForCausalLM.from_pretrained(folders["llama"])
-    model.config.attention_dropout = 0.1
-    trainer = SharedPromptTrainer(
+def test_a_clip_that_is_wider_upwards_binds_on_the_second_update_as_in_stock(folders, tmp_path):
+    """On the first update of a batch the ratios are 1 and no clip binds."""
+    settings = {"epsilon": 0.02, "epsilon_high": 0.04, "num_iterations": 2, "max_steps": 2, "adam_epsilon": 1e-4}
+    logs = []
+    for shared, changes in ((False, {}), (True, {}), (True, {"epsilon_high": 0.02})):
+        trainer = make(folders, tmp_path, shared, lora=LORA, **(settings | changes))
+        trainer.train()
+        logs.append([line for line in trainer.state.log_history if "clip_ratio/high_mean" in line])
+    stock, ours, narrow = logs
+    assert [line["clip_ratio/high_mean"] > 0 for line in ours] == [False, True]
+    assert ours[1]["clip_ratio/high_mean"] == pytest.approx(stock[1]["clip_ratio/high_mean"])
+    assert ours[1]["loss"] == pytest.approx(stock[1]["loss"], rel=1e-3, abs=1e-5)
+    assert narrow[1]["loss"] > ours[1]["loss"] + 1e-3  # a narrower clip forgoes some of the gain
+
+
+def test_prompts_keep_their_order_unless_shuffled_and_are_shuffled_anew_each_epoch(folders, tmp_path):
+    orders = {}
+    for shuffle in (False, True):
+        trainer = make(folders, tmp_path, True, shuffle_dataset=shuffle)
+        for trainer.state.epoch in (0.0, 1.0):
+            orders[shuffle, trainer.state.epoch] = list(trainer._get_train_sampler())[::4]  # one of each group
+    assert orders[False, 0.0] == orders[False, 1.0] == list(range(len(PROMPTS)))
+    assert len({tuple(order) for order in orders.values()}) == 3
+
+
+def trainer_of(model, tmp_path, **settings):
+    defaults = {"num_generations": 4, "use_cpu": True, "bf16": False, "report_to": "none", "max_completion_length": 4}
+    return SharedPromptTrainer(
         model=model,
-        args=GRPOConfig(str(tmp_path), num_generations=4, use_cpu=True, bf16=False, report_to="none"),
+        args=GRPOConfig(str(tmp_path), **(defaults | settings)),
         reward_funcs=letters,
         train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": "a"}]}]),
         processing_class=tiny_tokenizer(),
     )
-    assert trainer.not_shared == "the model has attention dropout"
-    assert "attention dropout" in caplog.text
+
+
+SMALL = {
+    "vocab_size": 259, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+UNSHARED = {
+    "dropout": (LlamaForCausalLM(LlamaConfig(**SMALL, attention_dropout=0.1)), "the model has attention dropout"),
+    "scaled logits": (GraniteForCausalLM(GraniteConfig(**SMALL, logits_scaling=4.0)), "models of type granite"),
+    "sliding window": (MistralForCausalLM(MistralConfig(**SMALL, sliding_window=8)), "models of type mistral"),
+}
+
+
+@pytest.mark.parametrize(("model", "reason"), UNSHARED.values(), ids=UNSHARED.keys())
+def test_what_cannot_be_shared_falls_back_and_says_why(tmp_path, caplog, model, reason):
+    assert trainer_of(model, tmp_path).not_shared.startswith(reason)
+    assert f"TRL's own path: {reason}" in caplog.text
+    with pytest.raises(ValueError, match=reason):
+        sample(model, [[5, 6]], [[1]], Sampling(2), [2])
+
+
+@pytest.mark.parametrize("settings", [{"min_p": 0.1}, {"repetition_penalty": 1.2}, {"generation_kwargs": {"top_k": 3}}])
+def test_a_setting_that_the_sampler_does_not_know_is_trls_and_the_log_says_so_once(tmp_path, caplog, settings):
+    trainer = trainer_of(LlamaForCausalLM(LlamaConfig(**SMALL)), tmp_path, **settings)
+    with patch.object(GRPOTrainer, "_generate_single_turn", return_value=([[5]], None)) as own:
+        trainer._generate_single_turn([[5, 6]] * 4, None, None, 4)
+        trainer._generate_single_turn([[5, 6]] * 4, None, None, 4)
+    assert own.call_count == 2
+    assert caplog.text.count(f"rollouts are TRL's own, without seeds of their own: grpo.{next(iter(settings))}") == 1

@@ -3,11 +3,16 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
 from tiny_models import tiny_folder, tiny_tokenizer
+from transformers import TrainerCallback
+
+from sqlr1.training.checkpoints import MarkComplete, train_on
 
 # Of the launchers of accelerate only the one for GPUs starts several processes without MPI; the environment says CPU.
 LAUNCH = [
@@ -16,7 +21,14 @@ LAUNCH = [
 ]
 PROMPTS = ["How many singers?", "Name?", "List the names of all the concerts held in 2014.", "a", "Which year?", "b c"]
 # Adam divides by a gradient's size: at its default epsilon the rounding of vanishing gradients becomes whole steps.
-COMMON = {"adam_epsilon": 1e-4, "learning_rate": 1e-2, "bf16": False, "max_steps": 5, "lora": {"r": 4}}
+COMMON = {
+    "adam_epsilon": 1e-4,
+    "learning_rate": 1e-2,
+    "bf16": False,
+    "max_steps": 10,
+    "save_steps": 8,
+    "lora": {"r": 4},
+}
 ROWS = 8  # a step, over all processes
 
 
@@ -48,6 +60,7 @@ def grpo(model, work, per_device, beta=0.05, refill_rounds=None):
         train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in PROMPTS]),
         processing_class=tiny_tokenizer(),
         peft_config=lora_config(settings),
+        callbacks=[MarkComplete()],
         refill_rounds=refill_rounds,
     )
 
@@ -60,28 +73,42 @@ def refilling(model, work, per_device):
     return grpo(model, work, per_device, refill_rounds=1)
 
 
-def main(case, folder, out, per_device):
-    """What each process runs."""
+class End(TrainerCallback):
+    """Ends the process once its checkpoint of the second epoch is there."""
+
+    def on_save(self, args, state, control, **_):
+        PartialState().wait_for_everyone()
+        os._exit(0)
+
+
+def main(case, folder, out, per_device, course):
+    """What each process runs. `course`: cut (to the checkpoint, which the second process writes late) or whole."""
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(folder)
-    trainer = globals()[case](model, Path(out).parent / "work", int(per_device))
-    trainer.train()
+    work = Path(out).with_suffix(".work")
+    trainer = globals()[case](model, work, int(per_device))
+    if course == "cut":
+        trainer.add_callback(End())
+        save = trainer._save_rng_state
+        trainer._save_rng_state = lambda folder: (time.sleep(trainer.args.process_index), save(folder))
+    train_on(trainer, work)
     if trainer.is_world_process_zero():
         trained = {n: p.detach() for n, p in trainer.model.named_parameters() if p.requires_grad}
         losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
         torch.save({"weights": trained, "losses": losses}, out)
 
 
-def run(case, folder, out, processes):
+def run(case, folder, out, processes, course="whole"):
     command = [sys.executable, *(LAUNCH if processes == 2 else []), __file__, case, str(folder), str(out)]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, str(ROWS // processes)], capture_output=True, text=True, check=False, timeout=300, env=environment
-    )
+        [*command, str(ROWS // processes), course],
+        capture_output=True, text=True, check=False, timeout=300, env=environment,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
-    return torch.load(out)
+    return torch.load(out) if out.exists() else None
 
 
 @pytest.mark.parametrize("case", ["cold_start", "grpo", "dropping"])
@@ -94,10 +121,22 @@ def test_two_processes_train_as_one(tmp_path, case):
     assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)
 
 
+@pytest.mark.parametrize("case", ["cold_start", "grpo"])
+def test_two_processes_resume_within_a_later_epoch(tmp_path, case):
+    folder = tiny_folder(tmp_path / "model")
+    whole = run(case, folder, tmp_path / "whole.pt", 2)
+    assert run(case, folder, tmp_path / "cut.pt", 2, "cut") is None
+    checkpoint = tmp_path / "cut.work/checkpoint-8"
+    assert (checkpoint / "complete").stat().st_mtime >= (checkpoint / "rng_state_1.pth").stat().st_mtime
+    resumed = run(case, folder, tmp_path / "cut.pt", 2)
+    assert all(torch.equal(whole["weights"][n], w) for n, w in resumed["weights"].items())
+    assert resumed["losses"] == whole["losses"]
+
+
 def test_two_processes_refill_together(tmp_path):
     """Each draws as many groups as the neediest: other groups than one process draws, but both go on to the end."""
     made = run("refilling", tiny_folder(tmp_path / "model"), tmp_path / "2.pt", 2)
-    assert len(made["losses"]) == 5
+    assert len(made["losses"]) == 10
     assert max(w.abs().max() for n, w in made["weights"].items() if "lora_B" in n) > 1e-2
 
 

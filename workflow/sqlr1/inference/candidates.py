@@ -28,8 +28,9 @@ def generate(
     settings: Mapping[str, Any],
     seed: int,
     work: Path,
+    greedy: bool = True,
 ) -> list[Candidates]:
-    """Answer `questions` with section `candidates`; results in their order.
+    """Answer `questions` with section `candidates`; results in their order. Without `greedy` there are samples alone.
 
     Every question's seeds follow from `seed` and its id. A finished question lies in `work` as a file of its own, and a
     killed run goes on from there. A question without a prompt gets empty completions: it stays in the score, as wrong.
@@ -41,12 +42,12 @@ def generate(
     asked = [q for q in questions if q.token_ids is not None]
     files = [work / f"{number}.jsonl" for number in range(len(asked))]
     missing = [number for number, file in enumerate(files) if not file.exists()]
-    together = _together(asked, missing, sampling, settings)
+    together = _together(asked, missing, n + greedy, sampling, settings)
     if together:
         backend = make_backend()
         with tqdm(total=sum(map(len, together)), desc="candidates", disable=None) as bar:
             for batch in together:
-                for place, answer in _answers(backend, [asked[number] for number in batch], n, sampling, seed):
+                for place, answer in _answers(backend, [asked[number] for number in batch], n, sampling, seed, greedy):
                     write_jsonl(files[batch[place]], [asdict(answer)])
                     bar.update()
     done = {q.id: Candidates(q.id, q.db_id, "", [""] * n) for q in questions}
@@ -55,9 +56,9 @@ def generate(
 
 
 def _together(
-    asked: Sequence[Prompted], missing: Sequence[int], sampling: Sampling, settings: Mapping[str, Any]
+    asked: Sequence[Prompted], missing: Sequence[int], rows: int, sampling: Sampling, settings: Mapping[str, Any]
 ) -> list[list[int]]:
-    """The questions (numbers in `asked`) that go to the backend in one call, call by call.
+    """The questions (numbers in `asked`, `rows` answers each) that go to the backend in one call, call by call.
 
     vLLM schedules itself and gets all that are missing. Our own sampler gets batches that depend on `asked` alone, and
     one of which anything is missing as a whole: other company would change the last bits of its logits.
@@ -65,14 +66,16 @@ def _together(
     if settings.get("backend") == "vllm":
         return [list(missing)] if missing else []
     lengths = [len(q.token_ids or []) for q in asked]
-    planned = batches(lengths, settings["n"] + 1, sampling, settings.get("batch_tokens", 32768))
+    planned = batches(lengths, rows, sampling, settings.get("batch_tokens", 32768))
     return [batch for batch in planned if not set(missing).isdisjoint(batch)]
 
 
 def _answers(
-    backend: Backend, questions: Sequence[Prompted], n: int, sampling: Sampling, seed: int
+    backend: Backend, questions: Sequence[Prompted], n: int, sampling: Sampling, seed: int, greedy: bool
 ) -> Iterator[tuple[int, Candidates]]:
     """(Place among `questions`, its candidates), as questions are finished."""
-    seeds = [[GREEDY, *(row_seed(seed, q.id, k) for k in range(n))] for q in questions]
-    for place, (greedy, *samples) in backend.complete([q.token_ids or [] for q in questions], seeds, sampling):
-        yield place, Candidates(questions[place].id, questions[place].db_id, greedy, samples)
+    first = [GREEDY] if greedy else []
+    seeds = [[*first, *(row_seed(seed, q.id, k) for k in range(n))] for q in questions]
+    for place, texts in backend.complete([q.token_ids or [] for q in questions], seeds, sampling):
+        best, samples = (texts[0], texts[1:]) if greedy else ("", texts)
+        yield place, Candidates(questions[place].id, questions[place].db_id, best, samples)

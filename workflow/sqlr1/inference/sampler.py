@@ -44,7 +44,7 @@ def sample(
     """Complete each prompt once per seed; `result[p][g]` are token ids, with the end token where one was drawn.
 
     `prompts` are token ids of any lengths; `seeds[p]` has one entry a row: an integer, or None for a greedy row.
-    Raises ValueError for a model whose attention is not a plain causal one (`why_not_shared`).
+    Raises ValueError for a model that cannot be computed so (`why_not_shared`).
     """
     if reason := why_not_shared(model):
         raise ValueError(f"the shared-prompt sampler does not serve this model: {reason}")

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 NAME = "shared_prompt"
 _GROWTH = 32
+# Whose forward is no more than the head over the layers, with causal attention. Others scale or cap their logits, or
+# limit what is attended to: they would get wrong probabilities and no error.
+FAMILIES = ("llama", "qwen2")
 
 
 class SharedPromptCache:
@@ -144,13 +147,13 @@ def _by_row(cache: SharedPromptCache, grouped: torch.Tensor, repeat: int) -> tor
 
 def why_not_shared(model: "PreTrainedModel") -> str:
     """Why rows of `model` cannot attend to one copy of their prompt; empty where they can."""
-    config = model.config.get_text_config()
-    if getattr(config, "attention_dropout", 0.0):
+    config = model.config
+    if config.model_type not in FAMILIES:
+        return f"models of type {config.model_type} are not among {', '.join(FAMILIES)}"
+    if config.attention_dropout:
         return "the model has attention dropout"
     if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
         return "the model has layers without full attention"
-    if not model._supports_attention_backend:
-        return f"{type(model).__name__} does not look its attention up in transformers' interface"
     return ""
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sqlr1.base_model import context_length, load_tokenizer, model_folder
 from sqlr1.inference.candidates import Prompted, generate
-from sqlr1.inference.resumable import fix_numerics, owned
+from sqlr1.inference.numerics import fix_numerics
 from sqlr1.records import InputError, write_jsonl
 from sqlr1.scoring.predictions import excluded_questions, read_questions
 from sqlr1.stages.common import Job, stage, stage_parser
@@ -44,8 +44,7 @@ def _answer(job: Job) -> None:
     folder = model_folder(job.args.model_manifest)
     prompted = _prompts(job, folder)
     fix_numerics(settings.get("threads", 2))
-    with owned(job.work):
-        answers = generate(prompted, lambda: make_backend(settings, folder), settings, job.seed, job.work)
+    answers = generate(prompted, lambda: make_backend(settings, folder), settings, job.seed, job.work)
     write_jsonl(job.out / "candidates.jsonl", answers)
 
 

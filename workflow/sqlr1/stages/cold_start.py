@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sqlr1.base_model import MODEL_FILES, copy_model, load_tokenizer, model_folder
-from sqlr1.inference.resumable import fix_numerics, owned
+from sqlr1.inference.numerics import fix_numerics
 from sqlr1.records import Catalogue, InputError, Question, read_records, write_jsonl
 from sqlr1.stages.common import Job, data_root, stage, stage_parser
 
@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _train(job: Job, source: Path, strategy: str) -> None:
     from sqlr1.inference.prompts import Prompts
     from sqlr1.training import cold_start
+    from sqlr1.training.checkpoints import train_on
     from sqlr1.training.models import load_policy, save_policy
     from sqlr1.training.tracking_callback import write_metrics
 
@@ -54,14 +55,13 @@ def _train(job: Job, source: Path, strategy: str) -> None:
     job.run.metrics({"rows": len(rows), **{f"dropped/{reason}": n for reason, n in dropped.items()}})
     if not rows:
         raise InputError(f"{job.args.questions}: no row to train on (of {len(questions)}; dropped: {dict(dropped)})")
-    with owned(job.work):
-        model = load_policy(source, settings)
-        trainer = cold_start.make_trainer(model, tokenizer, rows, settings, job.work, job.seed, job.run)
-        history = cold_start.train(trainer, job.work)
-        if trainer.is_world_process_zero():
-            write_metrics(job.out / "metrics.jsonl", history)
-            save_policy(trainer.model, source, tokenizer, job.out / "model", settings)
-        trainer.accelerator.wait_for_everyone()
+    model = load_policy(source, settings)
+    trainer = cold_start.make_trainer(model, tokenizer, rows, settings, job.work, job.seed, job.run)
+    history = train_on(trainer, job.work)
+    if trainer.is_world_process_zero():
+        write_metrics(job.out / "metrics.jsonl", history)
+        save_policy(trainer.model, source, tokenizer, job.out / "model", settings)
+    trainer.accelerator.wait_for_everyone()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,12 +29,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from sqlr1 import tracking
 from sqlr1.records import InputError, sha256, write_json
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "sqlglot", "numpy", "mlflow", "snakemake")
 # Shared by all stages of a checkout that judge: a gold runs once, not once a policy, run or epoch.
 GOLD_CACHE = Path("results/.cache/golds")
+WORK = Path("results/.work")
 
 
 def data_root() -> Path:
@@ -60,8 +64,9 @@ class Job:
         self.args, self.settings, self.run = args, settings, run
         self.out: Path = args.out
         self.seed: int = args.seed
-        # Undeclared folder for resumable work (Snakemake deletes a failed job's outputs), keyed by settings and inputs.
-        self.work = Path("results/.work") / work_key
+        # Undeclared folder for resumable work (Snakemake deletes a failed job's outputs), keyed by settings, inputs and
+        # `out`; removed once the manifest is written.
+        self.work = WORK / work_key
         self.written: list[Path] = []
 
     def outputs(self, *names: str | Path) -> None:
@@ -76,7 +81,8 @@ def stage(
     """Parse arguments, set up the log, open the MLflow run, and write `<out>/manifest.json` at the end.
 
     `inputs` names the arguments that are files (or lists of files). The manifest holds seed, settings, hashes of
-    inputs and outputs, library versions: no time, no run id, so that two equal runs write equal manifests.
+    inputs and outputs, library versions: no time, no run id, so that two equal runs write equal manifests. Until it is
+    written, `out` is locked against other runs and the job's work folder is kept.
     """
     args = parser.parse_args(argv)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that a launcher started
@@ -92,20 +98,46 @@ def stage(
         tags |= {"stage": name, "seed": args.seed, "identity": key}
         tags |= {f"input.{name}": hashes[str(p)][:16] for name, p in named.items()}
         tags["settings_sha256"] = hashlib.sha256(args.settings.encode()).hexdigest()[:16]
-        args.out.mkdir(parents=True, exist_ok=True)
+        work_key = f"{name}-{key}-{_place(args.out)}"
         if not first:
-            yield Job(args, settings, tracking.SilentRun(), f"{name}-{key}")
+            args.out.mkdir(parents=True, exist_ok=True)
+            yield Job(args, settings, tracking.SilentRun(), work_key)
             return
-        with tracking.track(args.experiment, str(args.out), tags, settings, hashes) as run:
-            job = Job(args, settings, run, f"{name}-{key}")
+        with _sole_writer(args.out), tracking.track(args.experiment, str(args.out), tags, settings, hashes) as run:
+            job = Job(args, settings, run, work_key)
             yield job
             _write_manifest(name, job, hashes)
+            shutil.rmtree(job.work, ignore_errors=True)
     except InputError as error:
         logging.getLogger(name).error("%s", error)
         sys.exit(1)
     except Exception:
         logging.getLogger(name).exception("the stage failed")
         sys.exit(1)
+
+
+def _place(out: Path) -> str:
+    return hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _sole_writer(out: Path) -> Iterator[None]:
+    """Make the folder `out` and write it alone: an orphan of a killed run is waited for, whatever its settings.
+
+    The lock is the kernel's and ends with its process.
+    """
+    WORK.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(WORK / f"{_place(out)}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logging.getLogger(__name__).warning("%s belongs to a run that is still alive: waiting for it to end", out)
+        lock.acquire()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        lock.release()
 
 
 def _settings(text: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlr1.base_model import MODEL_FILES, load_tokenizer, model_folder
 from sqlr1.execution import Executor, Limits
-from sqlr1.inference.resumable import fix_numerics, owned
+from sqlr1.inference.numerics import fix_numerics
 from sqlr1.records import Catalogue, InputError, Question, read_records
 from sqlr1.rewards import VARIANTS, reward_functions
 from sqlr1.stages.common import GOLD_CACHE, Job, data_root, stage, stage_parser
@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _train(job: Job) -> None:
     from sqlr1.training import grpo
+    from sqlr1.training.checkpoints import train_on
     from sqlr1.training.judge import Judge
     from sqlr1.training.models import load_policy, save_policy
     from sqlr1.training.tracking_callback import write_metrics
@@ -50,14 +51,14 @@ def _train(job: Job) -> None:
     tokenizer = load_tokenizer(source)
     rows, validation = _rows(job, tokenizer)
     limits = Limits(**job.settings["execution"])
-    with owned(job.work), Executor(limits=limits, cache=GOLD_CACHE) as executor:
+    with Executor(limits=limits, cache=GOLD_CACHE) as executor:
         judge = Judge(executor, reward.get("semantics", "bird"), reward_functions(reward, job.args.reward_variant))
         every = settings.get("validation", {}).get("every", 10)
         model = load_policy(source, settings)
         trainer = grpo.make_trainer(
             model, tokenizer, rows, judge, Validate(validation, judge, every), settings, job.work, job.seed, job.run
         )
-        history = grpo.train(trainer, job.work)
+        history = train_on(trainer, job.work)
         scored = [line for line in history if any(name.startswith(PREFIX) for name in line)]
         if trainer.is_world_process_zero():
             write_metrics(job.out / "validation.jsonl", scored)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from sqlr1.base_model import load_tokenizer, model_folder
 from sqlr1.execution import Executor, Limits
-from sqlr1.inference.resumable import fix_numerics, owned
+from sqlr1.inference.numerics import fix_numerics
 from sqlr1.outcomes import outcomes
 from sqlr1.records import Catalogue, InputError, Question, read_records, write_jsonl
 from sqlr1.stages.common import GOLD_CACHE, Job, data_root, stage, stage_parser
@@ -90,9 +90,9 @@ def _pass_rates(job: Job, questions: Sequence[Question]) -> "tuple[list[Question
     if not asked:
         raise InputError(f"{job.args.questions}: no question's prompt fits prompt.max_length")
     catalogued = [catalogue[q.db_id] for q, _ in asked]
-    # Judged before the work folder is given up: answers cost minutes.
-    with owned(job.work), Executor(limits=Limits(**job.settings["execution"]), cache=GOLD_CACHE) as executor:
-        answers = generate([p for _, p in asked], lambda: make_backend(settings, folder), settings, job.seed, job.work)
+    with Executor(limits=Limits(**job.settings["execution"]), cache=GOLD_CACHE) as executor:
+        fitting = [p for _, p in asked]
+        answers = generate(fitting, lambda: make_backend(settings, folder), settings, job.seed, job.work, greedy=False)
         n = settings["n"]
         texts = [sample for answer in answers for sample in answer.samples]
         golds = [question.sql for question, _ in asked for _ in range(n)]

@@ -18,7 +18,8 @@ from trl import SFTTrainer
 from sqlr1.inference.prompts import Prompts
 from sqlr1.prompting import format_response
 from sqlr1.records import Catalogue, Question
-from sqlr1.training.checkpoints import MarkComplete, last_checkpoint
+from sqlr1.training.checkpoints import MarkComplete
+from sqlr1.training.epochs import EpochOf, epoch_of
 from sqlr1.training.packed_forward import add_packed_forward
 from sqlr1.training.packing import pack_sequences
 from sqlr1.training.settings import lora_config, sft_config
@@ -51,18 +52,14 @@ def encode(
 class LengthGroupedSampler(Sampler[int]):
     """Batches of rows of similar length, in an order drawn from (seed, epoch) alone: what an exact resume needs."""
 
-    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
-        self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer before each epoch."""
-        self.epoch = epoch
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int, epoch: EpochOf) -> None:
+        self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, epoch
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch())
         order = torch.randperm(len(self.lengths), generator=generator).tolist()
         window = self.batch * 32  # sorted within: long enough for even batches, short enough to stay shuffled
         batches = []
@@ -81,7 +78,7 @@ class ColdStartTrainer(SFTTrainer):
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
         # Of all processes together: the same rows make up a step, however many processes share them.
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return LengthGroupedSampler(self.train_dataset["length"], batch, self.args.seed)
+        return LengthGroupedSampler(self.train_dataset["length"], batch, self.args.seed, epoch_of(self))
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -129,9 +126,3 @@ def make_trainer(
     )
     add_packed_forward(trainer.model.get_base_model() if lora_config(settings) else trainer.model)
     return trainer
-
-
-def train(trainer: ColdStartTrainer, work: Path) -> list[dict[str, Any]]:
-    """Train to the end, from the last checkpoint in `work` if there is one. Returns the log history."""
-    trainer.train(resume_from_checkpoint=last_checkpoint(work))
-    return trainer.state.log_history

@@ -3,6 +3,10 @@
 A group whose completions all earn the same has advantages of zero: its pass costs time and moves nothing, and its
 tokens dilute the mean of the loss.
 
+Dropped rows have no term, not even of the KL. With `loss_type` dapo, cispo and vespo the mean is over the tokens that
+are left; grpo, dr_grpo, luspo and sapo count a dropped row as one whose loss is 0, as they count a dead one. bnpo and
+the entropy bonus are TRL's means within one micro-batch: one without live rows adds nothing to either.
+
 Shapes: B rows in a batch of rollouts, G rows a group, groups contiguous.
 """
 
@@ -11,12 +15,19 @@ from typing import Any
 
 import torch
 
+_ROUNDING = 1e-5  # of a sum in float32, relative
 _LEFT_PADDED = ("prompt_ids", "prompt_mask")
 
 
-def dead_groups(advantages: torch.Tensor, size: int) -> list[int]:
-    """Numbers of the groups of `size` rows whose advantages (B,) are all zero."""
-    live = advantages.view(-1, size).ne(0).any(dim=1)
+def dead_groups(rewards: torch.Tensor, size: int) -> list[int]:
+    """Numbers of the groups of `size` rows whose rewards (B,) are all equal; rows that cannot be judged are NaN.
+
+    The advantages do not show it: the mean of equal rewards is rounded, and the deviation that divides is as small.
+    """
+    grouped, unjudged = rewards.view(-1, size), rewards.view(-1, size).isnan()
+    highest = grouped.masked_fill(unjudged, -torch.inf).amax(1)
+    spread = highest - grouped.masked_fill(unjudged, torch.inf).amin(1)
+    live = spread > _ROUNDING * (1 + highest.abs())  # parts that add up to equal rewards round apart
     return (~live).nonzero().flatten().tolist()
 
 
@@ -44,19 +55,10 @@ def replace_groups(
 
 
 def drop_rows(micro_batches: Sequence[dict[str, Any]], dead: Sequence[torch.Tensor]) -> int:
-    """Take the rows `dead` (one mask (B,) a micro-batch) out of the loss; returns the tokens that are left in it.
-
-    One row of a micro-batch without any other stays, for there must be something to differentiate; its advantage is 0,
-    and its tokens are not counted: the loss does not depend on how groups fall into micro-batches and processes.
-    """
-    tokens = 0
+    """Take the rows `dead` (one mask (B,) a micro-batch) out of the loss; returns the tokens that are left in it."""
     for inputs, rows in zip(micro_batches, dead, strict=True):
-        dropped = rows.clone()
-        if dropped.all():
-            dropped[0] = False
-        tokens += int(inputs["completion_mask"][~rows].sum())
-        inputs["completion_mask"] = inputs["completion_mask"] * (~dropped)[:, None]
-    return tokens
+        inputs["completion_mask"] = inputs["completion_mask"] * (~rows)[:, None]
+    return sum(int(inputs["completion_mask"].sum()) for inputs in micro_batches)
 
 
 def _widen(rows: torch.Tensor, width: int, padding: float, left: bool) -> torch.Tensor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlr1.inference.prompts import Prompts
 from sqlr1.records import Catalogue, InputError, Question
-from sqlr1.training.checkpoints import MarkComplete, last_checkpoint
+from sqlr1.training.checkpoints import MarkComplete
 from sqlr1.training.judge import Judge
 from sqlr1.training.settings import grpo_config, lora_config
 from sqlr1.training.shared_prompt import SharedPromptTrainer
@@ -75,9 +75,3 @@ def make_trainer(
     )
     validate.trainer = trainer
     return trainer
-
-
-def train(trainer: SharedPromptTrainer, work: Path) -> list[dict[str, Any]]:
-    """Train to the end, from the last checkpoint in `work` if there is one. Returns the log history."""
-    trainer.train(resume_from_checkpoint=last_checkpoint(work))
-    return trainer.state.log_history

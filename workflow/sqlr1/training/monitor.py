@@ -8,20 +8,24 @@ from collections.abc import Mapping
 
 EXECUTABLE_GAIN = 0.10
 MATCH_GAIN = 0.02
+FEW = 2  # questions: on a small set a share may move by so many and mean nothing
 SHRINKAGE = 0.75
 DISTINCT_SHARE = 0.5
 
 
 def collapse_signs(first: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
-    """What speaks for a collapse between two validations (of `judge.summary` and the mean reward), in words.
+    """What speaks for a collapse between two validations of the same `questions`, in words: of
+    `judge.summary` and the mean reward.
 
-    >>> start = {"executable": 0.4, "match": 0.1, "characters": 90, "distinct": 1.0, "reward": -0.5}
+    >>> start = {"executable": 0.4, "match": 0.1, "characters": 90, "distinct": 1.0, "reward": -0.5, "questions": 100}
     >>> collapse_signs(start, start | {"executable": 0.8, "characters": 30, "reward": 0.1})[0]
     'executable share 40 % -> 80 %, match share only 10 % -> 10 %'
     >>> collapse_signs(start, start | {"executable": 0.8, "match": 0.3, "reward": 2.0})
     []
     """
-    if now["match"] - first["match"] > MATCH_GAIN:
+    gained = round((now["match"] - first["match"]) * now["questions"])
+    enough = max(FEW, MATCH_GAIN * now["questions"])
+    if gained > enough:
         return []
     signs = []
     match = f"{first['match']:.0%} -> {now['match']:.0%}".replace("%", " %")
@@ -32,7 +36,7 @@ def collapse_signs(first: Mapping[str, float], now: Mapping[str, float]) -> list
         signs.append(f"completions shrank from {first['characters']:.0f} to {now['characters']:.0f} characters")
     if now["distinct"] < DISTINCT_SHARE * first["distinct"]:
         signs.append(f"distinct answers {first['distinct']:.0%} -> {now['distinct']:.0%}".replace("%", " %"))
-    if now["match"] < first["match"] - MATCH_GAIN and now["reward"] > first["reward"]:
+    if gained < -enough and now["reward"] > first["reward"]:
         signs.append(f"match share fell, {match}")
     if signs and now["reward"] > first["reward"]:
         signs.append(f"mean reward {first['reward']:.2f} -> {now['reward']:.2f} all the same")

@@ -25,28 +25,34 @@ def rollout_policy(model: Any, owner: Any) -> Iterator["PreTrainedModel"]:
         yield model
         return
     if getattr(owner, "_rollout_model", None) is None:
-        owner._rollout_model = _plain_copy(model)
-    _refill(owner._rollout_model, model, dtype)
+        owner._rollout_model = _plain_copy(model, dtype)
+    _refill(owner._rollout_model, model)
     yield owner._rollout_model
 
 
-def _plain_copy(model: Any) -> "PreTrainedModel":
-    """An empty model of the same configuration, without adapters."""
+def _plain_copy(model: Any, dtype: torch.dtype | None) -> "PreTrainedModel":
+    """A model of the same configuration without adapters, weights in `dtype` (None: its own), not filled in yet."""
     from peft import PeftModel
 
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    return type(base)(copy.deepcopy(base.config)).eval().requires_grad_(False)
+    with torch.device("meta"):  # random weights would take time and numbers from the run's generator
+        plain = type(base)(copy.deepcopy(base.config))
+    for parameter in plain.parameters():  # not the buffers: rotary frequencies are float32 in any model
+        parameter.data = parameter.data.to(dtype or base.dtype)
+    plain.to_empty(device=base.device)
+    plain.tie_weights()
+    for name, buffer in plain.named_buffers():
+        buffer.copy_(base.get_buffer(name))
+    return plain.eval().requires_grad_(False)
 
 
 @torch.no_grad()
-def _refill(target: "PreTrainedModel", source: Any, dtype: torch.dtype | None) -> None:
-    """Copy `source`'s weights, adapters merged in float32, into `target`, held in `dtype` (None: the source's)."""
+def _refill(target: "PreTrainedModel", source: Any) -> None:
+    """Copy `source`'s weights, adapters merged in float32, into `target`."""
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
 
     base = source.get_base_model() if isinstance(source, PeftModel) else source
-    if target.dtype != (dtype or base.dtype):
-        target.to(dtype or base.dtype)
     adapted = {name: module for name, module in base.named_modules() if isinstance(module, LoraLayer)}
     values = {}
     for name, parameter in base.named_parameters():

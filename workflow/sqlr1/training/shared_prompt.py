@@ -1,7 +1,7 @@
 """GRPOTrainer that computes each group's prompt once: in sampling, in log-probabilities and in the backward pass.
 
 Loss, advantages, clipping and KL are TRL's own code over the log-probabilities made here; nothing of them is rewritten.
-Where a batch cannot be packed (images, tools, mixture-of-experts losses, attention dropout), TRL's own path is taken,
+Where a batch cannot be packed (images, tools, attention dropout, other families of models), TRL's own path is taken,
 and the log says why.
 """
 
@@ -19,6 +19,7 @@ from sqlr1.inference.sampler import Sampling, row_seed, sample
 from sqlr1.inference.shared_attention import why_not_shared
 from sqlr1.records import InputError
 from sqlr1.training.dynamic_sampling import dead_groups, drop_rows, replace_groups
+from sqlr1.training.epochs import SeededByEpoch, epoch_of
 from sqlr1.training.packed_forward import add_packed_forward
 from sqlr1.training.packing import Packed, pack_groups
 from sqlr1.training.rollout_policy import rollout_policy
@@ -27,7 +28,8 @@ log = logging.getLogger(__name__)
 
 
 class SharedPromptTrainer(GRPOTrainer):
-    """GRPOTrainer over shared prompts; `shared_prompt=False` is TRL's own trainer but for the seeds of its rollouts.
+    """GRPOTrainer over shared prompts; `shared_prompt=False` is TRL's own trainer, except that the order of prompts
+    follows from seed and epoch also after the first one.
 
     With `refill_rounds` (an integer) groups without variance are replaced by others of the dataset so many times, and
     then dropped; None keeps them, as TRL does. Raises InputError where that cannot be done.
@@ -39,6 +41,9 @@ class SharedPromptTrainer(GRPOTrainer):
         self.not_shared = self._why_not_shared() if shared_prompt else "grpo.shared_prompt is false"
         if self.not_shared:
             log.warning("prompts are computed once a completion, by TRL's own path: %s", self.not_shared)
+        self.not_sampled = self._why_not_sampled()
+        if self.not_sampled and not self.use_vllm:  # which shares prompts itself
+            log.warning("rollouts are TRL's own, without seeds of their own: %s", self.not_sampled)
         if refill_rounds is not None and (reason := self._why_not_refilled()):
             raise InputError(f"config key grpo.dynamic_sampling: {reason}")
         if self.not_shared:
@@ -48,28 +53,36 @@ class SharedPromptTrainer(GRPOTrainer):
 
     def _why_not_shared(self) -> str:
         model = self.model.get_base_model() if is_peft_model(self.model) else self.model
-        config = model.config.get_text_config()
-        if getattr(config, "final_logit_softcapping", None) or self.args.cast_lm_head_to_fp32:
-            return "the logits are capped or cast to float32"
-        if self.aux_loss_enabled:
-            return "the model is a mixture of experts"
+        if self.args.cast_lm_head_to_fp32:
+            return "the logits are cast to float32"
         if self.tools or self._is_vlm:
             return "the policy uses tools or images"
         return why_not_shared(model)
+
+    def _why_not_sampled(self) -> str:
+        """The settings that the shared-prompt sampler does not know; empty where it draws the rollouts."""
+        settings = ("use_vllm", "use_transformers_continuous_batching", "min_p", "generation_kwargs")
+        given = [f"grpo.{name}" for name in settings if getattr(self.args, name)]
+        given += ["grpo.repetition_penalty"] if self.repetition_penalty != 1.0 else []
+        return " and ".join([*given, *([self.not_shared] if self.not_shared else [])])
 
     def _why_not_refilled(self) -> str:
         if self.not_shared:
             return f"prompts are not shared ({self.not_shared})"
         if self.args.per_device_train_batch_size * self.args.steps_per_generation % self.num_generations:
             return "a process has to hold whole groups: make its batch of rollouts a multiple of grpo.num_generations"
-        return "grpo.scale_rewards batch needs all groups at once" if self.scale_rewards == "batch" else ""
+        if self.scale_rewards == "batch" or self.multi_objective_aggregation == "normalize_then_sum":
+            return "grpo.scale_rewards batch and normalize_then_sum need all groups at once"
+        return ""
+
+    def _get_train_sampler(self, dataset: Any = None) -> SeededByEpoch:
+        return SeededByEpoch(super()._get_train_sampler(dataset), epoch_of(self))
 
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, *a: Any, **k: Any
     ) -> tuple[list[list[int]], Any]:
-        """Completions of `prompt_ids`, which holds each prompt `num_generations` times; vLLM shares prompts itself."""
-        unserved = self.use_vllm or self.min_p or self.repetition_penalty != 1.0
-        if self.not_shared or unserved:
+        """Completions of `prompt_ids`, which holds each prompt `num_generations` times."""
+        if self.not_sampled:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, *a, **k)
         first = self.accelerator.process_index * len(prompt_ids)
         groups = _rows_by_prompt(prompt_ids)
@@ -104,7 +117,7 @@ class SharedPromptTrainer(GRPOTrainer):
         log_probs = torch.zeros(present.shape, dtype=torch.float32, device=input_ids.device)
         entropies = torch.zeros_like(log_probs)
         groups = list(_rows_by_prompt(_prompts(input_ids, attention_mask, logits_to_keep)).items())
-        # Dropped groups cost no pass; one stays where all are, for there must be something to differentiate.
+        # Dropped groups cost no pass; one stays where all are: its prompt alone, for a graph that ends in zeros.
         groups = [(prompt, rows) for prompt, rows in groups if present[rows].any()] or groups[:1]
         most = batch_size or len(input_ids)
         while groups:
@@ -123,6 +136,19 @@ class SharedPromptTrainer(GRPOTrainer):
             entropies = entropies.index_put(places, entropy.detach() if not self._entropy_bonus_enabled else entropy)
         return log_probs, entropies if compute_entropy else None, None
 
+    def _calculate_rewards(self, *args: Any) -> torch.Tensor:
+        """TRL's parts (B, F) over all processes; their weighted sums are kept, NaN where no part could be judged."""
+        parts = super()._calculate_rewards(*args)
+        sums = (parts * self.reward_weights.to(parts.device)).nansum(1)
+        self._rewards = sums.masked_fill(parts.isnan().all(1), torch.nan)
+        return parts
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        """TRL's batch, and the `rewards` (B,) of this process's rows."""
+        batch = super()._generate_and_score_completions(inputs)
+        first = self.accelerator.process_index * len(inputs)
+        return {**batch, "rewards": self._rewards[first : first + len(inputs)]}
+
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         """As TRL's, except that a batch of rollouts is shuffled by group, so that micro-batches share their prompts,
         and from a seed of its own: a resumed run's global generator is not in the state of an uninterrupted one's.
@@ -132,8 +158,9 @@ class SharedPromptTrainer(GRPOTrainer):
         if self.not_shared or not self.model.training or not fresh:
             return super()._prepare_inputs(generation_batch)
         batch = self._refilled(self._generate_and_score_completions(generation_batch))
-        dead = torch.zeros_like(batch["advantages"], dtype=torch.bool)
-        for group in dead_groups(batch["advantages"], self.num_generations) if self.refill_rounds is not None else ():
+        rewards = batch.pop("rewards")
+        dead = torch.zeros_like(rewards, dtype=torch.bool)
+        for group in dead_groups(rewards, self.num_generations) if self.refill_rounds is not None else ():
             dead[group * self.num_generations : (group + 1) * self.num_generations] = True
         batch["dead"] = dead
         generator = torch.Generator().manual_seed(row_seed(self.args.seed, self._step))
@@ -157,8 +184,8 @@ class SharedPromptTrainer(GRPOTrainer):
         size = self.num_generations
         for number_of_round in range(1, (self.refill_rounds or 0) + 1):
             self._round = number_of_round
-            dead = dead_groups(batch["advantages"], size)
-            number = self.accelerator.gather(batch["advantages"].new_tensor([len(dead)])).max()
+            dead = dead_groups(batch["rewards"], size)
+            number = self.accelerator.gather(batch["rewards"].new_tensor([len(dead)])).max()
             if not number:
                 break
             rng = random.Random(
@@ -166,13 +193,21 @@ class SharedPromptTrainer(GRPOTrainer):
             )
             prompts = [rng.randrange(len(self.train_dataset)) for _ in range(int(number))]
             rows = [self.train_dataset[index] for index in prompts for _ in range(size)]
-            fresh = self._generate_and_score_completions(rows)
-            spoilt = set(dead_groups(fresh["advantages"], size))
+            fresh = self._scored_aside(rows)
+            spoilt = set(dead_groups(fresh["rewards"], size))
             live = [group for group in range(len(prompts)) if group not in spoilt]
             places = dict(zip(dead, live, strict=False))
             batch = replace_groups(batch, fresh, places, size, self.processing_class.pad_token_id)
         self._round = 0
         return batch
+
+    def _scored_aside(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Rollouts whose metrics are dropped: in a logged mean one group would weigh as much as the batch."""
+        metrics = {name: list(values) for name, values in self._metrics["train"].items()}
+        fresh = self._generate_and_score_completions(rows)
+        self._metrics["train"].clear()
+        self._metrics["train"].update(metrics)
+        return fresh
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
         """Train; a resumed run counts its rollouts on from where the checkpoint left them."""

@@ -41,14 +41,13 @@ class Validate(TrainerCallback):
             self._record(state)
 
     def _record(self, state: TrainerState) -> None:
-        scores = self.score()
+        scores = self.score() | {"questions": len(self.rows)}
         before = [entry for entry in state.log_history if f"{PREFIX}match" in entry]
         first = {name: before[0][f"{PREFIX}{name}"] for name in scores} if before else scores
         signs = collapse_signs(first, scores)
         if signs:
             log.warning("step %d: the policy may be collapsing: %s", state.global_step, "; ".join(signs))
-        scores |= {"collapse_signs": len(signs), "questions": len(self.rows)}
-        line = {f"{PREFIX}{name}": value for name, value in scores.items()}
+        line = {f"{PREFIX}{name}": value for name, value in (scores | {"collapse_signs": len(signs)}).items()}
         log.info("step %d: %s", state.global_step, {n: round(v, 4) for n, v in line.items()})
         state.log_history.append({"step": state.global_step, **line})
         for callback in self.trainer.callback_handler.callbacks:

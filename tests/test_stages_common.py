@@ -1,0 +1,42 @@
+"""What `stage` promises: one writer a folder, and work that is kept until the manifest is written."""
+
+import pytest
+
+from sqlr1.stages.common import stage, stage_parser
+
+
+def start(tmp_path):
+    return stage("probe", stage_parser("A probe."), ["--settings", "{}", "--out", str(tmp_path / "out")])
+
+
+@pytest.fixture(autouse=True)
+def away_from_the_checkout(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_work_is_kept_until_the_manifest_is_written(tmp_path):
+    def cut_short():
+        with start(tmp_path) as job:
+            jobs.append(job)
+            job.work.mkdir()
+            job.outputs("missing.txt")  # the manifest cannot be written
+
+    jobs = []
+    with pytest.raises(SystemExit):
+        cut_short()
+    [job] = jobs
+    assert job.work.exists()
+    with start(tmp_path) as again:
+        assert again.work == job.work
+    assert (tmp_path / "out/manifest.json").exists()
+    assert not job.work.exists()
+
+
+def test_other_processes_of_a_launcher_do_not_wait_for_the_first(tmp_path, monkeypatch):
+    """On the second node, too: there the first process has the local rank 0."""
+    with start(tmp_path) as first:
+        monkeypatch.setenv("RANK", "4")
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        with start(tmp_path) as other:
+            assert other.work == first.work
+        assert not (tmp_path / "out/manifest.json").exists()

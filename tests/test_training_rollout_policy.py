@@ -1,0 +1,46 @@
+"""The copy of the policy that rollouts sample from: equal weights, where the policy is, at nobody's expense."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tiny_models import tiny_model
+
+from sqlr1.training.rollout_policy import _plain_copy, rollout_policy
+
+LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+
+
+def owner(bf16):
+    return SimpleNamespace(args=SimpleNamespace(bf16=bf16))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])  # a tied head and one of its own
+def test_the_copy_answers_as_the_adapted_policy(architecture):
+    policy = get_peft_model(tiny_model(architecture), LORA).eval()
+    ids = torch.arange(3, 60)[None]
+    with rollout_policy(policy, owner(bf16=False)) as copied, torch.no_grad():
+        torch.testing.assert_close(copied(ids).logits, policy(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_the_copy_rounds_weights_but_not_the_rotary_frequencies():
+    policy = tiny_model()
+    with rollout_policy(policy, owner(bf16=True)) as copied:
+        assert copied.dtype == torch.bfloat16
+        assert torch.equal(copied.model.rotary_emb.inv_freq, policy.model.rotary_emb.inv_freq)
+        assert torch.equal(
+            copied.model.layers[0].mlp.up_proj.weight, policy.model.layers[0].mlp.up_proj.weight.bfloat16()
+        )
+
+
+def test_the_copy_takes_no_random_numbers():
+    policy = get_peft_model(tiny_model(), LORA)
+    before = torch.get_rng_state()
+    with rollout_policy(policy, owner(bf16=True)):
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_copy_is_on_the_policys_device():
+    policy = get_peft_model(tiny_model().to("meta"), LORA)  # a device that every machine has
+    assert {p.device.type for p in _plain_copy(policy, None).parameters()} == {"meta"}
