@@ -46,6 +46,19 @@ def test_implicit_foreign_key_targets_the_primary_key_and_a_dangling_one_is_left
     assert keys == [("song", "singer_id", "singer", "singer_id")]
 
 
+def test_keys_of_several_columns_are_marked_as_parts(tmp_path):
+    path = tmp_path / "parts.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(
+            "CREATE TABLE room (house TEXT, number INTEGER, PRIMARY KEY (house, number));"
+            "CREATE TABLE guest (id INTEGER PRIMARY KEY, house TEXT, number INTEGER, friend INTEGER REFERENCES guest,"
+            " FOREIGN KEY (house, number) REFERENCES room (house, number));"
+        )
+    connection.close()
+    keys = {k.column: (k.parent_column, k.composite) for k in read_schema(path).foreign_keys}
+    assert keys == {"house": ("house", True), "number": ("number", True), "friend": ("id", False)}
+
+
 def test_compact_text(database):
     lines = schema_text(read_schema(database), "compact", 0).splitlines()
     assert lines[0] == 'singer(singer_id*, "full name", country)'

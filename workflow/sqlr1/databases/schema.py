@@ -2,6 +2,7 @@
 
 import re
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -36,12 +37,16 @@ class Table:
 
 @dataclass(frozen=True)
 class ForeignKey:
-    """A foreign key of one column: `table.column` refers to `parent.parent_column`. Composite keys are split."""
+    """A foreign key: `table.column` refers to `parent.parent_column`.
+
+    A key of several columns is one of these a column, each `composite`: a join needs all of them.
+    """
 
     table: str
     column: str
     parent: str
     parent_column: str
+    composite: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,8 @@ def _read_foreign_keys(connection: sqlite3.Connection, table: Table, tables: tup
     by_name = {t.name.lower(): t for t in tables}
     keys = []
     rows = connection.execute(f"PRAGMA foreign_key_list({quote(table.name)})").fetchall()
-    for _, sequence, parent_name, column, target, *_ in sorted(rows):
+    widths = Counter(number for number, *_ in rows)
+    for number, sequence, parent_name, column, target, *_ in sorted(rows):
         parent = by_name.get(parent_name.lower())
         if parent is None:  # a dangling declaration: SQLite accepts it, a join over it cannot run
             continue
@@ -147,5 +153,6 @@ def _read_foreign_keys(connection: sqlite3.Connection, table: Table, tables: tup
         own = {c.name.lower(): c.name for c in table.columns}
         theirs = {c.name.lower(): c.name for c in parent.columns}
         if column.lower() in own and target.lower() in theirs:
-            keys.append(ForeignKey(table.name, own[column.lower()], parent.name, theirs[target.lower()]))
+            pair = table.name, own[column.lower()], parent.name, theirs[target.lower()]
+            keys.append(ForeignKey(*pair, composite=widths[number] > 1))
     return keys

@@ -37,21 +37,26 @@ class World:
         self.tables = [t.name for t in profile.schema.tables if profile.rows[t.name] >= 2 and self.speakable(t.name)]
 
     @cached_property
+    def _keys(self) -> list[ForeignKey]:
+        """Foreign keys of one column to a usable table, unique there: a join over one finds at most one row."""
+        usable = [k for k in dict.fromkeys(self.profile.foreign_keys) if k.parent in self.tables and not k.composite]
+        return [k for k in usable if self.statistics(k.parent, k.parent_column).unique]
+
+    @cached_property
     def up_keys(self) -> dict[str, list[ForeignKey]]:
-        """Foreign keys by the table that holds them, both ends being usable tables."""
-        usable = [k for k in self.profile.foreign_keys if k.parent in self.tables and k.table != k.parent]
-        return {t.name: [k for k in usable if k.table == t.name] for t in self.profile.schema.tables}
+        """Foreign keys by the table that holds them."""
+        others = [k for k in self._keys if k.table != k.parent]
+        return {t.name: [k for k in others if k.table == t.name] for t in self.profile.schema.tables}
 
     @cached_property
     def self_keys(self) -> list[ForeignKey]:
         """Foreign keys of a table to itself: employees and their managers."""
-        return [k for k in self.profile.foreign_keys if k.parent == k.table and k.table in self.tables]
+        return [k for k in self._keys if k.table == k.parent]
 
     @cached_property
     def down_keys(self) -> dict[str, list[ForeignKey]]:
-        """Foreign keys by the table they refer to, by a key that is unique there."""
-        keys = [k for t in self.tables for k in self.up_keys[t] if self.statistics(k.parent, k.parent_column).unique]
-        return {t: [k for k in keys if k.parent == t] for t in self.tables}
+        """Foreign keys by the table they refer to."""
+        return {t: [k for s in self.tables for k in self.up_keys[s] if k.parent == t] for t in self.tables}
 
     @cached_property
     def links(self) -> list[tuple[ForeignKey, ForeignKey]]:

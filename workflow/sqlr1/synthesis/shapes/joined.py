@@ -182,7 +182,7 @@ def hops(world: World, rng: random.Random) -> Query | None:
     first, second = rng.choice(paths)
     tables, joins = chain(first.table, (up(first), first.parent), (up(second, 1), second.parent))
     roll = rng.random()
-    if roll < 0.25 and world.statistics(second.parent, second.parent_column).unique:
+    if roll < 0.25:
         label, measure = Ref(2, world.label(second.parent)), _measure(world, rng, first.table)
         base = Query(tables, (label, measure), joins, group=(Ref(2, second.parent_column),))
         return base if rng.random() < 0.5 else base.with_(outputs=(label,), order=(Order(measure, True),), limit=1)

@@ -125,9 +125,8 @@ def set_entities(world: World, rng: random.Random) -> SetPlan | None:
     steps = [((down(k), k.table),) for table in world.tables for k in world.down_keys[table]]
     roots = [k.parent for table in world.tables for k in world.down_keys[table]]
     for a, b in world.links:
-        if world.statistics(a.parent, a.parent_column).unique:
-            steps.append(((down(a), a.table), (up(b, 1), b.parent)))
-            roots.append(a.parent)
+        steps.append(((down(a), a.table), (up(b, 1), b.parent)))
+        roots.append(a.parent)
     if not steps:
         return None
     chosen = rng.randrange(len(steps))
