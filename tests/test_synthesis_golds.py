@@ -6,7 +6,9 @@ import sqlite3
 import pytest
 
 from sqlr1.databases import profile
+from sqlr1.synthesis.english import Speaker, plain
 from sqlr1.synthesis.shapes import joined, nested
+from sqlr1.synthesis.shapes.catalogue import request_of
 from sqlr1.synthesis.world import World
 
 
@@ -38,3 +40,43 @@ INSERT INTO stay VALUES (1, 'A', 1, 'Ann', 2), (2, 'A', 2, 'Bo', 3), (3, 'B', 1,
 )
 def test_no_join_uses_a_part_of_a_key(shape, tmp_path):
     assert drawn(world_of(tmp_path / "rooms.sqlite", ROOMS), shape, 20) == []
+
+
+MATCHES = """
+CREATE TABLE city (city_id INTEGER PRIMARY KEY, name TEXT, country TEXT);
+CREATE TABLE team (team_id INTEGER PRIMARY KEY, name TEXT, colour TEXT, city_id INTEGER REFERENCES city);
+CREATE TABLE game (game_id INTEGER PRIMARY KEY, stadium TEXT, goals INTEGER, home_id INTEGER REFERENCES team,
+  guest_id INTEGER REFERENCES team, city_id INTEGER REFERENCES city);
+CREATE TABLE player (player_id INTEGER PRIMARY KEY, name TEXT, age INTEGER, captain_id INTEGER REFERENCES player);
+CREATE TABLE contract (contract_id INTEGER PRIMARY KEY, kind TEXT, player_id INTEGER REFERENCES player,
+  team_id INTEGER REFERENCES team);
+INSERT INTO city VALUES (1, 'Oslo', 'Norway'), (2, 'Bergen', 'Norway'), (3, 'Lund', 'Sweden');
+INSERT INTO team VALUES (1, 'Reds', 'red', 1), (2, 'Blues', 'blue', 2), (3, 'Greens', 'green', 1);
+INSERT INTO game VALUES (1, 'North', 3, 1, 2, 1), (2, 'South', 5, 2, 3, 3), (3, 'North', 0, 3, 1, 2);
+INSERT INTO player VALUES (1, 'Ann', 20, NULL), (2, 'Bo', 25, 1), (3, 'Cy', 31, 1);
+INSERT INTO contract VALUES (1, 'loan', 1, 1), (2, 'full', 2, 1), (3, 'full', 3, 2);
+"""
+
+
+@pytest.fixture(scope="module")
+def matches(tmp_path_factory):
+    return world_of(tmp_path_factory.mktemp("golds") / "matches.sqlite", MATCHES)
+
+
+def test_one_of_several_keys_is_only_followed_upwards_and_named(matches):
+    plans = drawn(matches, joined.parent_lookup)
+    speaker = Speaker(matches.names, random.Random(0))
+    for plan in plans:
+        for column, role in (("home_id", "home"), ("guest_id", "guest"), ("captain_id", "captain")):
+            if plan.joins[0].left.column == column:
+                assert f"{role} " in plain(request_of(plan, speaker).phrase).replace("'", " ")
+    assert {"home_id", "guest_id", "captain_id", "city_id"} <= {plan.joins[0].left.column for plan in plans}
+    assert {key.table for key in matches.down_keys["team"]} == {"contract"}
+
+
+def test_two_tables_are_only_linked_over_the_one_path_between_them(matches):
+    ends = {(first.parent, first.table, second.parent) for first, second in matches.links}
+    assert ends == {("player", "contract", "team"), ("team", "contract", "player")}
+    assert {(a.table, a.parent, b.parent) for a, b in matches.hops} == {("contract", "team", "city")}
+    for shape in (joined.linked, joined.hops):
+        assert all("game" not in str(plan) for plan in drawn(matches, shape)), shape

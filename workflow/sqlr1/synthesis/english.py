@@ -83,7 +83,7 @@ class Speaker:
         if occurrence:
             join = query.joins[occurrence - 1]
             if join.up:
-                return self.names.role(query.tables[join.left.occurrence], join.left.column)
+                return self.names.role(query.tables[join.left.occurrence], join.left.column, query.tables[occurrence])
         return self.names.entity(query.tables[occurrence])
 
     def subjects(self, query: Query, occurrence: int = 0) -> str:

@@ -81,7 +81,6 @@ class Names:
         schema = profile.schema
         given = given or {}
         self._profile = profile
-        self._roles = {(k.table, k.column): k.parent for k in profile.foreign_keys}
         self._entities = {t.name: _entity(t.name) for t in schema.tables}
         full = {
             (t.name, c.name): given.get((t.name.lower(), c.name.lower())) or " ".join(words(c.name))
@@ -117,12 +116,16 @@ class Names:
         """The singular noun of a column."""
         return self._columns[table, column]
 
-    def role(self, table: str, column: str) -> str:
-        """What a foreign key points to, in words: `winning_pilot` is a "winning pilot", `singer_id` a "singer"."""
-        parent = self.entity(self._roles[table, column])
+    def role(self, table: str, column: str, parent: str) -> str:
+        """What a foreign key to `parent` points to, in words: `winning_pilot` is a "winning pilot", `singer_id` a
+        "singer". Where tables are joined by several keys, or a table to itself, the column tells which is meant.
+        """
+        entity = self.entity(parent)
         own = [w for w in words(column) if w not in ("id", "code", "key", "number", "ids", "no")]
         role = singular(" ".join(own))
-        return role if len(own) > 1 and role.endswith(parent.split()[-1]) else parent
+        several = table == parent or self._profile.keys_between[frozenset((table, parent))] > 1
+        named = len(own) > 1 and role.endswith(entity.split()[-1])
+        return role if named or (several and own) else entity
 
 
 def _entity(table: str) -> str:

@@ -113,7 +113,8 @@ def _outputs(speaker: Speaker, query: Query, many: bool) -> str:
         noun = speaker.noun(query, ref)
         if ref.occurrence:
             other = speaker.subject(query, ref.occurrence)
-            noun = noun if noun.startswith(other.split()[-1]) else f"{other} {noun}"
+            first, *rest = noun.split()
+            noun = " ".join([other, *rest] if first == other.split()[-1] else [other, noun])
         parts.append(slot(plural(noun) if many else noun))
     return listing(parts)
 

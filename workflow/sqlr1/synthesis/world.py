@@ -1,6 +1,7 @@
 """What may be asked of one database: speakable columns, labels, filters with real values, how tables connect."""
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TypeVar
@@ -46,24 +47,45 @@ class World:
     def up_keys(self) -> dict[str, list[ForeignKey]]:
         """Foreign keys by the table that holds them."""
         others = [k for k in self._keys if k.table != k.parent]
-        return {t.name: [k for k in others if k.table == t.name] for t in self.profile.schema.tables}
+        roles = Counter((k.table, self._role(k)) for k in others)
+        told_apart = [k for k in others if roles[k.table, self._role(k)] == 1]
+        return {t.name: [k for k in told_apart if k.table == t.name] for t in self.profile.schema.tables}
+
+    def _role(self, key: ForeignKey) -> str:
+        return self.names.role(key.table, key.column, key.parent)
 
     @cached_property
     def self_keys(self) -> list[ForeignKey]:
         """Foreign keys of a table to itself: employees and their managers."""
-        return [k for k in self._keys if k.table == k.parent]
+        own = [k for k in self._keys if k.table == k.parent]
+        return [k for k in own if self._role(k) != self.names.entity(k.table)]
 
     @cached_property
     def down_keys(self) -> dict[str, list[ForeignKey]]:
-        """Foreign keys by the table they refer to."""
-        return {t: [k for s in self.tables for k in self.up_keys[s] if k.parent == t] for t in self.tables}
+        """Foreign keys by the table they refer to, each the only one between its tables: "with a song" names no key."""
+        lone = [k for t in self.tables for k in self.up_keys[t] if self.paths(t, k.parent, longest=1) == 1]
+        return {t: [k for k in lone if k.parent == t] for t in self.tables}
 
     @cached_property
     def links(self) -> list[tuple[ForeignKey, ForeignKey]]:
-        """Pairs of foreign keys of one table that refer to two different tables: a many-to-many link."""
-        return [
-            (a, b) for keys in self.up_keys.values() for a in keys for b in keys if a is not b and a.parent != b.parent
-        ]
+        """Pairs of foreign keys of one table to two different tables: a many-to-many link, and the only path."""
+        pairs = [(a, b) for keys in self.up_keys.values() for a in keys for b in keys]
+        return [(a, b) for a, b in pairs if a.parent != b.parent and self.paths(a.parent, b.parent) == 1]
+
+    @cached_property
+    def hops(self) -> list[tuple[ForeignKey, ForeignKey]]:
+        """Pairs of foreign keys that lead up twice, the only path between both ends."""
+        pairs = [(a, b) for t in self.tables for a in self.up_keys[t] for b in self.up_keys[a.parent]]
+        return [(a, b) for a, b in pairs if a.table != b.parent and self.paths(a.table, b.parent) == 1]
+
+    def paths(self, first: str, second: str, longest: int = 2) -> int:
+        """In how many ways one or two foreign keys, in any direction, lead from a table to another one."""
+        between = self.profile.keys_between
+        direct = between[frozenset((first, second))]
+        if longest == 1:
+            return direct
+        through = [t.name for t in self.profile.schema.tables if t.name not in (first, second)]
+        return direct + sum(between[frozenset((first, t))] * between[frozenset((t, second))] for t in through)
 
     def statistics(self, table: str, column: str) -> ColumnStatistics:
         """Statistics of a column."""

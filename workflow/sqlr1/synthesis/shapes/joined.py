@@ -176,10 +176,9 @@ def linked(world: World, rng: random.Random) -> Query | None:
 
 def hops(world: World, rng: random.Random) -> Query | None:
     """Two keys upwards: songs by the country of their singer's label; listed, counted or grouped."""
-    paths = [(a, b) for a in _all_up(world) for b in world.up_keys[a.parent] if b.parent != a.table]
-    if not paths:
+    if not world.hops:
         return None
-    first, second = rng.choice(paths)
+    first, second = rng.choice(world.hops)
     tables, joins = chain(first.table, (up(first), first.parent), (up(second, 1), second.parent))
     roll = rng.random()
     if roll < 0.25:

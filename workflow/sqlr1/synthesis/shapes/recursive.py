@@ -53,7 +53,7 @@ class Descendants:
 
     def request(self, speaker: Speaker) -> Request:
         """What is asked."""
-        role = slot(speaker.names.role(self.key.table, self.key.column))
+        role = slot(speaker.names.role(self.key.table, self.key.column, self.key.parent))
         nouns, subjects = speaker.columns(self.base, list(self.base.outputs), True), speaker.subjects(self.base)
         label, value = slot(speaker.noun(self.base, self.base.outputs[0])), speaker.value(self.value)
         top = f"the {slot(speaker.subject(self.base))} with the {label} {value}"
