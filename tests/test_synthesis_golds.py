@@ -7,7 +7,7 @@ import pytest
 
 from sqlr1.databases import profile
 from sqlr1.synthesis.english import Speaker, plain
-from sqlr1.synthesis.shapes import joined, nested
+from sqlr1.synthesis.shapes import joined, nested, sets
 from sqlr1.synthesis.shapes.catalogue import request_of
 from sqlr1.synthesis.world import World
 
@@ -80,3 +80,25 @@ def test_two_tables_are_only_linked_over_the_one_path_between_them(matches):
     assert {(a.table, a.parent, b.parent) for a, b in matches.hops} == {("contract", "team", "city")}
     for shape in (joined.linked, joined.hops):
         assert all("game" not in str(plan) for plan in drawn(matches, shape)), shape
+
+
+NAMESAKES = """
+CREATE TABLE singer (singer_id INTEGER PRIMARY KEY, name TEXT, town TEXT);
+CREATE TABLE label (label_id INTEGER PRIMARY KEY, name TEXT);
+CREATE TABLE song (song_id INTEGER PRIMARY KEY, title TEXT, genre TEXT, sales INTEGER,
+  singer_id INTEGER REFERENCES singer, label_id INTEGER REFERENCES label);
+INSERT INTO singer VALUES (1, 'Ann', 'Rome'), (2, 'Ann', 'Oslo'), (3, 'Cy', 'Rome'), (4, 'Di', 'Lund');
+INSERT INTO label VALUES (1, 'Alto'), (2, 'Basso'), (3, 'Coro');
+INSERT INTO song VALUES (1, 'Sun', 'folk', NULL, 1, 1), (2, 'Moon', 'rock', 30, 2, 1), (3, 'Star', 'folk', 20, 3, 2),
+  (4, 'Sea', 'rock', 10, 3, 2), (5, 'Sky', 'rock', 15, 1, NULL);
+"""
+
+
+@pytest.fixture(scope="module")
+def namesakes(tmp_path_factory):
+    return world_of(tmp_path_factory.mktemp("golds") / "namesakes.sqlite", NAMESAKES)
+
+
+def test_entities_are_combined_by_labels_only_where_those_are_unique(namesakes):
+    """Ann of Rome sings folk, Ann of Oslo rock: no singer of that name sings both."""
+    assert {plan.base.tables[0] for plan in drawn(namesakes, sets.set_entities)} == {"label"}
