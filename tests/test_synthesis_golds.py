@@ -102,3 +102,10 @@ def namesakes(tmp_path_factory):
 def test_entities_are_combined_by_labels_only_where_those_are_unique(namesakes):
     """Ann of Rome sings folk, Ann of Oslo rock: no singer of that name sings both."""
     assert {plan.base.tables[0] for plan in drawn(namesakes, sets.set_entities)} == {"label"}
+
+
+def test_few_children_are_not_asked_for_where_a_join_leaves_out_parents_with_none(namesakes):
+    """Di has no song: "singers with fewer than 2 songs" and "the singer with the fewest songs" would mean her."""
+    assert {plan.having[0].op for plan in drawn(namesakes, joined.children_having)} == {">", ">=", "="}
+    lowest = [plan for plan in drawn(namesakes, joined.children_top) if not plan.order[0].descending]
+    assert {plan.order[0].key.function for plan in lowest} == {"avg"}

@@ -128,7 +128,7 @@ def children_group(world: World, rng: random.Random) -> Query | None:
 
 
 def children_having(world: World, rng: random.Random) -> Query | None:
-    """Parents with at least so many children."""
+    """Parents with at least, or exactly, so many children: "fewer than" would be true of those without any, too."""
     base = _children_by_parent(world, rng)
     if not base:
         return None
@@ -136,13 +136,16 @@ def children_having(world: World, rng: random.Random) -> Query | None:
     having = (
         Having(COUNT, ">", 1)
         if rng.random() < 0.15
-        else Having(COUNT, rng.choice([">", ">=", ">=", ">=", "=", "<", "<="]), rng.choice([2, 2, 2, 3, 3, 4]))
+        else Having(COUNT, rng.choice([">", ">=", ">=", ">=", "="]), rng.choice([2, 2, 2, 3, 3, 4]))
     )
     return base.with_(outputs=outputs, having=(having,))
 
 
 def children_top(world: World, rng: random.Random) -> Query | None:
-    """The parent with the most children, or the highest measure over them."""
+    """The parent with the most children, or the highest measure over them.
+
+    The lowest only of averages: the fewest children, and the least in total, have parents without any.
+    """
     base = _children_by_parent(world, rng)
     if not base:
         return None
@@ -152,7 +155,8 @@ def children_top(world: World, rng: random.Random) -> Query | None:
     if rng.random() < 0.25:
         outputs = (*outputs, measure)
     limit = rng.choices([1, 3], [9, 1])[0]
-    return base.with_(outputs=outputs, order=(Order(measure, rng.random() < 0.8),), limit=limit)
+    descending = measure.function != "avg" or rng.random() < 0.8
+    return base.with_(outputs=outputs, order=(Order(measure, descending),), limit=limit)
 
 
 def linked(world: World, rng: random.Random) -> Query | None:
