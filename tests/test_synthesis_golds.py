@@ -7,7 +7,8 @@ import pytest
 
 from sqlr1.databases import profile
 from sqlr1.synthesis.english import Speaker, plain
-from sqlr1.synthesis.shapes import joined, nested, sets
+from sqlr1.synthesis.plan import Query
+from sqlr1.synthesis.shapes import joined, nested, sets, single, window
 from sqlr1.synthesis.shapes.catalogue import request_of
 from sqlr1.synthesis.world import World
 
@@ -85,12 +86,12 @@ def test_two_tables_are_only_linked_over_the_one_path_between_them(matches):
 NAMESAKES = """
 CREATE TABLE singer (singer_id INTEGER PRIMARY KEY, name TEXT, town TEXT);
 CREATE TABLE label (label_id INTEGER PRIMARY KEY, name TEXT);
-CREATE TABLE song (song_id INTEGER PRIMARY KEY, title TEXT, genre TEXT, sales INTEGER,
+CREATE TABLE song (song_id INTEGER PRIMARY KEY, title TEXT, genre TEXT, seconds INTEGER, sales INTEGER,
   singer_id INTEGER REFERENCES singer, label_id INTEGER REFERENCES label);
 INSERT INTO singer VALUES (1, 'Ann', 'Rome'), (2, 'Ann', 'Oslo'), (3, 'Cy', 'Rome'), (4, 'Di', 'Lund');
 INSERT INTO label VALUES (1, 'Alto'), (2, 'Basso'), (3, 'Coro');
-INSERT INTO song VALUES (1, 'Sun', 'folk', NULL, 1, 1), (2, 'Moon', 'rock', 30, 2, 1), (3, 'Star', 'folk', 20, 3, 2),
-  (4, 'Sea', 'rock', 10, 3, 2), (5, 'Sky', 'rock', 15, 1, NULL);
+INSERT INTO song VALUES (1, 'Sun', 'folk', 200, NULL, 1, 1), (2, 'Moon', 'rock', 180, 30, 2, 1),
+  (3, 'Star', 'folk', 240, 20, 3, 2), (4, 'Sea', 'rock', 210, 10, 3, 2), (5, 'Sky', 'rock', 150, 15, 1, NULL);
 """
 
 
@@ -109,3 +110,11 @@ def test_few_children_are_not_asked_for_where_a_join_leaves_out_parents_with_non
     assert {plan.having[0].op for plan in drawn(namesakes, joined.children_having)} == {">", ">=", "="}
     lowest = [plan for plan in drawn(namesakes, joined.children_top) if not plan.order[0].descending]
     assert {plan.order[0].key.function for plan in lowest} == {"avg"}
+
+
+@pytest.mark.parametrize("shape", [single.superlative, joined.parent_superlative, window.best_of_group, window.ranking])
+def test_the_lowest_is_never_a_missing_value(shape, namesakes):
+    """SQLite sorts NULL first: the song with the lowest sales would be one whose sales nobody knows."""
+    sorts = [plan.order[0] if isinstance(plan, Query) else plan for plan in drawn(namesakes, shape)]
+    assert {sort.key.column for sort in sorts if not sort.descending} == {"seconds"}
+    assert {sort.key.column for sort in sorts} == {"seconds", "sales"}

@@ -35,6 +35,11 @@ class ColumnStatistics:
         return self.filled == self.rows and self.distinct == self.rows
 
     @property
+    def has_nulls(self) -> bool:
+        """Some row has no value."""
+        return self.filled < self.rows
+
+    @property
     def categorical(self) -> bool:
         """Values repeat: a natural thing to group by."""
         return 2 <= self.distinct <= 30 and self.distinct * 1.3 <= self.filled

@@ -129,6 +129,10 @@ class World:
                 return exact[0]
         return max(columns, key=lambda c: self.statistics(table, c).distinct)
 
+    def descending(self, rng: random.Random, table: str, column: str, share: float) -> bool:
+        """Whether a superlative asks for the highest: with this probability, and always where NULL is the lowest."""
+        return self.statistics(table, column).has_nulls or rng.random() < share
+
     def outputs(self, rng: random.Random, table: str, most: int = 3, avoid: str = "") -> list[str]:
         """One to `most` columns to show other than `avoid`, the label likelier than others."""
         columns = [c for c in self.speakable(table) if c != avoid] or [avoid]
@@ -161,7 +165,7 @@ class World:
         return statistics.kind == "text" and statistics.distinct > 0.7 * statistics.filled
 
     def _condition(self, rng: random.Random, statistics: ColumnStatistics) -> tuple[str, object] | None:
-        if statistics.filled < statistics.rows and rng.random() < 0.12:
+        if statistics.has_nulls and rng.random() < 0.12:
             return rng.choice(["null", "not_null"]), None
         if statistics.distinct < 2 or not statistics.values:
             return None

@@ -59,7 +59,8 @@ def parent_superlative(world: World, rng: random.Random) -> Query | None:
         return None
     key = rng.choice(keys)
     tables, joins = chain(key.table, (up(key), key.parent))
-    order = Order(Ref(0, rng.choice(world.numbers(key.table))), rng.random() < 0.65)
+    column = rng.choice(world.numbers(key.table))
+    order = Order(Ref(0, column), world.descending(rng, key.table, column, 0.65))
     outputs = (Ref(1, world.outputs(rng, key.parent, 1)[0]),)
     if rng.random() < 0.3:
         outputs = (Ref(0, world.label(key.table)), *outputs)
@@ -155,7 +156,7 @@ def children_top(world: World, rng: random.Random) -> Query | None:
     if rng.random() < 0.25:
         outputs = (*outputs, measure)
     limit = rng.choices([1, 3], [9, 1])[0]
-    descending = measure.function != "avg" or rng.random() < 0.8
+    descending = measure.function != "avg" or world.descending(rng, base.tables[0], measure.ref.column, 0.8)
     return base.with_(outputs=outputs, order=(Order(measure, descending),), limit=limit)
 
 

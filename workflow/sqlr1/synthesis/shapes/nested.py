@@ -48,8 +48,8 @@ def _membership(world: World, rng: random.Random, op: str) -> Query | None:
         return None
     key = rng.choice(keys)
     # A NULL among the members would make NOT IN true for no row at all.
-    nullable = world.statistics(key.table, key.column).filled < world.profile.rows[key.table]
-    filters = [Filter(Ref(0, key.column), "not_null")] if nullable and op == "not_in" else []
+    has_nulls = world.statistics(key.table, key.column).has_nulls
+    filters = [Filter(Ref(0, key.column), "not_null")] if has_nulls and op == "not_in" else []
     item = world.filter(rng, key.table)
     if item and (rng.random() < 0.4 or op == "in"):
         filters.append(item)

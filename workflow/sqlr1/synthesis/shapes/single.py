@@ -102,7 +102,8 @@ def superlative(world: World, rng: random.Random) -> Query | None:
     filters = _filters(world, rng, table, (0.7, 0.3), (key,), shared=True)
     limit = rng.choices([1, 3, 5], [7, 2, 1])[0]
     outputs = tuple(Ref(0, c) for c in world.outputs(rng, table, avoid=key))
-    return Query((table,), outputs, filters=filters, order=(Order(Ref(0, key), rng.random() < 0.65),), limit=limit)
+    order = Order(Ref(0, key), world.descending(rng, table, key, 0.65))
+    return Query((table,), outputs, filters=filters, order=(order,), limit=limit)
 
 
 def group(world: World, rng: random.Random) -> Query | None:
@@ -153,7 +154,9 @@ def group_top(world: World, rng: random.Random) -> Query | None:
         measure = Measure("avg", measure.ref)
     outputs = (key,) if rng.random() < 0.7 else (key, measure)
     limit = rng.choices([1, 3], [9, 1])[0]
-    return query.with_(outputs=outputs, order=(Order(measure, rng.random() < 0.75),), limit=limit)
+    column = measure.ref.column if measure.ref else key.column  # a group of NULLs alone has no average
+    descending = world.descending(rng, query.tables[0], column, 0.75)
+    return query.with_(outputs=outputs, order=(Order(measure, descending),), limit=limit)
 
 
 def _group_base(world: World, rng: random.Random) -> tuple[Query, Ref] | None:

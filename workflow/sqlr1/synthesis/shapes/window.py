@@ -178,7 +178,8 @@ def best_of_group(world: World, rng: random.Random) -> BestOfGroup | None:
     base = Query((table,), (Ref(0, world.label(table)),))
     if group.column == world.label(table):
         return None
-    return BestOfGroup(base, group, key, rng.choice([1, 1, 2, 3]), rng.random() < 0.7)
+    best = rng.choice([1, 1, 2, 3])
+    return BestOfGroup(base, group, key, best, world.descending(rng, table, key.column, 0.7))
 
 
 def ranking(world: World, rng: random.Random) -> Ranking | None:
@@ -189,9 +190,9 @@ def ranking(world: World, rng: random.Random) -> Ranking | None:
         return None
     groups = [c for c in world.categories(table) if c != world.label(table)]
     group = Ref(0, rng.choice(groups)) if groups and rng.random() < 0.5 else None
-    return Ranking(
-        Query((table,), (Ref(0, world.label(table)),)), Ref(0, rng.choice(numbers)), group, rng.random() < 0.75
-    )
+    key = rng.choice(numbers)
+    descending = world.descending(rng, table, key, 0.75)
+    return Ranking(Query((table,), (Ref(0, world.label(table)),)), Ref(0, key), group, descending)
 
 
 def distance(world: World, rng: random.Random) -> Distance | None:
