@@ -118,3 +118,12 @@ def test_the_lowest_is_never_a_missing_value(shape, namesakes):
     sorts = [plan.order[0] if isinstance(plan, Query) else plan for plan in drawn(namesakes, shape)]
     assert {sort.key.column for sort in sorts if not sort.descending} == {"seconds"}
     assert {sort.key.column for sort in sorts} == {"seconds", "sales"}
+
+
+@pytest.mark.parametrize("shape", [joined.having_child, joined.linked])
+def test_distinct_is_said_where_a_join_needs_it(shape, namesakes, matches):
+    """The names of singers with a song are four, the different ones three: two singers are called Ann."""
+    for world in (namesakes, matches):
+        for plan in drawn(world, shape):
+            said = plain(request_of(plan, Speaker(world.names, random.Random(0))).phrase)
+            assert plan.distinct == any(word in said.split() for word in ("different", "distinct", "unique")), said

@@ -91,7 +91,7 @@ def _listed(speaker: Speaker, query: Query) -> Request:
         )
         if subjects.startswith("each"):
             subjects = speaker.filtered(query, many=False, determiner="each")
-    different = speaker.pick("different ", "distinct ", "unique ") if query.distinct and not query.joins else ""
+    different = speaker.pick("different ", "distinct ", "unique ") if query.distinct else ""
     phrase = f"the {different}{_outputs(speaker, query, many)} of {subjects}"
     order = "" if query.limit is not None else _ordering(speaker, query)
     return Request(phrase + order, many or len(query.outputs) > 1, _which(speaker, query, subjects, order))
