@@ -6,10 +6,13 @@ import sqlite3
 import pytest
 
 from sqlr1.databases import profile
+from sqlr1.records import Question
 from sqlr1.synthesis.english import Speaker, plain
-from sqlr1.synthesis.plan import Query
+from sqlr1.synthesis.plan import Filter, Query, Ref
 from sqlr1.synthesis.shapes import joined, nested, sets, single, window
-from sqlr1.synthesis.shapes.catalogue import request_of
+from sqlr1.synthesis.shapes.catalogue import expression_of, request_of
+from sqlr1.synthesis.shapes.ratio import Ranges
+from sqlr1.synthesis.validation import unmentioned_value
 from sqlr1.synthesis.world import World
 
 
@@ -127,3 +130,16 @@ def test_distinct_is_said_where_a_join_needs_it(shape, namesakes, matches):
         for plan in drawn(world, shape):
             said = plain(request_of(plan, Speaker(world.names, random.Random(0))).phrase)
             assert plan.distinct == any(word in said.split() for word in ("different", "distinct", "unique")), said
+
+
+@pytest.mark.parametrize("value", [45310.53, 0.30000004, 1234567.25, 3.0, -2.5])
+def test_numbers_are_said_with_all_of_their_digits(value, namesakes):
+    query = Query(("song",), (Ref(0, "title"),), filters=(Filter(Ref(0, "sales"), ">", value),))
+    expression = expression_of(query)
+    for sentence, mentioned in (("sales above {}", True), ("sales above {:.3g}", f"{value:.3g}" == f"{value:.15g}")):
+        question = Question("q", "d", sentence.format(value), sql="")
+        assert (unmentioned_value(question, expression) is None) == mentioned
+    speaker = Speaker(namesakes.names, random.Random(0))
+    assert plain(request_of(query, speaker).phrase).endswith(f" {value:.15g}")
+    levels = Ranges(query.with_(outputs=(), filters=()), Ref(0, "sales"), value, 2e9)
+    assert f"below {value:.15g}," in plain(levels.request(speaker).phrase)

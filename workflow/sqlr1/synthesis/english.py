@@ -11,7 +11,7 @@ from functools import lru_cache
 import inflect
 
 from sqlr1.synthesis.naming import Names, plural
-from sqlr1.synthesis.plan import Filter, Measure, Query, Ref
+from sqlr1.synthesis.plan import Filter, Measure, Query, Ref, exact
 
 _INFLECT = inflect.engine()
 _SLOT = re.compile("\x01[^\x02]*\x02")
@@ -110,7 +110,7 @@ class Speaker:
     def value(self, value: object) -> str:
         """A value as people write it: numbers bare, text mostly in quotes."""
         if not isinstance(value, str):
-            return slot(f"{value:g}" if isinstance(value, float) and abs(value) < 1e6 else value)
+            return slot(exact(value))
         bare = re.fullmatch(r"[A-Z0-9][\w-]*( [A-Z0-9][\w-]*)*", value)
         quote = self.pick('"', '"', "'", "" if bare else '"', "" if bare else "'")
         return slot(f"{quote}{value}{quote}")
@@ -126,7 +126,7 @@ class Speaker:
             return f"is {self.pick('either ', '')}{low} or {high}" if op == "in" else f"is neither {low} nor {high}"
         if self._hidden and op in self._hidden and isinstance(value, (int, float)) and noun:
             word = self.pick(*self._hidden[op])
-            self.evidence[f"{noun} is {word}"] = f'{noun} "{word}" means {noun} {op} {value}'
+            self.evidence[f"{noun} is {word}"] = f'{noun} "{word}" means {noun} {op} {exact(value)}'
             return f"is {word}"
         dated = isinstance(value, str) or (isinstance(value, int) and "year" in noun)
         forms = {

@@ -9,6 +9,11 @@ from dataclasses import dataclass, replace
 AGGREGATES = ("count", "sum", "avg", "min", "max")
 
 
+def exact(number: float) -> float:
+    """The number as SQL and words both write it: 3.0 as 3, any other with all of its digits."""
+    return int(number) if isinstance(number, float) and number.is_integer() and abs(number) < 1e15 else number
+
+
 @dataclass(frozen=True)
 class Ref:
     """A column of the `occurrence`-th table of its query."""

@@ -4,7 +4,7 @@ from sqlglot import exp
 from sqlglot.dialects.sqlite import SQLite
 
 from sqlr1.databases import identifier
-from sqlr1.synthesis.plan import Filter, Having, Measure, Query, Ref
+from sqlr1.synthesis.plan import Filter, Having, Measure, Query, Ref, exact
 
 _COMPARISONS = {"=": exp.EQ, "!=": exp.NEQ, ">": exp.GT, "<": exp.LT, ">=": exp.GTE, "<=": exp.LTE}
 _FUNCTIONS = {"count": exp.Count, "sum": exp.Sum, "avg": exp.Avg, "min": exp.Min, "max": exp.Max}
@@ -21,8 +21,7 @@ def literal(value: object) -> exp.Expression:
         return exp.Null()
     if isinstance(value, str):
         return exp.Literal.string(value)
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        value = int(value)
+    value = exact(value)
     if value < 0:
         return exp.Neg(this=exp.Literal(this=repr(-value), is_string=False))
     return exp.Literal(this=repr(value), is_string=False)
