@@ -2,8 +2,8 @@
 
 An instance keeps schema, primary keys, types and the values that occur; it breaks coincidences by moving values between
 rows, repeating values, shifting numbers by one, adding NULLs where they are allowed, dropping rows and handing children
-to other parents, so that some parents lose all of theirs. Spider's evaluator, and with it the reward, demands a match
-on every `*.sqlite` file of a database's folder (test-suite accuracy: Zhong et al. 2020, arXiv 2010.02840).
+to other parents, so that some parents lose all of theirs. The reward, like Spider's evaluator, demands a match on every
+`*.sqlite` file of a database's folder (test-suite accuracy: Zhong et al. 2020, arXiv 2010.02840).
 """
 
 import random
