@@ -33,6 +33,14 @@ def test_instances_are_determined_by_the_seed(instances, tmp_path):
     assert sha256(write_instances(source, tmp_path / "b", 1, 9)[1]) != sha256(instances[1])
 
 
+def test_fewer_instances_leave_none_of_the_former_ones(instances, tmp_path):
+    source = instances[0].parent.parent / "library.sqlite"
+    write_instances(source, tmp_path, 3, 0)
+    (tmp_path / "library_notes.sqlite").touch()
+    written = write_instances(source, tmp_path, 1, 0)
+    assert sorted(tmp_path.iterdir()) == sorted([*written, tmp_path / "library_notes.sqlite"])
+
+
 def test_schema_keys_and_types_stay(instances):
     original, first = profile(instances[0]), profile(instances[1])
     assert schema_text(read_schema(instances[0]), "ddl", 0) == schema_text(read_schema(instances[1]), "ddl", 0)

@@ -28,6 +28,7 @@ class _Text(bytes):
 def write_instances(source: Path, folder: Path, count: int, seed: int) -> list[Path]:
     """Copy `source` into `folder` and write `count` perturbed instances beside it; returns all files, the copy first.
 
+    Instances of an earlier call beyond `count` are removed: a match would have to hold on them too.
     Determined by content, `seed` and the instance's number. Raises InputError if `source` is no SQLite database.
     """
     found = profile(source)
@@ -40,6 +41,9 @@ def write_instances(source: Path, folder: Path, count: int, seed: int) -> list[P
         if number:
             _perturb(temporary, found, random.Random(f"{seed}:{source.stem}:{number}"))
         temporary.replace(path)
+    for path in set(folder.glob(f"{source.stem}_*.sqlite")) - set(paths):
+        if path.stem.removeprefix(f"{source.stem}_").isdigit():
+            path.unlink()
     return paths
 
 
@@ -127,5 +131,5 @@ def _disturbed(values: Sequence[object], not_null: bool, rng: random.Random) -> 
             value += rng.choice([-1, 1])
         if not not_null and rng.random() < _EMPTIED:
             value = None
-        result.append(None if value is None and not_null else value)
+        result.append(value)
     return list(values) if not_null and None in result else result
