@@ -105,6 +105,14 @@ def test_missing_and_corrupt_files_are_named(tmp_path):
         read_schema(broken)
 
 
+def test_tables_of_a_full_text_index_are_no_subjects(tmp_path):
+    path = tmp_path / "notes.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.executescript("CREATE VIRTUAL TABLE search USING fts5(title); CREATE TABLE search_terms (word TEXT)")
+    connection.close()
+    assert {table.name for table in read_schema(path).tables} == {"search", "search_terms"}
+
+
 def test_database_without_tables_is_refused(tmp_path):
     path = tmp_path / "empty.sqlite"
     sqlite3.connect(path).close()

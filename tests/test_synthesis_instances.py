@@ -53,6 +53,24 @@ def test_schema_keys_and_types_stay(instances):
         assert connection.execute("SELECT COUNT(*) FROM book WHERE title IS NULL").fetchone() == (0,)
 
 
+def test_full_text_indexes_stay_whole(tmp_path):
+    source = tmp_path / "notes.sqlite"
+    with sqlite3.connect(source) as connection:
+        connection.executescript(
+            "CREATE TABLE note (id INTEGER PRIMARY KEY, title TEXT, body TEXT);"
+            "CREATE VIRTUAL TABLE search USING fts5(title, body);"
+        )
+        rows = [(f"title {n}", f"body {n % 3}") for n in range(30)]
+        connection.executemany("INSERT INTO note (title, body) VALUES (?, ?)", rows)
+        connection.executemany("INSERT INTO search VALUES (?, ?)", rows)
+    connection.close()
+    changed = write_instances(source, tmp_path / "notes", 1, 0)[1]
+    with sqlite3.connect(changed) as connection:
+        connection.execute("INSERT INTO search (search) VALUES ('integrity-check')")  # raises when it is not whole
+        assert connection.execute("SELECT COUNT(*) FROM search WHERE search MATCH 'body'").fetchone() == (30,)
+        assert connection.execute("SELECT title, body FROM note").fetchall() != rows
+
+
 def test_some_parents_lose_their_children_and_columns_get_duplicates(instances):
     childless = "SELECT COUNT(*) FROM publisher WHERE publisher_id NOT IN (SELECT publisher_id FROM book)"
     counts = [sqlite3.connect(path).execute(childless).fetchone()[0] for path in instances]

@@ -105,14 +105,18 @@ def quote(name: str) -> str:
 
 
 def read_schema(path: Path) -> Schema:
-    """Read the schema of a SQLite file. Raises InputError for a missing or corrupt file, or one without tables."""
+    """Read the schema of a SQLite file: its tables without those in which full-text search keeps its index.
+
+    Raises InputError for a missing or corrupt file, or one without tables.
+    """
     with open_read_only(path) as connection:
+        shadows = {name for _, name, kind, *_ in connection.execute("PRAGMA table_list") if kind == "shadow"}
         created = dict(
             connection.execute(
                 "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
             ).fetchall()
         )
-        tables = tuple(_read_table(connection, name, sql) for name, sql in created.items())
+        tables = tuple(_read_table(connection, name, sql) for name, sql in created.items() if name not in shadows)
         foreign_keys = tuple(key for table in tables for key in _read_foreign_keys(connection, table, tables))
     if not tables:
         raise InputError(f"{path}: the database has no tables")

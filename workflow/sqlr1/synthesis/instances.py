@@ -55,14 +55,16 @@ def _perturb(path: Path, found: Profile, rng: random.Random) -> None:
         for trigger in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
             connection.execute(f"DROP TRIGGER {quote(trigger[0].decode())}")
         for table in found.schema.tables:
-            if 2 <= found.rows[table.name] <= _LARGEST and _has_rowid(connection, table):
+            if 2 <= found.rows[table.name] <= _LARGEST and _has_own_rowid(connection, table):
                 _perturb_table(connection, table, found, referenced, rng)
         connection.commit()
 
 
-def _has_rowid(connection: sqlite3.Connection, table: Table) -> bool:
+def _has_own_rowid(connection: sqlite3.Connection, table: Table) -> bool:
+    """Rows can be changed one by one; those of a virtual table are an index over others."""
     (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table.name,)).fetchone()
-    return b"WITHOUT ROWID" not in sql.upper() and not any(c.name.lower() == "rowid" for c in table.columns)
+    fixed = b"WITHOUT ROWID" in sql.upper() or sql.upper().startswith(b"CREATE VIRTUAL")
+    return not fixed and not any(c.name.lower() == "rowid" for c in table.columns)
 
 
 def _perturb_table(
