@@ -199,6 +199,38 @@ def test_short_reasoning_is_short_and_follows_the_query():
 
 
 @pytest.mark.parametrize(
+    ("sql", "short", "long"),
+    [
+        (
+            "SELECT a FROM t LEFT JOIN u ON t.x = u.x JOIN v ON v.y = u.y",
+            "tables t, u, v; left join t.x = u.x; join v.y = u.y; output a",
+            "They are left joined on t.x = u.x. They are joined on v.y = u.y.",
+        ),
+        ("SELECT a FROM t JOIN u USING (x, y)", "tables t, u; join using x, y; output a", "joined on using x, y."),
+        (
+            "SELECT a FROM t ORDER BY b LIMIT 3 OFFSET 2",
+            "tables t; order by b; skip 2; first 3; output a",
+            "The first 2 of them are skipped. Only the first 3",
+        ),
+        (
+            "SELECT a FROM t UNION SELECT a FROM u ORDER BY a DESC LIMIT 1",
+            "tables t; output a; union: tables u; output a; order by a DESC; first 1",
+            "The result is sorted by a DESC. Only the first 1",
+        ),
+        (
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9) SELECT i FROM n",
+            "first n: output 1; union all: tables n; where i < 9; output i + 1; tables n; output i",
+            "First compute n. The output is 1. Then combine",
+        ),
+    ],
+)
+def test_reasoning_leaves_nothing_out(sql, short, long):
+    expression = sqlglot.parse_one(sql, read="sqlite")
+    assert trace(expression, "short") == short
+    assert long in trace(expression, "long")
+
+
+@pytest.mark.parametrize(
     ("sql", "expected"),
     [
         ("SELECT a FROM t WHERE b = 1", "Simple"),
