@@ -3,8 +3,10 @@
 import sqlite3
 
 import pytest
+import sqlglot
+from sqlglot import exp
 
-from sqlr1.databases import profile, read_schema, schema_text
+from sqlr1.databases import identifier, profile, read_schema, schema_text
 from sqlr1.records import InputError
 
 DDL = """
@@ -89,6 +91,15 @@ def test_ddl_text_is_ddl(database):
     copy.executescript(text)
     columns = {t: [r[1] for r in copy.execute(f"PRAGMA table_info({t})")] for t in ("singer", "song", "likes")}
     assert columns == {t.name: [c.name for c in t.columns] for t in read_schema(database).tables if t.name in columns}
+
+
+@pytest.mark.parametrize("name", ["range", "list", "any", "fetch", "order", "Object", "full name"])
+def test_identifiers_are_quoted_where_sqlite_or_sqlglot_needs_it(name):
+    sql = f"SELECT {identifier(name)} FROM {identifier(name)} WHERE {identifier(name)} < 3"
+    assert sqlglot.parse_one(sql, read="sqlite").find(exp.Column).name == name
+    connection = sqlite3.connect(":memory:")
+    connection.execute(f"CREATE TABLE {identifier(name)} ({identifier(name)} INTEGER)")
+    connection.execute(sql)
 
 
 def test_unknown_style_is_refused(database):
