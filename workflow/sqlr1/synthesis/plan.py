@@ -57,13 +57,13 @@ class Having:
 class Join:
     """Joins occurrence i + 1 (i: its position in `Query.joins`) on `left` = `right`, where `right` is the new table's.
 
-    `up` when the new table is the referenced one (each left row has at most one); otherwise it holds the foreign key.
+    `up` when the new table is the referenced one, by a column that is unique there (each left row has at most one);
+    otherwise it holds the foreign key.
     """
 
     left: Ref
     right: Ref
     up: bool
-    kind: str = "inner"
 
 
 @dataclass(frozen=True)

@@ -115,9 +115,7 @@ class Builder:
         result.set("from_", exp.From(this=self.table(0)))
         for number, join in enumerate(query.joins, 1):
             on = exp.EQ(this=self.column(join.left), expression=self.column(join.right))
-            result.append(
-                "joins", exp.Join(this=self.table(number), on=on, side="LEFT" if join.kind == "left" else None)
-            )
+            result.append("joins", exp.Join(this=self.table(number), on=on))
         if query.distinct:
             result.set("distinct", exp.Distinct())
         if query.filters:

@@ -20,7 +20,7 @@ def down(key: ForeignKey, parent: int = 0) -> Join:
 
 def chain(root: str, *steps: tuple[Join, str]) -> tuple[tuple[str, ...], tuple[Join, ...]]:
     """Tables and joins of a path; each step's new table gets the next occurrence."""
-    joins = [Join(j.left, Ref(i, j.right.column), j.up, j.kind) for i, (j, _) in enumerate(steps, 1)]
+    joins = [Join(j.left, Ref(i, j.right.column), j.up) for i, (j, _) in enumerate(steps, 1)]
     return (root, *(table for _, table in steps)), tuple(joins)
 
 
