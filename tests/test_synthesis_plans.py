@@ -51,11 +51,14 @@ CASES = {
     "in": (where(Filter(COUNTRY, "in", ("Japan", "Spain"))), [("Cy",), ("Di",), ("Ed",)]),
     "not in": (where(Filter(COUNTRY, "not_in", ("Japan", "Spain"))), [("Ann",), ("Bo",)]),
     "like": (where(Filter(COUNTRY, "contains", "pa")), [("Cy",), ("Di",), ("Ed",)]),
+    "prefix": (where(Filter(COUNTRY, "prefix", "F")), [("Ann",), ("Bo",)]),
+    "suffix": (where(Filter(COUNTRY, "suffix", "n")), [("Cy",), ("Di",), ("Ed",)]),
     "null": (where(Filter(Ref(0, "mentor_id"), "null")), [("Ann",), ("Di",)]),
     "year of date": (where(Filter(Ref(0, "born"), "year", "1980")), [("Bo",)]),
     "or": (where(Filter(AGE, ">", 50), Filter(AGE, "<", 25), any_of=True), [("Di",), ("Ed",)]),
     "distinct": (SINGER.with_(outputs=(COUNTRY,), distinct=True), [("France",), ("Japan",), ("Spain",)]),
     "order and limit": (SINGER.with_(order=(Order(AGE, True),), limit=2), [("Ed",), ("Cy",)]),
+    "count distinct": (SINGER.with_(outputs=(Measure("count", COUNTRY, distinct=True),)), [(3,)]),
     "aggregates": (SINGER.with_(outputs=(Measure("avg", AGE), Measure("max", AGE))), [(40.0, 60)]),
     "group having": (
         SINGER.with_(outputs=(COUNTRY,), group=(COUNTRY,), having=(Having(COUNT, ">=", 2),)),
@@ -71,6 +74,14 @@ CASES = {
             limit=1,
         ),
         [("Ann", 2)],
+    ),
+    "two hops": (
+        Query(
+            ("song", "singer", "singer"),
+            (Ref(0, "title"), Ref(2, "name")),
+            (*UP, Join(Ref(1, "mentor_id"), Ref(2, "singer_id"), up=True)),
+        ),
+        [("Sea", "Bo"), ("Star", "Ann")],
     ),
     "above average": (
         where(Filter(AGE, ">", Query(("singer",), (Measure("avg", AGE),)))),
@@ -95,6 +106,15 @@ CASES = {
     "except": (
         SetPlan("except", SINGER.with_(outputs=(COUNTRY,)), where(Filter(AGE, "<", 35), outputs=(COUNTRY,)), "values"),
         [("Japan",)],
+    ),
+    "union": (
+        SetPlan(
+            "union",
+            where(Filter(AGE, ">", 55), outputs=(COUNTRY,)),
+            where(Filter(AGE, "<", 35), outputs=(COUNTRY,)),
+            "values",
+        ),
+        [("France",), ("Japan",), ("Spain",)],
     ),
     "percentage": (Percentage(where(Filter(COUNTRY, "=", "France")), None), [(40.0,)]),
     "percentage by group": (
