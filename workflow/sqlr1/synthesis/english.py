@@ -11,7 +11,7 @@ from functools import lru_cache
 import inflect
 
 from sqlr1.synthesis.naming import Names, plural
-from sqlr1.synthesis.plan import Filter, Measure, Query, Ref, exact
+from sqlr1.synthesis.plan import Filter, Measure, Query, Ref, exact, is_year
 
 _INFLECT = inflect.engine()
 _SLOT = re.compile("\x01[^\x02]*\x02")
@@ -105,7 +105,10 @@ class Speaker:
             if measure.ref is None or not measure.distinct:
                 return f"number of {self.subjects(query)}"
             return f"number of {self.pick('different', 'distinct')} {slot(plural(self.noun(query, measure.ref)))}"
-        return f"{self.pick(*_FUNCTION_WORDS[measure.function])} {slot(self.noun(query, measure.ref))}"
+        noun = self.noun(query, measure.ref)
+        # A column of totals has a summed total, not a total total.
+        words = [word for word in _FUNCTION_WORDS[measure.function] if word not in noun.split()]
+        return f"{self.pick(*words)} {slot(noun)}"
 
     def value(self, value: object) -> str:
         """A value as people write it: numbers bare, text mostly in quotes."""
@@ -128,7 +131,7 @@ class Speaker:
             word = self.pick(*self._hidden[op])
             self.evidence[f"{noun} is {word}"] = f'{noun} "{word}" means {noun} {op} {exact(value)}'
             return f"is {word}"
-        dated = isinstance(value, str) or (isinstance(value, int) and "year" in noun)
+        dated = isinstance(value, str) or ("year" in noun and is_year(value))  # 3 is a number of years
         forms = {
             "=": ("is {}", "is {}", "equals {}"),
             "!=": ("is not {}", "is not {}", "is other than {}", "differs from {}"),

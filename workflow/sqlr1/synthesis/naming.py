@@ -45,7 +45,14 @@ def words(name: str) -> list[str]:
     pieces = [piece.lower() for piece in re.split(r"[\s_\-.]+", spaced) if piece]
     if len(pieces) > 1 and pieces[-1] in _WHEN and pieces[-2].endswith(_PARTICIPLES):
         pieces = [_WHEN[pieces[-1]], *pieces[:-1]]
-    return " ".join(_EXPANSIONS.get(piece, piece) for piece in pieces).split()
+    return _counted(" ".join(_EXPANSIONS.get(piece, piece) for piece in pieces).split())
+
+
+def _counted(pieces: list[str]) -> list[str]:
+    """`num employees` as people say it: number of employees."""
+    if len(pieces) > 1 and pieces[0] in ("num", "number") and pieces[1] != "of" and _is_plural(pieces[-1]):
+        return ["number", "of", *pieces[1:]]
+    return pieces
 
 
 @lru_cache(maxsize=65536)
@@ -79,7 +86,7 @@ class Names:
 
     def __init__(self, profile: Profile, given: Mapping[tuple[str, str], str] | None = None) -> None:
         schema = profile.schema
-        given = given or {}
+        given = {key: " ".join(_counted(noun.split())) for key, noun in (given or {}).items()}
         self._profile = profile
         self._entities = {t.name: _entity(t.name) for t in schema.tables}
         full = {
@@ -94,7 +101,7 @@ class Names:
         noun, entity = full[key], self._entities[key[0]]
         if (
             noun == entity
-            and not self._numeric(key)
+            and not self.numeric(*key)
             and "name" not in {full[key[0], c.name] for c in schema.table(key[0]).columns}
         ):
             return "name"
@@ -105,8 +112,9 @@ class Names:
                 return rest
         return noun
 
-    def _numeric(self, key: tuple[str, str]) -> bool:
-        return self._profile.columns[key].kind == "number"
+    def numeric(self, table: str, column: str) -> bool:
+        """Whether a column has numbers: highest and lowest ones."""
+        return self._profile.columns[table, column].kind == "number"
 
     def entity(self, table: str) -> str:
         """The singular noun of a table's rows."""
@@ -129,5 +137,5 @@ class Names:
 
 
 def _entity(table: str) -> str:
-    pieces = [w for w in words(table) if w not in ("reference", "tbl", "table")] or words(table)
+    pieces = [w for w in words(table) if w not in ("reference", "tbl", "table", "all")] or words(table)
     return singular(" ".join(pieces))

@@ -14,6 +14,11 @@ def exact(number: float) -> float:
     return int(number) if isinstance(number, float) and number.is_integer() and abs(number) < 1e15 else number
 
 
+def is_year(value: object) -> bool:
+    """Whether a number can be a year of the calendar."""
+    return isinstance(value, (int, float)) and 1000 <= value < 3000
+
+
 @dataclass(frozen=True)
 class Ref:
     """A column of the `occurrence`-th table of its query."""

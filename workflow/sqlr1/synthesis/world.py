@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from sqlr1.databases import ColumnStatistics, ForeignKey, Profile
 from sqlr1.synthesis.naming import Names
-from sqlr1.synthesis.plan import Filter, Ref
+from sqlr1.synthesis.plan import Filter, Ref, is_year
 
 T = TypeVar("T")
 # Digits that name something: no order, no average.
@@ -112,6 +112,11 @@ class World:
     def quantities(self, table: str) -> list[str]:
         """Numbers that can be added and averaged: no years."""
         return [c for c in self.numbers(table) if "year" not in self.names.column(table, c)]
+
+    def years(self, table: str) -> list[str]:
+        """Numbers that are years of the calendar."""
+        found = [c for c in self.numbers(table) if "year" in self.names.column(table, c)]
+        return [c for c in found if all(map(is_year, self.statistics(table, c).quantiles))]
 
     def categories(self, table: str) -> list[str]:
         """Columns whose values repeat: worth grouping by."""

@@ -123,7 +123,7 @@ def every_year(world: World, rng: random.Random) -> EveryYear | None:
     choices = []
     for table in world.tables:
         choices += [(table, c, True) for c in world.of_kind(table, "date")]
-        choices += [(table, c, False) for c in world.numbers(table) if "year" in world.names.column(table, c).split()]
+        choices += [(table, c, False) for c in world.years(table)]
     if not choices:
         return None
     table, key, dated = rng.choice(choices)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlglot import exp
 
 from sqlr1.synthesis.english import Speaker, slot
-from sqlr1.synthesis.plan import Query, Ref
+from sqlr1.synthesis.plan import Measure, Query, Ref
 from sqlr1.synthesis.requests import Request
 from sqlr1.synthesis.sql import Builder, aggregate, literal, named, ordered, over, select, source, year_of
 from sqlr1.synthesis.world import World
@@ -156,7 +156,8 @@ class ByYear:
         noun = slot(speaker.noun(self.base, self.key))
         what = f"number of {speaker.subjects(self.base)}"
         if self.measured:
-            what = f"total {slot(speaker.noun(self.base, self.measured))} of {speaker.subjects(self.base)}"
+            total = speaker.measure(self.base, Measure("sum", self.measured))
+            what = f"{total} of {speaker.subjects(self.base)}"
         year = f"year of the {noun}" if self.dated else noun
         if self.kind == "count":
             return Request(
@@ -228,7 +229,7 @@ def _yearly(world: World, rng: random.Random, kind: str) -> ByYear | None:
     for table in world.tables:
         choices += [(table, c, True) for c in world.of_kind(table, "date")]
         if kind != "count":
-            choices += [(table, c, False) for c in world.numbers(table) if "year" in world.names.column(table, c)]
+            choices += [(table, c, False) for c in world.years(table)]
     if not choices:
         return None
     table, key, dated = rng.choice(choices)
