@@ -7,7 +7,7 @@ import pytest
 
 from sqlr1.databases import profile
 from sqlr1.synthesis.english import Speaker, plain
-from sqlr1.synthesis.naming import Names, words
+from sqlr1.synthesis.naming import Names, plural, words
 from sqlr1.synthesis.plan import Having, Measure, Order, Query, Ref
 from sqlr1.synthesis.requests import request
 from sqlr1.synthesis.shapes import nested, single
@@ -42,6 +42,11 @@ def sayings(world, query):
 def test_a_number_of_things_is_said_as_people_say_it():
     assert " ".join(words("num_employees")) == "number of employees"
     assert " ".join(words("number_of_matches")) == "number of matches"
+
+
+@pytest.mark.parametrize("noun", ["department no", "gender mfu", "temporary acting"])
+def test_codes_have_no_plural(noun):
+    assert plural(noun) == noun
 
 
 def test_given_nouns_and_tables_of_all_rows(world):

@@ -20,7 +20,10 @@ _EXPANSIONS = {
 }  # fmt: skip
 _PARTICIPLES = ("ed", "ilt", "orn", "out", "eld", "old", "aid")
 _WHEN = {"on": "date", "in": "year"}
-_UNINFLECTED = {"by", "from", "to", "in", "of", "at", "on", "for", "up", "feet", "m", "km", "billion", "million", "mph"}
+_UNINFLECTED = {
+    "by", "from", "to", "in", "of", "at", "on", "for", "up", "no", "mf", "mfu", "acting", "feet", "m", "km", "billion",
+    "million", "mph",
+}  # fmt: skip
 _UNCOUNTED = {
     "staff",
     "information",
