@@ -3,8 +3,9 @@
     SQLR1_DATA=../shared/data python benchmarks/instances.py --questions 400 --instances 4
 
 Golds of Spider's training set are mutated one change at a time. A mutant is wrong if it differs from its gold on the
-original database or on one of `--reference` instances made with another seed, none of which is among the k. Comparison
-is Spider's execution match with DISTINCT kept. The last line is JSON.
+original database or on one of `--reference` instances made with another seed, none of which is among the k. Counted
+under Spider's execution match with DISTINCT kept, and under BIRD's, by which GRPO rewards by default. The last line is
+JSON: the former's counts, and all of them by metric.
 """
 
 import argparse
@@ -17,20 +18,20 @@ from pathlib import Path
 
 import sqlglot
 
-from sqlr1.execution import Executor, Limits, Pair, Verdict
+from sqlr1.execution import Executor, Limits, Pair
 from sqlr1.records import Question
 from sqlr1.synthesis.instances import write_instances
 from sqlr1.synthesis.mutants import mutants
 from sqlr1.synthesis.readers import locate, read_questions
 from sqlr1.synthesis.sql import to_sql
 
-METRIC = "spider_exec_keep_distinct"
+METRICS = ("spider_exec_keep_distinct", "bird_ex")
 
 
-def accepted(pairs: list[tuple[Path, str, str]], executor: Executor, label: str) -> list[bool]:
-    """For each (database, gold, mutant): whether all files of the database's folder agree."""
-    judgements = executor.judge([Pair(*pair) for pair in pairs], "spider", metrics=[METRIC], progress=label)
-    return [j.metrics.get(METRIC, 0.0) == 1.0 and j.verdict != Verdict.GOLD_FAILED for j in judgements]
+def accepted(pairs: list[tuple[Path, str, str]], executor: Executor, label: str) -> dict[str, list[bool]]:
+    """For each metric and (database, gold, mutant): whether all files of the database's folder agree."""
+    judgements = executor.judge([Pair(*pair) for pair in pairs], "spider", metrics=METRICS, progress=label)
+    return {metric: [j.metrics.get(metric) == 1.0 for j in judgements] for metric in METRICS}
 
 
 def changed(questions: list[Question], most: int, rng: random.Random) -> list[tuple[Question, str, str]]:
@@ -70,22 +71,23 @@ def main() -> None:
             where = folders(db_ids, spider / "database", Path(folder) / name, count, seed)
             results[name] = accepted([(where[q.db_id], q.sql, sql) for q, _, sql in made], executor, name)
             golds = accepted([(where[q.db_id], q.sql, q.sql) for q in questions], executor, f"{name}: golds")
-            print(f"{name}: {sum(golds)} of {len(golds)} golds accept themselves")
-    report(made, results)
+            for metric, kept in golds.items():
+                print(f"{name}: {sum(kept)} of {len(kept)} golds accept themselves by {metric}")
+    kinds = [kind for _, kind, _ in made]
+    counts = {metric: report(metric, kinds, {n: found[metric] for n, found in results.items()}) for metric in METRICS}
+    print(json.dumps({"benchmark": "instances", **counts[METRICS[0]], "metrics": counts}))
 
 
-def report(made: list[tuple[Question, str, str]], results: dict[str, list[bool]]) -> None:
-    """Counts by kind of change; the last line is JSON."""
+def report(metric: str, kinds: list[str], results: dict[str, list[bool]]) -> dict[str, float]:
+    """Print the counts by kind of change; returns those of all, and by what factor k instances accept fewer."""
     rows: dict[str, Counter[str]] = {}
-    for (_, kind, _), one, k, reference in zip(made, results["one"], results["k"], results["reference"], strict=True):
+    for kind, one, k, reference in zip(kinds, results["one"], results["k"], results["reference"], strict=True):
         wrong = not (one and reference)
         for name in (kind, "all"):
             rows.setdefault(name, Counter()).update(wrong=wrong, one=wrong and one, k=wrong and k)
     for name, row in rows.items():
-        print(f"{name:20} wrong {row['wrong']:5}  accepted by one {row['one']:5}  by all {row['k']:5}")
-    print(
-        json.dumps({"benchmark": "instances", **rows["all"], "factor": rows["all"]["one"] / max(1, rows["all"]["k"])})
-    )
+        print(f"{metric}  {name:20} wrong {row['wrong']:5}  accepted by one {row['one']:5}  by all {row['k']:5}")
+    return {**rows["all"], "factor": rows["all"]["one"] / max(1, rows["all"]["k"])}
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 import sqlite3
 
 import pytest
+import sqlglot
+from sqlglot import exp
 
-from sqlr1.databases import profile, read_schema, schema_text
+from sqlr1.databases import identifier, profile, read_schema, schema_text
 from sqlr1.records import InputError
 
 DDL = """
@@ -46,6 +48,19 @@ def test_implicit_foreign_key_targets_the_primary_key_and_a_dangling_one_is_left
     assert keys == [("song", "singer_id", "singer", "singer_id")]
 
 
+def test_keys_of_several_columns_are_marked_as_parts(tmp_path):
+    path = tmp_path / "parts.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(
+            "CREATE TABLE room (house TEXT, number INTEGER, PRIMARY KEY (house, number));"
+            "CREATE TABLE guest (id INTEGER PRIMARY KEY, house TEXT, number INTEGER, friend INTEGER REFERENCES guest,"
+            " FOREIGN KEY (house, number) REFERENCES room (house, number));"
+        )
+    connection.close()
+    keys = {k.column: (k.parent_column, k.composite) for k in read_schema(path).foreign_keys}
+    assert keys == {"house": ("house", True), "number": ("number", True), "friend": ("id", False)}
+
+
 def test_compact_text(database):
     lines = schema_text(read_schema(database), "compact", 0).splitlines()
     assert lines[0] == 'singer(singer_id*, "full name", country)'
@@ -78,6 +93,15 @@ def test_ddl_text_is_ddl(database):
     assert columns == {t.name: [c.name for c in t.columns] for t in read_schema(database).tables if t.name in columns}
 
 
+@pytest.mark.parametrize("name", ["range", "list", "any", "fetch", "order", "Object", "full name"])
+def test_identifiers_are_quoted_where_sqlite_or_sqlglot_needs_it(name):
+    sql = f"SELECT {identifier(name)} FROM {identifier(name)} WHERE {identifier(name)} < 3"
+    assert sqlglot.parse_one(sql, read="sqlite").find(exp.Column).name == name
+    connection = sqlite3.connect(":memory:")
+    connection.execute(f"CREATE TABLE {identifier(name)} ({identifier(name)} INTEGER)")
+    connection.execute(sql)
+
+
 def test_unknown_style_is_refused(database):
     with pytest.raises(ValueError, match="unknown schema style"):
         schema_text(read_schema(database), "json", 0)
@@ -90,6 +114,14 @@ def test_missing_and_corrupt_files_are_named(tmp_path):
     broken.write_bytes(b"SQLite format 3\0" + b"\7" * 4096)
     with pytest.raises(InputError, match=r"broken\.sqlite: not a readable SQLite database"):
         read_schema(broken)
+
+
+def test_tables_of_a_full_text_index_are_no_subjects(tmp_path):
+    path = tmp_path / "notes.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.executescript("CREATE VIRTUAL TABLE search USING fts5(title); CREATE TABLE search_terms (word TEXT)")
+    connection.close()
+    assert {table.name for table in read_schema(path).tables} == {"search", "search_terms"}
 
 
 def test_database_without_tables_is_refused(tmp_path):

@@ -33,6 +33,14 @@ def test_instances_are_determined_by_the_seed(instances, tmp_path):
     assert sha256(write_instances(source, tmp_path / "b", 1, 9)[1]) != sha256(instances[1])
 
 
+def test_fewer_instances_leave_none_of_the_former_ones(instances, tmp_path):
+    source = instances[0].parent.parent / "library.sqlite"
+    write_instances(source, tmp_path, 3, 0)
+    (tmp_path / "library_notes.sqlite").touch()
+    written = write_instances(source, tmp_path, 1, 0)
+    assert sorted(tmp_path.iterdir()) == sorted([*written, tmp_path / "library_notes.sqlite"])
+
+
 def test_schema_keys_and_types_stay(instances):
     original, first = profile(instances[0]), profile(instances[1])
     assert schema_text(read_schema(instances[0]), "ddl", 0) == schema_text(read_schema(instances[1]), "ddl", 0)
@@ -43,6 +51,24 @@ def test_schema_keys_and_types_stay(instances):
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert connection.execute("SELECT COUNT(*) FROM book WHERE title IS NULL").fetchone() == (0,)
+
+
+def test_full_text_indexes_stay_whole(tmp_path):
+    source = tmp_path / "notes.sqlite"
+    with sqlite3.connect(source) as connection:
+        connection.executescript(
+            "CREATE TABLE note (id INTEGER PRIMARY KEY, title TEXT, body TEXT);"
+            "CREATE VIRTUAL TABLE search USING fts5(title, body);"
+        )
+        rows = [(f"title {n}", f"body {n % 3}") for n in range(30)]
+        connection.executemany("INSERT INTO note (title, body) VALUES (?, ?)", rows)
+        connection.executemany("INSERT INTO search VALUES (?, ?)", rows)
+    connection.close()
+    changed = write_instances(source, tmp_path / "notes", 1, 0)[1]
+    with sqlite3.connect(changed) as connection:
+        connection.execute("INSERT INTO search (search) VALUES ('integrity-check')")  # raises when it is not whole
+        assert connection.execute("SELECT COUNT(*) FROM search WHERE search MATCH 'body'").fetchone() == (30,)
+        assert connection.execute("SELECT title, body FROM note").fetchall() != rows
 
 
 def test_some_parents_lose_their_children_and_columns_get_duplicates(instances):
@@ -56,13 +82,15 @@ def test_some_parents_lose_their_children_and_columns_get_duplicates(instances):
     assert max(names[1:]) < names[0]
 
 
-def test_coincidences_break_and_golds_accept_themselves(instances):
+@pytest.mark.parametrize("semantics", ["spider", "bird"])
+def test_coincidences_break_and_golds_accept_themselves(instances, semantics):
     gold = "SELECT name FROM publisher WHERE publisher_id IN (SELECT publisher_id FROM book)"
     coincidence = "SELECT name FROM publisher"  # in the original every publisher has a book
     alone = instances[0].parent.parent / "library.sqlite"
     with Executor(workers=1) as executor:
         before, after, own = executor.judge(
-            [Pair(alone, gold, coincidence), Pair(instances[0], gold, coincidence), Pair(instances[0], gold, gold)]
+            [Pair(alone, gold, coincidence), Pair(instances[0], gold, coincidence), Pair(instances[0], gold, gold)],
+            semantics,
         )
     assert [before.verdict, after.verdict, own.verdict] == [Verdict.MATCH, Verdict.MISMATCH, Verdict.MATCH]
 

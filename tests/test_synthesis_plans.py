@@ -51,11 +51,14 @@ CASES = {
     "in": (where(Filter(COUNTRY, "in", ("Japan", "Spain"))), [("Cy",), ("Di",), ("Ed",)]),
     "not in": (where(Filter(COUNTRY, "not_in", ("Japan", "Spain"))), [("Ann",), ("Bo",)]),
     "like": (where(Filter(COUNTRY, "contains", "pa")), [("Cy",), ("Di",), ("Ed",)]),
+    "prefix": (where(Filter(COUNTRY, "prefix", "F")), [("Ann",), ("Bo",)]),
+    "suffix": (where(Filter(COUNTRY, "suffix", "n")), [("Cy",), ("Di",), ("Ed",)]),
     "null": (where(Filter(Ref(0, "mentor_id"), "null")), [("Ann",), ("Di",)]),
     "year of date": (where(Filter(Ref(0, "born"), "year", "1980")), [("Bo",)]),
     "or": (where(Filter(AGE, ">", 50), Filter(AGE, "<", 25), any_of=True), [("Di",), ("Ed",)]),
     "distinct": (SINGER.with_(outputs=(COUNTRY,), distinct=True), [("France",), ("Japan",), ("Spain",)]),
     "order and limit": (SINGER.with_(order=(Order(AGE, True),), limit=2), [("Ed",), ("Cy",)]),
+    "count distinct": (SINGER.with_(outputs=(Measure("count", COUNTRY, distinct=True),)), [(3,)]),
     "aggregates": (SINGER.with_(outputs=(Measure("avg", AGE), Measure("max", AGE))), [(40.0, 60)]),
     "group having": (
         SINGER.with_(outputs=(COUNTRY,), group=(COUNTRY,), having=(Having(COUNT, ">=", 2),)),
@@ -71,6 +74,14 @@ CASES = {
             limit=1,
         ),
         [("Ann", 2)],
+    ),
+    "two hops": (
+        Query(
+            ("song", "singer", "singer"),
+            (Ref(0, "title"), Ref(2, "name")),
+            (*UP, Join(Ref(1, "mentor_id"), Ref(2, "singer_id"), up=True)),
+        ),
+        [("Sea", "Bo"), ("Star", "Ann")],
     ),
     "above average": (
         where(Filter(AGE, ">", Query(("singer",), (Measure("avg", AGE),)))),
@@ -95,6 +106,15 @@ CASES = {
     "except": (
         SetPlan("except", SINGER.with_(outputs=(COUNTRY,)), where(Filter(AGE, "<", 35), outputs=(COUNTRY,)), "values"),
         [("Japan",)],
+    ),
+    "union": (
+        SetPlan(
+            "union",
+            where(Filter(AGE, ">", 55), outputs=(COUNTRY,)),
+            where(Filter(AGE, "<", 35), outputs=(COUNTRY,)),
+            "values",
+        ),
+        [("France",), ("Japan",), ("Spain",)],
     ),
     "percentage": (Percentage(where(Filter(COUNTRY, "=", "France")), None), [(40.0,)]),
     "percentage by group": (
@@ -196,6 +216,38 @@ def test_short_reasoning_is_short_and_follows_the_query():
         "tables T1 song, T2 singer; join T1.singer_id = T2.singer_id; where T1.year > 2000; group by T2.singer_id; "
         "order by COUNT(*) DESC; first 1; output T2.name"
     )
+
+
+@pytest.mark.parametrize(
+    ("sql", "short", "long"),
+    [
+        (
+            "SELECT a FROM t LEFT JOIN u ON t.x = u.x JOIN v ON v.y = u.y",
+            "tables t, u, v; left join t.x = u.x; join v.y = u.y; output a",
+            "They are left joined on t.x = u.x. They are joined on v.y = u.y.",
+        ),
+        ("SELECT a FROM t JOIN u USING (x, y)", "tables t, u; join using x, y; output a", "joined on using x, y."),
+        (
+            "SELECT a FROM t ORDER BY b LIMIT 3 OFFSET 2",
+            "tables t; order by b; skip 2; first 3; output a",
+            "The first 2 of them are skipped. Only the first 3",
+        ),
+        (
+            "SELECT a FROM t UNION SELECT a FROM u ORDER BY a DESC LIMIT 1",
+            "tables t; output a; union: tables u; output a; order by a DESC; first 1",
+            "The result is sorted by a DESC. Only the first 1",
+        ),
+        (
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9) SELECT i FROM n",
+            "first n: output 1; union all: tables n; where i < 9; output i + 1; tables n; output i",
+            "First compute n. The output is 1. Then combine",
+        ),
+    ],
+)
+def test_reasoning_leaves_nothing_out(sql, short, long):
+    expression = sqlglot.parse_one(sql, read="sqlite")
+    assert trace(expression, "short") == short
+    assert long in trace(expression, "long")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import re
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -36,12 +37,16 @@ class Table:
 
 @dataclass(frozen=True)
 class ForeignKey:
-    """A foreign key of one column: `table.column` refers to `parent.parent_column`. Composite keys are split."""
+    """A foreign key: `table.column` refers to `parent.parent_column`.
+
+    A key of several columns is one of these a column, each `composite`: a join needs all of them.
+    """
 
     table: str
     column: str
     parent: str
     parent_column: str
+    composite: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,10 +92,17 @@ _KEYWORDS = frozenset(
     window with without""".split()  # noqa: SIM905
 )
 
+# SQLite takes these, but sqlglot, by which queries are filtered, does not: `range < 3` begins a type to it.
+_WORDS_OF_SQLGLOT = frozenset(
+    """any array describe fetch grant lateral list map nullable object qualify range returning revoke struct
+    xor""".split()  # noqa: SIM905
+)
+_RESERVED = _KEYWORDS | _WORDS_OF_SQLGLOT
+
 
 def identifier(name: str) -> str:
     """The name as SQL needs it: in double quotes only when it is no plain word."""
-    plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) and name.lower() not in _KEYWORDS
+    plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) and name.lower() not in _RESERVED
     return name if plain else quote(name)
 
 
@@ -100,14 +112,18 @@ def quote(name: str) -> str:
 
 
 def read_schema(path: Path) -> Schema:
-    """Read the schema of a SQLite file. Raises InputError for a missing or corrupt file, or one without tables."""
+    """Read the schema of a SQLite file: its tables without those in which full-text search keeps its index.
+
+    Raises InputError for a missing or corrupt file, or one without tables.
+    """
     with open_read_only(path) as connection:
+        shadows = {name for _, name, kind, *_ in connection.execute("PRAGMA table_list") if kind == "shadow"}
         created = dict(
             connection.execute(
                 "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
             ).fetchall()
         )
-        tables = tuple(_read_table(connection, name, sql) for name, sql in created.items())
+        tables = tuple(_read_table(connection, name, sql) for name, sql in created.items() if name not in shadows)
         foreign_keys = tuple(key for table in tables for key in _read_foreign_keys(connection, table, tables))
     if not tables:
         raise InputError(f"{path}: the database has no tables")
@@ -136,7 +152,8 @@ def _read_foreign_keys(connection: sqlite3.Connection, table: Table, tables: tup
     by_name = {t.name.lower(): t for t in tables}
     keys = []
     rows = connection.execute(f"PRAGMA foreign_key_list({quote(table.name)})").fetchall()
-    for _, sequence, parent_name, column, target, *_ in sorted(rows):
+    widths = Counter(number for number, *_ in rows)
+    for number, sequence, parent_name, column, target, *_ in sorted(rows):
         parent = by_name.get(parent_name.lower())
         if parent is None:  # a dangling declaration: SQLite accepts it, a join over it cannot run
             continue
@@ -147,5 +164,6 @@ def _read_foreign_keys(connection: sqlite3.Connection, table: Table, tables: tup
         own = {c.name.lower(): c.name for c in table.columns}
         theirs = {c.name.lower(): c.name for c in parent.columns}
         if column.lower() in own and target.lower() in theirs:
-            keys.append(ForeignKey(table.name, own[column.lower()], parent.name, theirs[target.lower()]))
+            pair = table.name, own[column.lower()], parent.name, theirs[target.lower()]
+            keys.append(ForeignKey(*pair, composite=widths[number] > 1))
     return keys

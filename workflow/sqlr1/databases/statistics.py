@@ -2,7 +2,9 @@
 
 import re
 import sqlite3
+from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from sqlr1.databases.schema import Column, ForeignKey, Schema, Table, open_read_only, quote, read_schema
@@ -33,6 +35,11 @@ class ColumnStatistics:
         return self.filled == self.rows and self.distinct == self.rows
 
     @property
+    def has_nulls(self) -> bool:
+        """Some row has no value."""
+        return self.filled < self.rows
+
+    @property
     def categorical(self) -> bool:
         """Values repeat: a natural thing to group by."""
         return 2 <= self.distinct <= 30 and self.distinct * 1.3 <= self.filled
@@ -46,6 +53,11 @@ class Profile:
     rows: dict[str, int]
     columns: dict[tuple[str, str], ColumnStatistics]
     foreign_keys: tuple[ForeignKey, ...] = field(default=())
+
+    @cached_property
+    def keys_between(self) -> Counter[frozenset[str]]:
+        """How many foreign keys join two tables, in either direction; of a table to itself: under that one name."""
+        return Counter(frozenset((k.table, k.parent)) for k in dict.fromkeys(self.foreign_keys))
 
 
 def profile(path: Path) -> Profile:

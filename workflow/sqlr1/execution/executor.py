@@ -72,8 +72,8 @@ class Executor:
     ) -> list[Judgement]:
         """Compare predictions with golds; verdicts by `semantics` ("spider" or "bird"), in the order of `pairs`.
 
-        `metrics` (of METRICS) are reported beside it. Spider's comparisons need a match on every `*.sqlite` file of a
-        database's own folder (`NAME/NAME.sqlite`), BIRD's read the one file.
+        `metrics` (of METRICS) are reported beside it. A match must hold on every `*.sqlite` file of a database's own
+        folder (`NAME/NAME.sqlite`): Spider's test suites and our instances have several, BIRD's folders one.
         """
         if semantics not in SEMANTICS or not set(metrics) <= set(METRICS):
             raise ValueError(

@@ -34,7 +34,7 @@ class Comparison(NamedTuple):
 
 
 def instances(database: Path) -> list[Path]:
-    """The files that test-suite accuracy runs on: all databases in the own folder of `database`, itself first."""
+    """The files on which a match must hold: all `*.sqlite` in the database's own folder, itself first."""
     if database.parent.name != database.stem:
         return [database]
     others = sorted(path for path in database.parent.glob("*.sqlite") if path.name != database.name)
@@ -70,13 +70,7 @@ class Plan:
                 self._by_pair[pair] = {metric: self._decide(pair, metric) for metric in wanted}
 
     def _decide(self, pair: Pair, metric: str) -> list[Comparison]:
-        if metric in ("bird_ex", "soft_f1"):
-            comparator = "bird" if metric == "bird_ex" else metric
-            return [Comparison(Gold(pair.database, pair.gold), pair.predicted, comparator)]
-        gold, predicted = mend(pair.gold), mend(pair.predicted)
-        if metric == "spider_exec":
-            gold, predicted = remove_distinct(gold), remove_distinct(predicted)
-        comparator = "ordered" if is_ordered(gold) else "unordered"
+        gold, predicted, comparator = _statements(pair, metric)
         if pair.database not in self._instances:
             self._instances[pair.database] = instances(pair.database)
         return [Comparison(Gold(path, gold), predicted, comparator) for path in self._instances[pair.database]]
@@ -95,6 +89,16 @@ class Plan:
         verdict, _, error = decided[self._verdict_metric]
         values = {m: decided[m][1] for m in self._metrics if decided[m][0] not in _GOLD_AT_FAULT}
         return Judgement(verdict, values, error)
+
+
+def _statements(pair: Pair, metric: str) -> tuple[str, str, str]:
+    """The gold and the prediction as the metric runs them, and its comparator."""
+    if metric in ("bird_ex", "soft_f1"):
+        return pair.gold, pair.predicted, "bird" if metric == "bird_ex" else metric
+    gold, predicted = mend(pair.gold), mend(pair.predicted)
+    if metric == "spider_exec":
+        gold, predicted = remove_distinct(gold), remove_distinct(predicted)
+    return gold, predicted, "ordered" if is_ordered(gold) else "unordered"
 
 
 def _decide(

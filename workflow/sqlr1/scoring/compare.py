@@ -7,6 +7,7 @@ Deliberate differences, safer or clearer than the official behaviour:
 
 - text of several statements is refused (Spider's evaluator runs the first);
 - text without a statement fails (BIRD's takes it for an empty result);
+- where a database has several instances, BIRD's metrics need all of them too (its scripts know one file);
 - undecodable bytes are dropped in BIRD's semantics too (its evaluator fails on them);
 - only reading is allowed: PRAGMA is refused, and so is every query on a virtual table (full-text search,
   R-tree), where a gold is then gold_failed;

@@ -11,7 +11,7 @@ from functools import lru_cache
 import inflect
 
 from sqlr1.synthesis.naming import Names, plural
-from sqlr1.synthesis.plan import Filter, Measure, Query, Ref
+from sqlr1.synthesis.plan import Filter, Measure, Query, Ref, exact, is_year
 
 _INFLECT = inflect.engine()
 _SLOT = re.compile("\x01[^\x02]*\x02")
@@ -83,7 +83,7 @@ class Speaker:
         if occurrence:
             join = query.joins[occurrence - 1]
             if join.up:
-                return self.names.role(query.tables[join.left.occurrence], join.left.column)
+                return self.names.role(query.tables[join.left.occurrence], join.left.column, query.tables[occurrence])
         return self.names.entity(query.tables[occurrence])
 
     def subjects(self, query: Query, occurrence: int = 0) -> str:
@@ -105,12 +105,15 @@ class Speaker:
             if measure.ref is None or not measure.distinct:
                 return f"number of {self.subjects(query)}"
             return f"number of {self.pick('different', 'distinct')} {slot(plural(self.noun(query, measure.ref)))}"
-        return f"{self.pick(*_FUNCTION_WORDS[measure.function])} {slot(self.noun(query, measure.ref))}"
+        noun = self.noun(query, measure.ref)
+        # A column of totals has a summed total, not a total total.
+        words = [word for word in _FUNCTION_WORDS[measure.function] if word not in noun.split()]
+        return f"{self.pick(*words)} {slot(noun)}"
 
     def value(self, value: object) -> str:
         """A value as people write it: numbers bare, text mostly in quotes."""
         if not isinstance(value, str):
-            return slot(f"{value:g}" if isinstance(value, float) and abs(value) < 1e6 else value)
+            return slot(exact(value))
         bare = re.fullmatch(r"[A-Z0-9][\w-]*( [A-Z0-9][\w-]*)*", value)
         quote = self.pick('"', '"', "'", "" if bare else '"', "" if bare else "'")
         return slot(f"{quote}{value}{quote}")
@@ -126,9 +129,9 @@ class Speaker:
             return f"is {self.pick('either ', '')}{low} or {high}" if op == "in" else f"is neither {low} nor {high}"
         if self._hidden and op in self._hidden and isinstance(value, (int, float)) and noun:
             word = self.pick(*self._hidden[op])
-            self.evidence[f"{noun} is {word}"] = f'{noun} "{word}" means {noun} {op} {value}'
+            self.evidence[f"{noun} is {word}"] = f'{noun} "{word}" means {noun} {op} {exact(value)}'
             return f"is {word}"
-        dated = isinstance(value, str) or (isinstance(value, int) and "year" in noun)
+        dated = isinstance(value, str) or ("year" in noun and is_year(value))  # 3 is a number of years
         forms = {
             "=": ("is {}", "is {}", "equals {}"),
             "!=": ("is not {}", "is not {}", "is other than {}", "differs from {}"),

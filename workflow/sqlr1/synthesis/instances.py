@@ -2,8 +2,8 @@
 
 An instance keeps schema, primary keys, types and the values that occur; it breaks coincidences by moving values between
 rows, repeating values, shifting numbers by one, adding NULLs where they are allowed, dropping rows and handing children
-to other parents, so that some parents lose all of theirs. Spider's evaluator, and with it the reward, demands a match
-on every `*.sqlite` file of a database's folder (test-suite accuracy: Zhong et al. 2020, arXiv 2010.02840).
+to other parents, so that some parents lose all of theirs. The reward, like Spider's evaluator, demands a match on every
+`*.sqlite` file of a database's folder (test-suite accuracy: Zhong et al. 2020, arXiv 2010.02840).
 """
 
 import random
@@ -28,6 +28,7 @@ class _Text(bytes):
 def write_instances(source: Path, folder: Path, count: int, seed: int) -> list[Path]:
     """Copy `source` into `folder` and write `count` perturbed instances beside it; returns all files, the copy first.
 
+    Instances of an earlier call beyond `count` are removed: a match would have to hold on them too.
     Determined by content, `seed` and the instance's number. Raises InputError if `source` is no SQLite database.
     """
     found = profile(source)
@@ -40,6 +41,9 @@ def write_instances(source: Path, folder: Path, count: int, seed: int) -> list[P
         if number:
             _perturb(temporary, found, random.Random(f"{seed}:{source.stem}:{number}"))
         temporary.replace(path)
+    for path in set(folder.glob(f"{source.stem}_*.sqlite")) - set(paths):
+        if path.stem.removeprefix(f"{source.stem}_").isdigit():
+            path.unlink()
     return paths
 
 
@@ -51,14 +55,16 @@ def _perturb(path: Path, found: Profile, rng: random.Random) -> None:
         for trigger in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
             connection.execute(f"DROP TRIGGER {quote(trigger[0].decode())}")
         for table in found.schema.tables:
-            if 2 <= found.rows[table.name] <= _LARGEST and _has_rowid(connection, table):
+            if 2 <= found.rows[table.name] <= _LARGEST and _has_own_rowid(connection, table):
                 _perturb_table(connection, table, found, referenced, rng)
         connection.commit()
 
 
-def _has_rowid(connection: sqlite3.Connection, table: Table) -> bool:
+def _has_own_rowid(connection: sqlite3.Connection, table: Table) -> bool:
+    """Rows can be changed one by one; those of a virtual table are an index over others."""
     (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table.name,)).fetchone()
-    return b"WITHOUT ROWID" not in sql.upper() and not any(c.name.lower() == "rowid" for c in table.columns)
+    fixed = b"WITHOUT ROWID" in sql.upper() or sql.upper().startswith(b"CREATE VIRTUAL")
+    return not fixed and not any(c.name.lower() == "rowid" for c in table.columns)
 
 
 def _perturb_table(
@@ -127,5 +133,5 @@ def _disturbed(values: Sequence[object], not_null: bool, rng: random.Random) -> 
             value += rng.choice([-1, 1])
         if not not_null and rng.random() < _EMPTIED:
             value = None
-        result.append(None if value is None and not_null else value)
+        result.append(value)
     return list(values) if not_null and None in result else result

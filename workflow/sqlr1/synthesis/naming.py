@@ -20,7 +20,10 @@ _EXPANSIONS = {
 }  # fmt: skip
 _PARTICIPLES = ("ed", "ilt", "orn", "out", "eld", "old", "aid")
 _WHEN = {"on": "date", "in": "year"}
-_UNINFLECTED = {"by", "from", "to", "in", "of", "at", "on", "for", "up", "feet", "m", "km", "billion", "million", "mph"}
+_UNINFLECTED = {
+    "by", "from", "to", "in", "of", "at", "on", "for", "up", "no", "mf", "mfu", "acting", "feet", "m", "km", "billion",
+    "million", "mph",
+}  # fmt: skip
 _UNCOUNTED = {
     "staff",
     "information",
@@ -45,7 +48,14 @@ def words(name: str) -> list[str]:
     pieces = [piece.lower() for piece in re.split(r"[\s_\-.]+", spaced) if piece]
     if len(pieces) > 1 and pieces[-1] in _WHEN and pieces[-2].endswith(_PARTICIPLES):
         pieces = [_WHEN[pieces[-1]], *pieces[:-1]]
-    return " ".join(_EXPANSIONS.get(piece, piece) for piece in pieces).split()
+    return _counted(" ".join(_EXPANSIONS.get(piece, piece) for piece in pieces).split())
+
+
+def _counted(pieces: list[str]) -> list[str]:
+    """`num employees` as people say it: number of employees."""
+    if len(pieces) > 1 and pieces[0] in ("num", "number") and pieces[1] != "of" and _is_plural(pieces[-1]):
+        return ["number", "of", *pieces[1:]]
+    return pieces
 
 
 @lru_cache(maxsize=65536)
@@ -79,9 +89,8 @@ class Names:
 
     def __init__(self, profile: Profile, given: Mapping[tuple[str, str], str] | None = None) -> None:
         schema = profile.schema
-        given = given or {}
+        given = {key: " ".join(_counted(noun.split())) for key, noun in (given or {}).items()}
         self._profile = profile
-        self._roles = {(k.table, k.column): k.parent for k in profile.foreign_keys}
         self._entities = {t.name: _entity(t.name) for t in schema.tables}
         full = {
             (t.name, c.name): given.get((t.name.lower(), c.name.lower())) or " ".join(words(c.name))
@@ -95,7 +104,7 @@ class Names:
         noun, entity = full[key], self._entities[key[0]]
         if (
             noun == entity
-            and not self._numeric(key)
+            and not self.numeric(*key)
             and "name" not in {full[key[0], c.name] for c in schema.table(key[0]).columns}
         ):
             return "name"
@@ -106,8 +115,9 @@ class Names:
                 return rest
         return noun
 
-    def _numeric(self, key: tuple[str, str]) -> bool:
-        return self._profile.columns[key].kind == "number"
+    def numeric(self, table: str, column: str) -> bool:
+        """Whether a column has numbers: highest and lowest ones."""
+        return self._profile.columns[table, column].kind == "number"
 
     def entity(self, table: str) -> str:
         """The singular noun of a table's rows."""
@@ -117,14 +127,18 @@ class Names:
         """The singular noun of a column."""
         return self._columns[table, column]
 
-    def role(self, table: str, column: str) -> str:
-        """What a foreign key points to, in words: `winning_pilot` is a "winning pilot", `singer_id` a "singer"."""
-        parent = self.entity(self._roles[table, column])
+    def role(self, table: str, column: str, parent: str) -> str:
+        """What a foreign key to `parent` points to, in words: `winning_pilot` is a "winning pilot", `singer_id` a
+        "singer". Where tables are joined by several keys, or a table to itself, the column tells which is meant.
+        """
+        entity = self.entity(parent)
         own = [w for w in words(column) if w not in ("id", "code", "key", "number", "ids", "no")]
         role = singular(" ".join(own))
-        return role if len(own) > 1 and role.endswith(parent.split()[-1]) else parent
+        several = table == parent or self._profile.keys_between[frozenset((table, parent))] > 1
+        named = len(own) > 1 and role.endswith(entity.split()[-1])
+        return role if named or (several and own) else entity
 
 
 def _entity(table: str) -> str:
-    pieces = [w for w in words(table) if w not in ("reference", "tbl", "table")] or words(table)
+    pieces = [w for w in words(table) if w not in ("reference", "tbl", "table", "all")] or words(table)
     return singular(" ".join(pieces))

@@ -9,6 +9,16 @@ from dataclasses import dataclass, replace
 AGGREGATES = ("count", "sum", "avg", "min", "max")
 
 
+def exact(number: float) -> float:
+    """The number as SQL and words both write it: 3.0 as 3, any other with all of its digits."""
+    return int(number) if isinstance(number, float) and number.is_integer() and abs(number) < 1e15 else number
+
+
+def is_year(value: object) -> bool:
+    """Whether a number can be a year of the calendar."""
+    return isinstance(value, (int, float)) and 1000 <= value < 3000
+
+
 @dataclass(frozen=True)
 class Ref:
     """A column of the `occurrence`-th table of its query."""
@@ -52,13 +62,13 @@ class Having:
 class Join:
     """Joins occurrence i + 1 (i: its position in `Query.joins`) on `left` = `right`, where `right` is the new table's.
 
-    `up` when the new table is the referenced one (each left row has at most one); otherwise it holds the foreign key.
+    `up` when the new table is the referenced one, by a column that is unique there (each left row has at most one);
+    otherwise it holds the foreign key.
     """
 
     left: Ref
     right: Ref
     up: bool
-    kind: str = "inner"
 
 
 @dataclass(frozen=True)

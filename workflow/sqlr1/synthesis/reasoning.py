@@ -4,6 +4,7 @@ They are read off the sqlglot expression, so that they hold for any query: gener
 """
 
 from collections.abc import Iterator
+from itertools import groupby
 
 from sqlglot import exp
 
@@ -11,16 +12,18 @@ from sqlr1.synthesis.sql import to_sql
 
 LENGTHS = ("short", "long")
 _SHORT = {
-    "tables": "tables {}", "join": "join {}", "where": "where {}", "group": "group by {}", "having": "having {}",
-    "order": "order by {}", "limit": "first {}", "output": "output {}", "with": "first {}:", "set": "{}:",
+    "tables": "tables {}", "join": "{}", "where": "where {}", "group": "group by {}", "having": "having {}",
+    "order": "order by {}", "offset": "skip {}", "limit": "first {}", "output": "output {}",
+    "with": "first {}:", "set": "{}:",
 }  # fmt: skip
 _LONG = {
     "tables": "The question needs the tables {}.",
-    "join": "They are joined on {}.",
+    "join": "They are {}.",
     "where": "Only rows where {} count.",
     "group": "Rows are grouped by {}.",
     "having": "Only groups with {} are kept.",
     "order": "The result is sorted by {}.",
+    "offset": "The first {} of them are skipped.",
     "limit": "Only the first {} of them are returned.",
     "output": "The output is {}.",
     "with": "First compute {}.",
@@ -53,6 +56,7 @@ def _steps(expression: exp.Expression, length: str) -> Iterator[tuple[str, str]]
         yield from _steps(expression.left, length)
         yield "set", expression.key if expression.args.get("distinct", True) else f"{expression.key} all"
         yield from _steps(expression.right, length)
+        yield from _ending(expression, {})
     elif isinstance(expression, exp.Subquery):
         yield from _steps(expression.this, length)
     elif isinstance(expression, exp.Select):
@@ -68,20 +72,36 @@ def _select_steps(select: exp.Select, length: str) -> Iterator[tuple[str, str]]:
         n.alias_or_name: n.name if isinstance(n, exp.Table) else n.alias or "subquery" for n in _source_nodes(select)
     }
     short = length == "short"
-    yield "tables", ", ".join(f"{a} {t}" if short and a != t else t for a, t in real.items())
+    if real:
+        yield "tables", ", ".join(f"{a} {t}" if short and a != t else t for a, t in real.items())
     names = {} if short else {a: t for a, t in real.items() if list(real.values()).count(t) == 1}
-    conditions = [join.args["on"] for join in select.args.get("joins") or () if join.args.get("on")]
-    if conditions:
-        yield "join", ", ".join(_text(c, names) for c in conditions)
-    for kind in ("where", "group", "having", "order"):
+    for side, joins in groupby(select.args.get("joins") or (), key=lambda join: join.side.lower()):
+        if conditions := [text for join in joins if (text := _condition(join, names))]:
+            yield "join", f"{side} {'join' if short else 'joined on'} {', '.join(conditions)}".strip()
+    for kind in ("where", "group", "having"):
         clause = select.args.get(kind)
         if clause:
-            parts = [clause.this] if kind in ("where", "having") else clause.expressions
+            parts = clause.expressions if kind == "group" else [clause.this]
             yield kind, ", ".join(_text(part, names) for part in parts)
-    if select.args.get("limit"):
-        yield "limit", to_sql(select.args["limit"].expression)
+    yield from _ending(select, names)
     distinct = "distinct " if select.args.get("distinct") else ""
     yield "output", distinct + ", ".join(_text(e, names) for e in select.expressions)
+
+
+def _condition(join: exp.Join, names: dict[str, str]) -> str:
+    """What a join compares; empty for a cross join."""
+    if join.args.get("using"):
+        return f"using {', '.join(to_sql(column) for column in join.args['using'])}"
+    return _text(join.args["on"], names) if join.args.get("on") else ""
+
+
+def _ending(expression: exp.Expression, names: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Order and limits, of one block or of blocks combined."""
+    if expression.args.get("order"):
+        yield "order", ", ".join(_text(key, names) for key in expression.args["order"].expressions)
+    for kind in ("offset", "limit"):
+        if expression.args.get(kind):
+            yield kind, to_sql(expression.args[kind].expression)
 
 
 def _source_nodes(select: exp.Select) -> list[exp.Expression]:

@@ -82,19 +82,22 @@ def _counted(speaker: Speaker, query: Query) -> Request:
 
 
 def _listed(speaker: Speaker, query: Query) -> Request:
-    many = query.limit != 1
-    if query.limit is not None:
-        subjects = _superlative(speaker, query)
-    else:
-        subjects = speaker.filtered(
-            query, determiner="" if query.filters else speaker.pick("all", "all the", "each", "the")
-        )
-        if subjects.startswith("each"):
-            subjects = speaker.filtered(query, many=False, determiner="each")
-    different = speaker.pick("different ", "distinct ", "unique ") if query.distinct and not query.joins else ""
+    subjects, many = _subjects(speaker, query)
+    different = speaker.pick("different ", "distinct ", "unique ") if query.distinct else ""
     phrase = f"the {different}{_outputs(speaker, query, many)} of {subjects}"
     order = "" if query.limit is not None else _ordering(speaker, query)
     return Request(phrase + order, many or len(query.outputs) > 1, _which(speaker, query, subjects, order))
+
+
+def _subjects(speaker: Speaker, query: Query) -> tuple[str, bool]:
+    """The rows asked for, and whether they are spoken of as several: `the 3 oldest songs`; not `each song`."""
+    if query.limit is not None:
+        return _superlative(speaker, query), query.limit != 1
+    if query.filters:
+        return speaker.filtered(query), True
+    determiner = speaker.pick("all", "all the", "the", *(() if query.distinct else ("each",)))
+    many = determiner != "each"
+    return speaker.filtered(query, many, determiner), many
 
 
 def _which(speaker: Speaker, query: Query, subjects: str, order: str) -> tuple[str, ...]:
@@ -113,7 +116,8 @@ def _outputs(speaker: Speaker, query: Query, many: bool) -> str:
         noun = speaker.noun(query, ref)
         if ref.occurrence:
             other = speaker.subject(query, ref.occurrence)
-            noun = noun if noun.startswith(other.split()[-1]) else f"{other} {noun}"
+            first, *rest = noun.split()
+            noun = " ".join([other, *rest] if first == other.split()[-1] else [other, noun])
         parts.append(slot(plural(noun) if many else noun))
     return listing(parts)
 
@@ -150,9 +154,7 @@ def _ordering(speaker: Speaker, query: Query) -> str:
     if not query.order:
         return ""
     keys = [_sort_key(speaker, query, order) for order in query.order]
-    lead = speaker.pick(
-        ", sorted by", ", ordered by", " sorted by", " ordered by", " and sort the result by", " arranged by"
-    )
+    lead = speaker.pick(", sorted by", ", ordered by", " sorted by", " ordered by", " arranged by")
     if len(keys) == 1 and speaker.rng.random() < 0.3 and isinstance(query.order[0].key, Ref):
         noun = slot(_key_noun(speaker, query, query.order[0]))
         direction = "descending" if query.order[0].descending else "ascending"
@@ -169,9 +171,11 @@ def _sort_key(speaker: Speaker, query: Query, order: Order) -> str:
     measured = isinstance(order.key, Measure)
     noun = speaker.measure(query, order.key) if measured else slot(_key_noun(speaker, query, order))
     if order.descending:
-        words = ("in descending order", "from highest to lowest", "descending", "in decreasing order")
+        words, of_numbers = ("in descending order", "descending"), ("from highest to lowest", "in decreasing order")
     else:
-        words = ("in ascending order", "from lowest to highest", "ascending", "", "in increasing order")
+        words, of_numbers = ("in ascending order", "ascending", ""), ("from lowest to highest", "in increasing order")
+    if measured or speaker.names.numeric(query.tables[order.key.occurrence], order.key.column):
+        words += of_numbers
     return f"{noun} {speaker.pick(*words)}".strip()
 
 
@@ -186,8 +190,8 @@ def _grouped(speaker: Speaker, query: Query) -> Request:
     order = _ordering(speaker, query)
     each = groups.one
     options = (
-        f"{measured}{restriction} for each {each}{groups.naming}{order}",
-        f"{measured}{restriction} per {each}{groups.naming}{order}",
+        f"{groups.one_name} and {measured}{restriction} for each {each}{order}",
+        f"{groups.one_name} with {measured}{restriction} per {each}{order}",
         f"{groups.all_names} and {measured}{restriction} for each{order}",
     )
     direct: tuple[str, ...] = ()
@@ -198,18 +202,17 @@ def _grouped(speaker: Speaker, query: Query) -> Request:
             f"How many {counted} does each {each} have{order}?" + groups.and_name,
         )
     verb = speaker.pick("show", "find", "give", "list")
-    commands = (f"For each {each}{groups.naming}, {verb} {measured}{restriction}{order}.",)
+    commands = (f"For each {each}, {verb} {groups.one_name} and {measured}{restriction}{order}.",)
     phrase = speaker.pick(*options)
-    return Request(phrase, len(measures) > 1 or phrase == options[2], direct, commands)
+    return Request(phrase, phrase != options[1], direct, commands)
 
 
 @dataclass(frozen=True)
 class _Groups:
-    """Ways to speak of the groups: `one` singer, `many` singers, with or without the name of the shown columns."""
+    """Ways to speak of the groups: `one` singer, `many` singers, and of the columns shown of them."""
 
     one: str
     many: str
-    naming: str
     all_names: str
     one_name: str
     and_name: str
@@ -222,14 +225,13 @@ def _groups(speaker: Speaker, query: Query, keys: list[Ref]) -> _Groups:
         nouns = [speaker.noun(query, ref) for ref in query.group]
         one, many = listing([slot(n) for n in nouns]), listing([slot(plural(n)) for n in nouns])
         show = speaker.pick(f"Show the {one} too.", f"Include the {one}.", f"Give the {one} and the number.")
-        return _Groups(one, many, "", f"the {speaker.pick('', 'different ')}{many}", f"the {one}", f" {show}")
+        return _Groups(one, many, f"the {speaker.pick('', 'different ')}{many}", f"the {one}", f" {show}")
     entity = speaker.subject(query, occurrence)
     columns, plural_columns = speaker.columns(query, keys, False), speaker.columns(query, keys, True)
     one, many = slot(entity), slot(plural(entity))
     return _Groups(
         one,
         many,
-        f" (with the {one}'s {columns})",
         f"the {plural_columns} of {speaker.pick('all', 'the')} {many}",
         f"the {columns} of the {one}",
         f" Show the {columns} and the number.",
@@ -286,8 +288,7 @@ def _having(speaker: Speaker, query: Query, restriction: str) -> str:
             "=": ("exactly {}",),
         }[item.op]
         number = speaker.pick(*forms).format(slot(item.value))
-        one = item.value == 1 and item.op == "="
-        noun = slot(speaker.subject(query)) if one else speaker.subjects(query)
+        noun = slot(speaker.subject(query)) if item.value == 1 else speaker.subjects(query)
         return f"{speaker.pick('with', 'that have', 'having')} {number} {noun}{restriction}"
     measure = speaker.measure(query, item.measure)
     of = f" of {speaker.subjects(query)}{restriction}"

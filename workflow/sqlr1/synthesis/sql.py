@@ -4,7 +4,7 @@ from sqlglot import exp
 from sqlglot.dialects.sqlite import SQLite
 
 from sqlr1.databases import identifier
-from sqlr1.synthesis.plan import Filter, Having, Measure, Query, Ref
+from sqlr1.synthesis.plan import Filter, Having, Measure, Query, Ref, exact
 
 _COMPARISONS = {"=": exp.EQ, "!=": exp.NEQ, ">": exp.GT, "<": exp.LT, ">=": exp.GTE, "<=": exp.LTE}
 _FUNCTIONS = {"count": exp.Count, "sum": exp.Sum, "avg": exp.Avg, "min": exp.Min, "max": exp.Max}
@@ -21,8 +21,7 @@ def literal(value: object) -> exp.Expression:
         return exp.Null()
     if isinstance(value, str):
         return exp.Literal.string(value)
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        value = int(value)
+    value = exact(value)
     if value < 0:
         return exp.Neg(this=exp.Literal(this=repr(-value), is_string=False))
     return exp.Literal(this=repr(value), is_string=False)
@@ -116,9 +115,7 @@ class Builder:
         result.set("from_", exp.From(this=self.table(0)))
         for number, join in enumerate(query.joins, 1):
             on = exp.EQ(this=self.column(join.left), expression=self.column(join.right))
-            result.append(
-                "joins", exp.Join(this=self.table(number), on=on, side="LEFT" if join.kind == "left" else None)
-            )
+            result.append("joins", exp.Join(this=self.table(number), on=on))
         if query.distinct:
             result.set("distinct", exp.Distinct())
         if query.filters:

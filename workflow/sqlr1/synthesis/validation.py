@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sqlglot import exp
 
 from sqlr1.records import Question
+from sqlr1.synthesis.plan import exact
 
 _CONDITIONS = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.Between, exp.In, exp.Like)
 
@@ -68,5 +69,5 @@ def _mentions(said: str, literal: exp.Literal) -> bool:
     value = literal.name.lower().strip("%")
     if literal.is_string:
         return value in said
-    spellings = {value, f"{float(value):g}"}
+    spellings = {value, str(exact(float(value)))}
     return any(re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", said) for number in spellings)

@@ -1,13 +1,14 @@
 """What may be asked of one database: speakable columns, labels, filters with real values, how tables connect."""
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TypeVar
 
 from sqlr1.databases import ColumnStatistics, ForeignKey, Profile
 from sqlr1.synthesis.naming import Names
-from sqlr1.synthesis.plan import Filter, Ref
+from sqlr1.synthesis.plan import Filter, Ref, is_year
 
 T = TypeVar("T")
 # Digits that name something: no order, no average.
@@ -37,28 +38,54 @@ class World:
         self.tables = [t.name for t in profile.schema.tables if profile.rows[t.name] >= 2 and self.speakable(t.name)]
 
     @cached_property
+    def _keys(self) -> list[ForeignKey]:
+        """Foreign keys of one column to a usable table, unique there: a join over one finds at most one row."""
+        usable = [k for k in dict.fromkeys(self.profile.foreign_keys) if k.parent in self.tables and not k.composite]
+        return [k for k in usable if self.statistics(k.parent, k.parent_column).unique]
+
+    @cached_property
     def up_keys(self) -> dict[str, list[ForeignKey]]:
-        """Foreign keys by the table that holds them, both ends being usable tables."""
-        usable = [k for k in self.profile.foreign_keys if k.parent in self.tables and k.table != k.parent]
-        return {t.name: [k for k in usable if k.table == t.name] for t in self.profile.schema.tables}
+        """Foreign keys by the table that holds them."""
+        others = [k for k in self._keys if k.table != k.parent]
+        roles = Counter((k.table, self._role(k)) for k in others)
+        told_apart = [k for k in others if roles[k.table, self._role(k)] == 1]
+        return {t.name: [k for k in told_apart if k.table == t.name] for t in self.profile.schema.tables}
+
+    def _role(self, key: ForeignKey) -> str:
+        return self.names.role(key.table, key.column, key.parent)
 
     @cached_property
     def self_keys(self) -> list[ForeignKey]:
         """Foreign keys of a table to itself: employees and their managers."""
-        return [k for k in self.profile.foreign_keys if k.parent == k.table and k.table in self.tables]
+        own = [k for k in self._keys if k.table == k.parent]
+        return [k for k in own if self._role(k) != self.names.entity(k.table)]
 
     @cached_property
     def down_keys(self) -> dict[str, list[ForeignKey]]:
-        """Foreign keys by the table they refer to, by a key that is unique there."""
-        keys = [k for t in self.tables for k in self.up_keys[t] if self.statistics(k.parent, k.parent_column).unique]
-        return {t: [k for k in keys if k.parent == t] for t in self.tables}
+        """Foreign keys by the table they refer to, each the only one between its tables: "with a song" names no key."""
+        lone = [k for t in self.tables for k in self.up_keys[t] if self.paths(t, k.parent, longest=1) == 1]
+        return {t: [k for k in lone if k.parent == t] for t in self.tables}
 
     @cached_property
     def links(self) -> list[tuple[ForeignKey, ForeignKey]]:
-        """Pairs of foreign keys of one table that refer to two different tables: a many-to-many link."""
-        return [
-            (a, b) for keys in self.up_keys.values() for a in keys for b in keys if a is not b and a.parent != b.parent
-        ]
+        """Pairs of foreign keys of one table to two different tables: a many-to-many link, and the only path."""
+        pairs = [(a, b) for keys in self.up_keys.values() for a in keys for b in keys]
+        return [(a, b) for a, b in pairs if a.parent != b.parent and self.paths(a.parent, b.parent) == 1]
+
+    @cached_property
+    def hops(self) -> list[tuple[ForeignKey, ForeignKey]]:
+        """Pairs of foreign keys that lead up twice, the only path between both ends."""
+        pairs = [(a, b) for t in self.tables for a in self.up_keys[t] for b in self.up_keys[a.parent]]
+        return [(a, b) for a, b in pairs if a.table != b.parent and self.paths(a.table, b.parent) == 1]
+
+    def paths(self, first: str, second: str, longest: int = 2) -> int:
+        """In how many ways one or two foreign keys, in any direction, lead from a table to another one."""
+        between = self.profile.keys_between
+        direct = between[frozenset((first, second))]
+        if longest == 1:
+            return direct
+        through = [t.name for t in self.profile.schema.tables if t.name not in (first, second)]
+        return direct + sum(between[frozenset((first, t))] * between[frozenset((t, second))] for t in through)
 
     def statistics(self, table: str, column: str) -> ColumnStatistics:
         """Statistics of a column."""
@@ -86,6 +113,11 @@ class World:
         """Numbers that can be added and averaged: no years."""
         return [c for c in self.numbers(table) if "year" not in self.names.column(table, c)]
 
+    def years(self, table: str) -> list[str]:
+        """Numbers that are years of the calendar."""
+        found = [c for c in self.numbers(table) if "year" in self.names.column(table, c)]
+        return [c for c in found if all(map(is_year, self.statistics(table, c).quantiles))]
+
     def categories(self, table: str) -> list[str]:
         """Columns whose values repeat: worth grouping by."""
         usual = [c for c in self.of_kind(table, "text", "boolean") if self.statistics(table, c).categorical]
@@ -101,6 +133,10 @@ class World:
             if exact:
                 return exact[0]
         return max(columns, key=lambda c: self.statistics(table, c).distinct)
+
+    def descending(self, rng: random.Random, table: str, column: str, share: float) -> bool:
+        """Whether a superlative asks for the highest: with this probability, and always where NULL is the lowest."""
+        return self.statistics(table, column).has_nulls or rng.random() < share
 
     def outputs(self, rng: random.Random, table: str, most: int = 3, avoid: str = "") -> list[str]:
         """One to `most` columns to show other than `avoid`, the label likelier than others."""
@@ -134,7 +170,7 @@ class World:
         return statistics.kind == "text" and statistics.distinct > 0.7 * statistics.filled
 
     def _condition(self, rng: random.Random, statistics: ColumnStatistics) -> tuple[str, object] | None:
-        if statistics.filled < statistics.rows and rng.random() < 0.12:
+        if statistics.has_nulls and rng.random() < 0.12:
             return rng.choice(["null", "not_null"]), None
         if statistics.distinct < 2 or not statistics.values:
             return None

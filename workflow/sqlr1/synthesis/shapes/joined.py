@@ -20,7 +20,7 @@ def down(key: ForeignKey, parent: int = 0) -> Join:
 
 def chain(root: str, *steps: tuple[Join, str]) -> tuple[tuple[str, ...], tuple[Join, ...]]:
     """Tables and joins of a path; each step's new table gets the next occurrence."""
-    joins = [Join(j.left, Ref(i, j.right.column), j.up, j.kind) for i, (j, _) in enumerate(steps, 1)]
+    joins = [Join(j.left, Ref(i, j.right.column), j.up) for i, (j, _) in enumerate(steps, 1)]
     return (root, *(table for _, table in steps)), tuple(joins)
 
 
@@ -59,7 +59,8 @@ def parent_superlative(world: World, rng: random.Random) -> Query | None:
         return None
     key = rng.choice(keys)
     tables, joins = chain(key.table, (up(key), key.parent))
-    order = Order(Ref(0, rng.choice(world.numbers(key.table))), rng.random() < 0.65)
+    column = rng.choice(world.numbers(key.table))
+    order = Order(Ref(0, column), world.descending(rng, key.table, column, 0.65))
     outputs = (Ref(1, world.outputs(rng, key.parent, 1)[0]),)
     if rng.random() < 0.3:
         outputs = (Ref(0, world.label(key.table)), *outputs)
@@ -128,7 +129,7 @@ def children_group(world: World, rng: random.Random) -> Query | None:
 
 
 def children_having(world: World, rng: random.Random) -> Query | None:
-    """Parents with at least so many children."""
+    """Parents with at least, or exactly, so many children: "fewer than" would be true of those without any, too."""
     base = _children_by_parent(world, rng)
     if not base:
         return None
@@ -136,13 +137,16 @@ def children_having(world: World, rng: random.Random) -> Query | None:
     having = (
         Having(COUNT, ">", 1)
         if rng.random() < 0.15
-        else Having(COUNT, rng.choice([">", ">=", ">=", ">=", "=", "<", "<="]), rng.choice([2, 2, 2, 3, 3, 4]))
+        else Having(COUNT, rng.choice([">", ">=", ">=", ">=", "="]), rng.choice([2, 2, 2, 3, 3, 4]))
     )
     return base.with_(outputs=outputs, having=(having,))
 
 
 def children_top(world: World, rng: random.Random) -> Query | None:
-    """The parent with the most children, or the highest measure over them."""
+    """The parent with the most children, or the highest measure over them.
+
+    The lowest only of averages: the fewest children, and the least in total, have parents without any.
+    """
     base = _children_by_parent(world, rng)
     if not base:
         return None
@@ -152,7 +156,8 @@ def children_top(world: World, rng: random.Random) -> Query | None:
     if rng.random() < 0.25:
         outputs = (*outputs, measure)
     limit = rng.choices([1, 3], [9, 1])[0]
-    return base.with_(outputs=outputs, order=(Order(measure, rng.random() < 0.8),), limit=limit)
+    descending = measure.function != "avg" or world.descending(rng, base.tables[0], measure.ref.column, 0.8)
+    return base.with_(outputs=outputs, order=(Order(measure, descending),), limit=limit)
 
 
 def linked(world: World, rng: random.Random) -> Query | None:
@@ -176,13 +181,12 @@ def linked(world: World, rng: random.Random) -> Query | None:
 
 def hops(world: World, rng: random.Random) -> Query | None:
     """Two keys upwards: songs by the country of their singer's label; listed, counted or grouped."""
-    paths = [(a, b) for a in _all_up(world) for b in world.up_keys[a.parent] if b.parent != a.table]
-    if not paths:
+    if not world.hops:
         return None
-    first, second = rng.choice(paths)
+    first, second = rng.choice(world.hops)
     tables, joins = chain(first.table, (up(first), first.parent), (up(second, 1), second.parent))
     roll = rng.random()
-    if roll < 0.25 and world.statistics(second.parent, second.parent_column).unique:
+    if roll < 0.25:
         label, measure = Ref(2, world.label(second.parent)), _measure(world, rng, first.table)
         base = Query(tables, (label, measure), joins, group=(Ref(2, second.parent_column),))
         return base if rng.random() < 0.5 else base.with_(outputs=(label,), order=(Order(measure, True),), limit=1)

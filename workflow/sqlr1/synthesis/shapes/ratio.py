@@ -86,7 +86,7 @@ class Ranges:
 
     def request(self, speaker: Speaker) -> Request:
         """What is asked."""
-        noun, low, high = (slot(x) for x in (speaker.noun(self.base, self.key), f"{self.low:g}", f"{self.high:g}"))
+        noun, low, high = slot(speaker.noun(self.base, self.key)), speaker.value(self.low), speaker.value(self.high)
         subjects = speaker.subjects(self.base)
         levels = listing(["low", "medium", "high"])
         meaning = f'"low" is below {low}, "medium" is from {low} to below {high}, and "high" is {high} or more'

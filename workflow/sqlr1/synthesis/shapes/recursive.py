@@ -53,7 +53,7 @@ class Descendants:
 
     def request(self, speaker: Speaker) -> Request:
         """What is asked."""
-        role = slot(speaker.names.role(self.key.table, self.key.column))
+        role = slot(speaker.names.role(self.key.table, self.key.column, self.key.parent))
         nouns, subjects = speaker.columns(self.base, list(self.base.outputs), True), speaker.subjects(self.base)
         label, value = slot(speaker.noun(self.base, self.base.outputs[0])), speaker.value(self.value)
         top = f"the {slot(speaker.subject(self.base))} with the {label} {value}"
@@ -123,7 +123,7 @@ def every_year(world: World, rng: random.Random) -> EveryYear | None:
     choices = []
     for table in world.tables:
         choices += [(table, c, True) for c in world.of_kind(table, "date")]
-        choices += [(table, c, False) for c in world.numbers(table) if "year" in world.names.column(table, c).split()]
+        choices += [(table, c, False) for c in world.years(table)]
     if not choices:
         return None
     table, key, dated = rng.choice(choices)

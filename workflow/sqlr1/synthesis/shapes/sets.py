@@ -121,17 +121,16 @@ def _two_filters(
 
 
 def set_entities(world: World, rng: random.Random) -> SetPlan | None:
-    """Parents that have one kind of child and also (not) another kind, directly or through a link table."""
-    steps = [((down(k), k.table),) for table in world.tables for k in world.down_keys[table]]
-    roots = [k.parent for table in world.tables for k in world.down_keys[table]]
-    for a, b in world.links:
-        if world.statistics(a.parent, a.parent_column).unique:
-            steps.append(((down(a), a.table), (up(b, 1), b.parent)))
-            roots.append(a.parent)
-    if not steps:
+    """Parents that have one kind of child and also (not) another kind, directly or through a link table.
+
+    Sets of labels are sets of parents only where no two parents share a label.
+    """
+    named = [t for t in world.tables if world.statistics(t, world.label(t)).unique]
+    paths = [(k.parent, (down(k), k.table)) for table in named for k in world.down_keys[table]]
+    paths += [(a.parent, (down(a), a.table), (up(b, 1), b.parent)) for a, b in world.links if a.parent in named]
+    if not paths:
         return None
-    chosen = rng.randrange(len(steps))
-    tables, joins = chain(roots[chosen], *steps[chosen])
+    tables, joins = chain(*rng.choice(paths))
     last = len(tables) - 1
     pair = _two_filters(world, rng, tables[last], last, "")
     if not pair:

@@ -99,10 +99,12 @@ def superlative(world: World, rng: random.Random) -> Query | None:
     if not keys:
         return None
     key = rng.choice(keys)
-    filters = _filters(world, rng, table, (0.7, 0.3), (key,), shared=True)
+    shown = world.outputs(rng, table, avoid=key)
+    outputs = tuple(Ref(0, c) for c in shown)
+    filters = _filters(world, rng, table, (0.7, 0.3), (key, *shown), shared=True)
     limit = rng.choices([1, 3, 5], [7, 2, 1])[0]
-    outputs = tuple(Ref(0, c) for c in world.outputs(rng, table, avoid=key))
-    return Query((table,), outputs, filters=filters, order=(Order(Ref(0, key), rng.random() < 0.65),), limit=limit)
+    order = Order(Ref(0, key), world.descending(rng, table, key, 0.65))
+    return Query((table,), outputs, filters=filters, order=(order,), limit=limit)
 
 
 def group(world: World, rng: random.Random) -> Query | None:
@@ -111,9 +113,9 @@ def group(world: World, rng: random.Random) -> Query | None:
     if not start:
         return None
     query, key = start
-    measures = [_group_measure(world, rng, query.tables[0], key.column)]
+    measures = [_group_measure(world, rng, query)]
     if rng.random() < 0.2:
-        extra = _group_measure(world, rng, query.tables[0], key.column)
+        extra = _group_measure(world, rng, query)
         measures += [extra] if extra not in measures else []
     order = (Order(measures[0], rng.random() < 0.7),) if rng.random() < 0.2 else ()
     return query.with_(outputs=(key, *measures), order=order)
@@ -125,7 +127,7 @@ def group_having(world: World, rng: random.Random) -> Query | None:
     if not start:
         return None
     query, key = start
-    measure = COUNT if rng.random() < 0.75 else _group_measure(world, rng, query.tables[0], key.column)
+    measure = COUNT if rng.random() < 0.75 else _group_measure(world, rng, query)
     having = having_condition(world, rng, query.tables[0], measure)
     outputs = (key,) if rng.random() < 0.7 else (key, measure)
     return query.with_(outputs=outputs, having=(having,))
@@ -148,12 +150,14 @@ def group_top(world: World, rng: random.Random) -> Query | None:
     if not start:
         return None
     query, key = start
-    measure = COUNT if rng.random() < 0.75 else _group_measure(world, rng, query.tables[0], key.column)
+    measure = COUNT if rng.random() < 0.75 else _group_measure(world, rng, query)
     if measure.function in ("min", "max"):  # "the highest lowest price" is nothing that anybody asks
         measure = Measure("avg", measure.ref)
     outputs = (key,) if rng.random() < 0.7 else (key, measure)
     limit = rng.choices([1, 3], [9, 1])[0]
-    return query.with_(outputs=outputs, order=(Order(measure, rng.random() < 0.75),), limit=limit)
+    column = measure.ref.column if measure.ref else key.column  # a group of NULLs alone has no average
+    descending = world.descending(rng, query.tables[0], column, 0.75)
+    return query.with_(outputs=outputs, order=(Order(measure, descending),), limit=limit)
 
 
 def _group_base(world: World, rng: random.Random) -> tuple[Query, Ref] | None:
@@ -166,8 +170,10 @@ def _group_base(world: World, rng: random.Random) -> tuple[Query, Ref] | None:
     return Query((table,), (key,), filters=filters, group=(key,)), key
 
 
-def _group_measure(world: World, rng: random.Random, table: str, key: str) -> Measure:
-    numbers = [c for c in world.quantities(table) if c != key]
+def _group_measure(world: World, rng: random.Random, query: Query) -> Measure:
+    """The count, or a measure of a column that neither groups nor filters."""
+    used = {key.column for key in query.group} | {item.ref.column for item in query.filters}
+    numbers = [c for c in world.quantities(query.tables[0]) if c not in used]
     if not numbers or rng.random() < 0.45:
         return COUNT
     return Measure(rng.choice(["avg", "avg", "max", "min", "sum"]), Ref(0, rng.choice(numbers)))

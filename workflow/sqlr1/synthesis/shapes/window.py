@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlglot import exp
 
 from sqlr1.synthesis.english import Speaker, slot
-from sqlr1.synthesis.plan import Query, Ref
+from sqlr1.synthesis.plan import Measure, Query, Ref
 from sqlr1.synthesis.requests import Request
 from sqlr1.synthesis.sql import Builder, aggregate, literal, named, ordered, over, select, source, year_of
 from sqlr1.synthesis.world import World
@@ -156,7 +156,8 @@ class ByYear:
         noun = slot(speaker.noun(self.base, self.key))
         what = f"number of {speaker.subjects(self.base)}"
         if self.measured:
-            what = f"total {slot(speaker.noun(self.base, self.measured))} of {speaker.subjects(self.base)}"
+            total = speaker.measure(self.base, Measure("sum", self.measured))
+            what = f"{total} of {speaker.subjects(self.base)}"
         year = f"year of the {noun}" if self.dated else noun
         if self.kind == "count":
             return Request(
@@ -178,7 +179,8 @@ def best_of_group(world: World, rng: random.Random) -> BestOfGroup | None:
     base = Query((table,), (Ref(0, world.label(table)),))
     if group.column == world.label(table):
         return None
-    return BestOfGroup(base, group, key, rng.choice([1, 1, 2, 3]), rng.random() < 0.7)
+    best = rng.choice([1, 1, 2, 3])
+    return BestOfGroup(base, group, key, best, world.descending(rng, table, key.column, 0.7))
 
 
 def ranking(world: World, rng: random.Random) -> Ranking | None:
@@ -189,9 +191,9 @@ def ranking(world: World, rng: random.Random) -> Ranking | None:
         return None
     groups = [c for c in world.categories(table) if c != world.label(table)]
     group = Ref(0, rng.choice(groups)) if groups and rng.random() < 0.5 else None
-    return Ranking(
-        Query((table,), (Ref(0, world.label(table)),)), Ref(0, rng.choice(numbers)), group, rng.random() < 0.75
-    )
+    key = rng.choice(numbers)
+    descending = world.descending(rng, table, key, 0.75)
+    return Ranking(Query((table,), (Ref(0, world.label(table)),)), Ref(0, key), group, descending)
 
 
 def distance(world: World, rng: random.Random) -> Distance | None:
@@ -227,7 +229,7 @@ def _yearly(world: World, rng: random.Random, kind: str) -> ByYear | None:
     for table in world.tables:
         choices += [(table, c, True) for c in world.of_kind(table, "date")]
         if kind != "count":
-            choices += [(table, c, False) for c in world.numbers(table) if "year" in world.names.column(table, c)]
+            choices += [(table, c, False) for c in world.years(table)]
     if not choices:
         return None
     table, key, dated = rng.choice(choices)

@@ -1,0 +1,145 @@
+"""A question determines its SQL: constructions whose words and rows could differ are not drawn."""
+
+import random
+import sqlite3
+
+import pytest
+
+from sqlr1.databases import profile
+from sqlr1.records import Question
+from sqlr1.synthesis.english import Speaker, plain
+from sqlr1.synthesis.plan import Filter, Query, Ref
+from sqlr1.synthesis.shapes import joined, nested, sets, single, window
+from sqlr1.synthesis.shapes.catalogue import expression_of, request_of
+from sqlr1.synthesis.shapes.ratio import Ranges
+from sqlr1.synthesis.validation import unmentioned_value
+from sqlr1.synthesis.world import World
+
+
+def world_of(path, ddl):
+    """A world over a database made by `ddl`."""
+    with sqlite3.connect(path) as connection:
+        connection.executescript(ddl)
+    connection.close()
+    return World(profile(path))
+
+
+def drawn(world, shape, draws=200):
+    """The plans that a shape draws from so many seeds."""
+    plans = (shape(world, random.Random(seed)) for seed in range(draws))
+    return [plan for plan in plans if plan]
+
+
+ROOMS = """
+CREATE TABLE room (house TEXT, number INTEGER, view TEXT, price INTEGER, PRIMARY KEY (house, number));
+CREATE TABLE stay (stay_id INTEGER PRIMARY KEY, house TEXT, number INTEGER, guest TEXT, nights INTEGER,
+  FOREIGN KEY (house, number) REFERENCES room (house, number));
+INSERT INTO room VALUES ('A', 1, 'sea', 90), ('A', 2, 'yard', 60), ('B', 1, 'sea', 80), ('B', 3, 'park', 70);
+INSERT INTO stay VALUES (1, 'A', 1, 'Ann', 2), (2, 'A', 2, 'Bo', 3), (3, 'B', 1, 'Cy', 4), (4, 'B', 1, 'Di', 5);
+"""
+
+
+@pytest.mark.parametrize(
+    "shape", [joined.parent_lookup, joined.children_group, joined.having_child, nested.without_children]
+)
+def test_no_join_uses_a_part_of_a_key(shape, tmp_path):
+    assert drawn(world_of(tmp_path / "rooms.sqlite", ROOMS), shape, 20) == []
+
+
+MATCHES = """
+CREATE TABLE city (city_id INTEGER PRIMARY KEY, name TEXT, country TEXT);
+CREATE TABLE team (team_id INTEGER PRIMARY KEY, name TEXT, colour TEXT, city_id INTEGER REFERENCES city);
+CREATE TABLE game (game_id INTEGER PRIMARY KEY, stadium TEXT, goals INTEGER, home_id INTEGER REFERENCES team,
+  guest_id INTEGER REFERENCES team, city_id INTEGER REFERENCES city);
+CREATE TABLE player (player_id INTEGER PRIMARY KEY, name TEXT, age INTEGER, captain_id INTEGER REFERENCES player);
+CREATE TABLE contract (contract_id INTEGER PRIMARY KEY, kind TEXT, player_id INTEGER REFERENCES player,
+  team_id INTEGER REFERENCES team);
+INSERT INTO city VALUES (1, 'Oslo', 'Norway'), (2, 'Bergen', 'Norway'), (3, 'Lund', 'Sweden');
+INSERT INTO team VALUES (1, 'Reds', 'red', 1), (2, 'Blues', 'blue', 2), (3, 'Greens', 'green', 1);
+INSERT INTO game VALUES (1, 'North', 3, 1, 2, 1), (2, 'South', 5, 2, 3, 3), (3, 'North', 0, 3, 1, 2);
+INSERT INTO player VALUES (1, 'Ann', 20, NULL), (2, 'Bo', 25, 1), (3, 'Cy', 31, 1);
+INSERT INTO contract VALUES (1, 'loan', 1, 1), (2, 'full', 2, 1), (3, 'full', 3, 2);
+"""
+
+
+@pytest.fixture(scope="module")
+def matches(tmp_path_factory):
+    return world_of(tmp_path_factory.mktemp("golds") / "matches.sqlite", MATCHES)
+
+
+def test_one_of_several_keys_is_only_followed_upwards_and_named(matches):
+    plans = drawn(matches, joined.parent_lookup)
+    speaker = Speaker(matches.names, random.Random(0))
+    for plan in plans:
+        for column, role in (("home_id", "home"), ("guest_id", "guest"), ("captain_id", "captain")):
+            if plan.joins[0].left.column == column:
+                assert f"{role} " in plain(request_of(plan, speaker).phrase).replace("'", " ")
+    assert {"home_id", "guest_id", "captain_id", "city_id"} <= {plan.joins[0].left.column for plan in plans}
+    assert {key.table for key in matches.down_keys["team"]} == {"contract"}
+
+
+def test_two_tables_are_only_linked_over_the_one_path_between_them(matches):
+    ends = {(first.parent, first.table, second.parent) for first, second in matches.links}
+    assert ends == {("player", "contract", "team"), ("team", "contract", "player")}
+    assert {(a.table, a.parent, b.parent) for a, b in matches.hops} == {("contract", "team", "city")}
+    for shape in (joined.linked, joined.hops):
+        assert all("game" not in str(plan) for plan in drawn(matches, shape)), shape
+
+
+NAMESAKES = """
+CREATE TABLE singer (singer_id INTEGER PRIMARY KEY, name TEXT, town TEXT);
+CREATE TABLE label (label_id INTEGER PRIMARY KEY, name TEXT);
+CREATE TABLE song (song_id INTEGER PRIMARY KEY, title TEXT, genre TEXT, seconds INTEGER, sales INTEGER,
+  singer_id INTEGER REFERENCES singer, label_id INTEGER REFERENCES label);
+INSERT INTO singer VALUES (1, 'Ann', 'Rome'), (2, 'Ann', 'Oslo'), (3, 'Cy', 'Rome'), (4, 'Di', 'Lund');
+INSERT INTO label VALUES (1, 'Alto'), (2, 'Basso'), (3, 'Coro');
+INSERT INTO song VALUES (1, 'Sun', 'folk', 200, NULL, 1, 1), (2, 'Moon', 'rock', 180, 30, 2, 1),
+  (3, 'Star', 'folk', 240, 20, 3, 2), (4, 'Sea', 'rock', 210, 10, 3, 2), (5, 'Sky', 'rock', 150, 15, 1, NULL);
+"""
+
+
+@pytest.fixture(scope="module")
+def namesakes(tmp_path_factory):
+    return world_of(tmp_path_factory.mktemp("golds") / "namesakes.sqlite", NAMESAKES)
+
+
+def test_entities_are_combined_by_labels_only_where_those_are_unique(namesakes):
+    """Ann of Rome sings folk, Ann of Oslo rock: no singer of that name sings both."""
+    assert {plan.base.tables[0] for plan in drawn(namesakes, sets.set_entities)} == {"label"}
+
+
+def test_few_children_are_not_asked_for_where_a_join_leaves_out_parents_with_none(namesakes):
+    """Di has no song: "singers with fewer than 2 songs" and "the singer with the fewest songs" would mean her."""
+    assert {plan.having[0].op for plan in drawn(namesakes, joined.children_having)} == {">", ">=", "="}
+    lowest = [plan for plan in drawn(namesakes, joined.children_top) if not plan.order[0].descending]
+    assert {plan.order[0].key.function for plan in lowest} == {"avg"}
+
+
+@pytest.mark.parametrize("shape", [single.superlative, joined.parent_superlative, window.best_of_group, window.ranking])
+def test_the_lowest_is_never_a_missing_value(shape, namesakes):
+    """SQLite sorts NULL first: the song with the lowest sales would be one whose sales nobody knows."""
+    sorts = [plan.order[0] if isinstance(plan, Query) else plan for plan in drawn(namesakes, shape)]
+    assert {sort.key.column for sort in sorts if not sort.descending} == {"seconds"}
+    assert {sort.key.column for sort in sorts} == {"seconds", "sales"}
+
+
+@pytest.mark.parametrize("shape", [joined.having_child, joined.linked])
+def test_distinct_is_said_where_a_join_needs_it(shape, namesakes, matches):
+    """The names of singers with a song are four, the different ones three: two singers are called Ann."""
+    for world in (namesakes, matches):
+        for plan in drawn(world, shape):
+            said = plain(request_of(plan, Speaker(world.names, random.Random(0))).phrase)
+            assert plan.distinct == any(word in said.split() for word in ("different", "distinct", "unique")), said
+
+
+@pytest.mark.parametrize("value", [45310.53, 0.30000004, 1234567.25, 3.0, -2.5])
+def test_numbers_are_said_with_all_of_their_digits(value, namesakes):
+    query = Query(("song",), (Ref(0, "title"),), filters=(Filter(Ref(0, "sales"), ">", value),))
+    expression = expression_of(query)
+    for sentence, mentioned in (("sales above {}", True), ("sales above {:.3g}", f"{value:.3g}" == f"{value:.15g}")):
+        question = Question("q", "d", sentence.format(value), sql="")
+        assert (unmentioned_value(question, expression) is None) == mentioned
+    speaker = Speaker(namesakes.names, random.Random(0))
+    assert plain(request_of(query, speaker).phrase).endswith(f" {value:.15g}")
+    levels = Ranges(query.with_(outputs=(), filters=()), Ref(0, "sales"), value, 2e9)
+    assert f"below {value:.15g}," in plain(levels.request(speaker).phrase)
