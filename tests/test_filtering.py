@@ -13,6 +13,7 @@ from sqlr1.filtering.sql import normal_form
 from sqlr1.filtering.subsets import balanced, split
 from sqlr1.records import SQL_CLASSES, Question, read_json, write_jsonl
 from sqlr1.stages.filter import main
+from sqlr1.synthesis.readers import read_questions
 from sqlr1.synthesis.validation import unmentioned_value
 
 DDL = """
@@ -25,7 +26,7 @@ WIDE = "SELECT COUNT(*) FROM singer"
 
 def row(sql, question="What?", number=0, **fields):
     values = {"id": f"music-{number}", "db_id": "music", "question": question, "sql": sql, "sql_class": "Simple"}
-    return Question(**values | {"style": "imperative"} | fields)
+    return Question(**values | {"style": "imperative", "template": "single: _"} | fields)
 
 
 # reason -> a row that is dropped for it, alone
@@ -88,9 +89,16 @@ def test_near_duplicate_question(database):
     assert run([first, near], database) == [None, "near_duplicate"]
 
 
-def test_people_may_say_values_in_their_own_words(database):
-    human = row("SELECT name FROM singer WHERE country = 'France'", "Who is French?", style="human")
-    assert run([human], database) == [None]
+@pytest.mark.parametrize("style", ["human", "formal"])
+def test_questions_from_elsewhere_may_say_values_in_their_own_words(database, style):
+    given = row("SELECT name FROM singer WHERE country = 'France'", "Who is French?", style=style, template="")
+    assert run([given], database) == [None]
+
+
+def test_no_question_of_synsql_has_to_quote_its_values(data_root, database):
+    rows = list(read_questions("synsql", data_root / "synsql/synsql_complex_500.jsonl"))
+    reasons = filter_rows(rows, dict.fromkeys((r.db_id for r in rows), database), BENCHMARK, Rules(), Limits(), 1)
+    assert "value_not_mentioned" not in reasons
 
 
 def test_star_has_no_ties_of_its_own(database):
@@ -206,8 +214,6 @@ def test_stage_names_the_row_of_an_unknown_database(stage_inputs, tmp_path, monk
 
 
 def test_real_benchmark_rows_are_found_contaminated(data_root, database):
-    from sqlr1.synthesis.readers import read_questions
-
     dev = list(read_questions("spider", data_root / "spider/dev.json"))
     benchmark = Benchmark.of(dev)
     leaked = [Question(**{**vars(q), "db_id": "music", "style": "human"}) for q in dev[:50]]

@@ -9,6 +9,7 @@ from snakemake.utils import update_config
 
 from sqlr1 import configuration
 from sqlr1.execution import Limits
+from sqlr1.records import SQL_CLASSES
 from sqlr1.rewards import reward_functions
 from sqlr1.training.settings import grpo_config, lora_config, sft_config
 
@@ -58,6 +59,9 @@ def test_the_paper_overlays_hold_the_published_settings(overlay, tmp_path):
     assert (sft.learning_rate, sft.per_device_train_batch_size) == (5.0e-5, 1)
     assert config["prompt"] == {"schema": "ddl", "example_values": 2, "max_length": 4096}
     assert config["filter"]["rl_classes"] == ["Complex"]
+    # The filter drops rows: more are drawn than the 50,000 of each class and 5,000 of class Complex that shall be left.
+    (drawn,) = (entry["classes"] for entry in config["synthesize"]["mix"])
+    assert all(drawn[name] >= 1.5 * (55000 if name == "Complex" else 50000) for name in SQL_CLASSES)
     assert {name: config["candidates"][name] for name in ("n", "temperature", "max_new_tokens")} == {
         "n": 8, "temperature": 0.8, "max_new_tokens": 2048,
     }  # fmt: skip

@@ -19,7 +19,7 @@ _FIELDS = {
     "reasoning": "trace in steps, made from the same plan as the SQL",
     "sql_class": "complexity class as in SynSQL",
     "style": "question style as in SynSQL; human: written by people",
-    "template": "shape and surface template of the question",
+    "template": "shape and surface template of the question; empty for rows that were not generated here",
 }
 
 

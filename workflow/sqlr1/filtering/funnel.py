@@ -146,8 +146,8 @@ class _Filter:
             return "non_deterministic", expression
         if self._benchmark.sql and normal_form(expression.copy(), literals=True) in self._benchmark.sql:
             return "contaminated_sql", expression
-        # People say "females" for 'F'; only generated questions have to quote their values.
-        unsaid = row.style != "human" and unmentioned_value(row, expression)
+        # People say "females" for 'F'; only questions that were generated here, from a template, have to quote values.
+        unsaid = row.template and unmentioned_value(row, expression)
         return "value_not_mentioned" if unsaid else None, expression
 
     def _results(
