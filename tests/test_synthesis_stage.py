@@ -1,6 +1,8 @@
 """The synthesize stage by hand: own databases, the built-in benchmark, folders, mixed-in questions, bad input."""
 
+import contextlib
 import json
+import shutil
 import sqlite3
 
 import pytest
@@ -171,6 +173,28 @@ def test_malformed_questions_file_is_named_with_its_line(run, small_spider, capf
 def test_row_without_a_field_is_named(run, small_spider, capfd):
     (small_spider / "spider/train.json").write_text('[{"db_id": "pets", "question": "q"}]')
     fails(capfd, run, "row 0 has no field 'query'", mix=[MIX])
+
+
+def test_two_databases_of_one_name_are_named(run, small_spider, capfd):
+    copy_of_pets(small_spider, "INSERT INTO pet VALUES (5,'Eve','fish',1)")
+    others = {"databases": "{data}/other"}
+    fails(capfd, run, "other/pets/pets.sqlite are different databases of one name", folders=[FOLDER, others])
+    fails(capfd, run, "are different databases of one name", folders=[others], mix=[MIX | {"missing": "skip"}])
+
+
+def test_one_database_in_two_folders_is_asked_about_once(run, small_spider):
+    copy_of_pets(small_spider, "")
+    questions = read_records(
+        run(folders=[FOLDER, {"databases": "{data}/other"}], folder_questions=12) / "questions.jsonl", Question
+    )
+    assert len({q.id for q in questions}) == len(questions) > 40
+
+
+def copy_of_pets(root, change):
+    (root / "other/pets").mkdir(parents=True)
+    path = shutil.copy(root / "spider/database/pets/pets.sqlite", root / "other/pets")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(change)
 
 
 def test_empty_folder_is_named(run, small_spider, capfd):

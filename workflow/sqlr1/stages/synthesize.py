@@ -21,7 +21,7 @@ from sqlr1.provenance import sources as code_files
 from sqlr1.records import Database, InputError, Question, sha256, write_jsonl
 from sqlr1.stages.common import GOLD_CACHE, Job, data_root, stage, stage_parser
 from sqlr1.synthesis.benchmark import write_benchmark
-from sqlr1.synthesis.corpus import Order, Source, folder_sources, generate_all
+from sqlr1.synthesis.corpus import Order, Source, distinct, folder_sources, generate_all
 from sqlr1.synthesis.generate import DEFAULT_STYLES, Manner
 from sqlr1.synthesis.instances import write_instances
 from sqlr1.synthesis.llm import Client, Endpoint
@@ -40,16 +40,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = job.settings["synthesize"]
         own = _own_databases(job, settings["domains"])
         held_out = _own_databases(job, settings["held_out_domains"])
-        folders = [_folder(entry) for entry in settings["folders"]]
+        folders = distinct(source for entry in settings["folders"] for source in _folder(entry))
         mixed, failed, mixed_sources = _mixed(job)
+        others = distinct(folders + mixed_sources)
         questions = _generated(job, own, settings["questions"])
-        questions += _generated(job, [s for sources in folders for s in sources], settings.get("folder_questions", 0))
+        questions += _generated(job, folders, settings.get("folder_questions", 0))
         if settings.get("llm"):
-            questions = _polished(job, questions, {s.db_id: s.path for s in own + [s for f in folders for s in f]})
+            questions = _polished(job, questions, {s.db_id: s.path for s in own + folders})
         benchmark = _generated(job, held_out, settings["benchmark_questions"], held_out=True)
         write_jsonl(job.out / "questions.jsonl", questions + mixed)
         write_jsonl(job.out / "failed_golds.jsonl", failed)
-        others = [s for sources in folders for s in sources] + mixed_sources
         write_jsonl(job.out / "catalogue.jsonl", _catalogue(job, own, held_out, others))
         written = write_benchmark(job.out / "benchmark", benchmark, {s.db_id: s.path for s in held_out})
         job.outputs("questions.jsonl", "failed_golds.jsonl", "catalogue.jsonl")
@@ -138,10 +138,9 @@ def _catalogue(job: Job, own: list[Source], held_out: list[Source], others: list
     rows = {s.db_id: _entry(job, s, "embedded", "train") for s in own}
     rows |= {s.db_id: _entry(job, s, "embedded", "benchmark") for s in held_out}
     for s in others:
-        if s.db_id in rows and rows[s.db_id].source == "embedded":
+        if s.db_id in rows:
             raise InputError(f"{s.path}: the database {s.db_id!r} has the name of an own domain; leave one out")
-        if s.db_id not in rows:
-            rows[s.db_id] = _entry(job, s, _shown(s.path.parent.parent), "train")
+        rows[s.db_id] = _entry(job, s, _shown(s.path.parent.parent), "train")
     return list(rows.values())
 
 

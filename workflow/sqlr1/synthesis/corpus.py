@@ -62,6 +62,16 @@ def folder_sources(databases: Path, db_ids: Path | None = None, tables: Path | N
     return [Source(db_id, path, names.get(db_id, {})) for db_id, path in paths.items()]
 
 
+def distinct(sources: Iterable[Source]) -> list[Source]:
+    """The sources, each database once. Raises InputError for two different files of one name: rows name it alone."""
+    found: dict[str, Source] = {}
+    for source in sources:
+        first = found.setdefault(source.db_id, source)
+        if first.path.resolve() != source.path.resolve() and sha256(first.path) != sha256(source.path):
+            raise InputError(f"{first.path} and {source.path} are different databases of one name; rename one of them")
+    return list(found.values())
+
+
 def _given_names(tables: Path) -> dict[str, dict[tuple[str, str], str]]:
     given: dict[str, dict[tuple[str, str], str]] = {}
     for entry in read_json(tables):
