@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from sqlglot import exp
@@ -29,22 +30,61 @@ def probe(expression: exp.Expression) -> exp.Expression:
     return probing
 
 
-def fault(expression: exp.Expression, rows: Sequence[tuple]) -> str | None:
-    """Why the rows that `probe(expression)` returned disqualify the query: empty, all_null, constant, ties; or None."""
+def own_rows(expression: exp.Expression, rows: Sequence[tuple]) -> list[tuple]:
+    """The query's own result, out of the rows that `probe(expression)` returned."""
     width, limit = None if expression.is_star else len(expression.selects), expression.args.get("limit")
     shown = [row[:width] for row in rows]
-    if limit and limit.expression.is_int:
-        shown = shown[: int(limit.expression.name)]
+    return shown[: int(limit.expression.name)] if limit and limit.expression.is_int else shown
+
+
+def fault(expression: exp.Expression, rows: Sequence[tuple]) -> str | None:
+    """Why the rows that `probe(expression)` returned disqualify the query: empty, all_null, constant, ties; or None."""
+    shown = own_rows(expression, rows)
     if not shown:
         return "empty"
     if all(value is None for row in shown for value in row):
         return "all_null"
     if not expression.find(exp.Table) or shown in ([(0,)], [(0.0,)]):
         return "constant"
-    neighbours = itertools.pairwise(rows) if width and rows and len(rows[0]) > width else ()
-    if any(a[width:] == b[width:] and a[:width] != b[:width] for a, b in neighbours):
-        return "ties"
-    return None
+    return "ties" if has_ties(expression, rows) else None
+
+
+def has_ties(expression: exp.Expression, rows: Sequence[tuple]) -> bool:
+    """Whether different rows that `probe(expression)` returned have equal sort keys."""
+    width = len(expression.selects)
+    neighbours = itertools.pairwise(rows) if rows and len(rows[0]) > width and not expression.is_star else ()
+    return any(a[width:] == b[width:] and a[:width] != b[:width] for a, b in neighbours)
+
+
+def parts_ties(expression: exp.Expression, rows: Sequence[tuple]) -> bool:
+    """Whether the query takes one and leaves another row with equal sort keys, by what `probe(expression)` returned."""
+    return has_ties(expression, rows[len(own_rows(expression, rows)) - 1 :])
+
+
+def limited_blocks(expression: exp.Expression) -> list[exp.Expression]:
+    """Copies of the inner queries that sort and take some rows, each with the CTEs that it may refer to."""
+    blocks = []
+    for block in expression.find_all(exp.Select):
+        if block is not expression and block.args.get("limit") and block.args.get("order"):
+            blocks.append(block.copy())
+            if ctes := expression.args.get("with_"):
+                blocks[-1].set("with_", ctes.copy())
+    return blocks
+
+
+def same_result(expression: exp.Expression, first: Sequence[tuple], second: Sequence[tuple]) -> bool:
+    """Whether two results of the query are equal: as lists where it sorts and takes some, else whatever their order.
+
+    Floats are compared to nine digits, because sums depend on the order of their terms.
+    """
+    first, second = ([tuple(map(_rounded, row)) for row in rows] for rows in (first, second))
+    if expression.args.get("order") and expression.args.get("limit"):
+        return first == second
+    return Counter(first) == Counter(second)
+
+
+def _rounded(value: object) -> object:
+    return float(f"{value:.9g}") if isinstance(value, float) else value
 
 
 def unmentioned_value(question: Question, expression: exp.Expression) -> str | None:
