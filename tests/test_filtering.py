@@ -106,6 +106,28 @@ def test_no_question_of_synsql_has_to_quote_its_values(data_root, database):
 @pytest.mark.parametrize(
     "sql",
     [
+        "SELECT 1 FROM singer",
+        "SELECT 'x' AS label FROM singer",
+        "SELECT COUNT(*) = 3 FROM singer",
+        "SELECT NOT EXISTS (SELECT name FROM singer) AS nobody FROM singer WHERE age = 50",
+        "SELECT COUNT(*), SUM(age) FROM singer WHERE age > 99",
+    ],
+)
+def test_results_that_say_nothing_of_the_tables_are_constant(database, sql):
+    assert run([row(sql, "50 or 99")], database) == ["constant"]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["SELECT name, 1 FROM singer", "SELECT age > 30 FROM singer", "SELECT 100.0 * SUM(age) / COUNT(*) FROM singer"],
+)
+def test_results_of_columns_and_aggregates_are_not_constant(database, sql):
+    assert run([row(sql, "30")], database) == [None]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
         "SELECT name FROM singer UNION SELECT country FROM singer LIMIT 1",
         "SELECT MAX(age) OVER () FROM singer LIMIT 1",
         "SELECT name FROM singer WHERE age = (SELECT age FROM singer LIMIT 1)",

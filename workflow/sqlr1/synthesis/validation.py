@@ -9,6 +9,7 @@ from sqlglot import exp
 
 from sqlr1.records import Question
 
+_READING = (exp.Column, exp.Star, exp.AggFunc, exp.Window)
 _CONDITIONS = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.Between, exp.In, exp.Like)
 
 
@@ -44,9 +45,18 @@ def fault(expression: exp.Expression, rows: Sequence[tuple]) -> str | None:
         return "empty"
     if all(value is None for row in shown for value in row):
         return "all_null"
-    if not expression.find(exp.Table) or shown in ([(0,)], [(0.0,)]):
+    if _is_constant(expression, shown):
         return "constant"
     return "ties" if has_ties(expression, rows) else None
+
+
+def _is_constant(expression: exp.Expression, shown: Sequence[tuple]) -> bool:
+    """Whether the result says nothing: no output reads a table, or all there is are zeros or one yes or no."""
+    outputs = [output.unalias() for output in expression.selects]
+    if not expression.find(exp.Table) or not any(output.find(*_READING) for output in outputs):
+        return True
+    asserts = len(outputs) == 1 and isinstance(outputs[0], (exp.Predicate, exp.Connector, exp.Not))
+    return len(shown) == 1 and (asserts or not any(shown[0]))
 
 
 def has_ties(expression: exp.Expression, rows: Sequence[tuple]) -> bool:
