@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import random
 import sqlite3
 
 import datasets
@@ -10,6 +11,7 @@ import sqlglot
 
 from sqlr1.execution import Limits
 from sqlr1.filtering.funnel import REASONS, Benchmark, Rules, filter_rows
+from sqlr1.filtering.similarity import QuestionIndex, sketches
 from sqlr1.filtering.sql import normal_form, without_literals
 from sqlr1.filtering.subsets import balanced, split
 from sqlr1.records import SQL_CLASSES, Question, read_json, write_jsonl
@@ -89,6 +91,31 @@ def test_near_duplicate_question(database):
         "SELECT country FROM singer WHERE age = 30", "Show me the names of all singers who are 30 years of age!", 2
     )
     assert run([first, near], database) == [None, "near_duplicate"]
+
+
+def test_similar_questions_are_found_from_the_threshold_on():
+    rng = random.Random(0)
+    pairs = []
+    for _ in range(300):
+        words = [f"w{rng.randrange(3000)}" for _ in range(rng.choice([12, 16, 24, 36]))]
+        pairs.append(sketches([" ".join(words), " ".join([*words[rng.randrange(3) :], f"w{rng.randrange(3000)}"])]))
+    found, wanted = [], []
+    for first, second in pairs:
+        index = QuestionIndex(0.9)
+        index.add(first)
+        found.append(index.has_similar(second))
+        wanted.append(len(first.shingles & second.shingles) >= 0.9 * len(first.shingles | second.shingles))
+    assert 50 < sum(wanted) < 250
+    assert sum(a != b for a, b in zip(found, wanted, strict=True)) <= 1
+
+
+def test_a_threshold_of_one_drops_equal_questions_only(database):
+    first = row("SELECT name FROM singer", "Name all of the singers", 1)
+    same, other = (
+        row("SELECT age FROM singer", "name ALL of the singers?", 2),
+        row("SELECT 2 * age FROM singer", "Ages", 3),
+    )
+    assert run([first, same, other], database, near_duplicate=1.0) == [None, "near_duplicate", None]
 
 
 @pytest.mark.parametrize("style", ["human", "formal"])

@@ -13,7 +13,7 @@ from sqlglot import exp
 from tqdm import tqdm
 
 from sqlr1.execution import Executor, Limits, Query, Status
-from sqlr1.filtering.similarity import QuestionIndex, shingles, signatures
+from sqlr1.filtering.similarity import QuestionIndex, Sketch, sketches
 from sqlr1.filtering.sql import is_volatile, may_depend_on_order, normal_form, parse, without_literals
 from sqlr1.records import Question
 from sqlr1.synthesis.backward import write_backward
@@ -127,6 +127,7 @@ class _Candidate:
     reason: str | None = None
     expression: exp.Expression | None = None
     form: str = ""
+    sketch: Sketch | None = None
     result: Sequence[tuple] = ()
 
 
@@ -138,8 +139,8 @@ class _Filter:
         self._rules = rules
         self._executor = executor
         self._contaminated = QuestionIndex(rules.contamination)
-        for signature in signatures([shingles(question) for question in benchmark.questions]):
-            self._contaminated.add(signature)
+        for sketch in sketches(benchmark.questions):
+            self._contaminated.add(sketch)
 
     def reasons(self, rows: list[Question], path: Path) -> list[str | None]:
         """The reason to drop each row, or None; cheap checks first, each for what those before it leave."""
@@ -170,8 +171,9 @@ class _Filter:
         return "value_not_mentioned" if unsaid else None
 
     def _contaminations(self, candidates: list[_Candidate]) -> Iterator[str | None]:
-        for signature in signatures([shingles(candidate.row.question) for candidate in candidates]):
-            yield "contaminated_question" if self._contaminated.has_similar(signature) else None
+        for candidate, sketch in zip(candidates, sketches(c.row.question for c in candidates), strict=True):
+            candidate.sketch = sketch
+            yield "contaminated_question" if self._contaminated.has_similar(sketch) else None
 
     def _results(self, path: Path, candidates: list[_Candidate]) -> Iterator[str | None]:
         """What is wrong with the results. Questions from elsewhere may leave the order of ties open."""
@@ -214,14 +216,13 @@ class _Filter:
     def _repetitions(self, candidates: list[_Candidate]) -> Iterator[str | None]:
         seen: Counter[str] = Counter()
         index = QuestionIndex(self._rules.near_duplicate)
-        found = signatures([shingles(candidate.row.question) for candidate in candidates])
-        for candidate, signature in zip(candidates, found, strict=True):
+        for candidate in candidates:
             form = without_literals(candidate.form)
             if seen[form] >= self._rules.max_per_sql:
                 yield "duplicate"
-            elif index.has_similar(signature):
+            elif index.has_similar(candidate.sketch):
                 yield "near_duplicate"
             else:
                 seen[form] += 1
-                index.add(signature)
+                index.add(candidate.sketch)
                 yield None
