@@ -153,11 +153,13 @@ def test_unknown_database_of_a_mixed_question_is_named(run, small_spider, capfd)
 
 
 def test_missing_databases_are_skipped_and_counted_on_demand(run, small_spider, capfd):
-    rows = [{"db_id": "gone", "question": "q", "query": "SELECT 1"}]
+    rows = [{"db_id": "gone", "question": "q", "query": "SELECT 1"}, {"db_id": "pets"}]
     (small_spider / "spider/train.json").write_text(json.dumps(rows))
     out = run(mix=[MIX | {"missing": "skip"}])
     assert len(read_records(out / "questions.jsonl", Question)) == 40
-    assert "1 mixed-in questions skipped: no database gone" in capfd.readouterr().err
+    log = capfd.readouterr().err
+    assert "1 mixed-in questions skipped: no database gone" in log
+    assert "1 mixed-in questions skipped: the row has no field 'question'" in log
 
 
 def test_corrupt_database_is_named(run, small_spider, capfd):

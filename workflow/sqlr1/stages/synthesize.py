@@ -116,11 +116,13 @@ def _mixed(job: Job) -> tuple[list[Question], list[Question], list[Source]]:
     failed: list[Question] = []
     sources: list[Source] = []
     absent: Counter[str] = Counter()
+    unusable: Counter[str] = Counter()
     for entry in job.settings["synthesize"].get("mix", []):
         found = {s.db_id: s for s in folder_sources(_resolve(entry["databases"]))}
         paths = {db_id: s.path for db_id, s in found.items()}
-        rows = read_questions(entry["layout"], _resolve(entry["questions"]))
-        rows = locate(rows, paths, absent if entry.get("missing") == "skip" else None)
+        skip = entry.get("missing") == "skip"
+        rows = read_questions(entry["layout"], _resolve(entry["questions"]), unusable if skip else None)
+        rows = locate(rows, paths, absent if skip else None)
         limits = entry.get("classes") or entry.get("limit")
         questions = draw(rows, limits, job.seed) if limits else list(rows)
         with Executor(limits=_limits(job), cache=GOLD_CACHE) as executor:
@@ -129,7 +131,9 @@ def _mixed(job: Job) -> tuple[list[Question], list[Question], list[Source]]:
         sources += [found[db_id] for db_id in sorted({q.db_id for q in questions})]
     if absent:
         log.warning("%d mixed-in questions skipped: no database %s", absent.total(), ", ".join(sorted(absent)[:20]))
-    job.run.metrics({"missing_database": absent.total()})
+    for fault, count in unusable.items():
+        log.warning("%d mixed-in questions skipped: the row %s", count, fault)
+    job.run.metrics({"missing_database": absent.total(), "unusable_rows": unusable.total()})
     return ready, failed, sources
 
 
