@@ -105,7 +105,7 @@ def _polished(job: Job, rows: list[Question], paths: dict[str, Path]) -> list[Qu
             with Executor(limits=_limits(job)) as executor:
                 explained = explain(rows, paths, client, samples, executor)
         changed = sum(row.template == "paraphrase" for row in rows)
-        job.run.metrics({"llm/tokens": client.tokens, "llm/paraphrased": changed})
+        job.run.metrics({"llm/tokens": client.tokens, "llm/failed": client.failed, "llm/paraphrased": changed})
     job.run.metrics({"llm/explained": sum(row is not None for row in explained)})
     return [new or row for row, new in zip(rows, explained, strict=True)]
 
