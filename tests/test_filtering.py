@@ -10,6 +10,7 @@ import pytest
 import sqlglot
 
 from sqlr1.execution import Limits
+from sqlr1.filtering.card import data_card
 from sqlr1.filtering.funnel import REASONS, Benchmark, Rules, filter_rows
 from sqlr1.filtering.similarity import QuestionIndex, sketches
 from sqlr1.filtering.sql import normal_form, without_literals
@@ -318,17 +319,43 @@ def test_stage_writes_subsets_dropped_rows_and_funnel(stage_inputs, tmp_path, mo
     assert sum(funnel["dropped"].values()) + sum(funnel["subsets"].values()) == 2
     card = (out / "README.md").read_text()
     assert "| failed | 1 |" in card
+    assert "| timed_out | 0 |" in card
+    assert "| failed | `music` | What? | `SELECT colour FROM singer` |" in card
     assert "| Simple | 0 | 0 | 1 |" in card
     assert datasets.load_dataset(str(out), cache_dir=str(tmp_path / "cache"))["cold_start"][0]["sql"] == GOOD.sql
     assert "cold_start.jsonl" in read_json(out / "manifest.json")["outputs"]
 
 
-def test_stage_names_the_row_of_an_unknown_database(stage_inputs, tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("feature", "sql"),
+    [
+        ("left joins", "SELECT a.x FROM a LEFT JOIN b ON a.i = b.i"),
+        ("DISTINCT", "SELECT COUNT(DISTINCT x) FROM a"),
+        ("LIKE", "SELECT x FROM a WHERE y LIKE 'b%'"),
+        ("HAVING", "SELECT x FROM a GROUP BY x HAVING COUNT(*) > 1"),
+        ("ORDER BY", "SELECT x FROM a ORDER BY x"),
+        ("LIMIT", "SELECT x FROM a WHERE y = (SELECT y FROM b ORDER BY y LIMIT 1)"),
+    ],
+)
+def test_the_card_counts_the_features_of_sql(feature, sql):
+    rows = [row(sql), row("SELECT x, RANK() OVER (ORDER BY x) FROM a JOIN b ON a.i = b.i")]
+    card = data_card({"cold_start": rows}, {"input": 2, "dropped": {}}, {}, "Data")
+    assert f"| {feature} | 1 |" in card
+
+
+def test_what_the_card_shows_of_a_row_stays_in_its_cell():
+    odd = {"failed": row("SELECT 'a' || x\nFROM t", "a | b")}
+    card = data_card({"cold_start": []}, {"input": 1, "dropped": {"failed": 1}}, odd, "Data")
+    assert "| failed | `music` | a \\| b | `SELECT 'a' \\|\\| x FROM t` |" in card
+
+
+def test_stage_names_the_row_of_an_unknown_database(stage_inputs, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     write_jsonl(tmp_path / "questions.jsonl", [row("SELECT 1", db_id="atlantis")])
     with pytest.raises(SystemExit) as stopped:
         main(stage_inputs)
     assert stopped.value.code == 1
+    assert "row music-0 names the unknown database 'atlantis'" in capfd.readouterr().err
     assert not (tmp_path / "out/funnel.json").exists()
 
 

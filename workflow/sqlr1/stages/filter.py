@@ -97,8 +97,10 @@ def _write(
         "styles": {name: _count(subsets[name], "style") for name in SUBSETS},
     }
     write_json(job.out / "funnel.json", counts)
+    first = {reason: row for row, reason in reversed(dropped)}
+    examples = {reason: first[reason] for reason in REASONS if reason in first}
     with atomic_write(job.out / "README.md") as file:
-        file.write(data_card(subsets, counts, f"SQL-R1 training data: {job.args.experiment}"))
+        file.write(data_card(subsets, counts, examples, f"SQL-R1 training data: {job.args.experiment}"))
     job.outputs(*(f"{name}.jsonl" for name in SUBSETS), "dropped.jsonl", "funnel.json", "README.md")
     job.run.artifact(job.out / "README.md")
     _track(job, counts)
