@@ -146,6 +146,19 @@ def test_unknown_domain_is_named(run, capfd):
     fails(capfd, run, "unknown domain 'atlantis'", domains=["atlantis"])
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"classes": dict.fromkeys(CLASSES, 0)}, "synthesize.classes: no share is above 0"),
+        ({"classes": {"Easy": 1}}, "synthesize.classes: unknown 'Easy'; known: Simple, Moderate"),
+        ({"styles": {"formal": 0}}, "synthesize.styles: no share is above 0"),
+        ({"styles": {"shouting": 1}}, "synthesize.styles: unknown 'shouting'; known: interrogative"),
+    ],
+)
+def test_shares_that_cannot_be_met_are_named(run, capfd, settings, message):
+    fails(capfd, run, message, **settings)
+
+
 def test_unknown_database_of_a_mixed_question_is_named(run, small_spider, capfd):
     rows = [{"db_id": "gone", "question": "q", "query": "SELECT 1"}]
     (small_spider / "spider/train.json").write_text(json.dumps(rows))

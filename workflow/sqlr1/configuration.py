@@ -25,9 +25,13 @@ def check(config: Mapping[str, Any], schema_file: Path) -> None:
     synthesize = config["synthesize"]
     if both := sorted(set(synthesize["domains"]) & set(synthesize["held_out_domains"])):
         raise InputError(f"config key synthesize.held_out_domains: {', '.join(both)} also stands in synthesize.domains")
-    for section in ("synthesize", "filter"):
-        if not sum(config[section].get("classes", {"": 1}).values()):
-            raise InputError(f"config key {section}.classes: no class has a share above 0")
+    for section, key, one in (
+        ("synthesize", "classes", "class"),
+        ("synthesize", "styles", "style"),
+        ("filter", "classes", "class"),
+    ):
+        if not sum(config[section].get(key, {"": 1}).values()):
+            raise InputError(f"config key {section}.{key}: no {one} has a share above 0")
 
 
 def prepare_environment(data_root: str, package_root: str) -> str:

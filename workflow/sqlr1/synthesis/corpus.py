@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from sqlr1.databases import profile
 from sqlr1.execution import Executor, Limits
-from sqlr1.records import InputError, Question, read_json, read_records, sha256, write_jsonl
-from sqlr1.synthesis.generate import Manner, generate, sql_key
+from sqlr1.records import SQL_CLASSES, InputError, Question, read_json, read_records, sha256, write_jsonl
+from sqlr1.synthesis.generate import Manner, check_shares, generate, sql_key
 from sqlr1.synthesis.world import World
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,10 @@ class Order:
     classes: Mapping[str, float]
     manner: Manner
     seed: int
+
+    def __post_init__(self) -> None:
+        """Raises InputError for an unknown class, and when no class has a share."""
+        check_shares("synthesize.classes", self.classes, SQL_CLASSES)
 
 
 # What a source is asked for in one round: the SQL that it has yielded so far, up to literals, is not wanted again.
