@@ -5,7 +5,6 @@ and a data card, `README.md`.
 """
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from sqlr1.records import (
     write_json,
     write_jsonl,
 )
-from sqlr1.stages.common import Job, data_root, stage, stage_parser
+from sqlr1.stages.common import Job, add_workers, data_root, stage, stage_parser
 from sqlr1.synthesis.readers import read_questions
 
 if TYPE_CHECKING:
@@ -41,13 +40,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--questions", type=Path, required=True, help="rows to filter (JSONL)")
     parser.add_argument("--catalogue", type=Path, required=True, help="databases of the rows (JSONL)")
     parser.add_argument("--benchmark", type=Path, nargs="*", default=[], help="question files to stay clear of")
+    add_workers(parser)
     with stage("filter", parser, argv, inputs=["questions", "catalogue", "benchmark"]) as job:
         settings = job.settings["filter"]
         rows = read_records(job.args.questions, Question)
         catalogue = Catalogue(job.args.catalogue, data_root())
         paths = _paths(rows, catalogue, job.args.questions)
         benchmark = Benchmark.of(q for path in job.args.benchmark for q in read_questions(_layout(path), path))
-        limits, workers = Limits(**job.settings.get("execution", {})), os.cpu_count() or 1
+        limits, workers = Limits(**job.settings.get("execution", {})), job.args.workers
         reasons = filter_rows(rows, paths, benchmark, Rules(**settings.get("rules", {})), limits, workers)
         kept = [row for row, reason in zip(rows, reasons, strict=True) if not reason]
         dropped = [(row, reason) for row, reason in zip(rows, reasons, strict=True) if reason]

@@ -8,7 +8,6 @@ so many perturbed instances go to `instances/<db_id>/`, and the catalogue names 
 
 import hashlib
 import logging
-import os
 import random
 import shutil
 from collections import Counter
@@ -19,7 +18,7 @@ from typing import Any
 from sqlr1.execution import Executor, Limits
 from sqlr1.provenance import sources as code_files
 from sqlr1.records import Database, InputError, Question, sha256, write_jsonl
-from sqlr1.stages.common import GOLD_CACHE, Job, data_root, stage, stage_parser
+from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, data_root, stage, stage_parser
 from sqlr1.synthesis.benchmark import write_benchmark
 from sqlr1.synthesis.corpus import Order, Source, distinct, folder_sources, generate_all
 from sqlr1.synthesis.generate import DEFAULT_STYLES, Manner
@@ -36,6 +35,7 @@ log = logging.getLogger(__name__)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage."""
     parser = stage_parser(__doc__)
+    add_workers(parser)
     with stage("synthesize", parser, argv) as job:
         settings = job.settings["synthesize"]
         own = _own_databases(job, settings["domains"])
@@ -88,7 +88,7 @@ def _generated(job: Job, sources: list[Source], total: int, held_out: bool = Fal
     order = Order(total, settings["classes"], manner, job.seed)
     code = "".join(sha256(Path(path)) for path in sorted(code_files("stages.synthesize")))
     work = job.work / hashlib.sha256(code.encode()).hexdigest()[:16]
-    return generate_all(sources, order, _limits(job), os.cpu_count() or 1, work)
+    return generate_all(sources, order, _limits(job), job.args.workers, work)
 
 
 def _polished(job: Job, rows: list[Question], paths: dict[str, Path]) -> list[Question]:
@@ -102,7 +102,7 @@ def _polished(job: Job, rows: list[Question], paths: dict[str, Path]) -> list[Qu
         rows = [next(reworded) if i in drawn else row for i, row in enumerate(rows)]
         explained: list[Question | None] = [None] * len(rows)
         if samples:
-            with Executor(limits=_limits(job)) as executor:
+            with Executor(job.args.workers, _limits(job)) as executor:
                 explained = explain(rows, paths, client, samples, executor)
         changed = sum(row.template == "paraphrase" for row in rows)
         job.run.metrics({"llm/tokens": client.tokens, "llm/failed": client.failed, "llm/paraphrased": changed})
@@ -125,7 +125,7 @@ def _mixed(job: Job) -> tuple[list[Question], list[Question], list[Source]]:
         rows = locate(rows, paths, absent if skip else None)
         limits = entry.get("classes") or entry.get("limit")
         questions = draw(rows, limits, job.seed) if limits else list(rows)
-        with Executor(limits=_limits(job), cache=GOLD_CACHE) as executor:
+        with Executor(job.args.workers, _limits(job), cache=GOLD_CACHE) as executor:
             good, bad = prepare(questions, paths, job.settings["synthesize"].get("reasoning", "short"), executor)
         ready, failed = ready + good, failed + bad
         sources += [found[db_id] for db_id in sorted({q.db_id for q in questions})]
