@@ -119,6 +119,12 @@ def test_a_threshold_of_one_drops_equal_questions_only(database):
     assert run([first, same, other], database, near_duplicate=1.0) == [None, "near_duplicate", None]
 
 
+def test_a_benchmark_database_is_known_in_any_letter_case(database):
+    benchmark = Benchmark.of([Question("b", "Held", "Which?", "SELECT 1")])
+    held = row("SELECT name FROM singer", db_id="hELD")
+    assert filter_rows([held], {"hELD": database}, benchmark, Rules(), Limits(), 1) == ["contaminated_database"]
+
+
 @pytest.mark.parametrize("style", ["human", "formal"])
 def test_questions_from_elsewhere_may_say_values_in_their_own_words(database, style):
     given = row("SELECT name FROM singer WHERE country = 'France'", "Who is French?", style=style, template="")

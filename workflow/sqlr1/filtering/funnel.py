@@ -40,7 +40,10 @@ _FAILURES = {Status.TIMED_OUT: "timed_out", Status.TOO_LARGE: "too_large"}
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What training rows must stay clear of: databases, questions, and gold SQL in normal form (literals kept)."""
+    """What training rows must stay clear of: databases, questions, and gold SQL in normal form (literals kept).
+
+    Names of databases are in lower case: one file system's `World_1` is the other's `world_1`.
+    """
 
     db_ids: frozenset[str]
     questions: tuple[str, ...]
@@ -52,7 +55,7 @@ class Benchmark:
         questions = list(questions)
         expressions = [parse(q.sql)[0] for q in questions]
         sql = frozenset(normal_form(e) for e in expressions if e)
-        return cls(frozenset(q.db_id for q in questions), tuple(q.question for q in questions), sql)
+        return cls(frozenset(q.db_id.lower() for q in questions), tuple(q.question for q in questions), sql)
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ class _Filter:
 
     def _static_fault(self, candidate: _Candidate) -> str | None:
         row, expression = candidate.row, candidate.expression
-        if row.db_id in self._benchmark.db_ids:
+        if row.db_id.lower() in self._benchmark.db_ids:
             return "contaminated_database"
         if is_volatile(expression):
             return "non_deterministic"
