@@ -276,6 +276,28 @@ def test_values_may_be_mentioned_in_the_evidence():
     )
 
 
+@pytest.mark.parametrize(
+    ("sql", "text", "unsaid"),
+    [
+        ("SELECT name FROM singer WHERE country = 'F'", "Which singers are good for us?", "F"),
+        ("SELECT name FROM singer WHERE country = 'F'", 'Singers of country "F"?', None),
+        ("SELECT name FROM singer WHERE kind = 'dog'", "How heavy are the dogs?", None),
+        ("SELECT name FROM singer WHERE kind = 'dog'", "Which of the dogmas?", "dog"),
+        ("SELECT name FROM singer WHERE name LIKE '%ann%lee%'", 'Names with "Ann" and then "Lee"', None),
+        ("SELECT name FROM singer WHERE name LIKE '%ann%lee%'", 'Names with "Ann"', "%ann%lee%"),
+        ("SELECT name FROM singer WHERE age = 30", "Who has 30.75 euros?", "30"),
+        ("SELECT name FROM singer WHERE age = 30", "Who is 30.", None),
+        ("SELECT name FROM singer WHERE age = 30", "Who is 30.0?", None),
+        ("SELECT name FROM singer WHERE age > -5", "Who is above -5?", None),
+        ("SELECT SUM(CASE WHEN age > 30 THEN 1 ELSE 0 END) FROM singer", "How many are old?", "30"),
+        ("SELECT SUM(CASE WHEN age > 30 THEN 1 ELSE 0 END) FROM singer", "How many are above 30?", None),
+        ("SELECT a.name FROM singer a JOIN singer b ON a.age = b.age AND b.name = 'Bo'", "Who is as old?", "Bo"),
+    ],
+)
+def test_values_are_mentioned_as_words_of_their_own(sql, text, unsaid):
+    assert unmentioned_value(row(sql, text), sqlglot.parse_one(sql, read="sqlite")) == unsaid
+
+
 def test_balanced_fills_up_from_other_classes():
     assert balanced({"a": 100, "b": 2, "c": 100}, 20, {"a": 1, "b": 1, "c": 2}) == {"a": 6, "b": 2, "c": 12}
     assert balanced({"a": 1, "b": 1}, 10, {"a": 1, "b": 1}) == {"a": 1, "b": 1}

@@ -98,25 +98,37 @@ def _rounded(value: object) -> object:
 
 
 def unmentioned_value(question: Question, expression: exp.Expression) -> str | None:
-    """A value the SQL filters on that neither question nor evidence mentions, or None.
+    """A value in a condition (of WHERE, HAVING, CASE, a join) that neither question nor evidence mentions, or None.
 
     Values compared with an aggregate of a window (a rank) are the SQL's own affair.
     """
     said = f"{question.question} {question.evidence}".lower()
-    ranks = {alias.alias for alias in expression.find_all(exp.Alias) if isinstance(alias.this, exp.Window)}
-    for clause in expression.find_all(exp.Where, exp.Having):
-        for literal in clause.find_all(exp.Literal):
-            condition = literal.find_ancestor(*_CONDITIONS)
-            inside = isinstance(literal.parent, (*_CONDITIONS, exp.Neg)) and condition
-            ranked = inside and any(column.name in ranks for column in condition.find_all(exp.Column))
-            if inside and not ranked and literal.name and not _mentions(said, literal):
+    nodes = list(expression.walk())
+    ranks = {node.alias for node in nodes if isinstance(node, exp.Alias) and isinstance(node.this, exp.Window)}
+    for literal in nodes:
+        if isinstance(literal, exp.Literal) and literal.name and not _mentions(said, literal):
+            condition = literal.parent.parent if isinstance(literal.parent, exp.Neg) else literal.parent
+            if isinstance(condition, _CONDITIONS) and not any(c.name in ranks for c in condition.find_all(exp.Column)):
                 return literal.name
     return None
 
 
 def _mentions(said: str, literal: exp.Literal) -> bool:
-    value = literal.name.lower().strip("%")
+    value = literal.name.lower()
     if literal.is_string:
-        return value in said
+        parts = value.split("%") if isinstance(literal.parent, exp.Like) else [value]
+        return all(_says(said, part) for part in parts if part)
     spellings = {value, f"{float(value):g}"}
-    return any(re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", said) for number in spellings)
+    return any(re.search(rf"(?<![\d.]){re.escape(number)}(?:\.0+)?(?!\.?\d)", said) for number in spellings)
+
+
+def _says(said: str, value: str) -> bool:
+    """Whether `value` stands in the text as words of their own; the plural of the last one will do."""
+    place = said.find(value)
+    while place >= 0:
+        before, after = said[:place][-1:], said[place + len(value) :]
+        after = after[1:2] if len(value) > 2 and after[:1] == "s" else after[:1]
+        if not (before.isalnum() and value[0].isalnum()) and not (after.isalnum() and value[-1].isalnum()):
+            return True
+        place = said.find(value, place + 1)
+    return False
