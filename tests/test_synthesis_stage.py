@@ -128,6 +128,14 @@ def test_folder_and_mixed_questions(run, small_spider):
     assert Catalogue(out / "catalogue.jsonl", small_spider)["pets"].is_file()
 
 
+def test_a_single_file_is_a_database_too(run, small_spider, tmp_path):
+    path = shutil.move(small_spider / "spider/database/pets/pets.sqlite", tmp_path / "animals.db")
+    out = run(folders=[{"databases": str(path)}], folder_questions=12)
+    assert sum(q.db_id == "animals" for q in read_records(out / "questions.jsonl", Question)) >= 10
+    entry = next(d for d in read_records(out / "catalogue.jsonl", Database) if d.db_id == "animals")
+    assert (entry.path, entry.source) == (str(path), str(tmp_path))
+
+
 def test_instances_of_training_databases_are_what_the_catalogue_names(run):
     out = run(instances=2)
     paths = {d.db_id: d.path for d in read_records(out / "catalogue.jsonl", Database)}

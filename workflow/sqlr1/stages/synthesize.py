@@ -144,7 +144,8 @@ def _catalogue(job: Job, own: list[Source], held_out: list[Source], others: list
     for s in others:
         if s.db_id in rows:
             raise InputError(f"{s.path}: the database {s.db_id!r} has the name of an own domain; leave one out")
-        rows[s.db_id] = _entry(job, s, _shown(s.path.parent.parent), "train")
+        folder = s.path.parent.parent if s.path.parent.name == s.db_id else s.path.parent
+        rows[s.db_id] = _entry(job, s, _shown(folder), "train")
     return list(rows.values())
 
 

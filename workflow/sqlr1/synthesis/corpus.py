@@ -49,12 +49,15 @@ _WORTH_A_PROCESS = 1000  # starting processes takes as long as generating about 
 
 
 def folder_sources(databases: Path, db_ids: Path | None = None, tables: Path | None = None) -> list[Source]:
-    """The databases of a folder in Spider's layout, `<db_id>/<db_id>.sqlite`, in the order of their names.
+    """The databases of a folder in Spider's layout, `<db_id>/<db_id>.sqlite`, in the order of their names; or one file.
 
     `db_ids` is a questions file in Spider's layout: only the databases it names are used. `tables` is a tables.json
     whose column names are used in questions. Raises InputError when nothing is left.
     """
-    paths = {path.stem: path for path in sorted(databases.glob("*/*.sqlite")) if path.stem == path.parent.name}
+    if databases.is_file():
+        paths = {databases.stem: databases}
+    else:
+        paths = {path.stem: path for path in sorted(databases.glob("*/*.sqlite")) if path.stem == path.parent.name}
     if db_ids:
         wanted = {row.get("db_id") for row in read_json(db_ids)}
         paths = {db_id: path for db_id, path in paths.items() if db_id in wanted}
