@@ -371,6 +371,21 @@ def test_the_card_counts_the_features_of_sql(feature, sql):
     assert f"| {feature} | 1 |" in card
 
 
+def test_stage_drops_what_is_over_the_quota_of_a_style_or_a_subset(stage_inputs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    countries = [f"SELECT {column} FROM singer" for column in ("name", "country", "age", "singer_id")]
+    rows = [row(sql, f"Question {n}: {sql}?", n, style="formal" if n else "vague") for n, sql in enumerate(countries)]
+    write_jsonl(tmp_path / "questions.jsonl", rows)
+    settings = json.loads(stage_inputs[1])
+    for most, kept in ((None, 3), (0.34, 2)):
+        settings["filter"] |= {"cold_start_rows": 3} | ({"max_per_style": most} if most else {})
+        main([stage_inputs[0], json.dumps(settings), *stage_inputs[2:]])
+        funnel = read_json(tmp_path / "out/funnel.json")
+        assert funnel["subsets"]["cold_start"] == kept
+        assert funnel["dropped"]["over_quota"] == 4 - kept
+    assert funnel["styles"]["cold_start"] == {"formal": 1, "vague": 1}
+
+
 def test_what_the_card_shows_of_a_row_stays_in_its_cell():
     odd = {"failed": row("SELECT 'a' || x\nFROM t", "a | b")}
     card = data_card({"cold_start": []}, {"input": 1, "dropped": {"failed": 1}}, odd, "Data")

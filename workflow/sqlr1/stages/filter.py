@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sqlr1.execution import Limits
 from sqlr1.filtering.card import data_card
 from sqlr1.filtering.funnel import REASONS, Benchmark, Rules, filter_rows
-from sqlr1.filtering.subsets import SUBSETS, split
+from sqlr1.filtering.subsets import SUBSETS, cap_styles, split
 from sqlr1.records import (
     SQL_CLASSES,
     Catalogue,
@@ -53,8 +53,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         dropped = [(row, reason) for row, reason in zip(rows, reasons, strict=True) if reason]
         sizes = {name: settings[f"{name}_rows"] for name in SUBSETS}
         weights = settings.get("classes", dict.fromkeys(SQL_CLASSES, 1.0))
+        over: list[Question] = []
+        if most := settings.get("max_per_style"):
+            kept, over = cap_styles(kept, round(most * sum(sizes.values())), job.seed)
         subsets = split(kept, sizes, settings["rl_classes"], weights, job.seed)
-        dropped += [(row, "over_quota") for row in subsets.pop("surplus")]
+        dropped += [(row, "over_quota") for row in over + subsets.pop("surplus")]
         _write(job, rows, subsets, dropped)
 
 
