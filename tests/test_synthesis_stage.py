@@ -12,6 +12,7 @@ from sqlr1.execution import Executor, Limits, Query, Status
 from sqlr1.records import Catalogue, Database, Question, read_json, read_records, sha256
 from sqlr1.scoring.predictions import read_questions as read_benchmark
 from sqlr1.stages.synthesize import main
+from sqlr1.synthesis.corpus import _described_names
 from sqlr1.synthesis.generate import held_out
 
 CLASSES = {"Simple": 0.4, "Moderate": 0.3, "Complex": 0.2, "Highly Complex": 0.1}
@@ -126,6 +127,28 @@ def test_folder_and_mixed_questions(run, small_spider):
     entry = next(d for d in read_records(out / "catalogue.jsonl", Database) if d.db_id == "pets")
     assert entry.path == "{data}/spider/database/pets/pets.sqlite"
     assert Catalogue(out / "catalogue.jsonl", small_spider)["pets"].is_file()
+
+
+def test_questions_use_the_column_names_of_birds_descriptions(run, small_spider):
+    folder = small_spider / "spider/database/pets/database_description"
+    folder.mkdir()
+    header = "original_column_name,column_name,column_description,data_format,value_description\n"
+    (folder / "pet.csv").write_bytes(
+        (header + "name,pet's full naïve name,,,\nkind,animal species,,,\n").encode("latin-1")
+    )
+    out = run(folders=[FOLDER], folder_questions=12)
+    asked = [q for q in read_records(out / "questions.jsonl", Question) if q.db_id == "pets" and "kind" in q.sql]
+    assert asked
+    assert all("species" in q.question and "kind" not in q.question for q in asked)
+
+
+def test_descriptions_that_do_not_tell_columns_apart_are_not_used(data_root):
+    folder = data_root / "bird/dev/dev_databases"
+    database = folder / "thrombosis_prediction/thrombosis_prediction.sqlite"
+    assert len(list(database.parent.glob("database_description/*.csv"))) == 3
+    names = _described_names(database)
+    assert names["examination", "ana"] == "anti nucleus antibody"
+    assert not {"kct", "rvvt"} & {column for _, column in names}
 
 
 def test_a_single_file_is_a_database_too(run, small_spider, tmp_path):

@@ -158,7 +158,8 @@ def source_files():
     files += [resolve(m["questions"]) for m in SYNTHESIZE["mix"]]
     for entry in folders + SYNTHESIZE["mix"]:
         place = Path(resolve(entry["databases"]))
-        files += map(str, [place] if place.is_file() else place.glob("*/*.sqlite"))
+        for database in [place] if place.is_file() else place.glob("*/*.sqlite"):
+            files += map(str, [database, *database.parent.glob("database_description/*.csv")])
     return sorted(set(files))
 
 

@@ -1,7 +1,9 @@
 """The whole corpus: which databases, how many questions of which class over each, and who generates them."""
 
+import csv
 import logging
 import multiprocessing
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -14,6 +16,7 @@ from sqlr1.databases import profile
 from sqlr1.execution import Executor, Limits
 from sqlr1.records import SQL_CLASSES, InputError, Question, read_json, read_records, sha256, write_jsonl
 from sqlr1.synthesis.generate import Manner, check_shares, generate, sql_key
+from sqlr1.synthesis.naming import words
 from sqlr1.synthesis.world import World
 
 log = logging.getLogger(__name__)
@@ -52,7 +55,8 @@ def folder_sources(databases: Path, db_ids: Path | None = None, tables: Path | N
     """The databases of a folder in Spider's layout, `<db_id>/<db_id>.sqlite`, in the order of their names; or one file.
 
     `db_ids` is a questions file in Spider's layout: only the databases it names are used. `tables` is a tables.json
-    whose column names are used in questions. Raises InputError when nothing is left.
+    whose column names are used in questions; else those of BIRD's `database_description` beside a database are. Raises
+    InputError when nothing is left.
     """
     if databases.is_file():
         paths = {databases.stem: databases}
@@ -66,7 +70,7 @@ def folder_sources(databases: Path, db_ids: Path | None = None, tables: Path | N
             f"{databases}: no databases of the form <db_id>/<db_id>.sqlite" + (f" named in {db_ids}" if db_ids else "")
         )
     names = _given_names(tables) if tables else {}
-    return [Source(db_id, path, names.get(db_id, {})) for db_id, path in paths.items()]
+    return [Source(db_id, path, names.get(db_id) or _described_names(path)) for db_id, path in paths.items()]
 
 
 def distinct(sources: Iterable[Source]) -> list[Source]:
@@ -88,6 +92,22 @@ def _given_names(tables: Path) -> dict[str, dict[tuple[str, str], str]]:
             (originals[index].lower(), name.lower()): noun.lower() for (index, name), (_, noun) in pairs if index >= 0
         }
     return given
+
+
+def _described_names(database: Path) -> dict[tuple[str, str], str]:
+    """Column names in at most four words, from `database_description/<table>.csv`, where they tell columns apart.
+
+    Some of BIRD's files are not quite UTF-8.
+    """
+    given: dict[tuple[str, str], str] = {}
+    for path in sorted(database.parent.glob("database_description/*.csv")):
+        with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+            for row in csv.DictReader(file):
+                column, noun = row.get("original_column_name") or "", " ".join(words(row.get("column_name") or ""))
+                if re.fullmatch(r"[a-z][a-z0-9]*( [a-z0-9]+){0,3}", noun):
+                    given[path.stem.lower(), column.strip().lower()] = noun
+    meanings = Counter((table, noun) for (table, _), noun in given.items())
+    return {key: noun for key, noun in given.items() if meanings[key[0], noun] == 1}
 
 
 def shares(total: int, weights: Mapping[str, float]) -> dict[str, int]:
