@@ -13,6 +13,7 @@ OPENERS = {
     "databases/schema.py": "reads schemas and sample values",
     "synthesis/populate.py": "writes the synthetic databases",
     "synthesis/instances.py": "writes further instances of them",
+    "synthesis/backward.py": "copies databases that the filter reads backwards",
     "execution/sandbox.py": "the sandbox",
     "execution/cache.py": "the file of kept gold results",
 }

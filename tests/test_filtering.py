@@ -1,6 +1,8 @@
 """Which rows are dropped and why, and how the kept ones are split."""
 
+import contextlib
 import json
+import random
 import sqlite3
 
 import datasets
@@ -8,16 +10,20 @@ import pytest
 import sqlglot
 
 from sqlr1.execution import Limits
+from sqlr1.filtering.card import data_card
 from sqlr1.filtering.funnel import REASONS, Benchmark, Rules, filter_rows
-from sqlr1.filtering.sql import normal_form
+from sqlr1.filtering.similarity import QuestionIndex, sketches
+from sqlr1.filtering.sql import normal_form, without_literals
 from sqlr1.filtering.subsets import balanced, split
 from sqlr1.records import SQL_CLASSES, Question, read_json, write_jsonl
 from sqlr1.stages.filter import main
+from sqlr1.synthesis.readers import read_questions
 from sqlr1.synthesis.validation import unmentioned_value
 
 DDL = """
 CREATE TABLE singer (singer_id INTEGER PRIMARY KEY, name TEXT, country TEXT, age INTEGER, prize TEXT);
 INSERT INTO singer VALUES (1,'Ann','France',30,NULL), (2,'Bo','France',30,NULL), (3,'Cy','Spain',50,NULL);
+CREATE VIEW french AS SELECT * FROM singer WHERE country = 'France';
 """
 SLOW = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n, singer"
 WIDE = "SELECT COUNT(*) FROM singer"
@@ -25,7 +31,7 @@ WIDE = "SELECT COUNT(*) FROM singer"
 
 def row(sql, question="What?", number=0, **fields):
     values = {"id": f"music-{number}", "db_id": "music", "question": question, "sql": sql, "sql_class": "Simple"}
-    return Question(**values | {"style": "imperative"} | fields)
+    return Question(**values | {"style": "imperative", "template": "single: _"} | fields)
 
 
 # reason -> a row that is dropped for it, alone
@@ -88,9 +94,137 @@ def test_near_duplicate_question(database):
     assert run([first, near], database) == [None, "near_duplicate"]
 
 
-def test_people_may_say_values_in_their_own_words(database):
-    human = row("SELECT name FROM singer WHERE country = 'France'", "Who is French?", style="human")
-    assert run([human], database) == [None]
+def test_similar_questions_are_found_from_the_threshold_on():
+    rng = random.Random(0)
+    pairs = []
+    for _ in range(300):
+        words = [f"w{rng.randrange(3000)}" for _ in range(rng.choice([12, 16, 24, 36]))]
+        pairs.append(sketches([" ".join(words), " ".join([*words[rng.randrange(3) :], f"w{rng.randrange(3000)}"])]))
+    found, wanted = [], []
+    for first, second in pairs:
+        index = QuestionIndex(0.9)
+        index.add(first)
+        found.append(index.has_similar(second))
+        wanted.append(len(first.shingles & second.shingles) >= 0.9 * len(first.shingles | second.shingles))
+    assert 50 < sum(wanted) < 250
+    assert sum(a != b for a, b in zip(found, wanted, strict=True)) <= 1
+
+
+def test_a_threshold_of_one_drops_equal_questions_only(database):
+    first = row("SELECT name FROM singer", "Name all of the singers", 1)
+    same, other = (
+        row("SELECT age FROM singer", "name ALL of the singers?", 2),
+        row("SELECT 2 * age FROM singer", "Ages", 3),
+    )
+    assert run([first, same, other], database, near_duplicate=1.0) == [None, "near_duplicate", None]
+
+
+def test_a_benchmark_database_is_known_in_any_letter_case(database):
+    benchmark = Benchmark.of([Question("b", "Held", "Which?", "SELECT 1")])
+    held = row("SELECT name FROM singer", db_id="hELD")
+    assert filter_rows([held], {"hELD": database}, benchmark, Rules(), Limits(), 1) == ["contaminated_database"]
+
+
+@pytest.mark.parametrize("style", ["human", "formal"])
+def test_questions_from_elsewhere_may_say_values_in_their_own_words(database, style):
+    given = row("SELECT name FROM singer WHERE country = 'France'", "Who is French?", style=style, template="")
+    assert run([given], database) == [None]
+
+
+def test_no_question_of_synsql_has_to_quote_its_values(data_root, database):
+    rows = list(read_questions("synsql", data_root / "synsql/synsql_complex_500.jsonl"))
+    reasons = filter_rows(rows, dict.fromkeys((r.db_id for r in rows), database), BENCHMARK, Rules(), Limits(), 1)
+    assert "value_not_mentioned" not in reasons
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 1 FROM singer",
+        "SELECT 'x' AS label FROM singer",
+        "SELECT COUNT(*) = 3 FROM singer",
+        "SELECT NOT EXISTS (SELECT name FROM singer) AS nobody FROM singer WHERE age = 50",
+        "SELECT COUNT(*), SUM(age) FROM singer WHERE age > 99",
+    ],
+)
+def test_results_that_say_nothing_of_the_tables_are_constant(database, sql):
+    assert run([row(sql, "50 or 99")], database) == ["constant"]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["SELECT name, 1 FROM singer", "SELECT age > 30 FROM singer", "SELECT 100.0 * SUM(age) / COUNT(*) FROM singer"],
+)
+def test_results_of_columns_and_aggregates_are_not_constant(database, sql):
+    assert run([row(sql, "30")], database) == [None]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT name FROM singer UNION SELECT country FROM singer LIMIT 1",
+        "SELECT MAX(age) OVER () FROM singer LIMIT 1",
+        "SELECT name FROM singer WHERE age = (SELECT age FROM singer LIMIT 1)",
+        "SELECT date() FROM singer",
+        "SELECT julianday(), name FROM singer",
+        "SELECT strftime('%Y'), name FROM singer",
+        "SELECT datetime('NOW', 'localtime') FROM singer",
+    ],
+)
+def test_chance_clock_and_unordered_limits_are_not_deterministic(database, sql):
+    assert run([row(sql)], database) == ["non_deterministic"]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT name FROM (SELECT name FROM singer ORDER BY age LIMIT 1)",
+        "SELECT DISTINCT name FROM singer ORDER BY age LIMIT 1",
+        "SELECT * FROM singer ORDER BY age LIMIT 1",
+        "SELECT name, ROW_NUMBER() OVER (ORDER BY age) FROM singer",
+        "SELECT name, SUM(singer_id) OVER (ORDER BY age ROWS UNBOUNDED PRECEDING) FROM singer",
+        "SELECT name, COUNT(*) FROM singer GROUP BY country",
+        "SELECT GROUP_CONCAT(name) FROM singer",
+        "SELECT age + (SELECT singer_id FROM singer WHERE age = 30) FROM singer",
+        "SELECT name FROM french ORDER BY age LIMIT 1",
+        "SELECT age FROM singer WHERE name = (SELECT name FROM singer GROUP BY name ORDER BY COUNT(*) LIMIT 1)",
+        "WITH s AS (SELECT * FROM singer) SELECT * FROM (SELECT name FROM s GROUP BY name ORDER BY MAX(age) LIMIT 1)",
+    ],
+)
+def test_a_result_that_the_order_of_reading_decides_has_ties(database, sql):
+    assert run([row(sql, "30?")], database) == ["ties"]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM singer ORDER BY age DESC LIMIT 1",
+        "SELECT COUNT(*), MAX(age) FROM singer LIMIT 1",
+        "SELECT name FROM (SELECT name FROM singer ORDER BY age LIMIT 2)",
+        "SELECT singer_id, name, COUNT(*) FROM singer GROUP BY singer_id",
+        "SELECT name, RANK() OVER (ORDER BY age) FROM singer",
+        "SELECT name, ROW_NUMBER() OVER (ORDER BY age, name) FROM singer",
+        "SELECT date(2451545, '+1 day') || name FROM singer",
+    ],
+)
+def test_a_determined_result_is_kept(database, sql):
+    assert run([row(sql)], database) == [None]
+
+
+def test_golds_of_people_whose_limit_depends_on_a_tie_are_dropped(database):
+    tied = "SELECT name FROM singer GROUP BY name ORDER BY MAX(age) LIMIT 1"
+    golds = [row(sql, f"Question {sql}", style="human", template="") for sql in (tied, tied.removesuffix(" LIMIT 1"))]
+    assert run(golds, database) == ["ties", None]
+
+
+def test_a_database_with_collations_is_not_read_backwards(tmp_path):
+    path = tmp_path / "music.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            DDL + "CREATE TABLE word (w TEXT COLLATE NOCASE); INSERT INTO word VALUES ('a'), ('A'), ('b');"
+        )
+    folded = "SELECT w, COUNT(*) FROM word GROUP BY w ORDER BY COUNT(*) DESC LIMIT 1"
+    assert run([row(folded, style="human", template="")], path) == [None]
 
 
 def test_star_has_no_ties_of_its_own(database):
@@ -127,7 +261,7 @@ def test_reasons_do_not_depend_on_the_number_of_processes(database, monkeypatch)
     ],
 )
 def test_normal_form(first, second, equal):
-    forms = [normal_form(sqlglot.parse_one(sql, read="sqlite")) for sql in (first, second)]
+    forms = [without_literals(normal_form(sqlglot.parse_one(sql, read="sqlite"))) for sql in (first, second)]
     assert (forms[0] == forms[1]) == equal
 
 
@@ -140,6 +274,28 @@ def test_values_may_be_mentioned_in_the_evidence():
         )
         == "3"
     )
+
+
+@pytest.mark.parametrize(
+    ("sql", "text", "unsaid"),
+    [
+        ("SELECT name FROM singer WHERE country = 'F'", "Which singers are good for us?", "F"),
+        ("SELECT name FROM singer WHERE country = 'F'", 'Singers of country "F"?', None),
+        ("SELECT name FROM singer WHERE kind = 'dog'", "How heavy are the dogs?", None),
+        ("SELECT name FROM singer WHERE kind = 'dog'", "Which of the dogmas?", "dog"),
+        ("SELECT name FROM singer WHERE name LIKE '%ann%lee%'", 'Names with "Ann" and then "Lee"', None),
+        ("SELECT name FROM singer WHERE name LIKE '%ann%lee%'", 'Names with "Ann"', "%ann%lee%"),
+        ("SELECT name FROM singer WHERE age = 30", "Who has 30.75 euros?", "30"),
+        ("SELECT name FROM singer WHERE age = 30", "Who is 30.", None),
+        ("SELECT name FROM singer WHERE age = 30", "Who is 30.0?", None),
+        ("SELECT name FROM singer WHERE age > -5", "Who is above -5?", None),
+        ("SELECT SUM(CASE WHEN age > 30 THEN 1 ELSE 0 END) FROM singer", "How many are old?", "30"),
+        ("SELECT SUM(CASE WHEN age > 30 THEN 1 ELSE 0 END) FROM singer", "How many are above 30?", None),
+        ("SELECT a.name FROM singer a JOIN singer b ON a.age = b.age AND b.name = 'Bo'", "Who is as old?", "Bo"),
+    ],
+)
+def test_values_are_mentioned_as_words_of_their_own(sql, text, unsaid):
+    assert unmentioned_value(row(sql, text), sqlglot.parse_one(sql, read="sqlite")) == unsaid
 
 
 def test_balanced_fills_up_from_other_classes():
@@ -191,23 +347,62 @@ def test_stage_writes_subsets_dropped_rows_and_funnel(stage_inputs, tmp_path, mo
     assert sum(funnel["dropped"].values()) + sum(funnel["subsets"].values()) == 2
     card = (out / "README.md").read_text()
     assert "| failed | 1 |" in card
+    assert "| timed_out | 0 |" in card
+    assert "| failed | `music` | What? | `SELECT colour FROM singer` |" in card
     assert "| Simple | 0 | 0 | 1 |" in card
     assert datasets.load_dataset(str(out), cache_dir=str(tmp_path / "cache"))["cold_start"][0]["sql"] == GOOD.sql
     assert "cold_start.jsonl" in read_json(out / "manifest.json")["outputs"]
 
 
-def test_stage_names_the_row_of_an_unknown_database(stage_inputs, tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("feature", "sql"),
+    [
+        ("left joins", "SELECT a.x FROM a LEFT JOIN b ON a.i = b.i"),
+        ("DISTINCT", "SELECT COUNT(DISTINCT x) FROM a"),
+        ("LIKE", "SELECT x FROM a WHERE y LIKE 'b%'"),
+        ("HAVING", "SELECT x FROM a GROUP BY x HAVING COUNT(*) > 1"),
+        ("ORDER BY", "SELECT x FROM a ORDER BY x"),
+        ("LIMIT", "SELECT x FROM a WHERE y = (SELECT y FROM b ORDER BY y LIMIT 1)"),
+    ],
+)
+def test_the_card_counts_the_features_of_sql(feature, sql):
+    rows = [row(sql), row("SELECT x, RANK() OVER (ORDER BY x) FROM a JOIN b ON a.i = b.i")]
+    card = data_card({"cold_start": rows}, {"input": 2, "dropped": {}}, {}, "Data")
+    assert f"| {feature} | 1 |" in card
+
+
+def test_stage_drops_what_is_over_the_quota_of_a_style_or_a_subset(stage_inputs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    countries = [f"SELECT {column} FROM singer" for column in ("name", "country", "age", "singer_id")]
+    rows = [row(sql, f"Question {n}: {sql}?", n, style="formal" if n else "vague") for n, sql in enumerate(countries)]
+    write_jsonl(tmp_path / "questions.jsonl", rows)
+    settings = json.loads(stage_inputs[1])
+    for most, kept in ((None, 3), (0.34, 2)):
+        settings["filter"] |= {"cold_start_rows": 3} | ({"max_per_style": most} if most else {})
+        main([stage_inputs[0], json.dumps(settings), *stage_inputs[2:]])
+        funnel = read_json(tmp_path / "out/funnel.json")
+        assert funnel["subsets"]["cold_start"] == kept
+        assert funnel["dropped"]["over_quota"] == 4 - kept
+    assert funnel["styles"]["cold_start"] == {"formal": 1, "vague": 1}
+
+
+def test_what_the_card_shows_of_a_row_stays_in_its_cell():
+    odd = {"failed": row("SELECT 'a' || x\nFROM t", "a | b")}
+    card = data_card({"cold_start": []}, {"input": 1, "dropped": {"failed": 1}}, odd, "Data")
+    assert "| failed | `music` | a \\| b | `SELECT 'a' \\|\\| x FROM t` |" in card
+
+
+def test_stage_names_the_row_of_an_unknown_database(stage_inputs, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     write_jsonl(tmp_path / "questions.jsonl", [row("SELECT 1", db_id="atlantis")])
     with pytest.raises(SystemExit) as stopped:
         main(stage_inputs)
     assert stopped.value.code == 1
+    assert "row music-0 names the unknown database 'atlantis'" in capfd.readouterr().err
     assert not (tmp_path / "out/funnel.json").exists()
 
 
 def test_real_benchmark_rows_are_found_contaminated(data_root, database):
-    from sqlr1.synthesis.readers import read_questions
-
     dev = list(read_questions("spider", data_root / "spider/dev.json"))
     benchmark = Benchmark.of(dev)
     leaked = [Question(**{**vars(q), "db_id": "music", "style": "human"}) for q in dev[:50]]

@@ -9,10 +9,13 @@ from snakemake.utils import update_config
 
 from sqlr1 import configuration
 from sqlr1.execution import Limits
+from sqlr1.records import SQL_CLASSES, InputError
 from sqlr1.rewards import reward_functions
+from sqlr1.synthesis.styles import STYLES
 from sqlr1.training.settings import grpo_config, lora_config, sft_config
 
 OVERLAYS = sorted((ROOT / "workflow/config").glob("*.yaml"))
+SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 PAPER = [path for path in OVERLAYS if path.stem.startswith("paper")]
 
 
@@ -27,7 +30,7 @@ def load(overlay: Path | None) -> dict:
 @pytest.mark.parametrize("overlay", [None, *OVERLAYS], ids=lambda p: p.stem if p else "default")
 def test_an_experiment_builds_its_real_configurations(overlay, tmp_path):
     config = load(overlay)
-    configuration.check(config, ROOT / "workflow/schemas/config.schema.yaml")
+    configuration.check(config, SCHEMA)
     assert config["experiment"] == (overlay.stem if overlay else "embedded")
     sft = sft_config(config["cold_start"], tmp_path, seed=0)
     grpo = grpo_config(config["grpo"], tmp_path, seed=0)
@@ -58,6 +61,9 @@ def test_the_paper_overlays_hold_the_published_settings(overlay, tmp_path):
     assert (sft.learning_rate, sft.per_device_train_batch_size) == (5.0e-5, 1)
     assert config["prompt"] == {"schema": "ddl", "example_values": 2, "max_length": 4096}
     assert config["filter"]["rl_classes"] == ["Complex"]
+    # The filter drops rows: more are drawn than the 50,000 of each class and 5,000 of class Complex that shall be left.
+    (drawn,) = (entry["classes"] for entry in config["synthesize"]["mix"])
+    assert all(drawn[name] >= 1.5 * (55000 if name == "Complex" else 50000) for name in SQL_CLASSES)
     assert {name: config["candidates"][name] for name in ("n", "temperature", "max_new_tokens")} == {
         "n": 8, "temperature": 0.8, "max_new_tokens": 2048,
     }  # fmt: skip
@@ -79,6 +85,22 @@ def test_the_paper_overlays_launch_by_files_that_accelerate_reads(overlay):
         assert launched.distributed_type == "DEEPSPEED"
         assert launched.deepspeed_config["zero_stage"] == 2
         assert launched.num_processes == config["resources"][stage]["gpu"]
+
+
+def test_the_schema_knows_the_styles_of_questions():
+    schema = yaml.safe_load(SCHEMA.read_text())
+    assert schema["properties"]["synthesize"]["properties"]["styles"]["propertyNames"]["enum"] == list(STYLES)
+
+
+@pytest.mark.parametrize(
+    ("styles", "message"),
+    [({"formal": 0}, "synthesize.styles: no style has a share above 0"), ({"shouting": 1}, "'shouting' is not one of")],
+)
+def test_styles_that_cannot_be_met_are_named(styles, message):
+    config = load(None)
+    config["synthesize"]["styles"] = styles
+    with pytest.raises(InputError, match=message):
+        configuration.check(config, SCHEMA)
 
 
 def test_the_conda_environment_holds_the_one_list_of_dependencies():

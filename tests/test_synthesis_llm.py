@@ -1,16 +1,21 @@
 """The language model back end, against a real `transformers serve` process with the default small model."""
 
+import http.server
 import json
 import os
 import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+import sqlglot
 from tiny_models import smollm2
 
 from sqlr1.execution import Executor
@@ -19,6 +24,7 @@ from sqlr1.records import InputError, Question, read_json, read_records
 from sqlr1.stages.synthesize import main
 from sqlr1.synthesis.llm import Client, Endpoint, Prompt
 from sqlr1.synthesis.polish import explain, paraphrase
+from sqlr1.synthesis.validation import unmentioned_value
 
 
 @pytest.fixture(scope="module")
@@ -60,19 +66,104 @@ def test_answers_come_from_the_model_and_then_from_the_cache(endpoint, tmp_path)
     with Client(endpoint, tmp_path / "cache.jsonl") as client:
         answers = client.ask(HELLO, "test")
         assert client.tokens > 0
+        spent = client.tokens
     assert all(answers)
     nowhere = Endpoint("http://127.0.0.1:9/v1", endpoint.model, retries=0)
     with Client(nowhere, tmp_path / "cache.jsonl") as client:
         assert client.ask(HELLO, "test") == answers
-        assert client.tokens == 0
+        assert client.tokens == spent
 
 
-def test_budget_stops_the_asking(endpoint, tmp_path):
-    alone = Endpoint(endpoint.base_url, endpoint.model, concurrency=1, budget=1)
-    with Client(alone, tmp_path / "cache.jsonl") as client:
-        first, *others = client.ask(HELLO, "test")
-    assert first
-    assert others == [None, None]
+def test_budget_stops_the_asking_in_this_and_in_later_runs(endpoint, tmp_path):
+    alone = Endpoint(endpoint.base_url, endpoint.model, concurrency=1, budget=30)
+    for _ in range(2):
+        with Client(alone, tmp_path / "cache.jsonl") as client:
+            first, *others = client.ask(HELLO, "test")
+        assert first
+        assert others == [None, None]
+
+
+class Faulty(http.server.BaseHTTPRequestHandler):
+    """Answers each prompt in ten tokens, unless the prompt names a fault."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_POST(self):
+        text = json.loads(self.rfile.read(int(self.headers["content-length"])))["messages"][0]["content"]
+        self.asked.append(text)
+        reply = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": []}
+        if text != "no choices":
+            reply["choices"] = [
+                {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": f"re: {text}"}}
+            ]
+        if text != "no usage":
+            reply["usage"] = {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10}
+        broken = text == "fails once" and self.asked.count(text) == 1
+        body = json.dumps(reply).encode()
+        self.send_response(400 if text == "too long" else 500 if broken else 200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def faulty():
+    """An endpoint with faults that a real server shows only now and then."""
+    Faulty.asked.clear()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Faulty)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield Endpoint(f"http://127.0.0.1:{server.server_port}/v1", "m", concurrency=1, retries=0)
+    server.shutdown()
+    server.server_close()
+
+
+def prompts(*texts):
+    return [Prompt((("user", text),), max_tokens=5) for text in texts]
+
+
+@pytest.mark.parametrize("fault", ["too long", "no choices"])
+def test_a_prompt_that_is_refused_or_unanswered_is_skipped_and_counted(faulty, tmp_path, fault):
+    with Client(faulty, tmp_path / "cache.jsonl") as client:
+        assert client.ask(prompts("a", fault, "b"), "test") == ["re: a", None, "re: b"]
+        assert client.failed == 1
+
+
+def test_an_endpoint_that_refuses_every_prompt_is_named(faulty, tmp_path):
+    with Client(faulty, tmp_path / "cache.jsonl") as client, pytest.raises(InputError, match="no prompt was answered"):
+        client.ask(prompts("too long", "too long"), "test")
+
+
+def test_a_request_that_fails_is_tried_again(faulty, tmp_path):
+    with Client(replace(faulty, retries=1), tmp_path / "cache.jsonl") as client:
+        assert client.ask(prompts("fails once"), "test") == ["re: fails once"]
+    assert Faulty.asked == ["fails once"] * 2
+
+
+def test_requests_at_once_stay_within_the_budget(faulty, tmp_path):
+    texts = [f"prompt {i}" for i in range(20)]
+    with Client(replace(faulty, concurrency=8, budget=45), tmp_path / "cache.jsonl") as client:
+        answers = client.ask(prompts(*texts), "test")
+        assert client.tokens <= 45
+    assert len(Faulty.asked) == sum(a is not None for a in answers) == 4
+
+
+def test_an_endpoint_that_counts_no_tokens_is_charged_the_most(faulty, tmp_path):
+    with Client(replace(faulty, budget=30), tmp_path / "cache.jsonl") as client:
+        assert client.ask(prompts("no usage", "another"), "test") == ["re: no usage", "re: another"]
+        assert client.tokens == len("no usage") + 5 + 10
+
+
+def test_a_cache_cut_off_while_it_was_written_is_read_up_to_there(faulty, tmp_path):
+    cache = tmp_path / "cache.jsonl"
+    for _ in range(2):
+        with Client(faulty, cache) as client:
+            assert client.ask(prompts("a", "b"), "test") == ["re: a", "re: b"]
+        cache.write_text(cache.read_text()[:-5])
+    assert Faulty.asked == ["a", "b", "b"]
 
 
 def test_unreachable_endpoint_is_named(tmp_path):
@@ -94,6 +185,7 @@ def test_stage_asks_the_model_and_keeps_only_questions_that_name_their_values(en
     main(["--settings", json.dumps({"synthesize": settings}), "--out", "out"])
     rows = read_records(tmp_path / "out/questions.jsonl", Question)
     assert len(rows) == 1
+    assert unmentioned_value(rows[0], sqlglot.parse_one(rows[0].sql, read="sqlite")) is None
     assert (tmp_path / "results/.work/llm.jsonl").read_text().count("\n") == 1
     assert read_json(tmp_path / "out/manifest.json")["settings"]["synthesize"]["llm"] == llm
 
@@ -124,6 +216,14 @@ def test_paraphrase_must_keep_values_and_be_one_line():
     answers = ["Which singers are older than 35?", "Which singers are old?", "A first line\nand a second 35", None]
     questions = [r.question for r in paraphrase(rows, Scripted(answers))]
     assert questions == ["Which singers are older than 35?", *["Who is above 35?"] * 3]
+
+
+def test_reasoning_is_asked_of_the_model_and_counts_only_with_three_samples_that_run(endpoint, paths, tmp_path):
+    with Client(endpoint, tmp_path / "cache.jsonl") as client, Executor(workers=1) as executor:
+        explained = explain([row("Who is above 35?", "SELECT name FROM singer")], paths, client, 2, executor)
+        assert client.tokens > 2 * 50  # the prompt with its schema, twice
+    assert explained == [None]
+    assert (tmp_path / "cache.jsonl").read_text().count("\n") == 2
 
 
 def test_majority_of_executed_results_has_to_agree_with_the_gold(paths):

@@ -71,6 +71,34 @@ def test_unknown_database_names_the_row(tmp_path):
         list(locate(read_questions("synsql", path), {}, None))
 
 
+@pytest.mark.parametrize("value", [None, 123, ["shop"]])
+def test_a_database_name_that_is_no_text_is_named_or_counted(tmp_path, value):
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps(SYNSQL | {"db_id": db}) + "\n" for db in (value, "shop")))
+    with pytest.raises(InputError, match="row 0 has no text as 'db_id'"):
+        list(read_questions("synsql", path))
+    unusable = Counter()
+    assert [q.db_id for q in read_questions("synsql", path, unusable)] == ["shop"]
+    assert unusable == {f"has no text as 'db_id' but {type(value).__name__}": 1}
+
+
+def test_rows_that_lack_a_field_are_counted(tmp_path):
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([{"db_id": "shop"}, 5, SYNSQL]))
+    unusable = Counter()
+    assert len(list(read_questions("synsql", path, unusable))) == 1
+    assert unusable == {"has no field 'question'": 1, "is no JSON object but int": 1}
+
+
+@pytest.mark.parametrize(("name", "paths"), [("a_b", {"ab": 1, "a-b": 2}), ("'\n", {"__": 1})])
+def test_an_odd_name_never_means_one_of_several_databases(tmp_path, name, paths):
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([SYNSQL | {"db_id": name}]))
+    missing = Counter()
+    assert list(locate(read_questions("synsql", path), paths, missing)) == []
+    assert missing == {name: 1}
+
+
 def test_subsets_are_drawn_by_class_and_seed(tmp_path):
     path = tmp_path / "data.jsonl"
     classes = ("Simple", "Moderate", "Complex", "Highly Complex")

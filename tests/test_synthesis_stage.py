@@ -1,6 +1,8 @@
 """The synthesize stage by hand: own databases, the built-in benchmark, folders, mixed-in questions, bad input."""
 
+import contextlib
 import json
+import shutil
 import sqlite3
 
 import pytest
@@ -10,6 +12,7 @@ from sqlr1.execution import Executor, Limits, Query, Status
 from sqlr1.records import Catalogue, Database, Question, read_json, read_records, sha256
 from sqlr1.scoring.predictions import read_questions as read_benchmark
 from sqlr1.stages.synthesize import main
+from sqlr1.synthesis.corpus import _described_names
 from sqlr1.synthesis.generate import held_out
 
 CLASSES = {"Simple": 0.4, "Moderate": 0.3, "Complex": 0.2, "Highly Complex": 0.1}
@@ -126,6 +129,36 @@ def test_folder_and_mixed_questions(run, small_spider):
     assert Catalogue(out / "catalogue.jsonl", small_spider)["pets"].is_file()
 
 
+def test_questions_use_the_column_names_of_birds_descriptions(run, small_spider):
+    folder = small_spider / "spider/database/pets/database_description"
+    folder.mkdir()
+    header = "original_column_name,column_name,column_description,data_format,value_description\n"
+    (folder / "pet.csv").write_bytes(
+        (header + "name,pet's full naïve name,,,\nkind,animal species,,,\n").encode("latin-1")
+    )
+    out = run(folders=[FOLDER], folder_questions=12)
+    asked = [q for q in read_records(out / "questions.jsonl", Question) if q.db_id == "pets" and "kind" in q.sql]
+    assert asked
+    assert all("species" in q.question and "kind" not in q.question for q in asked)
+
+
+def test_descriptions_that_do_not_tell_columns_apart_are_not_used(data_root):
+    folder = data_root / "bird/dev/dev_databases"
+    database = folder / "thrombosis_prediction/thrombosis_prediction.sqlite"
+    assert len(list(database.parent.glob("database_description/*.csv"))) == 3
+    names = _described_names(database)
+    assert names["examination", "ana"] == "anti nucleus antibody"
+    assert not {"kct", "rvvt"} & {column for _, column in names}
+
+
+def test_a_single_file_is_a_database_too(run, small_spider, tmp_path):
+    path = shutil.move(small_spider / "spider/database/pets/pets.sqlite", tmp_path / "animals.db")
+    out = run(folders=[{"databases": str(path)}], folder_questions=12)
+    assert sum(q.db_id == "animals" for q in read_records(out / "questions.jsonl", Question)) >= 10
+    entry = next(d for d in read_records(out / "catalogue.jsonl", Database) if d.db_id == "animals")
+    assert (entry.path, entry.source) == (str(path), str(tmp_path))
+
+
 def test_instances_of_training_databases_are_what_the_catalogue_names(run):
     out = run(instances=2)
     paths = {d.db_id: d.path for d in read_records(out / "catalogue.jsonl", Database)}
@@ -144,6 +177,19 @@ def test_unknown_domain_is_named(run, capfd):
     fails(capfd, run, "unknown domain 'atlantis'", domains=["atlantis"])
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"classes": dict.fromkeys(CLASSES, 0)}, "synthesize.classes: no share is above 0"),
+        ({"classes": {"Easy": 1}}, "synthesize.classes: unknown 'Easy'; known: Simple, Moderate"),
+        ({"styles": {"formal": 0}}, "synthesize.styles: no share is above 0"),
+        ({"styles": {"shouting": 1}}, "synthesize.styles: unknown 'shouting'; known: interrogative"),
+    ],
+)
+def test_shares_that_cannot_be_met_are_named(run, capfd, settings, message):
+    fails(capfd, run, message, **settings)
+
+
 def test_unknown_database_of_a_mixed_question_is_named(run, small_spider, capfd):
     rows = [{"db_id": "gone", "question": "q", "query": "SELECT 1"}]
     (small_spider / "spider/train.json").write_text(json.dumps(rows))
@@ -151,11 +197,13 @@ def test_unknown_database_of_a_mixed_question_is_named(run, small_spider, capfd)
 
 
 def test_missing_databases_are_skipped_and_counted_on_demand(run, small_spider, capfd):
-    rows = [{"db_id": "gone", "question": "q", "query": "SELECT 1"}]
+    rows = [{"db_id": "gone", "question": "q", "query": "SELECT 1"}, {"db_id": "pets"}]
     (small_spider / "spider/train.json").write_text(json.dumps(rows))
     out = run(mix=[MIX | {"missing": "skip"}])
     assert len(read_records(out / "questions.jsonl", Question)) == 40
-    assert "1 mixed-in questions skipped: no database gone" in capfd.readouterr().err
+    log = capfd.readouterr().err
+    assert "1 mixed-in questions skipped: no database gone" in log
+    assert "1 mixed-in questions skipped: the row has no field 'question'" in log
 
 
 def test_corrupt_database_is_named(run, small_spider, capfd):
@@ -171,6 +219,28 @@ def test_malformed_questions_file_is_named_with_its_line(run, small_spider, capf
 def test_row_without_a_field_is_named(run, small_spider, capfd):
     (small_spider / "spider/train.json").write_text('[{"db_id": "pets", "question": "q"}]')
     fails(capfd, run, "row 0 has no field 'query'", mix=[MIX])
+
+
+def test_two_databases_of_one_name_are_named(run, small_spider, capfd):
+    copy_of_pets(small_spider, "INSERT INTO pet VALUES (5,'Eve','fish',1)")
+    others = {"databases": "{data}/other"}
+    fails(capfd, run, "other/pets/pets.sqlite are different databases of one name", folders=[FOLDER, others])
+    fails(capfd, run, "are different databases of one name", folders=[others], mix=[MIX | {"missing": "skip"}])
+
+
+def test_one_database_in_two_folders_is_asked_about_once(run, small_spider):
+    copy_of_pets(small_spider, "")
+    questions = read_records(
+        run(folders=[FOLDER, {"databases": "{data}/other"}], folder_questions=12) / "questions.jsonl", Question
+    )
+    assert len({q.id for q in questions}) == len(questions) > 40
+
+
+def copy_of_pets(root, change):
+    (root / "other/pets").mkdir(parents=True)
+    path = shutil.copy(root / "spider/database/pets/pets.sqlite", root / "other/pets")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(change)
 
 
 def test_empty_folder_is_named(run, small_spider, capfd):

@@ -97,6 +97,16 @@ def test_a_touched_module_plans_nothing(checkout):
     assert planned(checkout) == {}
 
 
+def test_other_cores_plan_nothing(checkout):
+    assert planned(checkout, "--cores", "1") == {}
+
+
+def test_data_stages_work_in_as_many_processes_as_snakemake_gives_them_cores(checkout):
+    target = "results/smoke/filter/funnel.json"
+    run = snakemake(checkout, target, "-n", "-p", "--forceall", "--cores", "1", *SMOKE)
+    assert (run.stdout + run.stderr).count("--workers 1") == 2
+
+
 def test_an_edit_in_rewards_reruns_grpo_and_what_follows(checkout, edit):
     edit("workflow/sqlr1/rewards.py", '"""', '"""Edited. ')
     assert planned(checkout) == TRAINED

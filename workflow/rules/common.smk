@@ -159,7 +159,9 @@ def source_files():
     files = [resolve(f[key]) for f in folders for key in ("db_ids", "tables") if f.get(key)]
     files += [resolve(m["questions"]) for m in SYNTHESIZE["mix"]]
     for entry in folders + SYNTHESIZE["mix"]:
-        files += map(str, Path(resolve(entry["databases"])).glob("*/*.sqlite"))
+        place = Path(resolve(entry["databases"]))
+        for database in [place] if place.is_file() else place.glob("*/*.sqlite"):
+            files += map(str, [database, *database.parent.glob("database_description/*.csv")])
     return sorted(set(files))
 
 

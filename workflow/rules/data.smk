@@ -55,7 +55,7 @@ rule synthesize:
         seed=config["synthesize"]["seed"],
     shell:
         "python -m sqlr1.stages.synthesize --settings {params.cfg:q} --seed {params.seed} "
-        "--out {params.out:q} --experiment {params.experiment:q} --log {log:q}"
+        "--out {params.out:q} --experiment {params.experiment:q} --log {log:q} --workers {threads}"
 
 
 rule filter:
@@ -91,4 +91,4 @@ rule filter:
     shell:
         "python -m sqlr1.stages.filter --settings {params.cfg:q} --seed {params.seed} "
         "--questions {input.questions:q} --catalogue {input.catalogue:q} --benchmark {input.benchmarks:q} "
-        "--out {params.out:q} --experiment {params.experiment:q} --log {log:q}"
+        "--out {params.out:q} --experiment {params.experiment:q} --log {log:q} --workers {threads}"

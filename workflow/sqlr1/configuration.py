@@ -25,9 +25,13 @@ def check(config: Mapping[str, Any], schema_file: Path) -> None:
         raise InputError("; ".join(dict.fromkeys(line for error in errors for line in _explain(error))))
     _check_numbers(config)
     _check_domains(config["synthesize"])
-    for section in ("synthesize", "filter"):
-        if not sum(config[section].get("classes", {"": 1}).values()):
-            raise InputError(f"config key {section}.classes: no class has a share above 0")
+    for section, key, one in (
+        ("synthesize", "classes", "class"),
+        ("synthesize", "styles", "style"),
+        ("filter", "classes", "class"),
+    ):
+        if not sum(config[section].get(key, {"": 1}).values()):
+            raise InputError(f"config key {section}.{key}: no {one} has a share above 0")
     low, high = config["select"]["low"], config["select"]["high"]
     if low > high:
         raise InputError(f"config key select.low: {low} is above select.high, {high}")

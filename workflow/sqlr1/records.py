@@ -22,7 +22,10 @@ class InputError(Exception):
 
 @dataclass(frozen=True)
 class Question:
-    """A question over a database with its gold SQL. `id` is unique within a file; `db_id` resolves in a `Catalogue`."""
+    """A question over a database with its gold SQL. `id` is unique within a file; `db_id` resolves in a `Catalogue`.
+
+    `template` is the shape and wording it was generated from: empty for one that comes from elsewhere.
+    """
 
     id: str
     db_id: str

@@ -1,10 +1,11 @@
 """The data card: README.md with the metadata by which `datasets.load_dataset(folder)` finds the splits."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import yaml
+from sqlglot import exp
 
 from sqlr1.filtering.sql import parse
 from sqlr1.records import SQL_CLASSES, Question
@@ -19,12 +20,26 @@ _FIELDS = {
     "reasoning": "trace in steps, made from the same plan as the SQL",
     "sql_class": "complexity class as in SynSQL",
     "style": "question style as in SynSQL; human: written by people",
-    "template": "shape and surface template of the question",
+    "template": "shape and surface template of the question; empty for rows that were not generated here",
+}
+# SQL features beside those that decide the class -> whether a node shows one.
+_FURTHER: dict[str, Callable[[exp.Expression], bool]] = {
+    "left joins": lambda node: isinstance(node, exp.Join) and node.side == "LEFT",
+    "DISTINCT": lambda node: isinstance(node, exp.Distinct),
+    "LIKE": lambda node: isinstance(node, exp.Like),
+    "HAVING": lambda node: isinstance(node, exp.Having),
+    "ORDER BY": lambda node: isinstance(node, exp.Order) and not isinstance(node.parent, exp.Window),
+    "LIMIT": lambda node: isinstance(node, exp.Limit),
 }
 
 
-def data_card(subsets: Mapping[str, Sequence[Question]], funnel: Mapping[str, Any], title: str) -> str:
-    """The card's text: metadata, fields, funnel, and the distribution of classes, styles and SQL features."""
+def data_card(
+    subsets: Mapping[str, Sequence[Question]], funnel: Mapping[str, Any], examples: Mapping[str, Question], title: str
+) -> str:
+    """The card's text: metadata, fields, funnel, and the distribution of classes, styles and SQL features.
+
+    `examples` has a dropped row for each reason that dropped some.
+    """
     files = [{"split": name, "path": f"{name}.jsonl"} for name, rows in subsets.items() if rows]
     metadata = {
         "language": ["en"],
@@ -32,14 +47,15 @@ def data_card(subsets: Mapping[str, Sequence[Question]], funnel: Mapping[str, An
         "tags": ["text-to-sql", "reasoning", "synthetic"],
         "configs": [{"config_name": "default", "data_files": files}],
     }
-    drops = {reason: count for reason, count in funnel["dropped"].items() if count}
     kept = {name: len(rows) for name, rows in subsets.items()}
     sections = [
         f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---",
         f"# {title}",
         "Questions with SQL and reasoning for text-to-SQL, executed and filtered.",
         "## Fields\n\n" + "\n".join(f"- `{name}`: {text}" for name, text in _FIELDS.items()),
-        "## Funnel\n\n" + _table(["step", "rows"], [["input", funnel["input"]], *drops.items(), *kept.items()]),
+        "## Funnel\n\n"
+        + _table(["step", "rows"], [["input", funnel["input"]], *funnel["dropped"].items(), *kept.items()]),
+        "## Dropped rows\n\nOne a reason.\n\n" + _examples(examples),
         "## Classes\n\n" + _distribution(subsets, lambda row: [row.sql_class], SQL_CLASSES),
         "## Styles\n\n" + _distribution(subsets, lambda row: [row.style]),
         "## SQL features\n\nRows that have at least one.\n\n" + _distribution(subsets, _features),
@@ -49,7 +65,16 @@ def data_card(subsets: Mapping[str, Sequence[Question]], funnel: Mapping[str, An
 
 def _features(row: Question) -> list[str]:
     expression, _ = parse(row.sql)
-    return [name for name, count in features(expression).items() if count] if expression else []
+    if expression is None:
+        return []
+    counted = [name for name, count in features(expression).items() if count]
+    nodes = list(expression.walk())
+    return counted + [name for name, has in _FURTHER.items() if any(map(has, nodes))]
+
+
+def _examples(examples: Mapping[str, Question]) -> str:
+    rows = [[reason, f"`{row.db_id}`", row.question, f"`{row.sql}`"] for reason, row in examples.items()]
+    return _table(["reason", "database", "question", "SQL"], rows)
 
 
 def _distribution(subsets: Mapping[str, Sequence[Question]], labels: Any, order: Sequence[str] = ()) -> str:
@@ -60,4 +85,9 @@ def _distribution(subsets: Mapping[str, Sequence[Question]], labels: Any, order:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    """The value on one line, without what would end the cell."""
+    return " ".join(str(value).split()).replace("|", "\\|")

@@ -1,6 +1,7 @@
 """From raw rows to rows worth training on: every drop has one reason, and is counted."""
 
 import multiprocessing
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -12,11 +13,20 @@ from sqlglot import exp
 from tqdm import tqdm
 
 from sqlr1.execution import Executor, Limits, Query, Status
-from sqlr1.filtering.similarity import QuestionIndex, shingles, signatures
-from sqlr1.filtering.sql import is_volatile, normal_form, parse
+from sqlr1.filtering.similarity import QuestionIndex, Sketch, sketches
+from sqlr1.filtering.sql import is_volatile, may_depend_on_order, normal_form, parse, without_literals
 from sqlr1.records import Question
+from sqlr1.synthesis.backward import write_backward
 from sqlr1.synthesis.sql import to_sql
-from sqlr1.synthesis.validation import fault, probe, unmentioned_value
+from sqlr1.synthesis.validation import (
+    fault,
+    limited_blocks,
+    own_rows,
+    parts_ties,
+    probe,
+    same_result,
+    unmentioned_value,
+)
 
 REASONS = (
     "not_parsed", "not_select", "non_deterministic",
@@ -30,7 +40,10 @@ _FAILURES = {Status.TIMED_OUT: "timed_out", Status.TOO_LARGE: "too_large"}
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What training rows must stay clear of: databases, questions, and gold SQL in normal form (literals kept)."""
+    """What training rows must stay clear of: databases, questions, and gold SQL in normal form (literals kept).
+
+    Names of databases are in lower case: one file system's `World_1` is the other's `world_1`.
+    """
 
     db_ids: frozenset[str]
     questions: tuple[str, ...]
@@ -41,8 +54,8 @@ class Benchmark:
         """The benchmark made of these questions."""
         questions = list(questions)
         expressions = [parse(q.sql)[0] for q in questions]
-        sql = frozenset(normal_form(e, literals=True) for e in expressions if e)
-        return cls(frozenset(q.db_id for q in questions), tuple(q.question for q in questions), sql)
+        sql = frozenset(normal_form(e) for e in expressions if e)
+        return cls(frozenset(q.db_id.lower() for q in questions), tuple(q.question for q in questions), sql)
 
 
 @dataclass(frozen=True)
@@ -109,6 +122,18 @@ def _work(task: _Task) -> list[str | None]:
     return _filters[0].reasons(*task)
 
 
+@dataclass
+class _Candidate:
+    """A row on its way through the checks; `form` is its SQL's normal form, `result` what the probe returned."""
+
+    row: Question
+    reason: str | None = None
+    expression: exp.Expression | None = None
+    form: str = ""
+    sketch: Sketch | None = None
+    result: Sequence[tuple] = ()
+
+
 class _Filter:
     """Finds the reasons to drop rows, one database at a time."""
 
@@ -117,63 +142,90 @@ class _Filter:
         self._rules = rules
         self._executor = executor
         self._contaminated = QuestionIndex(rules.contamination)
-        for signature in signatures([shingles(question) for question in benchmark.questions]):
-            self._contaminated.add(signature)
+        for sketch in sketches(benchmark.questions):
+            self._contaminated.add(sketch)
 
     def reasons(self, rows: list[Question], path: Path) -> list[str | None]:
-        """The reason to drop each row, or None; cheap checks first, execution for what they leave."""
-        found = [self._static(row) for row in rows]
-        reasons = [reason for reason, _ in found]
-        expressions = [expression for _, expression in found]
-        for number, signature in enumerate(signatures([shingles(row.question) for row in rows])):
-            if not reasons[number] and self._contaminated.has_similar(signature):
-                reasons[number] = "contaminated_question"
-        left = [n for n, reason in enumerate(reasons) if not reason]
-        for number, reason in zip(left, self._results(rows, expressions, left, path), strict=True):
-            reasons[number] = reason
-        left = [n for n, reason in enumerate(reasons) if not reason]
-        for number, reason in zip(left, self._repeated(rows, expressions, left), strict=True):
-            reasons[number] = reason
-        return reasons
+        """The reason to drop each row, or None; cheap checks first, each for what those before it leave."""
+        candidates = [_Candidate(row) for row in rows]
+        results, ties = partial(self._results, path), partial(self._ties, path)
+        for check in (self._static, self._contaminations, results, ties, self._repetitions):
+            left = [candidate for candidate in candidates if not candidate.reason]
+            for candidate, reason in zip(left, check(left), strict=True):
+                candidate.reason = reason
+        return [candidate.reason for candidate in candidates]
 
-    def _static(self, row: Question) -> tuple[str | None, exp.Expression | None]:
-        expression, reason = parse(row.sql)
-        if expression is None:
-            return reason, None
-        if row.db_id in self._benchmark.db_ids:
-            return "contaminated_database", expression
+    def _static(self, candidates: list[_Candidate]) -> Iterator[str | None]:
+        for candidate in candidates:
+            candidate.expression, reason = parse(candidate.row.sql)
+            yield reason or self._static_fault(candidate)
+
+    def _static_fault(self, candidate: _Candidate) -> str | None:
+        row, expression = candidate.row, candidate.expression
+        if row.db_id.lower() in self._benchmark.db_ids:
+            return "contaminated_database"
         if is_volatile(expression):
-            return "non_deterministic", expression
-        if self._benchmark.sql and normal_form(expression.copy(), literals=True) in self._benchmark.sql:
-            return "contaminated_sql", expression
-        # People say "females" for 'F'; only generated questions have to quote their values.
-        unsaid = row.style != "human" and unmentioned_value(row, expression)
-        return "value_not_mentioned" if unsaid else None, expression
+            return "non_deterministic"
+        candidate.form = normal_form(expression.copy())
+        if candidate.form in self._benchmark.sql:
+            return "contaminated_sql"
+        # People say "females" for 'F'; only questions that were generated here, from a template, have to quote values.
+        unsaid = row.template and unmentioned_value(row, expression)
+        return "value_not_mentioned" if unsaid else None
 
-    def _results(
-        self, rows: list[Question], expressions: list[exp.Expression], left: list[int], path: Path
-    ) -> Iterator[str | None]:
-        """What is wrong with the results. Ties count in generated rows only: people's golds are what they are."""
-        human = [rows[n].style == "human" for n in left]
-        sql = [rows[n].sql if h else to_sql(probe(expressions[n])) for n, h in zip(left, human, strict=True)]
-        for number, execution in zip(left, self._executor.execute([Query(path, s) for s in sql]), strict=True):
+    def _contaminations(self, candidates: list[_Candidate]) -> Iterator[str | None]:
+        for candidate, sketch in zip(candidates, sketches(c.row.question for c in candidates), strict=True):
+            candidate.sketch = sketch
+            yield "contaminated_question" if self._contaminated.has_similar(sketch) else None
+
+    def _results(self, path: Path, candidates: list[_Candidate]) -> Iterator[str | None]:
+        """What is wrong with the results. Questions from elsewhere may leave the order of ties open."""
+        probed = [bool(c.row.template or c.expression.args.get("limit")) for c in candidates]
+        sql = [to_sql(probe(c.expression)) if p else c.row.sql for c, p in zip(candidates, probed, strict=True)]
+        executions = self._executor.execute([Query(path, text) for text in sql])
+        for candidate, execution in zip(candidates, executions, strict=True):
+            candidate.result = execution.rows
             if execution.status != Status.OK:
                 yield _FAILURES.get(execution.status, "failed")
             else:
-                yield fault(expressions[number], execution.rows)
+                yield fault(candidate.expression, execution.rows)
 
-    def _repeated(
-        self, rows: list[Question], expressions: list[exp.Expression], left: list[int]
-    ) -> Iterator[str | None]:
+    def _ties(self, path: Path, candidates: list[_Candidate]) -> list[str | None]:
+        """`ties` where the order in which tables are read, or ties in an inner block, may decide the result."""
+        doubtful = [c for c in candidates if may_depend_on_order(c.expression)]
+        tied = {id(c) for check in (self._tied_inside, self._changed_backwards) for c in check(path, doubtful)}
+        return ["ties" if id(candidate) in tied else None for candidate in candidates]
+
+    def _tied_inside(self, path: Path, candidates: list[_Candidate]) -> Iterator[_Candidate]:
+        """Those with an inner block that takes some of equal rows; correlated ones, which do not run alone, pass."""
+        blocks = [(candidate, block) for candidate in candidates for block in limited_blocks(candidate.expression)]
+        executions = self._executor.execute([Query(path, to_sql(probe(block))) for _, block in blocks])
+        for (candidate, block), execution in zip(blocks, executions, strict=True):
+            if execution.status == Status.OK and parts_ties(block, execution.rows):
+                yield candidate
+
+    def _changed_backwards(self, path: Path, candidates: list[_Candidate]) -> Iterator[_Candidate]:
+        """Those with another result when the tables are read backwards."""
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / path.name
+            if not candidates or not write_backward(path, copy):
+                return
+            executions = self._executor.execute([Query(copy, candidate.row.sql) for candidate in candidates])
+        for candidate, execution in zip(candidates, executions, strict=True):
+            own = own_rows(candidate.expression, candidate.result)
+            if execution.status == Status.OK and not same_result(candidate.expression, own, execution.rows):
+                yield candidate
+
+    def _repetitions(self, candidates: list[_Candidate]) -> Iterator[str | None]:
         seen: Counter[str] = Counter()
         index = QuestionIndex(self._rules.near_duplicate)
-        for number, signature in zip(left, signatures([shingles(rows[n].question) for n in left]), strict=True):
-            form = normal_form(expressions[number])
+        for candidate in candidates:
+            form = without_literals(candidate.form)
             if seen[form] >= self._rules.max_per_sql:
                 yield "duplicate"
-            elif index.has_similar(signature):
+            elif index.has_similar(candidate.sketch):
                 yield "near_duplicate"
             else:
                 seen[form] += 1
-                index.add(signature)
+                index.add(candidate.sketch)
                 yield None

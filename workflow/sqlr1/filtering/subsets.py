@@ -55,6 +55,17 @@ def split(
     return result
 
 
+def cap_styles(rows: Sequence[Question], most: int, seed: int) -> tuple[list[Question], list[Question]]:
+    """(at most `most` rows of each style, drawn by seed; the others), both in the order of `rows`."""
+    styles: dict[str, list[int]] = {}
+    for number, row in enumerate(rows):
+        styles.setdefault(row.style, []).append(number)
+    kept: set[int] = set()
+    for style, numbers in styles.items():
+        kept |= set(random.Random(f"{seed}:{style}").sample(numbers, min(len(numbers), most)))
+    return [rows[n] for n in sorted(kept)], [row for n, row in enumerate(rows) if n not in kept]
+
+
 def _demand(
     size: int, allowed: Sequence[str], weights: Mapping[str, float], pools: Mapping[str, Sequence[Question]]
 ) -> dict[str, int]:

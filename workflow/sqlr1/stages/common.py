@@ -57,6 +57,11 @@ def stage_parser(doc: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """The argument of stages that work in several processes; their results do not depend on how many."""
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a CPU)")
+
+
 class Job:
     """A running stage: parsed `args`, `settings`, the folder `out`, the MLflow `run`."""
 

@@ -5,7 +5,6 @@ and a data card, `README.md`.
 """
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sqlr1.execution import Limits
 from sqlr1.filtering.card import data_card
 from sqlr1.filtering.funnel import REASONS, Benchmark, Rules, filter_rows
-from sqlr1.filtering.subsets import SUBSETS, split
+from sqlr1.filtering.subsets import SUBSETS, cap_styles, split
 from sqlr1.records import (
     SQL_CLASSES,
     Catalogue,
@@ -26,7 +25,7 @@ from sqlr1.records import (
     write_json,
     write_jsonl,
 )
-from sqlr1.stages.common import Job, data_root, stage, stage_parser
+from sqlr1.stages.common import Job, add_workers, data_root, stage, stage_parser
 from sqlr1.synthesis.readers import read_questions
 
 if TYPE_CHECKING:
@@ -41,20 +40,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--questions", type=Path, required=True, help="rows to filter (JSONL)")
     parser.add_argument("--catalogue", type=Path, required=True, help="databases of the rows (JSONL)")
     parser.add_argument("--benchmark", type=Path, nargs="*", default=[], help="question files to stay clear of")
+    add_workers(parser)
     with stage("filter", parser, argv, inputs=["questions", "catalogue", "benchmark"]) as job:
         settings = job.settings["filter"]
         rows = read_records(job.args.questions, Question)
         catalogue = Catalogue(job.args.catalogue, data_root())
         paths = _paths(rows, catalogue, job.args.questions)
         benchmark = Benchmark.of(q for path in job.args.benchmark for q in read_questions(_layout(path), path))
-        limits, workers = Limits(**job.settings.get("execution", {})), os.cpu_count() or 1
+        limits, workers = Limits(**job.settings.get("execution", {})), job.args.workers
         reasons = filter_rows(rows, paths, benchmark, Rules(**settings.get("rules", {})), limits, workers)
         kept = [row for row, reason in zip(rows, reasons, strict=True) if not reason]
         dropped = [(row, reason) for row, reason in zip(rows, reasons, strict=True) if reason]
         sizes = {name: settings[f"{name}_rows"] for name in SUBSETS}
         weights = settings.get("classes", dict.fromkeys(SQL_CLASSES, 1.0))
+        over: list[Question] = []
+        if most := settings.get("max_per_style"):
+            kept, over = cap_styles(kept, round(most * sum(sizes.values())), job.seed)
         subsets = split(kept, sizes, settings["rl_classes"], weights, job.seed)
-        dropped += [(row, "over_quota") for row in subsets.pop("surplus")]
+        dropped += [(row, "over_quota") for row in over + subsets.pop("surplus")]
         _write(job, rows, subsets, dropped)
 
 
@@ -97,8 +100,10 @@ def _write(
         "styles": {name: _count(subsets[name], "style") for name in SUBSETS},
     }
     write_json(job.out / "funnel.json", counts)
+    first = {reason: row for row, reason in reversed(dropped)}
+    examples = {reason: first[reason] for reason in REASONS if reason in first}
     with atomic_write(job.out / "README.md") as file:
-        file.write(data_card(subsets, counts, f"SQL-R1 training data: {job.args.experiment}"))
+        file.write(data_card(subsets, counts, examples, f"SQL-R1 training data: {job.args.experiment}"))
     job.outputs(*(f"{name}.jsonl" for name in SUBSETS), "dropped.jsonl", "funnel.json", "README.md")
     job.run.artifact(job.out / "README.md")
     _track(job, counts)

@@ -8,7 +8,6 @@ so many perturbed instances go to `instances/<db_id>/`, and the catalogue names 
 
 import hashlib
 import logging
-import os
 import random
 import shutil
 from collections import Counter
@@ -19,9 +18,9 @@ from typing import Any
 from sqlr1.execution import Executor, Limits
 from sqlr1.provenance import sources as code_files
 from sqlr1.records import Database, InputError, Question, sha256, write_jsonl
-from sqlr1.stages.common import GOLD_CACHE, Job, data_root, stage, stage_parser
+from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, data_root, stage, stage_parser
 from sqlr1.synthesis.benchmark import write_benchmark
-from sqlr1.synthesis.corpus import Order, Source, folder_sources, generate_all
+from sqlr1.synthesis.corpus import Order, Source, distinct, folder_sources, generate_all
 from sqlr1.synthesis.generate import DEFAULT_STYLES, Manner
 from sqlr1.synthesis.instances import write_instances
 from sqlr1.synthesis.llm import Client, Endpoint
@@ -36,20 +35,21 @@ log = logging.getLogger(__name__)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage."""
     parser = stage_parser(__doc__)
+    add_workers(parser)
     with stage("synthesize", parser, argv) as job:
         settings = job.settings["synthesize"]
         own = _own_databases(job, settings["domains"])
         held_out = _own_databases(job, settings["held_out_domains"])
-        folders = [_folder(entry) for entry in settings["folders"]]
+        folders = distinct(source for entry in settings["folders"] for source in _folder(entry))
         mixed, failed, mixed_sources = _mixed(job)
+        others = distinct(folders + mixed_sources)
         questions = _generated(job, own, settings["questions"])
-        questions += _generated(job, [s for sources in folders for s in sources], settings.get("folder_questions", 0))
+        questions += _generated(job, folders, settings.get("folder_questions", 0))
         if settings.get("llm"):
-            questions = _polished(job, questions, {s.db_id: s.path for s in own + [s for f in folders for s in f]})
+            questions = _polished(job, questions, {s.db_id: s.path for s in own + folders})
         benchmark = _generated(job, held_out, settings["benchmark_questions"], held_out=True)
         write_jsonl(job.out / "questions.jsonl", questions + mixed)
         write_jsonl(job.out / "failed_golds.jsonl", failed)
-        others = [s for sources in folders for s in sources] + mixed_sources
         write_jsonl(job.out / "catalogue.jsonl", _catalogue(job, own, held_out, others))
         written = write_benchmark(job.out / "benchmark", benchmark, {s.db_id: s.path for s in held_out})
         job.outputs("questions.jsonl", "failed_golds.jsonl", "catalogue.jsonl")
@@ -88,7 +88,7 @@ def _generated(job: Job, sources: list[Source], total: int, held_out: bool = Fal
     order = Order(total, settings["classes"], manner, job.seed)
     code = "".join(sha256(Path(path)) for path in sorted(code_files("stages.synthesize")))
     work = job.work / hashlib.sha256(code.encode()).hexdigest()[:16]
-    return generate_all(sources, order, _limits(job), os.cpu_count() or 1, work)
+    return generate_all(sources, order, _limits(job), job.args.workers, work)
 
 
 def _polished(job: Job, rows: list[Question], paths: dict[str, Path]) -> list[Question]:
@@ -102,10 +102,10 @@ def _polished(job: Job, rows: list[Question], paths: dict[str, Path]) -> list[Qu
         rows = [next(reworded) if i in drawn else row for i, row in enumerate(rows)]
         explained: list[Question | None] = [None] * len(rows)
         if samples:
-            with Executor(limits=_limits(job)) as executor:
+            with Executor(job.args.workers, _limits(job)) as executor:
                 explained = explain(rows, paths, client, samples, executor)
         changed = sum(row.template == "paraphrase" for row in rows)
-        job.run.metrics({"llm/tokens": client.tokens, "llm/paraphrased": changed})
+        job.run.metrics({"llm/tokens": client.tokens, "llm/failed": client.failed, "llm/paraphrased": changed})
     job.run.metrics({"llm/explained": sum(row is not None for row in explained)})
     return [new or row for row, new in zip(rows, explained, strict=True)]
 
@@ -116,20 +116,24 @@ def _mixed(job: Job) -> tuple[list[Question], list[Question], list[Source]]:
     failed: list[Question] = []
     sources: list[Source] = []
     absent: Counter[str] = Counter()
+    unusable: Counter[str] = Counter()
     for entry in job.settings["synthesize"].get("mix", []):
         found = {s.db_id: s for s in folder_sources(_resolve(entry["databases"]))}
         paths = {db_id: s.path for db_id, s in found.items()}
-        rows = read_questions(entry["layout"], _resolve(entry["questions"]))
-        rows = locate(rows, paths, absent if entry.get("missing") == "skip" else None)
+        skip = entry.get("missing") == "skip"
+        rows = read_questions(entry["layout"], _resolve(entry["questions"]), unusable if skip else None)
+        rows = locate(rows, paths, absent if skip else None)
         limits = entry.get("classes") or entry.get("limit")
         questions = draw(rows, limits, job.seed) if limits else list(rows)
-        with Executor(limits=_limits(job), cache=GOLD_CACHE) as executor:
+        with Executor(job.args.workers, _limits(job), cache=GOLD_CACHE) as executor:
             good, bad = prepare(questions, paths, job.settings["synthesize"].get("reasoning", "short"), executor)
         ready, failed = ready + good, failed + bad
         sources += [found[db_id] for db_id in sorted({q.db_id for q in questions})]
     if absent:
         log.warning("%d mixed-in questions skipped: no database %s", absent.total(), ", ".join(sorted(absent)[:20]))
-    job.run.metrics({"missing_database": absent.total()})
+    for fault, count in unusable.items():
+        log.warning("%d mixed-in questions skipped: the row %s", count, fault)
+    job.run.metrics({"missing_database": absent.total(), "unusable_rows": unusable.total()})
     return ready, failed, sources
 
 
@@ -138,10 +142,10 @@ def _catalogue(job: Job, own: list[Source], held_out: list[Source], others: list
     rows = {s.db_id: _entry(job, s, "embedded", "train") for s in own}
     rows |= {s.db_id: _entry(job, s, "embedded", "benchmark") for s in held_out}
     for s in others:
-        if s.db_id in rows and rows[s.db_id].source == "embedded":
+        if s.db_id in rows:
             raise InputError(f"{s.path}: the database {s.db_id!r} has the name of an own domain; leave one out")
-        if s.db_id not in rows:
-            rows[s.db_id] = _entry(job, s, _shown(s.path.parent.parent), "train")
+        folder = s.path.parent.parent if s.path.parent.name == s.db_id else s.path.parent
+        rows[s.db_id] = _entry(job, s, _shown(folder), "train")
     return list(rows.values())
 
 

@@ -1,7 +1,9 @@
 """The whole corpus: which databases, how many questions of which class over each, and who generates them."""
 
+import csv
 import logging
 import multiprocessing
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -12,8 +14,9 @@ from tqdm import tqdm
 
 from sqlr1.databases import profile
 from sqlr1.execution import Executor, Limits
-from sqlr1.records import InputError, Question, read_json, read_records, sha256, write_jsonl
-from sqlr1.synthesis.generate import Manner, generate, sql_key
+from sqlr1.records import SQL_CLASSES, InputError, Question, read_json, read_records, sha256, write_jsonl
+from sqlr1.synthesis.generate import Manner, check_shares, generate, sql_key
+from sqlr1.synthesis.naming import words
 from sqlr1.synthesis.world import World
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,10 @@ class Order:
     manner: Manner
     seed: int
 
+    def __post_init__(self) -> None:
+        """Raises InputError for an unknown class, and when no class has a share."""
+        check_shares("synthesize.classes", self.classes, SQL_CLASSES)
+
 
 # What a source is asked for in one round: the SQL that it has yielded so far, up to literals, is not wanted again.
 _Task = tuple[Source, Mapping[str, int], Order, Path, int, tuple[str, ...]]
@@ -45,12 +52,16 @@ _WORTH_A_PROCESS = 1000  # starting processes takes as long as generating about 
 
 
 def folder_sources(databases: Path, db_ids: Path | None = None, tables: Path | None = None) -> list[Source]:
-    """The databases of a folder in Spider's layout, `<db_id>/<db_id>.sqlite`, in the order of their names.
+    """The databases of a folder in Spider's layout, `<db_id>/<db_id>.sqlite`, in the order of their names; or one file.
 
     `db_ids` is a questions file in Spider's layout: only the databases it names are used. `tables` is a tables.json
-    whose column names are used in questions. Raises InputError when nothing is left.
+    whose column names are used in questions; else those of BIRD's `database_description` beside a database are. Raises
+    InputError when nothing is left.
     """
-    paths = {path.stem: path for path in sorted(databases.glob("*/*.sqlite")) if path.stem == path.parent.name}
+    if databases.is_file():
+        paths = {databases.stem: databases}
+    else:
+        paths = {path.stem: path for path in sorted(databases.glob("*/*.sqlite")) if path.stem == path.parent.name}
     if db_ids:
         wanted = {row.get("db_id") for row in read_json(db_ids)}
         paths = {db_id: path for db_id, path in paths.items() if db_id in wanted}
@@ -59,7 +70,17 @@ def folder_sources(databases: Path, db_ids: Path | None = None, tables: Path | N
             f"{databases}: no databases of the form <db_id>/<db_id>.sqlite" + (f" named in {db_ids}" if db_ids else "")
         )
     names = _given_names(tables) if tables else {}
-    return [Source(db_id, path, names.get(db_id, {})) for db_id, path in paths.items()]
+    return [Source(db_id, path, names.get(db_id) or _described_names(path)) for db_id, path in paths.items()]
+
+
+def distinct(sources: Iterable[Source]) -> list[Source]:
+    """The sources, each database once. Raises InputError for two different files of one name: rows name it alone."""
+    found: dict[str, Source] = {}
+    for source in sources:
+        first = found.setdefault(source.db_id, source)
+        if first.path.resolve() != source.path.resolve() and sha256(first.path) != sha256(source.path):
+            raise InputError(f"{first.path} and {source.path} are different databases of one name; rename one of them")
+    return list(found.values())
 
 
 def _given_names(tables: Path) -> dict[str, dict[tuple[str, str], str]]:
@@ -71,6 +92,22 @@ def _given_names(tables: Path) -> dict[str, dict[tuple[str, str], str]]:
             (originals[index].lower(), name.lower()): noun.lower() for (index, name), (_, noun) in pairs if index >= 0
         }
     return given
+
+
+def _described_names(database: Path) -> dict[tuple[str, str], str]:
+    """Column names in at most four words, from `database_description/<table>.csv`, where they tell columns apart.
+
+    Some of BIRD's files are not quite UTF-8.
+    """
+    given: dict[tuple[str, str], str] = {}
+    for path in sorted(database.parent.glob("database_description/*.csv")):
+        with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+            for row in csv.DictReader(file):
+                column, noun = row.get("original_column_name") or "", " ".join(words(row.get("column_name") or ""))
+                if re.fullmatch(r"[a-z][a-z0-9]*( [a-z0-9]+){0,3}", noun):
+                    given[path.stem.lower(), column.strip().lower()] = noun
+    meanings = Counter((table, noun) for (table, _), noun in given.items())
+    return {key: noun for key, noun in given.items() if meanings[key[0], noun] == 1}
 
 
 def shares(total: int, weights: Mapping[str, float]) -> dict[str, int]:

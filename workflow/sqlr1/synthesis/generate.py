@@ -11,13 +11,13 @@ from pathlib import Path
 from sqlglot import exp
 
 from sqlr1.execution import Executor, Query, Status
-from sqlr1.records import SQL_CLASSES, Question
+from sqlr1.records import SQL_CLASSES, InputError, Question
 from sqlr1.synthesis.classes import sql_class
 from sqlr1.synthesis.english import HIDING, Speaker, plain, surface
 from sqlr1.synthesis.reasoning import trace
 from sqlr1.synthesis.shapes.catalogue import SHAPES, Shape, SomePlan, expression_of, request_of, topic_of
 from sqlr1.synthesis.sql import to_sql
-from sqlr1.synthesis.styles import put
+from sqlr1.synthesis.styles import STYLES, put
 from sqlr1.synthesis.validation import fault, probe
 from sqlr1.synthesis.world import World
 
@@ -39,6 +39,18 @@ class Manner:
     styles: Mapping[str, float]
     reasoning: str = "short"
     held_out: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises InputError for an unknown style, and when no style has a share."""
+        check_shares("synthesize.styles", self.styles, STYLES)
+
+
+def check_shares(key: str, shares: Mapping[str, float], known: Sequence[str]) -> None:
+    """Raise InputError, with the config key, for a name that is not known, and when no share is above 0."""
+    if unknown := set(shares) - set(known):
+        raise InputError(f"{key}: unknown {sorted(unknown)[0]!r}; known: {', '.join(known)}")
+    if not any(share > 0 for share in shares.values()):
+        raise InputError(f"{key}: no share is above 0")
 
 
 @dataclass(frozen=True)

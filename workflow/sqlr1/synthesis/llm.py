@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -15,10 +16,16 @@ from tqdm import tqdm
 
 from sqlr1.records import InputError, read_jsonl
 
+log = logging.getLogger(__name__)
+_PROMPTS_FAULT = (400, 413, 422)  # others (no access, no such model, overload) would meet every prompt
+
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where and how to ask. `api_key_env` names the environment variable with the key; `budget` is in tokens."""
+    """Where and how to ask. `api_key_env` names the environment variable with the key.
+
+    `budget` is in tokens, prompts included, and holds for all runs that share a cache.
+    """
 
     base_url: str
     model: str
@@ -40,7 +47,11 @@ class Prompt:
 
 
 class Client:
-    """Answers prompts. Every answer is appended to `cache` at once, and none is asked for twice."""
+    """Answers prompts. Every answer is appended to `cache` at once with its tokens, and none is asked for twice.
+
+    `tokens` are those of all answers in the cache: the budget holds for all runs that share it. `failed` counts the
+    prompts that the endpoint refused (too long, say) or answered with nothing.
+    """
 
     def __init__(self, endpoint: Endpoint, cache: Path) -> None:
         from openai import OpenAI
@@ -52,12 +63,14 @@ class Client:
             max_retries=endpoint.retries,
             timeout=endpoint.timeout,
         )
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        cache.touch()
-        self._answers = {row["key"]: row["answer"] for _, row in read_jsonl(cache)}
+        _drop_unfinished_line(cache)
+        rows = [row for _, row in read_jsonl(cache)]
+        self._answers = {row["key"]: row["answer"] for row in rows}
+        self.tokens = sum(row.get("tokens", 0) for row in rows)
+        self._reserved = 0  # tokens that requests on their way may yet take
+        self.failed = 0
         self._cache = open(cache, "a", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
-        self._lock = threading.Lock()
-        self.tokens = 0
+        self._changed = threading.Condition()
 
     def __enter__(self) -> Self:
         return self
@@ -67,37 +80,85 @@ class Client:
         self._api.close()
 
     def ask(self, prompts: Sequence[Prompt], progress: str) -> list[str | None]:
-        """The answers, in order; None for prompts that the token budget no longer allowed.
+        """The answers, in order; None for prompts that failed or that the token budget no longer allowed.
 
-        Raises InputError when the endpoint cannot be reached or refuses, after all retries.
+        Raises InputError when the endpoint cannot be reached, fails after all retries, or refuses every prompt.
         """
         from openai import OpenAIError
 
+        failed = self.failed
         try:
             with ThreadPoolExecutor(self._endpoint.concurrency) as pool:
                 answers = pool.map(self._answer, prompts)
-                return list(tqdm(answers, total=len(prompts), desc=progress, unit="answer", disable=None))
+                found = list(tqdm(answers, total=len(prompts), desc=progress, unit="answer", disable=None))
         except OpenAIError as error:
             raise InputError(f"synthesize.llm: {self._endpoint.base_url}: {error}") from error
+        if prompts and self.failed - failed == len(prompts):
+            raise InputError(f"synthesize.llm: {self._endpoint.base_url}: no prompt was answered; see the log")
+        return found
 
     def _answer(self, prompt: Prompt) -> str | None:
         text = json.dumps([self._endpoint.model, asdict(prompt)], sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()
         if key in self._answers:
             return self._answers[key]
-        if self.tokens >= self._endpoint.budget:
+        most = prompt.max_tokens + sum(len(content) for _, content in prompt.messages)  # a token is a letter or more
+        if not self._reserve(most):
             return None
-        reply = self._api.chat.completions.create(
-            model=self._endpoint.model,
-            messages=[{"role": role, "content": content} for role, content in prompt.messages],
-            max_tokens=prompt.max_tokens,
-            temperature=prompt.temperature,
-            seed=prompt.sample,
-        )
-        answer = reply.choices[0].message.content or ""
-        with self._lock:
-            self.tokens += reply.usage.total_tokens if reply.usage else 0
-            self._answers[key] = answer
-            self._cache.write(json.dumps({"key": key, "answer": answer}) + "\n")
-            self._cache.flush()
+        answer, tokens = None, 0
+        try:
+            answer, tokens = self._request(prompt, most)
+        finally:
+            self._settle(key, answer, tokens, most)
         return answer
+
+    def _reserve(self, most: int) -> bool:
+        """Whether the budget has room for `most` more tokens, when need be after what is on its way has come back."""
+        with self._changed:
+
+            def fits() -> bool:
+                return self.tokens + self._reserved + most <= self._endpoint.budget
+
+            self._changed.wait_for(lambda: fits() or not self._reserved)
+            self._reserved += (allowed := fits()) * most
+            return allowed
+
+    def _request(self, prompt: Prompt, most: int) -> tuple[str | None, int]:
+        """(answer, tokens): `most` tokens where the endpoint does not count them, no answer where it refuses one."""
+        from openai import APIStatusError
+
+        try:
+            reply = self._api.chat.completions.create(
+                model=self._endpoint.model,
+                messages=[{"role": role, "content": content} for role, content in prompt.messages],
+                max_tokens=prompt.max_tokens,
+                temperature=prompt.temperature,
+                seed=prompt.sample,
+            )
+        except APIStatusError as error:
+            if error.status_code not in _PROMPTS_FAULT:
+                raise
+            log.warning("a prompt is skipped: %s", error)
+            return None, 0
+        tokens = reply.usage.total_tokens if reply.usage else most
+        return (reply.choices[0].message.content or "") if reply.choices else None, tokens
+
+    def _settle(self, key: str, answer: str | None, tokens: int, reserved: int) -> None:
+        with self._changed:
+            self._reserved -= reserved
+            self.tokens += tokens
+            self._changed.notify_all()
+            if answer is None:
+                self.failed += 1
+                return
+            self._answers[key] = answer
+            self._cache.write(json.dumps({"key": key, "answer": answer, "tokens": tokens}) + "\n")
+            self._cache.flush()
+
+
+def _drop_unfinished_line(cache: Path) -> None:
+    """Make the cache end with its last whole line: a run may have been stopped while it wrote."""
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    cache.touch()
+    whole = cache.read_bytes().rfind(b"\n") + 1
+    os.truncate(cache, whole)

@@ -72,5 +72,4 @@ def _explained(question: Question, sql: str, length: str) -> Question:
         reasoning=question.reasoning or trace(expression, length),
         sql_class=question.sql_class or sql_class(expression),
         style=question.style or "human",
-        template=question.template or "human",
     )

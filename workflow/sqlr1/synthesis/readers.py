@@ -11,23 +11,41 @@ from typing import Any
 from sqlr1.records import InputError, Question, read_json, read_jsonl
 
 
-def read_questions(layout: str, path: Path) -> Iterator[Question]:
+def read_questions(layout: str, path: Path, unusable: Counter[str] | None = None) -> Iterator[Question]:
     """Yield the questions of a file in a benchmark's layout; ids are `<file stem>-<row>`, rows from 0.
 
     JSONL and Parquet files, and SynSQL's JSON, are streamed. Raises InputError for a missing or malformed file, and
-    names the row that lacks a field.
+    names the row that lacks a field or holds something else than text; with `unusable`, such rows are skipped and
+    counted there by their fault.
     """
     if layout not in _CONVERTERS:
         raise InputError(f"{path}: unknown layout {layout!r}; known: {', '.join(_CONVERTERS)}")
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
     for number, row in enumerate(_rows(layout, Path(path))):
-        if not isinstance(row, dict):
-            raise InputError(f"{path}: row {number} is no JSON object but {type(row).__name__}")
         try:
-            yield _CONVERTERS[layout](f"{Path(path).stem}-{number:07d}", row)
-        except KeyError as error:
-            raise InputError(f"{path}: row {number} has no field {error} (layout {layout})") from error
+            yield _converted(layout, f"{Path(path).stem}-{number:07d}", row)
+        except _FaultyRow as fault:
+            if unusable is None:
+                raise InputError(f"{path}: row {number} {fault} (layout {layout})") from fault
+            unusable[str(fault)] += 1
+
+
+class _FaultyRow(Exception):
+    """What is wrong with a row."""
+
+
+def _converted(layout: str, identity: str, row: Any) -> Question:
+    if not isinstance(row, dict):
+        raise _FaultyRow(f"is no JSON object but {type(row).__name__}")
+    try:
+        question = _CONVERTERS[layout](identity, row)
+    except KeyError as error:
+        raise _FaultyRow(f"has no field {error}") from error
+    for name, value in vars(question).items():
+        if not isinstance(value, str):
+            raise _FaultyRow(f"has no text as {name!r} but {type(value).__name__}")
+    return question
 
 
 def _rows(layout: str, path: Path) -> Iterator[Any]:
@@ -83,7 +101,7 @@ def _synsql(identity: str, row: Mapping[str, Any]) -> Question:
         evidence=row.get("external_knowledge") or "",
         reasoning=row.get("cot") or "",
         sql_class=row["sql_complexity"],
-        style=(row.get("question_style") or "").lower(),
+        style=str(row.get("question_style") or "").lower(),
     )
 
 
@@ -116,10 +134,11 @@ def draw(rows: Iterable[Question], limits: Mapping[str, int] | int, seed: int) -
 def locate(rows: Iterable[Question], paths: Mapping[str, Path], missing: Counter[str] | None) -> Iterator[Question]:
     """Yield the rows whose database is in `paths`, under its name there; count the others by database in `missing`.
 
-    SynSQL's names come with stray newlines, spaces and quotes. Raises InputError for the first row without a database
-    when `missing` is None.
+    SynSQL's names come with stray newlines, spaces and quotes: they count where they leave one database to mean.
+    Raises InputError for the first row without a database when `missing` is None.
     """
-    tidy = {_tidy(name): name for name in paths}
+    alike = Counter(map(_tidy, paths))
+    tidy = {_tidy(name): name for name in paths if _tidy(name) and alike[_tidy(name)] == 1}
     for row in rows:
         name = row.db_id if row.db_id in paths else tidy.get(_tidy(row.db_id))
         if name is not None:
