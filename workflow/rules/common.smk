@@ -10,7 +10,7 @@ PACKAGE_ROOT = str(Path(workflow.basedir) / "workflow")
 sys.path.insert(0, PACKAGE_ROOT)
 
 from sqlr1 import configuration
-from sqlr1.base_model import MODEL_FILES
+from sqlr1.base_model import MODEL_FILES, local_files
 from sqlr1.provenance import settings, sources
 from sqlr1.records import InputError
 
@@ -131,11 +131,9 @@ def asked_of(name, *more):
 
 
 def base_model_files():
-    """The files of a base model that lies here already."""
-    source, path = config["base_model"]["source"], Path(config["base_model"]["name"])
-    if source == "path":
-        return sorted(str(file) for file in path.glob("*") if file.is_file())
-    return [str(path)] if source == "gguf" else []
+    """The files of a base model that lies here already; Snakemake names one that is missing."""
+    settings = config["base_model"]
+    return list(map(str, local_files(settings))) or [settings["name"]] * (settings["source"] in ("path", "gguf"))
 
 
 def training_files(name):

@@ -56,6 +56,14 @@ def make_base_model(settings: Mapping[str, Any], folder: Path) -> None:
         save_model(model, tokenizer, folder, settings.get("dtype", "float32"))
 
 
+def local_files(settings: Mapping[str, Any]) -> list[Path]:
+    """The files of a base model that lies here already (sources `path` and `gguf`), in the order of their names."""
+    path = Path(settings["name"])
+    if settings["source"] == "path":
+        return sorted(file for file in path.glob("*") if file.is_file())
+    return [path] if settings["source"] == "gguf" and path.is_file() else []
+
+
 def load_model(folder: Path | str, dtype: str, revision: str | None = None) -> "PreTrainedModel":
     """Load a causal language model with weights in `dtype` (`auto`: as saved), in evaluation mode.
 

@@ -51,6 +51,15 @@ class Run:
         for name, value in values.items():
             self._client.set_tag(self.run_id, name, str(value))
 
+    def inputs(self, hashes: Mapping[str, str]) -> None:
+        """Log files that the job reads (path -> sha256) as dataset inputs."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        tag = InputTag("mlflow.data.context", "input")
+        found = [DatasetInput(Dataset(Path(p).name, h[:8], "local", p), [tag]) for p, h in hashes.items()]
+        for start in range(0, len(found), 100):
+            self._client.log_inputs(self.run_id, found[start : start + 100])
+
     def table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
         """Log rows as a table (per-question results, for instance) that the UI can filter. `name` ends in .json."""
         columns = list(rows[0]) if rows else []
@@ -75,6 +84,9 @@ class SilentRun(Run):
         """Nothing."""
 
     def tags(self, values: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def inputs(self, hashes: Mapping[str, str]) -> None:
         """Nothing."""
 
     def table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
@@ -117,7 +129,7 @@ def track(
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     import mlflow
-    from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+    from mlflow.entities import Param
 
     if not (uri := os.environ.get("MLFLOW_TRACKING_URI")):
         DEFAULT_STORE.parent.mkdir(parents=True, exist_ok=True)
@@ -141,14 +153,7 @@ def track(
     info = client.create_run(experiment_id, tags={k: str(v) for k, v in all_tags.items()}, run_name=name).info
     run = Run(client, info.run_id)
     client.log_batch(info.run_id, params=[Param(k, v[:6000]) for k, v in _flat(settings).items()])
-    if datasets:
-        client.log_inputs(
-            info.run_id,
-            [
-                DatasetInput(Dataset(Path(p).name, h[:8], "local", p), [InputTag("mlflow.data.context", "input")])
-                for p, h in datasets.items()
-            ],
-        )
+    run.inputs(datasets)
     status = "FAILED"
     try:
         yield run

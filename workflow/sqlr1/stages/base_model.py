@@ -8,12 +8,13 @@ Method: SmolLM2-135M-Instruct by default, out of a wheel on PyPI; SQL-R1 starts 
 
 from collections.abc import Sequence
 
-from sqlr1.base_model import MODEL_FILES, make_base_model
+from sqlr1.base_model import MODEL_FILES, local_files, make_base_model
 from sqlr1.stages.common import stage, stage_parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     with stage("base_model", stage_parser(__doc__), argv) as job:
+        job.reads(local_files(job.settings["base_model"]))
         make_base_model(job.settings["base_model"], job.out / "model")
         job.outputs(*(f"model/{name}" for name in MODEL_FILES))
 

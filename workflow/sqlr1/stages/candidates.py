@@ -69,6 +69,7 @@ def _prompts(job: Job, folder: Path) -> list[Prompted]:
     if limit < len(here):
         kept = sorted(random.Random(LIMIT_SEED).sample(range(len(here)), limit))
         here = [here[i] for i in kept]
+    job.reads(path[q.db_id] for q in here)
     prompted = [Prompted(str(q.index), q.db_id, prompts.token_ids(q, path[q.db_id])) for q in here]
     too_long = sum(p.token_ids is None for p in prompted)
     log.info(

@@ -24,7 +24,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,13 @@ class Job:
         # `out`; removed once the manifest is written.
         self.work = WORK / work_key
         self.written: list[Path] = []
+        self.read: dict[str, str] = {}
+
+    def reads(self, paths: Iterable[Path]) -> None:
+        """Name files read beside those of the arguments, such as databases; their hashes are recorded too."""
+        hashes = {str(path): sha256(path) for path in sorted(set(paths))}
+        self.read |= hashes
+        self.run.inputs(hashes)
 
     def outputs(self, *names: str | Path) -> None:
         """Name output files (relative to `out`); their hashes go into the manifest."""
@@ -153,16 +160,20 @@ def _settings(text: str) -> dict[str, Any]:
 
 
 def _write_manifest(name: str, job: Job, hashes: dict[str, str]) -> None:
+    outputs = {str(path.relative_to(job.out)): sha256(path) for path in job.written}
     manifest = {
         "stage": name,
         "seed": job.seed,
         "settings": job.settings,
-        "inputs": hashes,
-        "outputs": {str(path.relative_to(job.out)): sha256(path) for path in job.written},
+        "inputs": hashes | job.read,
+        "outputs": outputs,
         "versions": {library: version(library) for library in LIBRARIES},
     }
     write_json(job.out / "manifest.json", manifest)
     job.run.artifact(job.out / "manifest.json")
+    if weights := outputs.get("model/model.safetensors"):
+        job.run.tags({"model": job.out / "model", "model_sha256": weights})
+    logging.getLogger(name).info("%s: %d files and their manifest", job.out, len(outputs))
 
 
 def _files(args: argparse.Namespace, inputs: Sequence[str]) -> Iterator[tuple[str, Path]]:

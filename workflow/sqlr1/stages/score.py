@@ -61,6 +61,7 @@ def _score(job: Job) -> None:
     excluded = excluded_questions(job.args.exclude, len(questions))
     trusted = [question for question in questions if question.index not in excluded]
     answered, missing = _join(job, trusted, read_records(job.args.candidates, Candidates))
+    job.reads(a.database for a in answered)
     for database in sorted({a.database for a in answered}):
         read_schema(database)  # raises InputError for a corrupt file, whose golds would all seem to fail
     rows = _judge(job, answered)

@@ -9,9 +9,8 @@ so many perturbed instances go to `instances/<db_id>/`, and the catalogue names 
 import hashlib
 import logging
 import random
-import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         folders = distinct(source for entry in settings["folders"] for source in _folder(entry))
         mixed, failed, mixed_sources = _mixed(job)
         others = distinct(folders + mixed_sources)
+        job.reads([*(s.path for s in others), *_listed_files(settings)])
         questions = _generated(job, own, settings["questions"])
         questions += _generated(job, folders, settings.get("folder_questions", 0))
         if settings.get("llm"):
@@ -55,7 +55,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         job.outputs("questions.jsonl", "failed_golds.jsonl", "catalogue.jsonl")
         job.outputs(*(s.path.relative_to(job.out) for s in own + held_out), *(p.relative_to(job.out) for p in written))
         _track(job, questions, mixed, failed, benchmark)
-        shutil.rmtree(job.work, ignore_errors=True)
 
 
 def _resolve(path: str) -> Path:
@@ -67,6 +66,12 @@ def _own_databases(job: Job, domains: Sequence[str]) -> list[Source]:
     for source in sources:
         build_database(source.db_id, job.seed, source.path)
     return sources
+
+
+def _listed_files(settings: Mapping[str, Any]) -> list[Path]:
+    """The question files and tables.json that the settings name."""
+    folders = [entry[key] for entry in settings["folders"] for key in ("db_ids", "tables") if entry.get(key)]
+    return [_resolve(path) for path in [*folders, *(entry["questions"] for entry in settings.get("mix", []))]]
 
 
 def _folder(entry: dict[str, str]) -> list[Source]:
