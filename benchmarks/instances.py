@@ -1,6 +1,6 @@
 """What several instances of a database buy: wrong queries that one instance accepts, and that k instances accept.
 
-    SQLR1_DATA=../shared/data python benchmarks/instances.py --questions 400 --instances 4
+    SQLR1_DATA=data python benchmarks/instances.py --questions 400 --instances 4
 
 Golds of Spider's training set are mutated one change at a time. A mutant is wrong if it differs from its gold on the
 original database or on one of `--reference` instances made with another seed, none of which is among the k. Counted
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--instances", type=int, default=4)
     parser.add_argument("--reference", type=int, default=12)
     args = parser.parse_args()
-    spider = Path(os.environ.get("SQLR1_DATA", "../shared/data")) / "spider"
+    spider = Path(os.environ.get("SQLR1_DATA", "data")) / "spider"
     paths = {p.stem: p for p in (spider / "database").glob("*/*.sqlite")}
     rng = random.Random(0)
     questions = list(locate(read_questions("spider", spider / "train_spider.json"), paths, Counter()))

@@ -25,7 +25,7 @@ from sqlr1.execution import Executor, Limits, Pair, Query
 from sqlr1.execution.comparison import spider_exec_equal
 from sqlr1.execution.rewriting import is_ordered, mend
 
-DATA = Path(sys.argv[1] if len(sys.argv) > 1 else os.environ.get("SQLR1_DATA", "../shared/data"))
+DATA = Path(sys.argv[1] if len(sys.argv) > 1 else os.environ.get("SQLR1_DATA", "data"))
 WORKERS = 2
 ENDLESS = (
     "SELECT count(*) FROM singer a, singer b, singer c, singer d, singer e, singer f, singer g, singer h, singer i"

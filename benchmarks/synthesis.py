@@ -1,6 +1,6 @@
 """Speed and memory of synthesis over Spider's training databases, filtering included.
 
-    SQLR1_DATA=../shared/data python benchmarks/synthesis.py --sizes 10000 30000 100000 --workers 2
+    SQLR1_DATA=data python benchmarks/synthesis.py --sizes 10000 30000 100000 --workers 2
 
 Prints, for each size, rows generated, executed and validated a second, rows kept by the filter a second, and the peak
 memory of all processes together; the last line is JSON.
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 30_000, 100_000])
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
-    spider = Path(os.environ.get("SQLR1_DATA", "../shared/data")) / "spider"
+    spider = Path(os.environ.get("SQLR1_DATA", "data")) / "spider"
     results = []
     for size in args.sizes:
         results.append(measure(spider, size, args.workers))

@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from sqlr1.inference.sampler import Sampling, sample
 from sqlr1.training import cold_start
+from sqlr1.training.checkpoints import train_on
 
 
 def random_model(shape: dict) -> LlamaForCausalLM:
@@ -44,7 +45,7 @@ def training(model: LlamaForCausalLM, rows: int, prompt: int, response: int) -> 
     settings = {"lora": {"r": 32}, "per_device_train_batch_size": rows, "max_steps": 1}
     with tempfile.TemporaryDirectory() as work:
         trainer = cold_start.make_trainer(model, tiny_tokenizer(), [row] * rows, settings, Path(work), 0)
-        cold_start.train(trainer, Path(work))
+        train_on(trainer, Path(work))
 
 
 def sampling(model: LlamaForCausalLM, prompts: int, prompt: int, samples: int, drawn: int) -> None:

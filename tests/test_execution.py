@@ -213,15 +213,6 @@ def test_what_is_no_file_is_a_missing_database(executor, path):
     assert executor.race([Pair(Path(path), "SELECT 1", "SELECT 1")], 1)[0].status == Status.MISSING_DATABASE
 
 
-def test_a_damaged_page_fails_the_query_alone(executor, tmp_path):
-    path = make(tmp_path / "d.sqlite", "CREATE TABLE t (a)", "INSERT INTO t VALUES ('x')")
-    content = bytearray(path.read_bytes())
-    content[4096:8192] = b"\xff" * 4096
-    path.write_bytes(content)
-    assert run(executor, path, "SELECT * FROM t").status == Status.FAILED
-    assert run(executor, path, "SELECT 1").rows == [(1,)]
-
-
 @pytest.mark.parametrize(
     ("gold", "predicted", "verdict"),
     [
@@ -389,3 +380,16 @@ def test_memory_stays_flat(database):
         assert [pid] == executor.worker_pids()
         grown = resident(pid) - before[0], resident("self") - before[1]
     assert max(grown) < 16 << 20, grown
+
+
+def test_a_damaged_database_is_named_and_no_statement_is_charged_with_it(tmp_path):
+    path = make(tmp_path / "shop/shop.sqlite", "CREATE TABLE t AS SELECT 1 AS x")
+    data = path.read_bytes()
+    path.write_bytes(data[:4096] + b"\x55" * (len(data) - 4096))
+    with Executor(workers=1) as executor:
+        for work in (
+            lambda: executor.execute([Query(path, "SELECT x FROM t")]),
+            lambda: executor.judge([Pair(path, "SELECT x FROM t", "SELECT 1")]),
+        ):
+            with pytest.raises(InputError, match=r"shop\.sqlite: damaged \(database disk image is malformed\)"):
+                work()

@@ -152,10 +152,10 @@ def track(
     name = key.removeprefix(f"results/{experiment}/")
     info = client.create_run(experiment_id, tags={k: str(v) for k, v in all_tags.items()}, run_name=name).info
     run = Run(client, info.run_id)
-    client.log_batch(info.run_id, params=[Param(k, v[:6000]) for k, v in _flat(settings).items()])
-    run.inputs(datasets)
     status = "FAILED"
     try:
+        client.log_batch(info.run_id, params=[Param(k, v[:6000]) for k, v in _flat(settings).items()])
+        run.inputs(datasets)
         yield run
         status = "FINISHED"
     finally:

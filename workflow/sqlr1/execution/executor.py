@@ -27,12 +27,15 @@ class _Run(NamedTuple):
         return ("compare", _absolute(self.database), self.predicted, *more)
 
 
+_CORRUPT = "database disk image is malformed"
+
+
 class Executor:
     """A pool of sandboxed workers. Use it as a context manager, from one thread at a time.
 
     `workers`, at least one, defaults to the number of CPUs. `cache` is a folder in which the results of the golds that
-    `judge` ran are kept for later runs and other stages. A file that is no SQLite database raises InputError; one that
-    is absent is a verdict.
+    `judge` ran are kept for later runs and other stages. A file that is no SQLite database, or damaged where it
+    is read, raises InputError; one that is absent is a verdict.
     """
 
     def __init__(self, workers: int | None = None, limits: Limits | None = None, cache: Path | None = None) -> None:
@@ -146,12 +149,17 @@ class Executor:
         return {item: found[item[:2]] for item in comparisons if item[:2] in found}
 
     def _run(self, tasks: list[Task], progress: str | None, statements: int = 1) -> list[Reply]:
-        if not progress:
-            return self._pool.run(tasks, statements=statements)
-        from tqdm import tqdm
+        if progress:
+            from tqdm import tqdm
 
-        with tqdm(total=len(tasks), desc=progress, unit="query", disable=None) as bar:
-            return self._pool.run(tasks, bar.update, statements)
+            with tqdm(total=len(tasks), desc=progress, unit="query", disable=None) as bar:
+                replies = self._pool.run(tasks, bar.update, statements)
+        else:
+            replies = self._pool.run(tasks, statements=statements)
+        for (_, database, *_), (_, _, error) in zip(tasks, replies, strict=True):
+            if error == _CORRUPT:  # no fault of the statement, whose verdict would be one
+                raise InputError(f"{database}: damaged ({error}); fetch or build it again")
+        return replies
 
 
 def _check(databases: Iterable[Path]) -> None:

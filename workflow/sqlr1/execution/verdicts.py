@@ -39,8 +39,8 @@ class Limits:
     `seconds`: wall time of execution and fetching. `rows`, `result_bytes`: of the result (a single value may not be
     larger either). `memory_bytes`: SQLite's heap in a worker; the worker's address space is capped at three times that
     plus eight times `result_bytes`. `sql_length`: bytes of the statement. `expression_depth`: depth of its parse tree.
-    `comparison_seconds`: CPU time to compare its result once it has run; not wall time, so that a busy machine does not
-    turn a right answer into a wrong one.
+    `comparison_seconds`: CPU time to compare its result, with all golds it meets, once it has run; not wall time, so
+    that a busy machine does not turn a right answer into a wrong one.
     """
 
     seconds: float = 2.0

@@ -25,7 +25,7 @@ def sketches(questions: Iterable[str]) -> Iterator[Sketch]:
 
 
 def _shingles(question: str) -> frozenset[bytes]:
-    words = re.findall(r"[a-z0-9.]+", question.lower())
+    words = re.findall(r"[\w.]+", question.lower())
     return frozenset(item.encode() for item in (*words, *(f"{a} {b}" for a, b in itertools.pairwise(words))))
 
 
@@ -55,4 +55,4 @@ class QuestionIndex:
 
     def _similar(self, known: Sketch, sketch: Sketch) -> bool:
         both = len(known.shingles & sketch.shingles)
-        return both >= self._threshold * (len(known.shingles) + len(sketch.shingles) - both)
+        return both > 0 and both >= self._threshold * (len(known.shingles) + len(sketch.shingles) - both)

@@ -26,7 +26,7 @@ class TransformersBackend:
         self.tokenizer = load_tokenizer(model_folder)
         self.model = load_model(model_folder, dtype)
         if reason := why_not_shared(self.model):
-            raise InputError(f"candidates.backend: transformers does not serve {model_folder}: {reason}; use vllm")
+            raise InputError(f"config key backend: transformers does not serve {model_folder}: {reason}; use vllm")
         self.eos_token_ids = eos_token_ids(self.model, self.tokenizer)
 
     def complete(
@@ -45,7 +45,7 @@ class VllmBackend:
         try:
             from vllm import LLM
         except ImportError as error:
-            raise InputError("candidates.backend: vllm is not installed; pip install 'sqlr1[gpu]'") from error
+            raise InputError("config key backend: vllm is not installed; pip install 'sqlr1[gpu]'") from error
         self.engine = LLM(str(model_folder), dtype=dtype, enable_prefix_caching=True).llm_engine
 
     def complete(
@@ -90,8 +90,8 @@ BACKENDS: Mapping[str, Any] = {"transformers": TransformersBackend, "vllm": Vllm
 
 
 def make_backend(settings: Mapping[str, Any], model_folder: Path) -> Backend:
-    """The backend that section `candidates` names. Raises InputError for an unknown one."""
+    """The backend that section `candidates` or `select` names. Raises InputError for an unknown one."""
     name = settings.get("backend", "transformers")
     if name not in BACKENDS:
-        raise InputError(f"candidates.backend: {name!r} is none of {', '.join(BACKENDS)}")
+        raise InputError(f"config key backend: {name!r} is none of {', '.join(BACKENDS)}")
     return BACKENDS[name](model_folder, settings.get("dtype", "bfloat16"))

@@ -1,4 +1,4 @@
-"""Candidates for a benchmark's questions: a greedy answer and n samples each, resumable question by question."""
+"""Candidates for questions: a greedy answer and n samples each, resumable question by question."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -40,7 +40,8 @@ def generate(
         settings["max_new_tokens"], settings["temperature"], settings.get("top_p", 1.0), settings.get("top_k", 0)
     )
     asked = [q for q in questions if q.token_ids is not None]
-    files = [work / f"{number}.jsonl" for number in range(len(asked))]
+    # Named by the prompt too: a database or template that changed since the kill asks something else.
+    files = [work / f"{number}-{row_seed(q.token_ids)}.jsonl" for number, q in enumerate(asked)]
     missing = [number for number, file in enumerate(files) if not file.exists()]
     together = _together(asked, missing, n + greedy, sampling, settings)
     if together:

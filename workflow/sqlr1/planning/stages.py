@@ -112,11 +112,12 @@ class Planner:
         return state + (max(self._held(training), vllm) if sleeps else self._held(training) + vllm)
 
     def _select(self) -> Cost:
-        rows, samples = self.config["filter"]["rl_rows"], self.config["select"]["n"] + 1
+        rows, samples = self.config["filter"]["rl_rows"], self.config["select"]["n"]
         return self._answers("select", self._seeds(), rows, samples)
 
     def _candidates(self) -> Cost:
-        runs = 1 + self._seeds() * (1 + self._variants())  # base model, cold start, each reward
+        starts = 1 if self.config["cold_start"]["strategy"] == "none" else 2  # base model and cold start
+        runs = self._seeds() * (starts + self._variants())
         questions = sum(self._questions(entry) for entry in self.config["benchmarks"].values() if entry)
         return self._answers("candidates", runs, questions, self.config["candidates"]["n"] + 1)
 

@@ -17,6 +17,7 @@ from sqlr1.base_model import context_length, load_tokenizer, model_folder
 from sqlr1.inference.candidates import Prompted, generate
 from sqlr1.inference.numerics import fix_numerics
 from sqlr1.records import InputError, write_jsonl
+from sqlr1.scoring.benchmark import database_path
 from sqlr1.scoring.predictions import excluded_questions, read_questions
 from sqlr1.stages.common import Job, stage, stage_parser
 
@@ -58,8 +59,8 @@ def _prompts(job: Job, folder: Path) -> list[Prompted]:
     questions = read_questions(job.settings["benchmark"]["layout"], job.args.questions)
     excluded = excluded_questions(job.args.exclude, len(questions))
     questions = [q for q in questions if q.index not in excluded]
-    path = {q.db_id: job.args.databases / q.db_id / f"{q.db_id}.sqlite" for q in questions}
-    absent = Counter(q.db_id for q in questions if not path[q.db_id].is_file())
+    path = {q.db_id: database_path(job.args.databases, q.db_id) for q in questions}
+    absent = Counter(q.db_id for q in questions if not path[q.db_id])
     if absent:
         log.warning("%d questions get no candidates, their databases are absent: %s", absent.total(), sorted(absent))
     here = [q for q in questions if q.db_id not in absent]

@@ -29,11 +29,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     with stage("cold_start", parser, argv, inputs=["model_manifest", "questions", "catalogue"]) as job:
         strategy = job.args.strategy or job.settings["cold_start"]["strategy"]
         source = model_folder(job.args.model_manifest)
-        if strategy == "none":
+        if strategy != "none":
+            _train(job, source, strategy)
+        elif job.first:
             copy_model(source, job.out / "model")
             write_jsonl(job.out / "metrics.jsonl", [])
-        else:
-            _train(job, source, strategy)
         job.outputs("metrics.jsonl", *(f"model/{name}" for name in MODEL_FILES))
 
 

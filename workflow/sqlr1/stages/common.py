@@ -63,11 +63,17 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
 
 
 class Job:
-    """A running stage: parsed `args`, `settings`, the folder `out`, the MLflow `run`."""
+    """A running stage: parsed `args`, `settings`, the folder `out`, the MLflow `run`.
 
-    def __init__(self, args: argparse.Namespace, settings: dict[str, Any], run: tracking.Run, work_key: str) -> None:
+    `first` is false in all processes but one of those that a launcher started.
+    """
+
+    def __init__(
+        self, args: argparse.Namespace, settings: dict[str, Any], run: tracking.Run, work_key: str, first: bool = True
+    ) -> None:
         self.args, self.settings, self.run = args, settings, run
         self.out: Path = args.out
+        self.first = first
         self.seed: int = args.seed
         # Undeclared folder for resumable work (Snakemake deletes a failed job's outputs), keyed by settings, inputs and
         # `out`; removed once the manifest is written.
@@ -113,7 +119,7 @@ def stage(
         work_key = f"{name}-{key}-{_place(args.out)}"
         if not first:
             args.out.mkdir(parents=True, exist_ok=True)
-            yield Job(args, settings, tracking.SilentRun(), work_key)
+            yield Job(args, settings, tracking.SilentRun(), work_key, first=False)
             return
         with _sole_writer(args.out), tracking.track(args.experiment, str(args.out), tags, settings, hashes) as run:
             job = Job(args, settings, run, work_key)

@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlr1.databases import read_schema
 from sqlr1.execution import Executor, Limits, Pair, Query
+from sqlr1.execution.judging import instances
 from sqlr1.prompting import Response, parse_response
 from sqlr1.records import Candidates, InputError, read_records, write_json, write_jsonl
 from sqlr1.reporting.estimates import Bootstrap, Estimate
@@ -61,7 +62,7 @@ def _score(job: Job) -> None:
     excluded = excluded_questions(job.args.exclude, len(questions))
     trusted = [question for question in questions if question.index not in excluded]
     answered, missing = _join(job, trusted, read_records(job.args.candidates, Candidates))
-    job.reads(a.database for a in answered)
+    job.reads(path for a in answered for path in instances(a.database))
     for database in sorted({a.database for a in answered}):
         read_schema(database)  # raises InputError for a corrupt file, whose golds would all seem to fail
     rows = _judge(job, answered)

@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         folders = distinct(source for entry in settings["folders"] for source in _folder(entry))
         mixed, failed, mixed_sources = _mixed(job)
         others = distinct(folders + mixed_sources)
-        job.reads([*(s.path for s in others), *_listed_files(settings)])
+        described = [path for s in others for path in s.path.parent.glob("database_description/*.csv")]
+        job.reads([*(s.path for s in others), *described, *_listed_files(settings)])
         questions = _generated(job, own, settings["questions"])
         questions += _generated(job, folders, settings.get("folder_questions", 0))
         if settings.get("llm"):

@@ -20,14 +20,14 @@ def write_backward(source: Path, target: Path) -> bool:
     with closing(sqlite3.connect(target, uri=True, isolation_level=None)) as connection:
         for pragma in ("journal_mode = OFF", "synchronous = OFF", "reverse_unordered_selects = ON"):
             connection.execute(f"PRAGMA {pragma}")
-        connection.execute("ATTACH ? AS forward", (f"{source.resolve().as_uri()}?mode=ro&immutable=1",))
-        connection.execute("BEGIN")
         try:
-            return _copy(connection)
-        except sqlite3.Error:
-            return False
-        finally:
+            connection.execute("ATTACH ? AS forward", (f"{source.resolve().as_uri()}?mode=ro&immutable=1",))
+            connection.execute("BEGIN")
+            serves = _copy(connection)
             connection.execute("COMMIT")
+        except sqlite3.Error:  # the caller goes without the copy, as for a large database
+            return False
+    return serves
 
 
 def _copy(connection: sqlite3.Connection) -> bool:

@@ -1,6 +1,7 @@
 """The whole corpus: which databases, how many questions of which class over each, and who generates them."""
 
 import csv
+import hashlib
 import logging
 import multiprocessing
 import re
@@ -191,7 +192,8 @@ def _in_process(task: _Task) -> list[Question]:
 
 def _from_source(task: _Task, executor: Executor) -> list[Question]:
     source, quota, order, work, number, taken = task
-    done = work / f"{source.db_id}-{sha256(source.path)[:16]}-{order.manner.held_out}-{number}.jsonl"
+    asked = repr([sha256(source.path), sorted(source.names.items()), sorted(quota.items()), order, number, taken])
+    done = work / f"{source.db_id}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.jsonl"
     if done.is_file():
         return read_records(done, Question)
     world = World(profile(source.path), source.names)

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from filelock import FileLock
 from tqdm import tqdm
 
 from sqlr1.records import InputError, read_jsonl
@@ -63,6 +64,10 @@ class Client:
             max_retries=endpoint.retries,
             timeout=endpoint.timeout,
         )
+        # Runs that share the cache take turns: their lines and their budget would mix.
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(cache.with_suffix(".lock"))
+        self._lock.acquire()
         _drop_unfinished_line(cache)
         rows = [row for _, row in read_jsonl(cache)]
         self._answers = {row["key"]: row["answer"] for row in rows}
@@ -78,6 +83,7 @@ class Client:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._cache.close()
         self._api.close()
+        self._lock.release()
 
     def ask(self, prompts: Sequence[Prompt], progress: str) -> list[str | None]:
         """The answers, in order; None for prompts that failed or that the token budget no longer allowed.
@@ -158,7 +164,6 @@ class Client:
 
 def _drop_unfinished_line(cache: Path) -> None:
     """Make the cache end with its last whole line: a run may have been stopped while it wrote."""
-    cache.parent.mkdir(parents=True, exist_ok=True)
     cache.touch()
     whole = cache.read_bytes().rfind(b"\n") + 1
     os.truncate(cache, whole)
