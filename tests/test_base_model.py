@@ -87,8 +87,9 @@ def test_half_a_model_is_not_trained_on(tmp_path):
         model_folder(manifest)
 
 
-def test_passing_through_keeps_the_bytes(tmp_path):
+def test_passing_through_keeps_the_bytes_and_shares_no_file(tmp_path):
     source = tiny_folder(tmp_path / "source")
     copy_model(source, tmp_path / "copy")
+    assert not (tmp_path / "copy/model.safetensors").samefile(source / "model.safetensors")
     shutil.rmtree(source)
     assert load_model(tmp_path / "copy", "auto").dtype == torch.float32

