@@ -123,3 +123,10 @@ def test_bad_files_are_named(tmp_path):
             list(read_questions("synsql", tmp_path / name))
     with pytest.raises(InputError, match="unknown layout"):
         list(read_questions("other", tmp_path / "data.json"))
+
+
+def test_a_cut_off_synsql_file_is_named_in_one_line(tmp_path):
+    (tmp_path / "data.json").write_text('[{"db_id": "a", "question": "b"}, {"db_id": ')
+    with pytest.raises(InputError, match=r"data\.json: not valid JSON near byte \d+ ") as error:
+        list(read_questions("synsql", tmp_path / "data.json", Counter()))
+    assert "\n" not in str(error.value)

@@ -173,6 +173,13 @@ def fails(capfd, run, message, **settings):
     assert message in capfd.readouterr().err
 
 
+def test_a_faulty_tables_file_is_named_with_its_entry(run, capfd, small_spider, tmp_path):
+    (tmp_path / "tables.json").write_text('[{"db_id": "pets"}]')
+    folder = {"databases": str(small_spider / "spider/database"), "tables": str(tmp_path / "tables.json")}
+    message = "tables.json: entry 0 is not in the layout of Spider's tables.json (KeyError: 'table_names_original')"
+    fails(capfd, run, message, folders=[folder], folder_questions=4)
+
+
 def test_unknown_domain_is_named(run, capfd):
     fails(capfd, run, "unknown domain 'atlantis'", domains=["atlantis"])
 

@@ -65,6 +65,8 @@ def folder_sources(databases: Path, db_ids: Path | None = None, tables: Path | N
         paths = {path.stem: path for path in sorted(databases.glob("*/*.sqlite")) if path.stem == path.parent.name}
     if db_ids:
         wanted = {row.get("db_id") for row in read_json(db_ids)}
+        if absent := sorted(map(str, wanted - set(paths))):
+            log.warning("%s: %d databases of %s are absent: %s", databases, len(absent), db_ids, ", ".join(absent[:20]))
         paths = {db_id: path for db_id, path in paths.items() if db_id in wanted}
     if not paths:
         raise InputError(
@@ -86,12 +88,18 @@ def distinct(sources: Iterable[Source]) -> list[Source]:
 
 def _given_names(tables: Path) -> dict[str, dict[tuple[str, str], str]]:
     given: dict[str, dict[tuple[str, str], str]] = {}
-    for entry in read_json(tables):
-        originals = entry["table_names_original"]
-        pairs = zip(entry["column_names_original"], entry["column_names"], strict=True)
-        given[entry["db_id"]] = {
-            (originals[index].lower(), name.lower()): noun.lower() for (index, name), (_, noun) in pairs if index >= 0
-        }
+    for number, entry in enumerate(read_json(tables)):
+        try:
+            originals = entry["table_names_original"]
+            pairs = zip(entry["column_names_original"], entry["column_names"], strict=True)
+            given[entry["db_id"]] = {
+                (originals[i].lower(), name.lower()): noun.lower() for (i, name), (_, noun) in pairs if i >= 0
+            }
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise InputError(
+                f"{tables}: entry {number} is not in the layout of Spider's tables.json ({reason})"
+            ) from error
     return given
 
 

@@ -80,7 +80,8 @@ def _streamed_json(path: Path) -> Iterator[Any]:
         try:
             yield from ijson.items(file, "item", use_float=True)
         except ijson.JSONError as error:
-            raise InputError(f"{path}: not valid JSON ({error})") from error
+            reason = str(error).splitlines()[0]  # the other lines draw an arrow under the text
+            raise InputError(f"{path}: not valid JSON near byte {file.tell()} ({reason})") from error
 
 
 def _spider(identity: str, row: Mapping[str, Any]) -> Question:
