@@ -56,13 +56,18 @@ def test_an_unlucky_answer_is_no_fall():
     assert collapse_signs(start, start | {"match": 0.0, "reward": 0.0})[0] == "match share fell, 9 % -> 0 %"
 
 
+def validation_rows(folder):
+    prepare(folder)
+    catalogue, tokenizer = Catalogue(folder / "catalogue.jsonl", folder), tiny_tokenizer()
+    rows, _ = grpo_rows(read_records(folder / "questions.jsonl", Question), catalogue, Prompts(tokenizer, PROMPT))
+    return rows, tokenizer
+
+
 def test_validation_warns_in_the_log_and_in_mlflow(tmp_path, monkeypatch, caplog):
     """A policy that used to answer half of the questions and now answers none, with another reward than its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    prepare(tmp_path)
-    catalogue, tokenizer = Catalogue(tmp_path / "catalogue.jsonl", tmp_path), tiny_tokenizer()
-    rows, _ = grpo_rows(read_records(tmp_path / "questions.jsonl", Question), catalogue, Prompts(tokenizer, PROMPT))
+    rows, tokenizer = validation_rows(tmp_path)
     before = {
         "format": 0.5,
         "questions": 12,
@@ -88,3 +93,22 @@ def test_validation_warns_in_the_log_and_in_mlflow(tmp_path, monkeypatch, caplog
     [logged] = mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE}").search_runs(["1"])
     assert logged.data.metrics["validation/collapse_signs"] == 2
     assert logged.data.metrics["validation/questions"] == 12
+
+
+def test_a_model_without_shared_prompts_is_validated_with_the_same_answers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows, tokenizer = validation_rows(tmp_path)
+    scores = []
+    with Executor(limits=Limits(**SETTINGS["grpo"]["execution"])) as executor:
+        judge = Judge(executor, "bird", reward_functions({}, "full"))
+        for dropout in (0.0, 0.1):  # with dropout in attention TRL's own path is taken; it is off in validation
+            validate = Validate(rows, judge, every=3)
+            model, settings = (
+                tiny_model(attention_dropout=dropout),
+                SETTINGS["grpo"]["grpo"] | {"bf16": False, "dynamic_sampling": None},
+            )
+            trainer = make_trainer(model, tokenizer, rows, judge, validate, settings, tmp_path, 0)
+            assert bool(trainer.not_shared) == bool(dropout)
+            scores.append(validate.score())
+    assert scores[0] == scores[1]
+    assert scores[0]["characters"] > 0

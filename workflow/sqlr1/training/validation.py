@@ -7,10 +7,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sqlr1.inference.batches import complete_all
 from sqlr1.inference.sampler import GREEDY, Sampling
+from sqlr1.inference.shared_attention import why_not_shared
 from sqlr1.training.judge import Judge, summary
 from sqlr1.training.monitor import collapse_signs
 from sqlr1.training.rollout_policy import rollout_policy
@@ -60,9 +63,28 @@ class Validate(TrainerCallback):
         sampling = Sampling(trainer.max_completion_length)
         with rollout_policy(trainer.accelerator.unwrap_model(trainer.model), trainer) as policy:
             prompts = [row["prompt_ids"] for row in rows]
-            seeds = [[GREEDY]] * len(rows)
-            drawn = complete_all(policy, prompts, seeds, sampling, trainer.eos_token_ids, self.batch_tokens, "validate")
+            if why_not_shared(policy):
+                drawn = [
+                    [_generate(policy, prompt, sampling, trainer)] for prompt in tqdm(prompts, "validate", disable=None)
+                ]
+            else:
+                seeds, eos = [[GREEDY]] * len(rows), trainer.eos_token_ids
+                drawn = complete_all(policy, prompts, seeds, sampling, eos, self.batch_tokens, "validate")
         texts = trainer.processing_class.batch_decode([group[0] for group in drawn], skip_special_tokens=True)
         judged = self.judge.outcomes(texts, [r["gold"] for r in rows], [r["database"] for r in rows])
         rewards = [total for outcome in judged if (total := self.judge.total(outcome)) is not None]
         return {**summary(judged, texts), "reward": sum(rewards) / max(1, len(rewards))}
+
+
+def _generate(policy: Any, prompt: Sequence[int], sampling: Sampling, trainer: Any) -> list[int]:
+    """The greedy completion of one prompt by a model that our own sampler does not serve."""
+    ids = torch.tensor([prompt], device=policy.device)  # (1, P)
+    completed = policy.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=sampling.max_new_tokens,
+        do_sample=False,
+        eos_token_id=list(trainer.eos_token_ids) or None,
+        pad_token_id=trainer.processing_class.pad_token_id,
+    )
+    return completed[0, len(prompt) :].tolist()
