@@ -43,8 +43,8 @@ class Worker:
         """Do one task."""
         try:
             sandbox = self._sandbox(database)
-        except OSError:
-            return Status.MISSING_DATABASE.value, None, f"{database}: no such file"
+        except OSError as error:
+            return Status.MISSING_DATABASE.value, None, f"{database}: {error.strerror or 'no such file'}"
         except sqlite3.Error as error:
             return Status.FAILED.value, None, f"{database}: {error}"
         if kind == "race":  # its statements have limits of their own
