@@ -44,13 +44,13 @@ KILLS = {
     "grpo in the second epoch": ("grpo", "checkpoint-8/complete"),
     "grpo after the last step": ("grpo", "checkpoint-10/complete"),
     "grpo within a save": ("grpo", "checkpoint-4/optimizer.pt"),
-    "candidates": ("candidates", "1.jsonl"),
+    "candidates": ("candidates", "1-*.jsonl"),  # the second question's answers
 }
 
 
 @pytest.mark.parametrize(("stage", "file"), KILLS.values(), ids=KILLS.keys())
 def test_a_killed_run_ends_with_the_same_bytes(folder, whole, stage, file):
-    out = f"killed/{stage}-{file.replace('/', '-')}"
+    out = f"killed/{stage}-{file.translate(str.maketrans('/*', '--'))}"
     kill_when(folder, stage, out, lambda: bool(work(folder, file)))
     assert not (folder / out / "manifest.json").exists()
     log = run(folder, stage, out)

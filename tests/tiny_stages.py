@@ -111,17 +111,19 @@ def run(folder: Path, stage: str, out: str) -> str:
 
 def kill_when(folder: Path, stage: str, out: str, condition: Callable[[], bool], seconds: float = 120) -> None:
     """Start a stage and kill it with SIGKILL, its workers too, as soon as `condition` holds."""
-    log = (folder / f"{out.replace('/', '-')}.killed.log").open("w")
-    process = subprocess.Popen(command(folder, stage, out), cwd=folder, stderr=log, start_new_session=True)
+    path = folder / f"{out.replace('/', '-')}.killed.log"
+    with path.open("w") as log:
+        process = subprocess.Popen(command(folder, stage, out), cwd=folder, stderr=log, start_new_session=True)
     try:
         end = time.monotonic() + seconds
         while not condition():
-            assert process.poll() is None, "the stage ended before it could be killed"
+            assert process.poll() is None, f"the stage ended before it could be killed:\n{path.read_text()}"
             assert time.monotonic() < end, "the stage did not come to the point at which to kill it"
             time.sleep(0.005)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def hashes(folder: Path) -> dict[str, str]:
