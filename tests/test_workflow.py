@@ -183,14 +183,20 @@ def test_an_unrelated_module_plans_nothing(checkout, edit):
     assert planned(checkout) == {}
 
 
-def test_the_targets_of_both_ablations_plan_their_variants(checkout):
-    reward = planned(checkout, "ablation_reward")
-    assert reward["grpo"] == 4  # one per dropped part; the full reward is there
-    assert "cold_start" not in reward
-    cold_start = planned(checkout, "ablation_cold_start")
-    assert cold_start["cold_start"] == 1  # sql_only; none and reasoning are there
-    assert cold_start["select"] == 2
-    assert cold_start["grpo"] == 2
+def test_the_reward_ablation_plans_a_policy_for_each_dropped_part(checkout):
+    assert planned(checkout, "ablation_reward") == {"grpo": 4, "candidates": 4, "score": 4, "ablation": 1}
+
+
+def test_the_cold_start_ablation_plans_the_policies_that_are_not_there_yet(checkout):
+    """There are the base model and, after a cold start with reasoning, the policies without and with RL."""
+    assert planned(checkout, "ablation_cold_start") == {
+        "cold_start": 1,  # sql_only
+        "select": 2,  # for none and sql_only, as grpo
+        "grpo": 2,
+        "candidates": 3,
+        "score": 3,
+        "ablation": 1,
+    }
 
 
 def test_ablation_reward_runs(checkout):
