@@ -40,6 +40,8 @@ rule all:
         policies(STRATEGY, WITHOUT_RL),
         policies(STRATEGY, VARIANTS),
         rules.report.output,
+    message:
+        "all: {config[experiment]}, from the base model to the report"
 
 
 # SQL-R1's reward, and each of its four parts dropped.
@@ -48,6 +50,8 @@ rule ablation_reward:
         EVERYTHING,
         policies(STRATEGY, [WITHOUT_RL, *REWARDS]),
         expand(rules.ablation.output, ablation="ablation_reward"),
+    message:
+        "ablation_reward: its policies, scores and table"
 
 
 # The three cold starts, each with and without RL.
@@ -56,3 +60,5 @@ rule ablation_cold_start:
         EVERYTHING,
         policies(STRATEGIES, [WITHOUT_RL, REWARDS[0]]),
         expand(rules.ablation.output, ablation="ablation_cold_start"),
+    message:
+        "ablation_cold_start: its policies, scores and table"

@@ -78,6 +78,30 @@ def test_every_stage_is_tracked_as_finished(checkout):
     assert {status for _, status in rows} == {"FINISHED"}
 
 
+def html_report(folder, *targets):
+    """Category -> the captions of its files, out of Snakemake's HTML report."""
+    run = snakemake(folder, *targets, "--report", "report.html", *SMOKE)
+    assert run.returncode == 0, run.stdout + run.stderr
+    html = (folder / "report.html").read_text()
+    scripts = (html.split(f'<script id="{name}">')[1] for name in ("results", "categories"))
+    results, categories = (json.JSONDecoder().raw_decode(script.partition("= ")[2])[0] for script in scripts)
+    return {
+        category: " ".join(results[path]["caption"] for paths in groups.values() for path in paths)
+        for category, groups in categories.items()
+    }
+
+
+def test_the_html_report_has_the_results_by_category_with_their_captions(checkout):
+    captions = html_report(checkout)
+    assert captions.keys() == {"Report", "Data", "Training", "Scores"}
+    assert "three worked examples of experiment" in captions["Report"]
+    assert "smoke" in captions["Report"]
+    assert "How many synthesized questions were dropped" in captions["Data"]
+    assert "RL questions by how many of the cold start" in captions["Data"]
+    assert "A rising reward alone" in captions["Training"]
+    assert "self-consistency vote" in captions["Scores"]
+
+
 def test_no_op_plans_nothing_at_little_more_than_the_price_of_snakemake_itself(checkout, tmp_path):
     """Under 2 s where Snakemake starts in 1 s; a slower machine needs longer for an empty workflow too."""
     assert planned(checkout) == {}
@@ -90,6 +114,15 @@ def test_no_op_plans_nothing_at_little_more_than_the_price_of_snakemake_itself(c
         snakemake(checkout, *SMOKE, "-n")
         ratios.append((time.perf_counter() - between) / (between - start))
     assert min(ratios) < 2
+
+
+def test_every_job_is_told_in_one_line_with_its_reason(checkout):
+    """Snakemake's own text of a job lists all its files: hundreds of databases."""
+    targets = ("all", "ablation_reward", "ablation_cold_start")
+    run = snakemake(checkout, *targets, "-n", "--forceall", *SMOKE)
+    told = re.findall(r"^Job \d+: (\w+): .+\nReason: ", run.stdout + run.stderr, re.MULTILINE)
+    assert set(told) == {*EVERYTHING, *targets}
+    assert "    input:" not in run.stdout + run.stderr
 
 
 def test_a_touched_module_plans_nothing(checkout):
@@ -183,14 +216,20 @@ def test_an_unrelated_module_plans_nothing(checkout, edit):
     assert planned(checkout) == {}
 
 
-def test_the_targets_of_both_ablations_plan_their_variants(checkout):
-    reward = planned(checkout, "ablation_reward")
-    assert reward["grpo"] == 4  # one per dropped part; the full reward is there
-    assert "cold_start" not in reward
-    cold_start = planned(checkout, "ablation_cold_start")
-    assert cold_start["cold_start"] == 1  # sql_only; none and reasoning are there
-    assert cold_start["select"] == 2
-    assert cold_start["grpo"] == 2
+def test_the_reward_ablation_plans_a_policy_for_each_dropped_part(checkout):
+    assert planned(checkout, "ablation_reward") == {"grpo": 4, "candidates": 4, "score": 4, "ablation": 1}
+
+
+def test_the_cold_start_ablation_plans_the_policies_that_are_not_there_yet(checkout):
+    """There are the base model and, after a cold start with reasoning, the policies without and with RL."""
+    assert planned(checkout, "ablation_cold_start") == {
+        "cold_start": 1,  # sql_only
+        "select": 2,  # for none and sql_only, as grpo
+        "grpo": 2,
+        "candidates": 3,
+        "score": 3,
+        "ablation": 1,
+    }
 
 
 def test_ablation_reward_runs(checkout):
@@ -200,3 +239,4 @@ def test_ablation_reward_runs(checkout):
     for variant in ("full", "no_format", "no_execution", "no_result", "no_length"):
         assert variant in table
     assert planned(checkout, "ablation_reward") == {}
+    assert "Execution accuracy of each variant" in html_report(checkout, "ablation_reward")["Ablations"]

@@ -41,6 +41,8 @@ rule ablation:
         cfg=settings(config, "score"),
         out=lambda wildcards, output: Path(output.manifest).parent,
         experiment=config["experiment"],
+    message:
+        "{wildcards.ablation}: {output.table}, {output.figure} (log: {log})"
     shell:
         "python -m sqlr1.stages.ablation --settings {params.cfg:q} --ablation {wildcards.ablation} "
         "--summaries {input.summaries:q} --questions {input.questions:q} --out {params.out:q} "

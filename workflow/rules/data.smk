@@ -19,6 +19,8 @@ rule base_model:
         cfg=settings(config, "base_model"),
         out=lambda wildcards, output: Path(output.manifest).parent,
         experiment=config["experiment"],
+    message:
+        "base_model: {config[base_model][name]} (log: {log})"
     shell:
         "python -m sqlr1.stages.base_model --settings {params.cfg:q} --out {params.out:q} "
         "--experiment {params.experiment:q} --log {log:q}"
@@ -53,6 +55,8 @@ rule synthesize:
         out=lambda wildcards, output: Path(output.manifest).parent,
         experiment=config["experiment"],
         seed=config["synthesize"]["seed"],
+    message:
+        "synthesize: databases, and questions with SQL and reasoning over them (log: {log})"
     shell:
         "python -m sqlr1.stages.synthesize --settings {params.cfg:q} --seed {params.seed} "
         "--out {params.out:q} --experiment {params.experiment:q} --log {log:q} --workers {threads}"
@@ -88,6 +92,8 @@ rule filter:
         out=lambda wildcards, output: Path(output.manifest).parent,
         experiment=config["experiment"],
         seed=config["synthesize"]["seed"],
+    message:
+        "filter: the questions for cold start, RL and validation (log: {log})"
     shell:
         "python -m sqlr1.stages.filter --settings {params.cfg:q} --seed {params.seed} "
         "--questions {input.questions:q} --catalogue {input.catalogue:q} --benchmark {input.benchmarks:q} "

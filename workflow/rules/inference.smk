@@ -24,6 +24,9 @@ rule candidates:
         exclude=lambda wildcards, input: ["--exclude", input.untrusted] if input.untrusted else [],
         out=lambda wildcards, output: Path(output.manifest).parent,
         experiment=config["experiment"],
+    message:
+        "candidates: {wildcards.benchmark}, reward {wildcards.reward} after cold start {wildcards.strategy}, "
+        "seed {wildcards.seed} (log: {log})"
     shell:
         "python -m sqlr1.stages.candidates --settings {params.cfg:q} --seed {wildcards.seed} "
         "--model-manifest {input.model:q} --questions {input.questions:q} --databases {params.databases:q} "

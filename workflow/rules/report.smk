@@ -43,6 +43,8 @@ rule report:
         cfg=lambda wildcards: settings(config, *sorted(config), skipped=SKIPPED),
         out=lambda wildcards, output: Path(output.manifest).parent,
         experiment=config["experiment"],
+    message:
+        "report: {output.markdown} (log: {log})"
     shell:
         "python -m sqlr1.stages.report --settings {params.cfg:q} --funnel {input.funnel:q} "
         "--catalogue {input.catalogue:q} --cold-start {input.cold_start:q} --pass-rates {input.pass_rates:q} "

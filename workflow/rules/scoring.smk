@@ -27,6 +27,9 @@ rule score:
         exclude=lambda wildcards, input: ["--exclude", input.untrusted] if input.untrusted else [],
         out=lambda wildcards, output: Path(output.manifest).parent,
         experiment=config["experiment"],
+    message:
+        "score: {wildcards.benchmark}, reward {wildcards.reward} after cold start {wildcards.strategy}, "
+        "seed {wildcards.seed} (log: {log})"
     shell:
         "python -m sqlr1.stages.score --settings {params.cfg:q} --seed {wildcards.seed} "
         "--questions {input.questions:q} --databases {params.databases:q} --candidates {input.candidates:q} "

@@ -24,6 +24,8 @@ rule cold_start:
         out=lambda wildcards, output: Path(output.manifest).parent,
         experiment=config["experiment"],
         launch=config["launch"]["cold_start"],
+    message:
+        "cold_start: {wildcards.strategy}, seed {wildcards.seed} (log: {log})"
     shell:
         "{params.launch} -m sqlr1.stages.cold_start --settings {params.cfg:q} --seed {wildcards.seed} "
         "--strategy {wildcards.strategy} --model-manifest {input.base:q} --questions {input.questions:q} "
@@ -56,6 +58,8 @@ rule select:
         cfg=settings(config, "select", "prompt", "execution", semantics=config["reward"]["semantics"]),
         out=lambda wildcards, output: Path(output.manifest).parent,
         experiment=config["experiment"],
+    message:
+        "select: RL questions by pass rate after cold start {wildcards.strategy}, seed {wildcards.seed} (log: {log})"
     shell:
         "python -m sqlr1.stages.select --settings {params.cfg:q} --seed {wildcards.seed} "
         "--model-manifest {input.start:q} --questions {input.questions:q} --catalogue {input.catalogue:q} "
@@ -91,6 +95,8 @@ rule grpo:
         out=lambda wildcards, output: Path(output.manifest).parent,
         experiment=config["experiment"],
         launch=config["launch"]["grpo"],
+    message:
+        "grpo: reward {wildcards.reward} after cold start {wildcards.strategy}, seed {wildcards.seed} (log: {log})"
     shell:
         "{params.launch} -m sqlr1.stages.grpo --settings {params.cfg:q} --seed {wildcards.seed} "
         "--reward-variant {wildcards.reward} --model-manifest {input.start:q} --questions {input.questions:q} "

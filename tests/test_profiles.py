@@ -1,0 +1,32 @@
+"""The Slurm profile as far as it can be tried without Slurm: Snakemake reads it, and jobs get what it says."""
+
+import re
+
+import pytest
+import yaml
+from conftest import ROOT, copy_checkout, snakemake
+
+SLURM = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    return copy_checkout(tmp_path_factory.mktemp("profiles"))
+
+
+def test_jobs_on_slurm_get_the_cores_of_the_profile_and_not_those_of_the_submitting_machine(checkout):
+    """But for the executor, whose plugin is an extra of its own."""
+    profile = ("--workflow-profile", "profiles/slurm", "--executor", "dryrun")
+    run = snakemake(checkout, "filter", "-n", "-p", *profile, SQLR1_DATA="no_such_folder")
+    assert run.returncode == 0, run.stderr
+    workers = re.findall(r"--workers (\d+)", run.stdout + run.stderr)
+    assert workers == ["8", "8"]  # synthesize and filter
+    assert SLURM["max-threads"] == SLURM["cores"] == 8  # on the node `cores` are all of the node's
+
+
+def test_every_rule_that_asks_for_gpus_is_sent_to_their_partition():
+    """Snakemake takes resources for a rule that does not exist without a word."""
+    rules = "\n".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
+    asking = re.findall(r'^rule (\w+):(?:(?!^rule ).)*?\*\*config\["resources"\]', rules, re.MULTILINE | re.DOTALL)
+    assert len(asking) >= 4
+    assert sorted(SLURM["set-resources"]) == sorted(f"{rule}:slurm_partition=gpu" for rule in asking)

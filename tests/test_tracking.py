@@ -1,0 +1,128 @@
+"""What a stage leaves in MLflow: tags, parameters, inputs, one run per result, and how a run ends that was stopped."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.entities import ViewType
+
+from sqlr1 import tracking
+from sqlr1.records import InputError, sha256
+from sqlr1.stages.common import stage, stage_parser
+
+SETTINGS = '{"prompt": {"schema": "compact", "max_length": 384}}'
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the store lies: making its tables takes seconds, so that the tests share one."""
+    return tmp_path_factory.mktemp("tracking")
+
+
+@pytest.fixture(autouse=True)
+def away_from_the_checkout(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def start(experiment, out="results/probe", *arguments, inputs=()):
+    parser = stage_parser("A probe.")
+    parser.add_argument("--questions", type=Path, nargs="*")
+    common = ["--settings", SETTINGS, "--experiment", experiment, "--out", out]
+    return stage("probe", parser, [*common, *arguments], inputs)
+
+
+def runs(experiment, view=ViewType.ACTIVE_ONLY):
+    client = mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE}")
+    return client.search_runs([client.get_experiment_by_name(experiment).experiment_id], run_view_type=view)
+
+
+def test_a_run_names_its_stage_wildcards_settings_inputs_and_model(folder):
+    paths = [folder / "a.jsonl", folder / "b.jsonl", folder / "pets.sqlite"]
+    for path in paths:
+        path.write_text(path.name)
+    tags = ("--seed", "3", "--tag", "strategy=reasoning", "--questions", *map(str, paths[:2]))
+    with start("named", "results/named/probe", *tags, inputs=["questions"]) as job:
+        job.reads(paths[2:])
+        (job.out / "model").mkdir()
+        weights = job.out / "model/model.safetensors"
+        weights.write_text("weights")
+        job.outputs("model/model.safetensors")
+    [run] = runs("named")
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "probe")
+    expected = {
+        "stage": "probe",
+        "strategy": "reasoning",
+        "seed": "3",
+        "key": "results/named/probe",
+        "input.questions.0": sha256(paths[0])[:16],
+        "input.questions.1": sha256(paths[1])[:16],
+        "model": "results/named/probe/model",
+        "model_sha256": sha256(weights),
+    }
+    assert {name: run.data.tags.get(name) for name in expected} == expected
+    assert len(run.data.tags["settings_sha256"]) == 16
+    assert run.data.params == {"prompt.schema": "compact", "prompt.max_length": "384"}
+    logged = {(i.dataset.source, i.dataset.digest) for i in run.inputs.dataset_inputs}
+    assert logged == {(str(path), sha256(path)[:8]) for path in paths}
+
+
+def test_the_same_result_made_again_replaces_its_run_and_no_other(folder):
+    for value, out in ((1, "results/again"), (2, "results/beside"), (3, "results/again")):
+        with start("again", out) as job:
+            job.run.metrics({"loss": value}, step=5)
+    assert {(r.data.tags["key"], r.data.metrics["loss"]) for r in runs("again")} == {
+        ("results/beside", 2),
+        ("results/again", 3),
+    }
+    [replaced] = runs("again", ViewType.DELETED_ONLY)
+    assert replaced.data.metrics == {"loss": 1}
+
+
+@pytest.mark.parametrize("fault", [InputError("questions.jsonl:2: not valid JSON"), RuntimeError("a defect")])
+def test_a_run_that_fails_says_so_and_keeps_its_metrics(fault):
+    def fail():
+        with start(experiment) as job:
+            job.run.metrics({"loss": 4}, step=1)
+            raise fault
+
+    experiment = type(fault).__name__
+    with pytest.raises(SystemExit, match="1"):
+        fail()
+    [run] = runs(experiment)
+    assert (run.info.status, run.data.metrics) == ("FAILED", {"loss": 4})
+
+
+# As a process of its own, for the signal: it says when its run is open, and waits to be stopped.
+STOPPED = """
+import signal
+from sqlr1.stages.common import stage, stage_parser
+arguments = ["--settings", "{}", "--experiment", "stopped", "--out", "stopped"]
+with stage("probe", stage_parser("A probe."), arguments) as job:
+    job.run.metrics({"loss": 5})
+    print("open", flush=True)
+    signal.pause()
+"""
+
+
+def test_a_run_that_is_stopped_by_a_signal_ends_as_failed():
+    with subprocess.Popen([sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "open\n"
+        assert [run.info.status for run in runs("stopped")] == ["RUNNING"]
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == 143
+    [run] = runs("stopped")
+    assert (run.info.status, run.data.metrics) == ("FAILED", {"loss": 5})
+    assert not Path("stopped/manifest.json").exists()
+
+
+def test_a_store_named_in_the_environment_is_used_instead(folder, monkeypatch):
+    store = folder / "elsewhere.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
+    with start("elsewhere"):
+        pass
+    client = mlflow.MlflowClient(f"sqlite:///{store}")
+    assert client.get_experiment_by_name("elsewhere")
