@@ -100,7 +100,7 @@ def test_a_run_that_fails_says_so_and_keeps_its_metrics(fault):
 STOPPED = """
 import signal
 from sqlr1.stages.common import stage, stage_parser
-arguments = ["--settings", "{}", "--experiment", "stopped", "--out", "stopped"]
+arguments = ["--settings", "{}", "--experiment", "stopped", "--out", "stopped", "--log", "stopped.log"]
 with stage("probe", stage_parser("A probe."), arguments) as job:
     job.run.metrics({"loss": 5})
     print("open", flush=True)
@@ -117,6 +117,7 @@ def test_a_run_that_is_stopped_by_a_signal_ends_as_failed():
     [run] = runs("stopped")
     assert (run.info.status, run.data.metrics) == ("FAILED", {"loss": 5})
     assert not Path("stopped/manifest.json").exists()
+    assert "stopped by SIGTERM" in Path("stopped.log").read_text()
 
 
 def test_a_store_named_in_the_environment_is_used_instead(folder, monkeypatch):

@@ -92,6 +92,11 @@ class Job:
         self.written += [self.out / name for name in names]
 
 
+def _stop(*_: object) -> None:
+    logging.getLogger(__name__).error("stopped by SIGTERM; the same command goes on from what is done")
+    sys.exit(143)
+
+
 @contextlib.contextmanager
 def stage(
     name: str, parser: argparse.ArgumentParser, argv: Sequence[str] | None, inputs: Sequence[str] = ()
@@ -105,7 +110,7 @@ def stage(
     args = parser.parse_args(argv)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that a launcher started
     _log_to(args.log if first else None)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, _stop)
     try:
         settings = _settings(args.settings)
         named = dict(_files(args, inputs))
