@@ -19,6 +19,7 @@ from sqlr1.synthesis.classes import sql_class
 from sqlr1.synthesis.corpus import Order, Source, folder_sources, generate_all, quotas, shares
 from sqlr1.synthesis.generate import DEFAULT_STYLES, Manner, generate, held_out, sql_key
 from sqlr1.synthesis.populate import build_database, domain_names
+from sqlr1.synthesis.shapes.catalogue import SHAPES
 from sqlr1.synthesis.styles import STYLES
 from sqlr1.synthesis.validation import unmentioned_value
 from sqlr1.synthesis.world import World
@@ -100,6 +101,18 @@ FEATURES = {
 def test_feature_occurs(feature, rows, parsed):
     found = [row for row in rows if FEATURES[feature](parsed[row.id])]
     assert len(found) >= 5, f"only {len(found)} rows with {feature}"
+
+
+@pytest.mark.parametrize("shape", SHAPES["Highly Complex"], ids=lambda shape: shape.__name__)
+def test_highly_complex_shape_occurs(shape, rows):
+    assert sum(row.template.startswith(f"{shape.__name__}: ") for row in rows) >= 5
+
+
+def test_one_small_database_yields_many_highly_complex_rows(sources):
+    with Executor(workers=1) as executor:
+        world = World(profile(sources[0].path))
+        found = list(generate(world, "x", {"Highly Complex": 150}, MANNER, 0, executor))
+    assert len({sql_key(row.sql) for row in found}) == 150
 
 
 def test_as_many_rows_as_ordered_in_the_classes_ordered(rows, parsed):
