@@ -34,7 +34,7 @@ REASONS = (
     "failed", "timed_out", "too_large", "empty", "all_null", "constant", "ties",
     "duplicate", "near_duplicate", "over_quota",
 )  # fmt: skip
-_BATCH = 64  # rows of a database that are in memory together, parsed and with their results
+_BATCH = 16  # rows of a database in memory together, parsed and with their results: one may have 32 MiB
 _WORTH_A_PROCESS = 1000  # starting processes takes as long as filtering about so many rows
 _FAILURES = {Status.TIMED_OUT: "timed_out", Status.TOO_LARGE: "too_large"}
 
