@@ -18,6 +18,7 @@ import psutil
 
 from sqlr1.execution import Limits
 from sqlr1.filtering.funnel import Benchmark, Rules, filter_rows
+from sqlr1.records import Question, RecordFile, write_jsonl
 from sqlr1.synthesis.corpus import Order, folder_sources, generate_all
 from sqlr1.synthesis.generate import DEFAULT_STYLES, Manner
 from sqlr1.synthesis.readers import read_questions
@@ -58,9 +59,11 @@ def measure(spider: Path, size: int, workers: int) -> dict[str, float]:
     order = Order(size, CLASSES, Manner(DEFAULT_STYLES), seed=0)
     with tempfile.TemporaryDirectory() as work, PeakMemory() as memory:
         start = time.perf_counter()
-        rows = generate_all(sources, order, Limits(), workers, Path(work))
+        questions = Path(work) / "questions.jsonl"
+        write_jsonl(questions, generate_all(sources, order, Limits(), workers, Path(work)))
         generated = time.perf_counter() - start
         start = time.perf_counter()
+        rows = RecordFile(questions, Question)
         paths = {s.db_id: s.path for s in sources}
         kept = filter_rows(rows, paths, benchmark, Rules(), Limits(), workers).count(None)
         filtered = time.perf_counter() - start

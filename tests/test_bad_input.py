@@ -9,7 +9,7 @@ import yaml
 from conftest import copy_checkout, snakemake
 
 from sqlr1 import configuration
-from sqlr1.records import Candidates, Catalogue, Database, InputError, Question, read_records, write_jsonl
+from sqlr1.records import Candidates, Catalogue, Database, InputError, Question, RecordFile, read_records, write_jsonl
 
 SCHEMA = "workflow/schemas/config.schema.yaml"
 
@@ -117,6 +117,25 @@ def test_malformed_jsonl_is_named_with_its_line(tmp_path):
     path.write_text('{"id": "1", "db_id": "a", "question": "q", "sql": "s"}\n{"id": 2,\n')
     with pytest.raises(InputError, match=r"questions\.jsonl:2: not valid JSON"):
         read_records(path, Question)
+
+
+def test_a_file_of_records_is_the_sequence_of_its_records(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    rows = [Question(f"{n}", "a", "Wo liegt Köln?" * n, "SELECT '\u2028\x85'") for n in range(5)]
+    write_jsonl(path, rows)
+    path.write_text("\n" + path.read_text().replace('"2"', '"2"\r', 1).replace("\n", "\r\n \n"), newline="")
+    found = RecordFile(path, Question)
+    assert len(found) == 5
+    assert list(found) == [found[n] for n in range(5)] == read_records(path, Question) == rows
+
+
+def test_going_through_a_file_of_records_names_the_line_of_a_malformed_one(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    path.write_text('{"id": "1", "db_id": "a", "question": "q", "sql": "s"}\n\n{"id": "2"}\n')
+    rows = iter(RecordFile(path, Question))
+    assert next(rows).id == "1"
+    with pytest.raises(InputError, match=r"questions\.jsonl:3: not a Question record"):
+        next(rows)
 
 
 def test_an_unknown_field_is_named_with_its_line(tmp_path):

@@ -4,6 +4,9 @@ import contextlib
 import json
 import random
 import sqlite3
+import tracemalloc
+from collections import Counter
+from dataclasses import replace
 
 import datasets
 import pytest
@@ -15,7 +18,7 @@ from sqlr1.filtering.funnel import REASONS, Benchmark, Rules, filter_rows
 from sqlr1.filtering.similarity import QuestionIndex, sketches
 from sqlr1.filtering.sql import normal_form, without_literals
 from sqlr1.filtering.subsets import balanced, split
-from sqlr1.records import SQL_CLASSES, Question, read_json, write_jsonl
+from sqlr1.records import SQL_CLASSES, Question, RecordFile, read_json, write_jsonl
 from sqlr1.stages.filter import main
 from sqlr1.synthesis.readers import read_questions
 from sqlr1.synthesis.validation import unmentioned_value
@@ -236,12 +239,37 @@ def test_every_reason_has_its_case():
     assert set(REASONS) - set(CASES) == {"duplicate", "near_duplicate", "over_quota"}
 
 
-def test_reasons_do_not_depend_on_the_number_of_processes(database, monkeypatch):
+@pytest.fixture
+def mixed(tmp_path):
+    """A file of rows over two databases in turn, some of them repetitions."""
     rows = [*CASES.values(), GOOD]
-    alone = run(rows, database)
+    rows = [replace(r, db_id=name) for r in rows for name in ("music", "other") if r.db_id == "music"] * 2
+    write_jsonl(tmp_path / "mixed.jsonl", rows)
+    return RecordFile(tmp_path / "mixed.jsonl", Question)
+
+
+def test_reasons_depend_neither_on_processes_nor_on_batches_nor_on_the_order_of_databases(mixed, database, monkeypatch):
+    paths, limits = {"music": database, "other": database}, Limits(seconds=0.5, rows=20)
+    alone = filter_rows(list(mixed), paths, BENCHMARK, Rules(), limits, 1)
+    assert set(alone) == {None, "duplicate", *CASES} - {"contaminated_database"}
+    monkeypatch.setattr("sqlr1.filtering.funnel._BATCH", 2)
+    assert filter_rows(mixed, paths, BENCHMARK, Rules(), limits, 1) == alone
     monkeypatch.setattr("sqlr1.filtering.funnel._WORTH_A_PROCESS", 0)
-    paths = {"music": database, "held": database}
-    assert filter_rows(rows, paths, BENCHMARK, Rules(), Limits(seconds=0.5, rows=20), 2) == alone
+    assert filter_rows(mixed, paths, BENCHMARK, Rules(), limits, 2) == alone
+    by_database = sorted(mixed, key=lambda r: r.db_id)
+    assert Counter(filter_rows(by_database, paths, BENCHMARK, Rules(), limits, 1)) == Counter(alone)
+
+
+def test_the_rows_of_a_file_are_never_all_in_memory(database, tmp_path):
+    write_jsonl(tmp_path / "long.jsonl", (row("DELETE FROM singer", "long " * 2000, n) for n in range(3000)))
+    tracemalloc.start()
+    reasons = filter_rows(
+        RecordFile(tmp_path / "long.jsonl", Question), {"music": database}, BENCHMARK, Rules(), Limits(), 1
+    )
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert set(reasons) == {"not_select"}
+    assert peak < 15e6  # of 30 MB
 
 
 @pytest.mark.parametrize(
@@ -304,24 +332,19 @@ def test_balanced_fills_up_from_other_classes():
 
 
 def test_split_is_disjoint_and_of_the_classes_allowed():
-    rows = [row("s", number=i, sql_class=SQL_CLASSES[i % 4]) for i in range(400)]
+    classes = {number: SQL_CLASSES[number % 4] for number in range(400)}
     sizes = {"validation": 20, "rl": 60, "cold_start": 200}
-    subsets = split(rows, sizes, ["Complex", "Highly Complex"], dict.fromkeys(SQL_CLASSES, 1), 0)
+    subsets = split(classes, sizes, ["Complex", "Highly Complex"], dict.fromkeys(SQL_CLASSES, 1), 0)
     assert {name: len(subsets[name]) for name in sizes} == sizes
-    assert {r.sql_class for name in ("rl", "validation") for r in subsets[name]} == {"Complex", "Highly Complex"}
-    ids = [r.id for subset in subsets.values() for r in subset]
-    assert len(ids) == len(set(ids)) == 400
-    assert subsets == split(rows, sizes, ["Complex", "Highly Complex"], dict.fromkeys(SQL_CLASSES, 1), 0)
+    assert {classes[n] for name in ("rl", "validation") for n in subsets[name]} == {"Complex", "Highly Complex"}
+    assert sorted(number for subset in subsets.values() for number in subset) == list(classes)
+    assert subsets == split(classes, sizes, ["Complex", "Highly Complex"], dict.fromkeys(SQL_CLASSES, 1), 0)
 
 
 def test_scarce_classes_are_shared():
-    rows = [row("s", number=i, sql_class="Complex") for i in range(40)]
-    subsets = split(rows, {"validation": 10, "rl": 40, "cold_start": 50}, ["Complex"], dict.fromkeys(SQL_CLASSES, 1), 0)
-    assert {name: len(subsets[name]) for name in ("validation", "rl", "cold_start")} == {
-        "validation": 4,
-        "rl": 16,
-        "cold_start": 20,
-    }
+    classes, sizes = dict.fromkeys(range(40), "Complex"), {"validation": 10, "rl": 40, "cold_start": 50}
+    subsets = split(classes, sizes, ["Complex"], dict.fromkeys(SQL_CLASSES, 1), 0)
+    assert {name: len(subsets[name]) for name in sizes} == {"validation": 4, "rl": 16, "cold_start": 20}
 
 
 @pytest.fixture
@@ -400,6 +423,17 @@ def test_stage_names_the_row_of_an_unknown_database(stage_inputs, tmp_path, monk
     assert stopped.value.code == 1
     assert "row music-0 names the unknown database 'atlantis'" in capfd.readouterr().err
     assert not (tmp_path / "out/funnel.json").exists()
+
+
+def test_stage_names_the_line_of_a_malformed_row_and_writes_nothing(stage_inputs, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    with open(tmp_path / "questions.jsonl", "a") as file:
+        file.write('{"id": "music-3"\n')
+    with pytest.raises(SystemExit) as stopped:
+        main(stage_inputs)
+    assert stopped.value.code == 1
+    assert "questions.jsonl:3: not valid JSON" in capfd.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_real_benchmark_rows_are_found_contaminated(data_root, database):

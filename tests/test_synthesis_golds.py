@@ -9,7 +9,7 @@ from sqlr1.databases import profile
 from sqlr1.records import Question
 from sqlr1.synthesis.english import Speaker, plain
 from sqlr1.synthesis.plan import Filter, Query, Ref
-from sqlr1.synthesis.shapes import joined, nested, sets, single, window
+from sqlr1.synthesis.shapes import groups, joined, nested, sets, single, window
 from sqlr1.synthesis.shapes.catalogue import expression_of, request_of
 from sqlr1.synthesis.shapes.ratio import Ranges
 from sqlr1.synthesis.validation import unmentioned_value
@@ -121,6 +121,24 @@ def test_the_lowest_is_never_a_missing_value(shape, namesakes):
     sorts = [plan.order[0] if isinstance(plan, Query) else plan for plan in drawn(namesakes, shape)]
     assert {sort.key.column for sort in sorts if not sort.descending} == {"seconds"}
     assert {sort.key.column for sort in sorts} == {"seconds", "sales"}
+
+
+def test_shares_are_of_values_that_every_row_has(namesakes):
+    """Sky has no label: the labels' shares of all songs would not add up to 100."""
+    plans = drawn(namesakes, groups.group_share)
+    assert {plan.base.tables for plan in plans} == {("song",), ("singer",)}
+    assert {plan.base.outputs[0].occurrence for plan in plans} == {0}
+
+
+def test_groups_with_filtered_rows_say_so(namesakes):
+    """Cy sings folk, Di sings nothing: a ranking of singers by folk songs has no row for Di."""
+    speaker = Speaker(namesakes.names, random.Random(0))
+    plans = drawn(namesakes, groups.group_ranking)
+    for plan in plans:
+        joined_to = plan.base.outputs[0].occurrence
+        said = plain(request_of(plan, speaker).phrase)
+        assert (" with any " in said) == bool(joined_to), said
+    assert any(plan.base.filters for plan in plans)
 
 
 @pytest.mark.parametrize("shape", [joined.having_child, joined.linked])

@@ -14,9 +14,10 @@ from sqlr1.synthesis.reasoning import trace
 from sqlr1.synthesis.shapes.catalogue import expression_of, request_of
 from sqlr1.synthesis.shapes.correlated import AboveOwnGroup, CountWithZero, Existence, Pairs
 from sqlr1.synthesis.shapes.cte import GroupAboveAverage, MostFrequentAmong, TwoCounts
+from sqlr1.synthesis.shapes.groups import GroupAboveMean, GroupRanking, GroupShare, MostFrequentIn, TwoKinds
 from sqlr1.synthesis.shapes.ratio import Percentage, Ranges, Ratio
 from sqlr1.synthesis.shapes.recursive import Descendants, EveryYear
-from sqlr1.synthesis.shapes.sets import SetPlan
+from sqlr1.synthesis.shapes.sets import SetPlan, ThreeSets
 from sqlr1.synthesis.shapes.window import BestOfGroup, ByYear, Distance, Ranking
 from sqlr1.synthesis.sql import to_sql
 from sqlr1.synthesis.world import World
@@ -40,9 +41,21 @@ UP = (Join(Ref(0, "singer_id"), Ref(1, "singer_id"), up=True),)
 COUNT = Measure("count")
 AGE, COUNTRY = Ref(0, "age"), Ref(0, "country")
 
+BY_COUNTRY = Query(("singer",), (COUNTRY,), group=(COUNTRY,))
+BY_SINGER = Query(("song", "singer"), (Ref(1, "name"),), UP, group=(Ref(1, "singer_id"),))
+
 
 def where(*filters, **changes):
     return SINGER.with_(filters=filters, **changes)
+
+
+def countries(op, age):
+    return where(Filter(AGE, op, age), outputs=(COUNTRY,))
+
+
+def singing_in(year):
+    down = (Join(Ref(0, "singer_id"), Ref(1, "singer_id"), up=False),)
+    return Query(("singer", "song"), SINGER.outputs, down, (Filter(Ref(1, "year"), "=", year),))
 
 
 CASES = {
@@ -165,6 +178,70 @@ CASES = {
         [("Ann", 1), ("Bo", 2), ("Cy", 0), ("Di", 0), ("Ed", 0)],
     ),
 }
+
+HIGHLY_COMPLEX = {
+    "both but not": (
+        ThreeSets(("intersect", "except"), countries(">", 35), countries("<", 35), countries("<", 25)),
+        [("France",)],
+    ),
+    "neither nor": (
+        ThreeSets(("except", "except"), countries(">", 0), countries(">", 55), countries("<", 25)),
+        [("France",)],
+    ),
+    "all three": (
+        ThreeSets(("intersect", "intersect"), countries(">", 35), countries("<", 35), countries("<", 25)),
+        [("Spain",)],
+    ),
+    "parents of three kinds": (
+        ThreeSets(("except", "except"), singing_in(2003), singing_in(2005), singing_in(2001)),
+        [("Bo",)],
+    ),
+    "best of the chosen": (
+        BestOfGroup(where(Filter(AGE, "<", 50)), COUNTRY, AGE, 1, True),
+        [("France", "Bo"), ("Spain", "Di")],
+    ),
+    "running total of the chosen": (
+        ByYear(
+            Query(("song",), (), filters=(Filter(Ref(0, "sales"), ">", 9),)), Ref(0, "year"), False, None, "running"
+        ),
+        [(2001, 1), (2003, 3)],
+    ),
+    "group ranking": (GroupRanking(BY_COUNTRY, COUNT, True), [("France", 2, 1), ("Japan", 1, 3), ("Spain", 2, 1)]),
+    "parent ranking": (
+        GroupRanking(
+            BY_SINGER.with_(filters=(Filter(Ref(0, "year"), ">", 2001),)), Measure("sum", Ref(0, "sales")), False
+        ),
+        [("Ann", 30.0, 3), ("Bo", 20.0, 2), ("Cy", 5.0, 1)],
+    ),
+    "share of rows": (
+        GroupShare(BY_COUNTRY.with_(filters=(Filter(AGE, ">=", 30),)), COUNT),
+        [("France", 50.0), ("Japan", 25.0), ("Spain", 25.0)],
+    ),
+    "share of a sum": (
+        GroupShare(BY_COUNTRY, Measure("sum", AGE)),
+        [("France", 35.0), ("Japan", 30.0), ("Spain", 35.0)],
+    ),
+    "group below the mean": (
+        GroupAboveMean(BY_COUNTRY, Measure("avg", AGE), False, False),
+        [("France",), ("Spain",)],
+    ),
+    "parent above the mean": (GroupAboveMean(BY_SINGER, COUNT, True, True), [("Ann", 2)]),
+    "two kinds": (
+        TwoKinds(where(Filter(AGE, "<=", 50), outputs=()), COUNTRY, Filter(AGE, ">", 35), True),
+        [("France", 2, 1), ("Spain", 2, 1)],
+    ),
+    "most frequent in each group": (
+        MostFrequentIn(Query(("award",), ()), Ref(0, "prize"), Ref(0, "singer_id")),
+        [("gold", 1, 1), ("gold", 2, 1), ("silver", 2, 1)],
+    ),
+}
+CASES |= HIGHLY_COMPLEX
+
+
+@pytest.mark.parametrize("name", HIGHLY_COMPLEX)
+def test_combinations_are_highly_complex(name):
+    plan, _ = HIGHLY_COMPLEX[name]
+    assert sql_class(expression_of(plan)) == "Highly Complex"
 
 
 @pytest.fixture(scope="module")

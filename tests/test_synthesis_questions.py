@@ -1,5 +1,6 @@
 """What a generated corpus has to hold: coverage, styles, variety, determinism."""
 
+import gc
 import os
 import re
 import sqlite3
@@ -13,11 +14,12 @@ from sqlglot import exp
 
 from sqlr1.databases import profile
 from sqlr1.execution import Executor, Limits
-from sqlr1.records import SQL_CLASSES
+from sqlr1.records import SQL_CLASSES, Question
 from sqlr1.synthesis.classes import sql_class
 from sqlr1.synthesis.corpus import Order, Source, folder_sources, generate_all, quotas, shares
 from sqlr1.synthesis.generate import DEFAULT_STYLES, Manner, generate, held_out, sql_key
 from sqlr1.synthesis.populate import build_database, domain_names
+from sqlr1.synthesis.shapes.catalogue import SHAPES
 from sqlr1.synthesis.styles import STYLES
 from sqlr1.synthesis.validation import unmentioned_value
 from sqlr1.synthesis.world import World
@@ -38,7 +40,7 @@ def sources(tmp_path_factory):
 @pytest.fixture(scope="module")
 def rows(sources, tmp_path_factory):
     order = Order(2400, CLASSES, MANNER, 0)
-    return generate_all(sources, order, Limits(), 2, tmp_path_factory.mktemp("work"))
+    return list(generate_all(sources, order, Limits(), 2, tmp_path_factory.mktemp("work")))
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +103,18 @@ def test_feature_occurs(feature, rows, parsed):
     assert len(found) >= 5, f"only {len(found)} rows with {feature}"
 
 
+@pytest.mark.parametrize("shape", SHAPES["Highly Complex"], ids=lambda shape: shape.__name__)
+def test_highly_complex_shape_occurs(shape, rows):
+    assert sum(row.template.startswith(f"{shape.__name__}: ") for row in rows) >= 5
+
+
+def test_one_small_database_yields_many_highly_complex_rows(sources):
+    with Executor(workers=1) as executor:
+        world = World(profile(sources[0].path))
+        found = list(generate(world, "x", {"Highly Complex": 150}, MANNER, 0, executor))
+    assert len({sql_key(row.sql) for row in found}) == 150
+
+
 def test_as_many_rows_as_ordered_in_the_classes_ordered(rows, parsed):
     counts = Counter(row.sql_class for row in rows)
     for name, wanted in shares(2400, CLASSES).items():
@@ -144,14 +158,16 @@ def test_questions_read_as_sentences(rows):
 def test_long_reasoning_says_what_is_asked(sources):
     with Executor(workers=1) as executor:
         world = World(profile(sources[0].path))
-        found = generate(world, "x", {"Moderate": 10}, Manner(DEFAULT_STYLES, "long"), 1, executor)
+        found = list(generate(world, "x", {"Moderate": 10}, Manner(DEFAULT_STYLES, "long"), 1, executor))
     assert all(row.reasoning.startswith("We are asked for") and "The output is" in row.reasoning for row in found)
 
 
 def test_held_out_templates_are_disjoint(sources, rows):
     with Executor(workers=1) as executor:
         world = World(profile(sources[0].path))
-        other = generate(world, "x", {"Simple": 20, "Complex": 10}, Manner(DEFAULT_STYLES, held_out=True), 0, executor)
+        other = list(
+            generate(world, "x", {"Simple": 20, "Complex": 10}, Manner(DEFAULT_STYLES, held_out=True), 0, executor)
+        )
     assert len(other) == 30
     assert all(held_out(row.template) for row in other)
     assert not any(held_out(row.template) for row in rows)
@@ -160,8 +176,8 @@ def test_held_out_templates_are_disjoint(sources, rows):
 def test_output_does_not_depend_on_the_number_of_processes(sources, rows, tmp_path, monkeypatch):
     monkeypatch.setattr("sqlr1.synthesis.corpus._WORTH_A_PROCESS", 0)
     order = Order(160, CLASSES, MANNER, 5)
-    one = generate_all(sources[:4], order, Limits(), 1, tmp_path / "one")
-    assert generate_all(sources[:4], order, Limits(), 2, tmp_path / "two") == one
+    one = list(generate_all(sources[:4], order, Limits(), 1, tmp_path / "one"))
+    assert list(generate_all(sources[:4], order, Limits(), 2, tmp_path / "two")) == one
 
 
 def test_what_one_database_cannot_yield_the_others_do(sources, tmp_path):
@@ -170,7 +186,7 @@ def test_what_one_database_cannot_yield_the_others_do(sources, tmp_path):
         connection.execute("CREATE TABLE thing (name TEXT)")
         connection.execute("INSERT INTO thing VALUES ('only')")
     found = [Source("lonely", lonely, {}), *sources[:2]]
-    rows = generate_all(found, Order(120, CLASSES, MANNER, 0), Limits(), 1, tmp_path / "work")
+    rows = list(generate_all(found, Order(120, CLASSES, MANNER, 0), Limits(), 1, tmp_path / "work"))
     counts = Counter(row.db_id for row in rows)
     assert counts["lonely"] < 20  # of the 40 that it was asked for
     assert counts.total() == 120
@@ -180,7 +196,7 @@ def test_what_one_database_cannot_yield_the_others_do(sources, tmp_path):
 
 def test_interrupted_synthesis_goes_on_where_it_was(sources, tmp_path, monkeypatch):
     order = Order(60, CLASSES, MANNER, 5)
-    whole = generate_all(sources[:3], order, Limits(), 1, tmp_path / "whole")
+    whole = list(generate_all(sources[:3], order, Limits(), 1, tmp_path / "whole"))
     asked = []
 
     def interrupted(world, db_id, *more):
@@ -191,10 +207,16 @@ def test_interrupted_synthesis_goes_on_where_it_was(sources, tmp_path, monkeypat
 
     monkeypatch.setattr("sqlr1.synthesis.corpus.generate", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        generate_all(sources[:3], order, Limits(), 1, tmp_path / "again")
-    assert generate_all(sources[:3], order, Limits(), 1, tmp_path / "again") == whole
+        list(generate_all(sources[:3], order, Limits(), 1, tmp_path / "again"))
+    assert list(generate_all(sources[:3], order, Limits(), 1, tmp_path / "again")) == whole
     first, second, third = (source.db_id for source in sources[:3])
     assert asked[:4] == [first, second, second, third]
+
+
+def test_few_rows_are_in_memory_while_they_are_read(sources, tmp_path):
+    rows = generate_all([Source("read", sources[0].path, {})], Order(40, CLASSES, MANNER, 5), Limits(), 1, tmp_path)
+    for _ in rows:
+        assert sum(isinstance(found, Question) and found.db_id == "read" for found in gc.get_objects()) <= 2
 
 
 def test_output_and_databases_do_not_depend_on_string_hashing(tmp_path):
@@ -206,7 +228,7 @@ def test_output_and_databases_do_not_depend_on_string_hashing(tmp_path):
         "path = Path(sys.argv[1]); build_database('zoo', 3, path)\n"
         "with Executor(workers=1) as executor:\n"
         "    quotas = {'Moderate': 12, 'Complex': 8}\n"
-        "    rows = generate(World(profile(path)), 'zoo', quotas, Manner(DEFAULT_STYLES), 3, executor)\n"
+        "    rows = list(generate(World(profile(path)), 'zoo', quotas, Manner(DEFAULT_STYLES), 3, executor))\n"
         "print(sha256(path), rows)"
     )
     outputs = set()
@@ -220,7 +242,7 @@ def test_output_and_databases_do_not_depend_on_string_hashing(tmp_path):
 def test_other_seed_other_questions(sources):
     with Executor(workers=1) as executor:
         world = World(profile(sources[0].path))
-        first, second = (generate(world, "x", {"Simple": 10}, MANNER, seed, executor) for seed in (0, 1))
+        first, second = (list(generate(world, "x", {"Simple": 10}, MANNER, seed, executor)) for seed in (0, 1))
     assert first != second
 
 
@@ -235,7 +257,7 @@ def test_spider_training_databases_yield_all_classes(data_root, tmp_path):
     spider = data_root / "spider"
     found = folder_sources(spider / "database", spider / "train_spider.json", spider / "tables.json")
     assert len(found) == 138
-    rows = generate_all(found[:20], Order(240, CLASSES, MANNER, 0), Limits(), 1, tmp_path)
+    rows = list(generate_all(found[:20], Order(240, CLASSES, MANNER, 0), Limits(), 1, tmp_path))
     assert len(rows) == 240
     assert {row.sql_class for row in rows} == set(SQL_CLASSES)
 
@@ -243,5 +265,5 @@ def test_spider_training_databases_yield_all_classes(data_root, tmp_path):
 def test_any_database_will_do(data_root):
     path = data_root / "chinook/Chinook_Sqlite.sqlite"
     with Executor(workers=1) as executor:
-        rows = generate(World(profile(path)), "chinook", {"Simple": 10, "Complex": 10}, MANNER, 0, executor)
+        rows = list(generate(World(profile(path)), "chinook", {"Simple": 10, "Complex": 10}, MANNER, 0, executor))
     assert len(rows) == 20

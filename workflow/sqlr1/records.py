@@ -8,7 +8,9 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+import string
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -67,10 +69,9 @@ class Candidates:
 Record = TypeVar("Record", Question, Database, Candidates)
 
 
-def read_records(path: Path, kind: type[Record]) -> list[Record]:
-    """Read a JSONL file of `kind`. Raises InputError with file and line for anything malformed."""
+def stream_records(path: Path, kind: type[Record]) -> Iterator[Record]:
+    """Yield the records of a JSONL file of `kind`. Raises InputError with file and line for anything malformed."""
     names = {f.name for f in fields(kind)}
-    records = []
     for number, row in read_jsonl(path):
         if unknown := set(row) - names:
             raise InputError(f"{path}:{number}: unknown field {sorted(unknown)[0]!r} for a {kind.__name__} record")
@@ -81,10 +82,43 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
             if not all(isinstance(text, str) for text in texts):
                 raise InputError(f"{path}:{number}: {name!r} must be text, not {value!r:.60}")
         try:
-            records.append(kind(**row))
+            record = kind(**row)
         except TypeError as error:
             raise InputError(f"{path}:{number}: not a {kind.__name__} record: {error}") from error
-    return records
+        yield record
+
+
+def read_records(path: Path, kind: type[Record]) -> list[Record]:
+    """The records of a JSONL file, all in memory. Raises InputError as `stream_records` does."""
+    return list(stream_records(path, kind))
+
+
+class RecordFile(Sequence[Record]):
+    """A JSONL file of `kind` as a sequence: its records stay on disk, the places of its lines are in memory.
+
+    Iteration checks every line as `stream_records` does; an index is for files that were gone through before.
+    """
+
+    def __init__(self, path: Path, kind: type[Record]) -> None:
+        self.path, self.kind = Path(path), kind
+        self._places = array("Q")
+        place = 0
+        with readable(path), open(path, "rb") as file:
+            for line in file:
+                if line.strip():
+                    self._places.append(place)
+                place += len(line)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[Record]:
+        return stream_records(self.path, self.kind)
+
+    def __getitem__(self, number: int) -> Record:
+        with open(self.path, "rb") as file:
+            file.seek(self._places[number])
+            return self.kind(**json.loads(file.readline()))
 
 
 @contextlib.contextmanager
@@ -102,9 +136,9 @@ def readable(path: Path) -> Iterator[None]:
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, object). Raises InputError for a missing file, bad JSON or no object."""
-    with readable(path), open(path, encoding="utf-8") as file:
+    with readable(path), open(path, encoding="utf-8", newline="\n") as file:
         for number, line in enumerate(file, 1):
-            if not line.strip():
+            if not line.strip(string.whitespace):
                 continue
             try:
                 row = json.loads(line)

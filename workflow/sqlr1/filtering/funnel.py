@@ -3,10 +3,10 @@
 import multiprocessing
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from sqlglot import exp
@@ -34,6 +34,7 @@ REASONS = (
     "failed", "timed_out", "too_large", "empty", "all_null", "constant", "ties",
     "duplicate", "near_duplicate", "over_quota",
 )  # fmt: skip
+_BATCH = 16  # rows of a database in memory together, parsed and with their results: one may have 32 MiB
 _WORTH_A_PROCESS = 1000  # starting processes takes as long as filtering about so many rows
 _FAILURES = {Status.TIMED_OUT: "timed_out", Status.TOO_LARGE: "too_large"}
 
@@ -82,40 +83,42 @@ def filter_rows(
 ) -> list[str | None]:
     """For each row the reason to drop it (one of REASONS), or None. `paths` has the database of each row.
 
-    Databases are worked on one by one, so that memory does not grow with the rows, in `workers` processes.
+    Databases are worked on one by one in `workers` processes, which look up the rows themselves: of a `RecordFile` few
+    are ever in memory.
     """
     groups: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
         groups.setdefault(row.db_id, []).append(number)
-    tasks = [([rows[n] for n in numbers], paths[db_id]) for db_id, numbers in groups.items()]
+    tasks = [(numbers, paths[db_id]) for db_id, numbers in groups.items()]
     reasons: list[str | None] = [None] * len(rows)
-    found = _in_processes(tasks, benchmark, rules, limits, 1 if len(rows) < _WORTH_A_PROCESS else workers)
+    found = _in_processes(tasks, rows, benchmark, rules, limits, 1 if len(rows) < _WORTH_A_PROCESS else workers)
     for numbers, group in zip(groups.values(), found, strict=True):
         for number, reason in zip(numbers, group, strict=True):
             reasons[number] = reason
     return reasons
 
 
-_Task = tuple[list[Question], Path]
+_Task = tuple[Sequence[int], Path]  # the numbers of the rows over one database, and its path
 _filters: list["_Filter"] = []  # the one filter of a process
 
 
 def _in_processes(
-    tasks: list[_Task], benchmark: Benchmark, rules: Rules, limits: Limits, workers: int
+    tasks: list[_Task], rows: Sequence[Question], benchmark: Benchmark, rules: Rules, limits: Limits, workers: int
 ) -> Iterator[list[str | None]]:
     bar = partial(tqdm, total=len(tasks), desc="filter", unit="database", disable=None)
     if workers == 1:
         with Executor(workers=1, limits=limits) as executor:
-            here = _Filter(benchmark, rules, executor)
+            here = _Filter(rows, benchmark, rules, executor)
             yield from bar(here.reasons(*task) for task in tasks)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start_process, initargs=(benchmark, rules, limits)) as pool:
+    given = (rows, benchmark, rules, limits)
+    with ProcessPoolExecutor(workers, context, initializer=_start_process, initargs=given) as pool:
         yield from bar(pool.map(_work, tasks))
 
 
-def _start_process(benchmark: Benchmark, rules: Rules, limits: Limits) -> None:
-    _filters.append(_Filter(benchmark, rules, Executor(workers=1, limits=limits)))
+def _start_process(rows: Sequence[Question], benchmark: Benchmark, rules: Rules, limits: Limits) -> None:
+    _filters.append(_Filter(rows, benchmark, rules, Executor(workers=1, limits=limits)))
 
 
 def _work(task: _Task) -> list[str | None]:
@@ -134,10 +137,19 @@ class _Candidate:
     result: Sequence[tuple] = ()
 
 
+_Backward = Callable[[], Path | None]  # a copy of the database that is read backwards, made when first needed
+
+
+def _backward(path: Path, folder: Path) -> Path | None:
+    copy = folder / path.name
+    return copy if write_backward(path, copy) else None
+
+
 class _Filter:
     """Finds the reasons to drop rows, one database at a time."""
 
-    def __init__(self, benchmark: Benchmark, rules: Rules, executor: Executor) -> None:
+    def __init__(self, rows: Sequence[Question], benchmark: Benchmark, rules: Rules, executor: Executor) -> None:
+        self._rows = rows
         self._benchmark = benchmark
         self._rules = rules
         self._executor = executor
@@ -145,15 +157,21 @@ class _Filter:
         for sketch in sketches(benchmark.questions):
             self._contaminated.add(sketch)
 
-    def reasons(self, rows: list[Question], path: Path) -> list[str | None]:
-        """The reason to drop each row, or None; cheap checks first, each for what those before it leave."""
-        candidates = [_Candidate(row) for row in rows]
-        results, ties = partial(self._results, path), partial(self._ties, path)
-        for check in (self._static, self._contaminations, results, ties, self._repetitions):
-            left = [candidate for candidate in candidates if not candidate.reason]
-            for candidate, reason in zip(left, check(left), strict=True):
-                candidate.reason = reason
-        return [candidate.reason for candidate in candidates]
+    def reasons(self, numbers: Sequence[int], path: Path) -> list[str | None]:
+        """The reason to drop each of these rows, all over the database at `path`, or None."""
+        kept = _Kept(self._rules)
+        found: list[str | None] = []
+        with tempfile.TemporaryDirectory() as folder:
+            ties = partial(self._ties, path, cache(partial(_backward, path, Path(folder))))
+            checks = (self._static, self._contaminations, partial(self._results, path), ties, kept.repetitions)
+            for start in range(0, len(numbers), _BATCH):
+                batch = [_Candidate(self._rows[number]) for number in numbers[start : start + _BATCH]]
+                for check in checks:  # cheap ones first, each for what those before it leave
+                    left = [candidate for candidate in batch if not candidate.reason]
+                    for candidate, reason in zip(left, check(left), strict=True):
+                        candidate.reason = reason
+                found += [candidate.reason for candidate in batch]
+        return found
 
     def _static(self, candidates: list[_Candidate]) -> Iterator[str | None]:
         for candidate in candidates:
@@ -190,10 +208,11 @@ class _Filter:
             else:
                 yield fault(candidate.expression, execution.rows)
 
-    def _ties(self, path: Path, candidates: list[_Candidate]) -> list[str | None]:
+    def _ties(self, path: Path, backward: _Backward, candidates: list[_Candidate]) -> list[str | None]:
         """`ties` where the order in which tables are read, or ties in an inner block, may decide the result."""
         doubtful = [c for c in candidates if may_depend_on_order(c.expression)]
-        tied = {id(c) for check in (self._tied_inside, self._changed_backwards) for c in check(path, doubtful)}
+        changed = self._changed_backwards(backward, doubtful)
+        tied = {id(c) for c in (*self._tied_inside(path, doubtful), *changed)}
         return ["ties" if id(candidate) in tied else None for candidate in candidates]
 
     def _tied_inside(self, path: Path, candidates: list[_Candidate]) -> Iterator[_Candidate]:
@@ -204,28 +223,35 @@ class _Filter:
             if execution.status == Status.OK and parts_ties(block, execution.rows):
                 yield candidate
 
-    def _changed_backwards(self, path: Path, candidates: list[_Candidate]) -> Iterator[_Candidate]:
+    def _changed_backwards(self, backward: _Backward, candidates: list[_Candidate]) -> Iterator[_Candidate]:
         """Those with another result when the tables are read backwards."""
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / path.name
-            if not candidates or not write_backward(path, copy):
-                return
-            executions = self._executor.execute([Query(copy, candidate.row.sql) for candidate in candidates])
+        copy = backward() if candidates else None
+        if not copy:
+            return
+        executions = self._executor.execute([Query(copy, candidate.row.sql) for candidate in candidates])
         for candidate, execution in zip(candidates, executions, strict=True):
             own = own_rows(candidate.expression, candidate.result)
             if execution.status == Status.OK and not same_result(candidate.expression, own, execution.rows):
                 yield candidate
 
-    def _repetitions(self, candidates: list[_Candidate]) -> Iterator[str | None]:
-        seen: Counter[str] = Counter()
-        index = QuestionIndex(self._rules.near_duplicate)
+
+class _Kept:
+    """The rows of a database that are kept so far, as far as later ones must not repeat them."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._most = rules.max_per_sql
+        self._forms: Counter[str] = Counter()
+        self._questions = QuestionIndex(rules.near_duplicate)
+
+    def repetitions(self, candidates: list[_Candidate]) -> Iterator[str | None]:
+        """What each candidate repeats; those that repeat nothing are kept."""
         for candidate in candidates:
             form = without_literals(candidate.form)
-            if seen[form] >= self._rules.max_per_sql:
+            if self._forms[form] >= self._most:
                 yield "duplicate"
-            elif index.has_similar(candidate.sketch):
+            elif self._questions.has_similar(candidate.sketch):
                 yield "near_duplicate"
             else:
-                seen[form] += 1
-                index.add(candidate.sketch)
+                self._forms[form] += 1
+                self._questions.add(candidate.sketch)
                 yield None

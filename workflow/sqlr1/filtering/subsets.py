@@ -3,7 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 
-from sqlr1.records import SQL_CLASSES, Question
+from sqlr1.records import SQL_CLASSES
 from sqlr1.synthesis.corpus import shares
 
 SUBSETS = ("validation", "rl", "cold_start")
@@ -23,27 +23,28 @@ def balanced(available: Mapping[str, int], total: int, weights: Mapping[str, flo
 
 
 def split(
-    rows: Sequence[Question],
+    classes: Mapping[int, str],
     sizes: Mapping[str, int],
     rl_classes: Sequence[str],
     weights: Mapping[str, float],
     seed: int,
-) -> dict[str, list[Question]]:
-    """Disjoint subsets of `rows`: validation, rl (both of `rl_classes` only) and cold_start; `surplus` is the rest.
+) -> dict[str, list[int]]:
+    """Disjoint subsets of rows: validation, rl (both of `rl_classes` only) and cold_start; `surplus` is the rest.
 
-    Where RL and the cold start want more rows of a class than there are, they share it in proportion to their sizes.
+    `classes` has the SQL class of each row by its number, and subsets are lists of numbers. Where RL and the cold start
+    want more rows of a class than there are, they share it in proportion to their sizes.
     """
-    pools: dict[str, list[Question]] = {name: [] for name in SQL_CLASSES}
-    for row in rows:
-        pools[row.sql_class].append(row)
+    pools: dict[str, list[int]] = {name: [] for name in SQL_CLASSES}
+    for number, name in classes.items():
+        pools[name].append(number)
     for name in SQL_CLASSES:
         random.Random(f"{seed}:{name}").shuffle(pools[name])
     demand = {s: _demand(sizes[s], SQL_CLASSES if s == "cold_start" else rl_classes, weights, pools) for s in SUBSETS}
-    result: dict[str, list[Question]] = {}
-    for number, subset in enumerate(SUBSETS):
+    result: dict[str, list[int]] = {}
+    for place, subset in enumerate(SUBSETS):
         available = {}
         for name in SQL_CLASSES:
-            own, later = demand[subset].get(name, 0), sum(demand[s].get(name, 0) for s in SUBSETS[number + 1 :])
+            own, later = demand[subset].get(name, 0), sum(demand[s].get(name, 0) for s in SUBSETS[place + 1 :])
             enough = len(pools[name]) >= own + later
             available[name] = len(pools[name]) - later if enough else round(len(pools[name]) * own / (own + later))
             available[name] *= name in demand[subset]
@@ -51,23 +52,26 @@ def split(
         taken = [pools[name].pop() for name in SQL_CLASSES for _ in range(counts[name])]
         random.Random(f"{seed}:{subset}").shuffle(taken)
         result[subset] = taken
-    result["surplus"] = [row for name in SQL_CLASSES for row in pools[name]]
+    result["surplus"] = [number for name in SQL_CLASSES for number in pools[name]]
     return result
 
 
-def cap_styles(rows: Sequence[Question], most: int, seed: int) -> tuple[list[Question], list[Question]]:
-    """(at most `most` rows of each style, drawn by seed; the others), both in the order of `rows`."""
-    styles: dict[str, list[int]] = {}
-    for number, row in enumerate(rows):
-        styles.setdefault(row.style, []).append(number)
+def cap_styles(styles: Mapping[int, str], most: int, seed: int) -> tuple[list[int], list[int]]:
+    """(the numbers of at most `most` rows of each style, drawn by seed; those of the others), in the order of `styles`.
+
+    `styles` has the style of each row by its number.
+    """
+    by_style: dict[str, list[int]] = {}
+    for number, style in styles.items():
+        by_style.setdefault(style, []).append(number)
     kept: set[int] = set()
-    for style, numbers in styles.items():
+    for style, numbers in by_style.items():
         kept |= set(random.Random(f"{seed}:{style}").sample(numbers, min(len(numbers), most)))
-    return [rows[n] for n in sorted(kept)], [row for n, row in enumerate(rows) if n not in kept]
+    return [n for n in styles if n in kept], [n for n in styles if n not in kept]
 
 
 def _demand(
-    size: int, allowed: Sequence[str], weights: Mapping[str, float], pools: Mapping[str, Sequence[Question]]
+    size: int, allowed: Sequence[str], weights: Mapping[str, float], pools: Mapping[str, Sequence[int]]
 ) -> dict[str, int]:
     """How many rows of each class a subset would like, among the classes it may have and that exist."""
     open_weights = {name: weights.get(name, 0) for name in allowed if pools[name] and weights.get(name, 0) > 0}

@@ -5,6 +5,7 @@ and a data card, `README.md`.
 """
 
 import logging
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,9 +20,9 @@ from sqlr1.records import (
     Catalogue,
     InputError,
     Question,
+    RecordFile,
     atomic_write,
     read_json,
-    read_records,
     write_json,
     write_jsonl,
 )
@@ -42,36 +43,46 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--benchmark", type=Path, nargs="*", default=[], help="question files to stay clear of")
     add_workers(parser)
     with stage("filter", parser, argv, inputs=["questions", "catalogue", "benchmark"]) as job:
-        settings = job.settings["filter"]
-        rows = read_records(job.args.questions, Question)
-        catalogue = Catalogue(job.args.catalogue, data_root())
-        paths = _paths(rows, catalogue, job.args.questions)
+        rows = RecordFile(job.args.questions, Question)
+        paths = _paths(rows, Catalogue(job.args.catalogue, data_root()))
         benchmark = Benchmark.of(q for path in job.args.benchmark for q in read_questions(_layout(path), path))
-        limits, workers = Limits(**job.settings.get("execution", {})), job.args.workers
-        reasons = filter_rows(rows, paths, benchmark, Rules(**settings.get("rules", {})), limits, workers)
-        kept = [row for row, reason in zip(rows, reasons, strict=True) if not reason]
-        dropped = [(row, reason) for row, reason in zip(rows, reasons, strict=True) if reason]
-        sizes = {name: settings[f"{name}_rows"] for name in SUBSETS}
-        weights = settings.get("classes", dict.fromkeys(SQL_CLASSES, 1.0))
-        over: list[Question] = []
-        if most := settings.get("max_per_style"):
-            kept, over = cap_styles(kept, round(most * sum(sizes.values())), job.seed)
-        subsets = split(kept, sizes, settings["rl_classes"], weights, job.seed)
-        dropped += [(row, "over_quota") for row in over + subsets.pop("surplus")]
-        _write(job, rows, subsets, dropped)
+        rules, limits = Rules(**job.settings["filter"].get("rules", {})), Limits(**job.settings.get("execution", {}))
+        reasons = filter_rows(rows, paths, benchmark, rules, limits, job.args.workers)
+        subsets, over = _divided(job, rows, reasons)
+        dropped = [(number, reason) for number, reason in enumerate(reasons) if reason]
+        _write(job, rows, subsets, dropped + [(number, "over_quota") for number in over])
 
 
-def _paths(rows: Sequence[Question], catalogue: Catalogue, file: Path) -> dict[str, Path]:
+def _paths(rows: RecordFile[Question], catalogue: Catalogue) -> dict[str, Path]:
     """Raises InputError naming the first row whose database is unknown."""
     paths: dict[str, Path] = {}
     for row in rows:
         if row.db_id not in paths:
             if row.db_id not in catalogue.databases:
                 raise InputError(
-                    f"{file}: row {row.id} names the unknown database {row.db_id!r}; it is not in {catalogue.path}"
+                    f"{rows.path}: row {row.id} names the unknown database {row.db_id!r}; it is not in {catalogue.path}"
                 )
             paths[row.db_id] = catalogue[row.db_id]
     return paths
+
+
+def _divided(
+    job: Job, rows: Sequence[Question], reasons: Sequence[str | None]
+) -> tuple[dict[str, list[int]], list[int]]:
+    """(the numbers of each subset's rows, those over a quota) of the rows without a reason to drop them."""
+    settings = job.settings["filter"]
+    classes, styles = {}, {}
+    for number, (row, reason) in enumerate(zip(rows, reasons, strict=True)):
+        if not reason:
+            classes[number], styles[number] = sys.intern(row.sql_class), sys.intern(row.style)
+    sizes = {name: settings[f"{name}_rows"] for name in SUBSETS}
+    weights = settings.get("classes", dict.fromkeys(SQL_CLASSES, 1.0))
+    over: list[int] = []
+    if most := settings.get("max_per_style"):
+        kept, over = cap_styles(styles, round(most * sum(sizes.values())), job.seed)
+        classes = {number: classes[number] for number in kept}
+    subsets = split(classes, sizes, settings["rl_classes"], weights, job.seed)
+    return subsets, over + subsets.pop("surplus")
 
 
 def _layout(path: Path) -> str:
@@ -83,14 +94,15 @@ def _layout(path: Path) -> str:
 
 
 def _write(
-    job: Job, rows: Sequence[Question], subsets: Mapping[str, list[Question]], dropped: list[tuple[Question, str]]
+    job: Job, rows: Sequence[Question], numbers: Mapping[str, Sequence[int]], dropped: Sequence[tuple[int, str]]
 ) -> None:
     for name in SUBSETS:
-        write_jsonl(job.out / f"{name}.jsonl", subsets[name])
+        write_jsonl(job.out / f"{name}.jsonl", (rows[number] for number in numbers[name]))
         wanted = job.settings["filter"][f"{name}_rows"]
-        if len(subsets[name]) < wanted:
-            log.warning("%s: only %d of the %d rows asked for are left", name, len(subsets[name]), wanted)
-    write_jsonl(job.out / "dropped.jsonl", ({**vars(row), "reason": reason} for row, reason in dropped))
+        if len(numbers[name]) < wanted:
+            log.warning("%s: only %d of the %d rows asked for are left", name, len(numbers[name]), wanted)
+    write_jsonl(job.out / "dropped.jsonl", ({**vars(rows[number]), "reason": reason} for number, reason in dropped))
+    subsets = {name: RecordFile(job.out / f"{name}.jsonl", Question) for name in SUBSETS}
     drops = Counter(reason for _, reason in dropped)
     counts = {
         "input": len(rows),
@@ -100,8 +112,8 @@ def _write(
         "styles": {name: _count(subsets[name], "style") for name in SUBSETS},
     }
     write_json(job.out / "funnel.json", counts)
-    first = {reason: row for row, reason in reversed(dropped)}
-    examples = {reason: first[reason] for reason in REASONS if reason in first}
+    first = {reason: number for number, reason in reversed(dropped)}
+    examples = {reason: rows[first[reason]] for reason in REASONS if reason in first}
     with atomic_write(job.out / "README.md") as file:
         file.write(data_card(subsets, counts, examples, f"SQL-R1 training data: {job.args.experiment}"))
     job.outputs(*(f"{name}.jsonl" for name in SUBSETS), "dropped.jsonl", "funnel.json", "README.md")

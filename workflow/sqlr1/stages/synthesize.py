@@ -7,16 +7,17 @@ so many perturbed instances go to `instances/<db_id>/`, and the catalogue names 
 """
 
 import hashlib
+import itertools
 import logging
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sqlr1.execution import Executor, Limits
 from sqlr1.provenance import sources as code_files
-from sqlr1.records import Database, InputError, Question, sha256, write_jsonl
+from sqlr1.records import Database, InputError, Question, RecordFile, sha256, write_jsonl
 from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, data_root, stage, stage_parser
 from sqlr1.synthesis.benchmark import write_benchmark
 from sqlr1.synthesis.corpus import Order, Source, distinct, folder_sources, generate_all
@@ -44,18 +45,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         others = distinct(folders + mixed_sources)
         described = [path for s in others for path in s.path.parent.glob("database_description/*.csv")]
         job.reads([*(s.path for s in others), *described, *_listed_files(settings)])
-        questions = _generated(job, own, settings["questions"])
-        questions += _generated(job, folders, settings.get("folder_questions", 0))
+        questions = itertools.chain(
+            _generated(job, own, settings["questions"]),
+            _generated(job, folders, settings.get("folder_questions", 0)),
+        )
         if settings.get("llm"):
-            questions = _polished(job, questions, {s.db_id: s.path for s in own + folders})
-        benchmark = _generated(job, held_out, settings["benchmark_questions"], held_out=True)
-        write_jsonl(job.out / "questions.jsonl", questions + mixed)
+            questions = _polished(job, list(questions), {s.db_id: s.path for s in own + folders})
+        benchmark = list(_generated(job, held_out, settings["benchmark_questions"], held_out=True))
+        write_jsonl(job.out / "questions.jsonl", itertools.chain(questions, mixed))
         write_jsonl(job.out / "failed_golds.jsonl", failed)
         write_jsonl(job.out / "catalogue.jsonl", _catalogue(job, own, held_out, others))
         written = write_benchmark(job.out / "benchmark", benchmark, {s.db_id: s.path for s in held_out})
         job.outputs("questions.jsonl", "failed_golds.jsonl", "catalogue.jsonl")
         job.outputs(*(s.path.relative_to(job.out) for s in own + held_out), *(p.relative_to(job.out) for p in written))
-        _track(job, questions, mixed, failed, benchmark)
+        _track(job, len(mixed), len(failed), len(benchmark))
 
 
 def _resolve(path: str) -> Path:
@@ -84,7 +87,7 @@ def _limits(job: Job) -> Limits:
     return Limits(**job.settings.get("execution", {}))
 
 
-def _generated(job: Job, sources: list[Source], total: int, held_out: bool = False) -> list[Question]:
+def _generated(job: Job, sources: list[Source], total: int, held_out: bool = False) -> Iterable[Question]:
     settings = job.settings["synthesize"]
     if not total:
         return []
@@ -171,21 +174,24 @@ def _shown(path: Path) -> str:
     return "{data}/" + path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
-def _track(
-    job: Job, questions: list[Question], mixed: list[Question], failed: list[Question], benchmark: list[Question]
-) -> None:
-    counts: dict[str, Any] = {"questions": len(questions), "mixed": len(mixed), "failed_golds": len(failed)}
-    counts["benchmark_questions"] = len(benchmark)
-    for name, count in Counter(q.sql_class for q in questions).items():
-        counts[f"class/{name}"] = count
-    for name, count in Counter(q.style for q in questions).items():
-        counts[f"style/{name}"] = count
-    if questions:
-        top = Counter(q.template for q in questions).most_common(1)[0][1]
-        counts["most_frequent_template_share"] = top / len(questions)
+def _track(job: Job, mixed: int, failed: int, benchmark: int) -> None:
+    """Log what was made; the mixed-in questions are the last ones of the file."""
+    written = RecordFile(job.out / "questions.jsonl", Question)
+    total = len(written) - mixed
+    classes, styles, templates = Counter[str](), Counter[str](), Counter[int]()
+    for row in itertools.islice(written, total):
+        classes[row.sql_class] += 1
+        styles[row.style] += 1
+        templates[hash(row.template)] += 1  # nearly every row has its own: the texts would fill the memory
+    counts: dict[str, Any] = {"questions": total, "mixed": mixed, "failed_golds": failed}
+    counts["benchmark_questions"] = benchmark
+    counts |= {f"class/{name}": count for name, count in classes.items()}
+    counts |= {f"style/{name}": count for name, count in styles.items()}
+    if total:
+        counts["most_frequent_template_share"] = templates.most_common(1)[0][1] / total
     job.run.metrics(counts)
-    rng = random.Random(0)
-    job.run.table([vars(q) for q in rng.sample(questions, min(50, len(questions)))], "examples.json")
+    drawn = random.Random(0).sample(range(total), min(50, total))
+    job.run.table([vars(written[number]) for number in drawn], "examples.json")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import logging
 import multiprocessing
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from sqlr1.databases import profile
 from sqlr1.execution import Executor, Limits
-from sqlr1.records import SQL_CLASSES, InputError, Question, read_json, read_records, sha256, write_jsonl
+from sqlr1.records import SQL_CLASSES, InputError, Question, read_json, sha256, stream_records, write_jsonl
 from sqlr1.synthesis.generate import Manner, check_shares, generate, sql_key
 from sqlr1.synthesis.naming import words
 from sqlr1.synthesis.world import World
@@ -46,8 +46,9 @@ class Order:
         check_shares("synthesize.classes", self.classes, SQL_CLASSES)
 
 
-# What a source is asked for in one round: the SQL that it has yielded so far, up to literals, is not wanted again.
-_Task = tuple[Source, Mapping[str, int], Order, Path, int, tuple[str, ...]]
+# What a source is asked for in one round, and the files of the rounds before: their SQL is not wanted again.
+_Task = tuple[Source, Mapping[str, int], Order, Path, tuple[Path, ...]]
+_Yield = tuple[Path, Counter[str]]  # the file of what a source yielded, and how many rows of each class it has
 _ROUNDS = 3  # what some databases cannot yield is asked of the others so many times in all
 _WORTH_A_PROCESS = 1000  # starting processes takes as long as generating about so many questions
 
@@ -130,39 +131,43 @@ def shares(total: int, weights: Mapping[str, float]) -> dict[str, int]:
     return counts
 
 
-def generate_all(sources: Sequence[Source], order: Order, limits: Limits, workers: int, work: Path) -> list[Question]:
+def generate_all(
+    sources: Sequence[Source], order: Order, limits: Limits, workers: int, work: Path
+) -> Iterator[Question]:
     """The ordered questions, spread evenly over the sources and in their order, whatever the number of processes.
 
-    What a source cannot yield of its share is asked of those that yielded theirs. What a source yielded is kept in
-    `work` until all are done, so that an interrupted run goes on where it was; `work` has to change with settings and
+    What a source cannot yield of its share is asked of those that yielded theirs. All are made when this returns, and
+    read from `work` one after another. An interrupted run goes on where it was; `work` has to change with settings and
     code.
     """
     if workers == 1 or order.total < _WORTH_A_PROCESS:
         with Executor(workers=1, limits=limits) as executor:
-            return _in_rounds(sources, order, work, lambda tasks: (_from_source(task, executor) for task in tasks))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start_process, initargs=(limits,)) as pool:
-        return _in_rounds(sources, order, work, lambda tasks: pool.map(_in_process, tasks))
+            files = _in_rounds(sources, order, work, lambda tasks: (_from_source(task, executor) for task in tasks))
+    else:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, context, initializer=_start_process, initargs=(limits,)) as pool:
+            files = _in_rounds(sources, order, work, lambda tasks: pool.map(_in_process, tasks))
+    return (row for file in files for row in stream_records(file, Question))
 
 
 def _in_rounds(
-    sources: Sequence[Source], order: Order, work: Path, run: Callable[[list[_Task]], Iterable[list[Question]]]
-) -> list[Question]:
-    yielded: list[list[Question]] = [[] for _ in sources]
+    sources: Sequence[Source], order: Order, work: Path, run: Callable[[list[_Task]], Iterable[_Yield]]
+) -> list[Path]:
+    """The files of what the sources yielded, in the order of the sources."""
+    files: list[tuple[Path, ...]] = [() for _ in sources]
+    missing = Counter(shares(order.total, order.classes))
     wanted = quotas(len(sources), order)
-    for number in range(_ROUNDS):
+    for _ in range(_ROUNDS):
         asked = [i for i, quota in enumerate(wanted) if sum(quota.values())]
-        tasks = [(sources[i], wanted[i], order, work, number, tuple(map(sql_key, _sql(yielded[i])))) for i in asked]
+        tasks = [(sources[i], wanted[i], order, work, files[i]) for i in asked]
         found = tqdm(run(tasks), total=len(tasks), desc="synthesize", unit="database", disable=None)
         able: dict[str, list[int]] = {name: [] for name in order.classes}
-        for i, rows in zip(asked, found, strict=True):
-            yielded[i] += rows
-            got = Counter(row.sql_class for row in rows)
+        for i, (file, got) in zip(asked, found, strict=True):
+            files[i] += (file,)
+            missing.subtract(got)
             for name, count in wanted[i].items():
                 if count and got[name] == count:
                     able[name].append(i)
-        missing = Counter(shares(order.total, order.classes))
-        missing.subtract(row.sql_class for rows in yielded for row in rows)
         wanted = [dict.fromkeys(order.classes, 0) for _ in sources]
         for name, count in missing.items():
             for turn in range(count if able[name] else 0):
@@ -171,11 +176,7 @@ def _in_rounds(
             break
     if short := {name: count for name, count in missing.items() if count}:
         log.warning("%d of %d questions could not be made: %s", sum(short.values()), order.total, short)
-    return [row for rows in yielded for row in rows]
-
-
-def _sql(rows: Sequence[Question]) -> list[str]:
-    return [row.sql for row in rows]
+    return [file for own in files for file in own]
 
 
 def quotas(sources: int, order: Order) -> list[dict[str, int]]:
@@ -194,17 +195,18 @@ def _start_process(limits: Limits) -> None:
     _executors.append(Executor(workers=1, limits=limits))
 
 
-def _in_process(task: _Task) -> list[Question]:
+def _in_process(task: _Task) -> _Yield:
     return _from_source(task, _executors[0])
 
 
-def _from_source(task: _Task, executor: Executor) -> list[Question]:
-    source, quota, order, work, number, taken = task
-    asked = repr([sha256(source.path), sorted(source.names.items()), sorted(quota.items()), order, number, taken])
+def _from_source(task: _Task, executor: Executor) -> _Yield:
+    source, quota, order, work, before = task
+    names = [file.name for file in before]
+    asked = repr([sha256(source.path), sorted(source.names.items()), sorted(quota.items()), order, names])
     done = work / f"{source.db_id}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.jsonl"
-    if done.is_file():
-        return read_records(done, Question)
-    world = World(profile(source.path), source.names)
-    rows = generate(world, source.db_id, quota, order.manner, order.seed, executor, taken)
-    write_jsonl(done, rows)
-    return rows
+    if not done.is_file():
+        world = World(profile(source.path), source.names)
+        taken = [sql_key(row.sql) for file in before for row in stream_records(file, Question)]
+        rows = generate(world, source.db_id, quota, order.manner, order.seed, executor, taken)
+        write_jsonl(done, rows)
+    return done, Counter(row.sql_class for row in stream_records(done, Question))

@@ -4,7 +4,7 @@ import hashlib
 import random
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,26 +83,26 @@ def generate(
     seed: int,
     executor: Executor,
     taken: Sequence[str] = (),
-) -> list[Question]:
+) -> Iterator[Question]:
     """Up to `quotas[class]` questions of each class, determined by `db_id`, database content, settings and `seed`.
 
     `taken` are the `sql_key`s of rows made before: they are not made again, and ids go on after them.
     """
     rng = random.Random(f"{seed}:{db_id}:{manner.held_out}" + (f":{len(taken)}" if taken else ""))
     wanted = Counter({name: quotas.get(name, 0) for name in SQL_CLASSES})
-    rows: list[Question] = []
     seen = set(taken)
+    number = len(taken)
     barren = 0 if world.tables else _PATIENCE
     while wanted.total() and barren < _PATIENCE:
-        before = len(rows)
+        before = number
         drafts = _drafts(world, wanted, manner, rng, seen)
         for draft in _valid(world.profile.schema.path, drafts, executor):
-            row = _worded(world, f"{db_id}-{len(taken) + len(rows):05d}", db_id, draft, manner, rng)
+            row = _worded(world, f"{db_id}-{number:05d}", db_id, draft, manner, rng)
             if row and wanted[row.sql_class] > 0:
                 wanted[row.sql_class] -= 1
-                rows.append(row)
-        barren = 0 if len(rows) > before else barren + 1
-    return rows
+                number += 1
+                yield row
+        barren = 0 if number > before else barren + 1
 
 
 def _drafts(world: World, wanted: Counter[str], manner: Manner, rng: random.Random, seen: set[str]) -> list[_Draft]:

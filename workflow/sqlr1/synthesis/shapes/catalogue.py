@@ -9,7 +9,7 @@ from sqlglot import exp
 from sqlr1.synthesis.english import Speaker
 from sqlr1.synthesis.plan import Query
 from sqlr1.synthesis.requests import Request, request
-from sqlr1.synthesis.shapes import correlated, cte, joined, nested, ratio, recursive, sets, single, window
+from sqlr1.synthesis.shapes import correlated, cte, groups, joined, nested, ratio, recursive, sets, single, window
 from sqlr1.synthesis.sql import select
 from sqlr1.synthesis.world import World
 
@@ -92,6 +92,13 @@ SHAPES: dict[str, dict[Shape, float]] = {
     },
     "Highly Complex": {
         window.running_by_year: 2,
+        window.best_of_chosen: 2,
+        sets.three_sets: 2,
+        groups.group_ranking: 1.5,
+        groups.group_share: 1,
+        groups.group_above_mean: 1.5,
+        groups.two_kinds: 1,
+        groups.most_frequent_in: 1,
         cte.two_counts: 2,
         cte.most_frequent_among: 2,
         recursive.descendants: 1.5,

@@ -162,7 +162,7 @@ def two_counts(world: World, rng: random.Random) -> TwoCounts | None:
     first, second = rng.sample(world.down_keys[parent], 2)
     if first.table == second.table or first.parent_column != second.parent_column:
         return None
-    base = Query((parent,), (Ref(0, world.label(parent)),))
+    base = Query((parent,), tuple(Ref(0, c) for c in world.outputs(rng, parent, 2)))
     return TwoCounts(base, first, second, rng.random() < 0.4)
 
 
@@ -172,4 +172,6 @@ def most_frequent_among(world: World, rng: random.Random) -> MostFrequentAmong |
     groups = [c for c in world.categories(table) if c != world.label(table)]
     if not groups:
         return None
-    return MostFrequentAmong(Query((table,), (Ref(0, world.label(table)),)), Ref(0, rng.choice(groups)))
+    group = rng.choice(groups)
+    outputs = tuple(Ref(0, c) for c in world.outputs(rng, table, 2, avoid=group))
+    return MostFrequentAmong(Query((table,), outputs), Ref(0, group))

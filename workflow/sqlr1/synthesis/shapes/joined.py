@@ -100,7 +100,7 @@ def having_child(world: World, rng: random.Random) -> Query | None:
     return Query(tables, outputs, joins, (item,), distinct=True)
 
 
-def _children_by_parent(world: World, rng: random.Random) -> Query | None:
+def children_by_parent(world: World, rng: random.Random) -> Query | None:
     """Base of the grouped shapes: children joined to their parent, grouped by the parent's key."""
     keys = [k for table in world.tables for k in world.down_keys[table]]
     if not keys:
@@ -120,7 +120,7 @@ def _measure(world: World, rng: random.Random, table: str) -> Measure:
 
 def children_group(world: World, rng: random.Random) -> Query | None:
     """For each parent, the number (or another measure) of its children."""
-    base = _children_by_parent(world, rng)
+    base = children_by_parent(world, rng)
     if not base:
         return None
     measure = _measure(world, rng, base.tables[0])
@@ -130,7 +130,7 @@ def children_group(world: World, rng: random.Random) -> Query | None:
 
 def children_having(world: World, rng: random.Random) -> Query | None:
     """Parents with at least, or exactly, so many children: "fewer than" would be true of those without any, too."""
-    base = _children_by_parent(world, rng)
+    base = children_by_parent(world, rng)
     if not base:
         return None
     outputs = base.outputs if rng.random() < 0.7 else (*base.outputs, COUNT)
@@ -147,7 +147,7 @@ def children_top(world: World, rng: random.Random) -> Query | None:
 
     The lowest only of averages: the fewest children, and the least in total, have parents without any.
     """
-    base = _children_by_parent(world, rng)
+    base = children_by_parent(world, rng)
     if not base:
         return None
     measure = _measure(world, rng, base.tables[0])

@@ -77,6 +77,42 @@ class SetPlan:
         return (f"the {nouns} of {left} that no {right} have", f"the {nouns} of {left} that do not occur among {right}")
 
 
+@dataclass(frozen=True)
+class ThreeSets:
+    """Three SELECT blocks combined from left to right, by INTERSECT or EXCEPT and then by INTERSECT or EXCEPT."""
+
+    operators: tuple[str, str]
+    base: Query
+    second: Query
+    third: Query
+
+    def expression(self) -> exp.Expression:
+        """(BASE operator SECOND) operator THIRD."""
+        first, last = (_OPERATIONS[operator] for operator in self.operators)
+        pair = first(this=select(self.base), expression=select(self.second), distinct=True)
+        return last(this=pair, expression=select(self.third), distinct=True)
+
+    def request(self, speaker: Speaker) -> Request:
+        """What is asked."""
+        nouns = speaker.columns(self.base, list(self.base.outputs), True)
+        blocks = (self.base, self.second, self.third)
+        if self.base.joins:
+            owner = f"of {speaker.subjects(self.base)}"
+            first, second, third = map(speaker.restriction, blocks)
+            without, neither = f"except those {third}", f"except those {second} and those {third}"
+        else:
+            owner = "that have"
+            first, second, third = map(speaker.filtered, blocks)
+            without, neither = f"but no {third}", f"but neither {second} nor {third}"
+        both = speaker.pick(f"both {first} and {second}", f"{first} and also {second}")
+        said = {
+            ("intersect", "intersect"): f"{first}, {second} and also {third}",
+            ("intersect", "except"): f"{both}, {without}",
+            ("except", "except"): f"{first}, {neither}",
+        }[self.operators]
+        return Request(f"the {nouns} {owner} {said}", True)
+
+
 def _operator(rng: random.Random) -> str:
     return rng.choices(["intersect", "except", "union"], [5, 5, 2])[0]
 
@@ -151,3 +187,17 @@ def set_tables(world: World, rng: random.Random) -> SetPlan | None:
         return None
     (left, first, _), (right, second, _) = rng.choice(pairs)
     return SetPlan(_operator(rng), Query((left,), (Ref(0, first),)), Query((right,), (Ref(0, second),)), "tables")
+
+
+def three_sets(world: World, rng: random.Random) -> ThreeSets | None:
+    """Values, or parents, that have one kind of row, and have or do not have two others."""
+    plan = rng.choice([set_values, set_entities])(world, rng)
+    if not plan or plan.operator == "union" or not plan.base.filters:
+        return None
+    last, used = len(plan.other.tables) - 1, [f.ref.column for f in (*plan.base.filters, *plan.other.filters)]
+    avoid = [o.column for o in plan.base.outputs if o.occurrence == last]
+    item = world.filter(rng, plan.other.tables[last], last, [*used, *avoid])
+    if not item:
+        return None
+    second = "except" if plan.operator == "except" else rng.choice(["except", "except", "intersect"])
+    return ThreeSets((plan.operator, second), plan.base, plan.other, plan.other.with_(filters=(item,)))

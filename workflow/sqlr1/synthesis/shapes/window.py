@@ -1,7 +1,7 @@
 """Shapes with window functions: the best of each group, ranks, distance from the group's average, running totals."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlglot import exp
 
@@ -23,7 +23,7 @@ class BestOfGroup:
     descending: bool
 
     def expression(self) -> exp.Expression:
-        """A RANK() in a subquery, cut off outside."""
+        """A RANK() in a subquery, or of filtered rows in a CTE, cut off outside."""
         builder = Builder(self.base)
         rank = over(
             exp.Anonymous(this="RANK"), builder.column(self.group), ordered(builder.column(self.key), self.descending)
@@ -34,11 +34,12 @@ class BestOfGroup:
         where = exp.LTE(this=exp.column("place"), expression=literal(self.best))
         if self.best == 1:
             where = exp.EQ(this=exp.column("place"), expression=literal(1))
-        return exp.Select(
-            expressions=[c.copy() for c in shown],
-            from_=exp.From(this=inner.subquery("ranked")),
-            where=exp.Where(this=where),
-        )
+        outer = exp.Select(expressions=[c.copy() for c in shown], where=exp.Where(this=where))
+        if self.base.filters:
+            outer.set("from_", exp.From(this=source("ranked")))
+            return outer.with_("ranked", as_=inner, copy=False)
+        outer.set("from_", exp.From(this=inner.subquery("ranked")))
+        return outer
 
     def request(self, speaker: Speaker) -> Request:
         """What is asked."""
@@ -50,12 +51,13 @@ class BestOfGroup:
         outputs = speaker.columns(self.base, list(self.base.outputs), many)
         ties = speaker.pick("(with all ties)", "(ties included)", "(include ties)")
         ranked = f"the {number}{subject} with the {extreme} {key}"
+        among = f" among {speaker.filtered(self.base)}" if self.base.filters else ""
         verb = speaker.pick("show", "list", "find", "give")
         commands = (
-            f"For each {group}, {verb} the {group} and the {outputs} of {ranked} {ties}.",
-            f"Per {group}, {verb} the {group} and the {outputs} of {ranked} {ties}.",
+            f"For each {group}, {verb} the {group} and the {outputs} of {ranked}{among} {ties}.",
+            f"Per {group}, {verb} the {group} and the {outputs} of {ranked}{among} {ties}.",
         )
-        return Request(f"each {group} with the {outputs} of {ranked} in that {group} {ties}", True, (), commands)
+        return Request(f"each {group} with the {outputs} of {ranked} in that {group}{among} {ties}", True, (), commands)
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,9 @@ class ByYear:
         year = year_of(key) if self.dated else key
         total = aggregate("sum", builder.column(self.measured)) if self.measured else aggregate("count")
         block = select(self.base)
-        block.set("where", exp.Where(this=exp.Not(this=exp.Is(this=key.copy(), expression=exp.Null()))))
+        known = exp.Not(this=exp.Is(this=key.copy(), expression=exp.Null()))
+        conditions = [known, *(builder.condition(item) for item in self.base.filters)]
+        block.set("where", exp.Where(this=exp.and_(*conditions, copy=False)))
         block.set("group", exp.Group(expressions=[year.copy()]))
         if self.kind == "count":
             block.set("expressions", [year, total])
@@ -154,10 +158,10 @@ class ByYear:
     def request(self, speaker: Speaker) -> Request:
         """What is asked."""
         noun = slot(speaker.noun(self.base, self.key))
-        what = f"number of {speaker.subjects(self.base)}"
+        what = f"number of {speaker.filtered(self.base)}"
         if self.measured:
             total = speaker.measure(self.base, Measure("sum", self.measured))
-            what = f"{total} of {speaker.subjects(self.base)}"
+            what = f"{total} of {speaker.filtered(self.base)}"
         year = f"year of the {noun}" if self.dated else noun
         if self.kind == "count":
             return Request(
@@ -167,6 +171,10 @@ class ByYear:
             what = speaker.pick(f"the running total of the {what}", f"the cumulative {what} up to then")
         else:
             what = f"the change of the {what} from the previous such year (empty for the first)"
+        if self.base.filters:
+            any_such = speaker.pick("with any such", "that has such")
+            each = f"for each {year} {any_such} {speaker.subjects(self.base)}"
+            return Request(f"{what}, {each}, the {year} first", True)
         return Request(f"each {year} and {what}", True)
 
 
@@ -181,6 +189,15 @@ def best_of_group(world: World, rng: random.Random) -> BestOfGroup | None:
         return None
     best = rng.choice([1, 1, 2, 3])
     return BestOfGroup(base, group, key, best, world.descending(rng, table, key.column, 0.7))
+
+
+def best_of_chosen(world: World, rng: random.Random) -> BestOfGroup | None:
+    """The top rows of each group among those that pass a filter."""
+    plan = best_of_group(world, rng)
+    if not plan:
+        return None
+    item = world.filter(rng, plan.base.tables[0], avoid=[plan.group.column, plan.key.column], shared=True)
+    return replace(plan, base=plan.base.with_(filters=(item,))) if item else None
 
 
 def ranking(world: World, rng: random.Random) -> Ranking | None:
@@ -235,4 +252,6 @@ def _yearly(world: World, rng: random.Random, kind: str) -> ByYear | None:
     table, key, dated = rng.choice(choices)
     numbers = [c for c in world.quantities(table) if c != key]
     measured = Ref(0, rng.choice(numbers)) if numbers and rng.random() < 0.5 else None
-    return ByYear(Query((table,), ()), Ref(0, key), dated, measured, kind)
+    used = [key, *([measured.column] if measured else [])]
+    item = world.filter(rng, table, avoid=used, shared=True) if kind != "count" and rng.random() < 0.5 else None
+    return ByYear(Query((table,), (), filters=(item,) if item else ()), Ref(0, key), dated, measured, kind)
