@@ -129,6 +129,15 @@ def test_folder_and_mixed_questions(run, small_spider):
     assert Catalogue(out / "catalogue.jsonl", small_spider)["pets"].is_file()
 
 
+def test_rows_of_two_mixed_files_of_one_name_have_ids_of_their_own(run, small_spider):
+    other = small_spider / "other/train.json"
+    other.parent.mkdir()
+    other.write_text(json.dumps([{"db_id": "pets", "question": "Which dogs?", "query": "SELECT name FROM pet"}]))
+    out = run(mix=[MIX, MIX | {"questions": "{data}/other/train.json"}])
+    ids = [q.id for q in read_records(out / "questions.jsonl", Question) if q.style == "human"]
+    assert len(ids) == len(set(ids)) == 2
+
+
 def test_questions_use_the_column_names_of_birds_descriptions(run, small_spider):
     folder = small_spider / "spider/database/pets/database_description"
     folder.mkdir()

@@ -12,6 +12,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def _mixed(job: Job) -> tuple[list[Question], list[Question], list[Source]]:
     sources: list[Source] = []
     absent: Counter[str] = Counter()
     unusable: Counter[str] = Counter()
-    for entry in job.settings["synthesize"].get("mix", []):
+    for number, entry in enumerate(job.settings["synthesize"].get("mix", [])):
         found = {s.db_id: s for s in folder_sources(_resolve(entry["databases"]))}
         paths = {db_id: s.path for db_id, s in found.items()}
         skip = entry.get("missing") == "skip"
@@ -134,6 +135,8 @@ def _mixed(job: Job) -> tuple[list[Question], list[Question], list[Source]]:
         rows = locate(rows, paths, absent if skip else None)
         limits = entry.get("classes") or entry.get("limit")
         questions = draw(rows, limits, job.seed) if limits else list(rows)
+        if {q.id for q in questions} & {q.id for q in (*ready, *failed)}:  # two files of one name
+            questions = [replace(q, id=f"{q.id}-mix{number}") for q in questions]
         with Executor(job.args.workers, _limits(job), cache=GOLD_CACHE) as executor:
             good, bad = prepare(questions, paths, job.settings["synthesize"].get("reasoning", "short"), executor)
         ready, failed = ready + good, failed + bad
