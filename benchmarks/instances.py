@@ -1,6 +1,6 @@
 """What several instances of a database buy: wrong queries that one instance accepts, and that k instances accept.
 
-    SQLR1_DATA=data python benchmarks/instances.py --questions 400 --instances 4
+    SQLR1_DATA=data python benchmarks/instances.py --questions 400 --instances 8
 
 Golds of Spider's training set are mutated one change at a time. A mutant is wrong if it differs from its gold on the
 original database or on one of `--reference` instances made with another seed, none of which is among the k. Counted
@@ -55,7 +55,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--questions", type=int, default=400)
-    parser.add_argument("--instances", type=int, default=4)
+    parser.add_argument("--instances", type=int, default=8)
     parser.add_argument("--reference", type=int, default=12)
     args = parser.parse_args()
     spider = Path(os.environ.get("SQLR1_DATA", "data")) / "spider"
