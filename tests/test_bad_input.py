@@ -129,6 +129,41 @@ def test_a_file_of_records_is_the_sequence_of_its_records(tmp_path):
     assert list(found) == [found[n] for n in range(5)] == read_records(path, Question) == rows
 
 
+def test_records_are_also_taken_from_the_end_and_by_slices(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    rows = [Question(f"{n}", "a", "q", "s") for n in range(5)]
+    write_jsonl(path, rows)
+    found = RecordFile(path, Question)
+    assert found[-1] == rows[-1]
+    assert found[1:] == rows[1:]
+    assert found[::-2] == rows[::-2]
+    with pytest.raises(IndexError):
+        found[5]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"id": "2",', "not valid JSON"),
+        (b'{"id": "2"}', "not a Question record"),
+        (b"[2]", "expected a JSON object"),
+        (b'{"id": "\xff"}', "not UTF-8 text"),
+    ],
+)
+def test_a_malformed_record_is_named_with_its_number_or_its_line(tmp_path, line, message):
+    path = tmp_path / "questions.jsonl"
+    path.write_bytes(b'{"id": "1", "db_id": "a", "question": "q", "sql": "s"}\n\n' + line + b"\n")
+    found = RecordFile(path, Question)
+    for number in (1, -1):
+        with pytest.raises(InputError, match=rf"questions\.jsonl: record 2: {message}"):
+            found[number]
+    with pytest.raises(InputError, match=rf"questions\.jsonl:3: {message}"):
+        read_records(path, Question)
+    path.unlink()
+    with pytest.raises(InputError, match=r"questions\.jsonl: no such file"):
+        found[0]
+
+
 def test_going_through_a_file_of_records_names_the_line_of_a_malformed_one(tmp_path):
     path = tmp_path / "questions.jsonl"
     path.write_text('{"id": "1", "db_id": "a", "question": "q", "sql": "s"}\n\n{"id": "2"}\n')

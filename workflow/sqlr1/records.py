@@ -8,12 +8,11 @@ import contextlib
 import hashlib
 import json
 import os
-import string
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeVar, overload
 
 SQL_CLASSES = ("Simple", "Moderate", "Complex", "Highly Complex")
 
@@ -71,21 +70,23 @@ Record = TypeVar("Record", Question, Database, Candidates)
 
 def stream_records(path: Path, kind: type[Record]) -> Iterator[Record]:
     """Yield the records of a JSONL file of `kind`. Raises InputError with file and line for anything malformed."""
-    names = {f.name for f in fields(kind)}
     for number, row in read_jsonl(path):
-        if unknown := set(row) - names:
-            raise InputError(f"{path}:{number}: unknown field {sorted(unknown)[0]!r} for a {kind.__name__} record")
-        for name, value in row.items():
-            if name == "samples" and not isinstance(value, list):
-                raise InputError(f"{path}:{number}: 'samples' must be a list of texts, not {value!r:.60}")
-            texts = value if name == "samples" else [value]
-            if not all(isinstance(text, str) for text in texts):
-                raise InputError(f"{path}:{number}: {name!r} must be text, not {value!r:.60}")
-        try:
-            record = kind(**row)
-        except TypeError as error:
-            raise InputError(f"{path}:{number}: not a {kind.__name__} record: {error}") from error
-        yield record
+        yield _record(f"{path}:{number}", row, kind)
+
+
+def _record(where: str, row: dict[str, Any], kind: type[Record]) -> Record:
+    if unknown := set(row) - {f.name for f in fields(kind)}:
+        raise InputError(f"{where}: unknown field {sorted(unknown)[0]!r} for a {kind.__name__} record")
+    for name, value in row.items():
+        if name == "samples" and not isinstance(value, list):
+            raise InputError(f"{where}: 'samples' must be a list of texts, not {value!r:.60}")
+        texts = value if name == "samples" else [value]
+        if not all(isinstance(text, str) for text in texts):
+            raise InputError(f"{where}: {name!r} must be text, not {value!r:.60}")
+    try:
+        return kind(**row)
+    except TypeError as error:
+        raise InputError(f"{where}: not a {kind.__name__} record: {error}") from error
 
 
 def read_records(path: Path, kind: type[Record]) -> list[Record]:
@@ -96,7 +97,7 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
 class RecordFile(Sequence[Record]):
     """A JSONL file of `kind` as a sequence: its records stay on disk, the places of its lines are in memory.
 
-    Iteration checks every line as `stream_records` does; an index is for files that were gone through before.
+    Every record is checked when it is read, as by `stream_records`; one that is read by index is named by its number.
     """
 
     def __init__(self, path: Path, kind: type[Record]) -> None:
@@ -115,10 +116,20 @@ class RecordFile(Sequence[Record]):
     def __iter__(self) -> Iterator[Record]:
         return stream_records(self.path, self.kind)
 
-    def __getitem__(self, number: int) -> Record:
-        with open(self.path, "rb") as file:
+    @overload
+    def __getitem__(self, number: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[Record]: ...
+
+    def __getitem__(self, number: int | slice) -> Record | list[Record]:
+        if isinstance(number, slice):
+            return [self[n] for n in range(len(self))[number]]
+        with readable(self.path), open(self.path, "rb") as file:
             file.seek(self._places[number])
-            return self.kind(**json.loads(file.readline()))
+            line = file.readline()
+        where = f"{self.path}: record {range(1, len(self) + 1)[number]}"
+        return _record(where, _object(where, line), self.kind)
 
 
 @contextlib.contextmanager
@@ -136,19 +147,24 @@ def readable(path: Path) -> Iterator[None]:
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, object). Raises InputError for a missing file, bad JSON or no object."""
-    with readable(path), open(path, encoding="utf-8", newline="\n") as file:
+    with readable(path), open(path, "rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.strip(string.whitespace):
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(f"{path}:{number}: not valid JSON ({error.msg}, column {error.colno})") from error
-            except (RecursionError, ValueError) as error:  # nested too deep, or a number of too many digits
-                raise InputError(f"{path}:{number}: not usable as JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise InputError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
-            yield number, row
+            if line.strip():
+                yield number, _object(f"{path}:{number}", line)
+
+
+def _object(where: str, line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start} of the line)") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not valid JSON ({error.msg}, column {error.colno})") from error
+    except (RecursionError, ValueError) as error:  # nested too deep, or a number of too many digits
+        raise InputError(f"{where}: not usable as JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: expected a JSON object, found {type(row).__name__}")
+    return row
 
 
 def read_json(path: Path, make_object: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
