@@ -3,10 +3,10 @@
 import multiprocessing
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from sqlglot import exp
@@ -137,12 +137,18 @@ class _Candidate:
     result: Sequence[tuple] = ()
 
 
-_Backward = Callable[[], Path | None]  # a copy of the database that is read backwards, made when first needed
+@dataclass(frozen=True)
+class _Database:
+    """The database at `path`, and `folder` for a copy of it."""
 
+    path: Path
+    folder: Path
 
-def _backward(path: Path, folder: Path) -> Path | None:
-    copy = folder / path.name
-    return copy if write_backward(path, copy) else None
+    @cached_property
+    def backward(self) -> Path | None:
+        """A copy that is read backwards, made when first needed; None where it would not serve."""
+        copy = self.folder / self.path.name
+        return copy if write_backward(self.path, copy) else None
 
 
 class _Filter:
@@ -162,8 +168,9 @@ class _Filter:
         kept = _Kept(self._rules)
         found: list[str | None] = []
         with tempfile.TemporaryDirectory() as folder:
-            ties = partial(self._ties, path, cache(partial(_backward, path, Path(folder))))
-            checks = (self._static, self._contaminations, partial(self._results, path), ties, kept.repetitions)
+            results = partial(self._results, path)
+            ties = partial(self._ties, _Database(path, Path(folder)))
+            checks = (self._static, self._contaminations, results, ties, kept.repetitions)
             for start in range(0, len(numbers), _BATCH):
                 batch = [_Candidate(self._rows[number]) for number in numbers[start : start + _BATCH]]
                 for check in checks:  # cheap ones first, each for what those before it leave
@@ -208,12 +215,12 @@ class _Filter:
             else:
                 yield fault(candidate.expression, execution.rows)
 
-    def _ties(self, path: Path, backward: _Backward, candidates: list[_Candidate]) -> list[str | None]:
+    def _ties(self, database: _Database, candidates: list[_Candidate]) -> list[str | None]:
         """`ties` where the order in which tables are read, or ties in an inner block, may decide the result."""
         doubtful = [c for c in candidates if may_depend_on_order(c.expression)]
-        changed = self._changed_backwards(backward, doubtful)
-        tied = {id(c) for c in (*self._tied_inside(path, doubtful), *changed)}
-        return ["ties" if id(candidate) in tied else None for candidate in candidates]
+        tied = (*self._tied_inside(database.path, doubtful), *self._changed_backwards(database, doubtful))
+        found = {id(candidate) for candidate in tied}
+        return ["ties" if id(candidate) in found else None for candidate in candidates]
 
     def _tied_inside(self, path: Path, candidates: list[_Candidate]) -> Iterator[_Candidate]:
         """Those with an inner block that takes some of equal rows; correlated ones, which do not run alone, pass."""
@@ -223,9 +230,9 @@ class _Filter:
             if execution.status == Status.OK and parts_ties(block, execution.rows):
                 yield candidate
 
-    def _changed_backwards(self, backward: _Backward, candidates: list[_Candidate]) -> Iterator[_Candidate]:
+    def _changed_backwards(self, database: _Database, candidates: list[_Candidate]) -> Iterator[_Candidate]:
         """Those with another result when the tables are read backwards."""
-        copy = backward() if candidates else None
+        copy = database.backward if candidates else None
         if not copy:
             return
         executions = self._executor.execute([Query(copy, candidate.row.sql) for candidate in candidates])
