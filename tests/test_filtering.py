@@ -148,6 +148,8 @@ def test_no_question_of_synsql_has_to_quote_its_values(data_root, database):
         "SELECT COUNT(*) = 3 FROM singer",
         "SELECT NOT EXISTS (SELECT name FROM singer) AS nobody FROM singer WHERE age = 50",
         "SELECT COUNT(*), SUM(age) FROM singer WHERE age > 99",
+        "SELECT name, RANK() OVER (ORDER BY age) FROM singer WHERE age = 50",
+        "SELECT country, 100.0 * COUNT(*) / SUM(COUNT(*)) OVER () FROM singer WHERE age = 50 GROUP BY country",
     ],
 )
 def test_results_that_say_nothing_of_the_tables_are_constant(database, sql):
@@ -156,7 +158,13 @@ def test_results_that_say_nothing_of_the_tables_are_constant(database, sql):
 
 @pytest.mark.parametrize(
     "sql",
-    ["SELECT name, 1 FROM singer", "SELECT age > 30 FROM singer", "SELECT 100.0 * SUM(age) / COUNT(*) FROM singer"],
+    [
+        "SELECT name, 1 FROM singer",
+        "SELECT age > 30 FROM singer",
+        "SELECT 100.0 * SUM(age) / COUNT(*) FROM singer",
+        "SELECT name FROM (SELECT name, RANK() OVER (ORDER BY age DESC) AS place FROM singer) WHERE place = 1",
+        "SELECT DISTINCT MAX(age) OVER () FROM singer",
+    ],
 )
 def test_results_of_columns_and_aggregates_are_not_constant(database, sql):
     assert run([row(sql, "30")], database) == [None]

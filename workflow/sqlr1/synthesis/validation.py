@@ -52,12 +52,23 @@ def fault(expression: exp.Expression, rows: Sequence[tuple]) -> str | None:
 
 
 def _is_constant(expression: exp.Expression, shown: Sequence[tuple]) -> bool:
-    """Whether the result says nothing: no output reads a table, or all there is are zeros or one yes or no."""
+    """Whether the result says nothing: no output reads a table, or all there is are zeros or one yes or no.
+
+    Or a window function had one row to work on: every rank is 1 and every share is 100 % then.
+    """
     outputs = [output.unalias() for output in expression.selects]
     if not expression.find(exp.Table) or not any(output.find(*_READING) for output in outputs):
         return True
     asserts = len(outputs) == 1 and isinstance(outputs[0], (exp.Predicate, exp.Connector, exp.Not))
-    return len(shown) == 1 and (asserts or not any(shown[0]))
+    return len(shown) == 1 and (asserts or not any(shown[0]) or _has_outer_window(expression))
+
+
+def _has_outer_window(expression: exp.Expression) -> bool:
+    """Whether an output is a window function (a rank, a share, a running total) over just the rows that are shown."""
+    if not isinstance(expression, exp.Select) or expression.args.get("limit") or expression.args.get("distinct"):
+        return False
+    windows = (window for output in expression.selects for window in output.find_all(exp.Window))
+    return any(window.parent_select is expression for window in windows)
 
 
 def has_ties(expression: exp.Expression, rows: Sequence[tuple]) -> bool:
