@@ -1,17 +1,22 @@
 """A question determines its SQL: constructions whose words and rows could differ are not drawn."""
 
+import contextlib
 import random
+import re
 import sqlite3
 
 import pytest
 
 from sqlr1.databases import profile
+from sqlr1.execution import Executor
 from sqlr1.records import Question
-from sqlr1.synthesis.english import Speaker, plain
+from sqlr1.synthesis.english import HIDING, Speaker, plain
+from sqlr1.synthesis.generate import DEFAULT_STYLES, Manner, generate
 from sqlr1.synthesis.plan import Filter, Query, Ref
-from sqlr1.synthesis.shapes import groups, joined, nested, sets, single, window
+from sqlr1.synthesis.shapes import cte, groups, joined, nested, sets, single, window, yearly
 from sqlr1.synthesis.shapes.catalogue import expression_of, request_of
 from sqlr1.synthesis.shapes.ratio import Ranges
+from sqlr1.synthesis.sql import to_sql
 from sqlr1.synthesis.validation import unmentioned_value
 from sqlr1.synthesis.world import World
 
@@ -28,6 +33,17 @@ def drawn(world, shape, draws=200):
     """The plans that a shape draws from so many seeds."""
     plans = (shape(world, random.Random(seed)) for seed in range(draws))
     return [plan for plan in plans if plan]
+
+
+def fetch(world, sql):
+    """The rows that a query returns."""
+    with contextlib.closing(sqlite3.connect(world.profile.schema.path)) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def results(world, plan):
+    """The rows of a plan."""
+    return fetch(world, to_sql(expression_of(plan)))
 
 
 ROOMS = """
@@ -88,13 +104,14 @@ def test_two_tables_are_only_linked_over_the_one_path_between_them(matches):
 
 NAMESAKES = """
 CREATE TABLE singer (singer_id INTEGER PRIMARY KEY, name TEXT, town TEXT);
-CREATE TABLE label (label_id INTEGER PRIMARY KEY, name TEXT);
-CREATE TABLE song (song_id INTEGER PRIMARY KEY, title TEXT, genre TEXT, seconds INTEGER, sales INTEGER,
-  singer_id INTEGER REFERENCES singer, label_id INTEGER REFERENCES label);
+CREATE TABLE label (label_id INTEGER PRIMARY KEY, name TEXT, mood TEXT);
+CREATE TABLE song (song_id INTEGER PRIMARY KEY, title TEXT, genre TEXT, mood TEXT, out DATE, seconds INTEGER,
+  sales INTEGER, singer_id INTEGER REFERENCES singer, label_id INTEGER REFERENCES label);
 INSERT INTO singer VALUES (1, 'Ann', 'Rome'), (2, 'Ann', 'Oslo'), (3, 'Cy', 'Rome'), (4, 'Di', 'Lund');
-INSERT INTO label VALUES (1, 'Alto'), (2, 'Basso'), (3, 'Coro');
-INSERT INTO song VALUES (1, 'Sun', 'folk', 200, NULL, 1, 1), (2, 'Moon', 'rock', 180, 30, 2, 1),
-  (3, 'Star', 'folk', 240, 20, 3, 2), (4, 'Sea', 'rock', 210, 10, 3, 2), (5, 'Sky', 'rock', 150, 15, 1, NULL);
+INSERT INTO label VALUES (1, 'Alto', 'glad'), (2, 'Basso', NULL), (3, 'Coro', 'sad');
+INSERT INTO song VALUES (1, 'Sun', 'folk', 'glad', '2001-05-06', 200, NULL, 1, 1),
+  (2, 'Moon', 'rock', 'sad', '2001-07-08', 180, 30, 2, 1), (3, 'Star', 'folk', NULL, '2002-03-04', 240, 20, 3, 2),
+  (4, 'Sea', 'rock', 'glad', '2003-01-02', 210, 10, 3, 2), (5, 'Sky', 'rock', 'sad', '2003-02-03', 150, 15, 1, NULL);
 """
 
 
@@ -115,22 +132,109 @@ def test_few_children_are_not_asked_for_where_a_join_leaves_out_parents_with_non
     assert {plan.order[0].key.function for plan in lowest} == {"avg"}
 
 
-@pytest.mark.parametrize("shape", [single.superlative, joined.parent_superlative, window.best_of_group, window.ranking])
+@pytest.mark.parametrize("shape", [single.superlative, joined.parent_superlative, window.ranking])
 def test_the_lowest_is_never_a_missing_value(shape, namesakes):
     """SQLite sorts NULL first: the song with the lowest sales would be one whose sales nobody knows."""
     sorts = [plan.order[0] if isinstance(plan, Query) else plan for plan in drawn(namesakes, shape)]
-    assert {sort.key.column for sort in sorts if not sort.descending} == {"seconds"}
-    assert {sort.key.column for sort in sorts} == {"seconds", "sales"}
+    assert {sort.key.column for sort in sorts if not sort.descending} <= {"seconds", "out"}
+    assert {sort.key.column for sort in sorts} >= {"seconds", "sales"}
+
+
+@pytest.mark.parametrize("shape", [window.best_of_group, window.best_of_chosen])
+def test_the_best_of_a_group_is_never_a_missing_value(shape, namesakes):
+    """Of the folk songs below 240 seconds, Sun, whose sales nobody knows, would be the one with the highest sales."""
+    for plan in drawn(namesakes, shape):
+        known = Filter(plan.key, "not_null")
+        titles = results(namesakes, plan.base.with_(filters=(*plan.base.filters, known)))
+        assert {(label,) for _, label in results(namesakes, plan)} <= set(titles), plan
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        groups.group_ranking, groups.group_share, groups.group_above_mean, groups.group_above_average,
+        window.best_of_group, window.best_of_chosen, cte.two_kinds, cte.most_frequent_in,
+        sets.set_values, sets.set_tables, sets.three_sets,
+    ],
+)  # fmt: skip
+def test_a_missing_value_is_no_group_no_figure_and_shared_by_nothing(shape, namesakes):
+    """Star has no mood, Sun no sales: nothing is asked of songs "of each mood" or of "the sales that both have"."""
+    rows = [row for plan in drawn(namesakes, shape) for row in results(namesakes, plan)]
+    assert rows
+    assert not any(value is None for row in rows for value in row)
+
+
+@pytest.mark.parametrize("shape", [window.ranking, window.distance])
+def test_no_average_or_rank_is_among_rows_without_a_group(shape, namesakes):
+    groups_drawn = {plan.group.column for plan in drawn(namesakes, shape) if plan.group}
+    assert "genre" in groups_drawn
+    assert "mood" not in groups_drawn
+
+
+def test_totals_by_year_are_of_values_that_every_row_has(namesakes):
+    """The one folk song of 2001 has no sales: those of 2002 would have changed by nobody knows how much."""
+    plans = drawn(namesakes, yearly.running_by_year)
+    assert {plan.measured.column for plan in plans if plan.measured} == {"seconds"}
+    for plan in plans:
+        _, *later = sorted(results(namesakes, plan))
+        assert not any(value is None for row in later for value in row), plan
+
+
+def test_nothing_is_ranked_or_shared_alone(namesakes):
+    """The one folk song of 2001 is best of the one genre there, has rank 1 and 100 % of the sales."""
+    of_all = {"group_ranking", "group_share", "running_by_year"}
+    of_each = {"best_of_group", "best_of_chosen", "most_frequent_in"}
+    with Executor(workers=1) as executor:
+        quotas = {"Complex": 100, "Highly Complex": 400}
+        found = list(generate(namesakes, "x", quotas, Manner(DEFAULT_STYLES), 0, executor))
+    for row in found:
+        shape, rows = row.template.split(":")[0], fetch(namesakes, row.sql)
+        assert len(rows) > 1 or shape not in of_all, row
+        assert len({group for group, *_ in rows}) > 1 or shape not in of_each, row
+    assert of_all | of_each <= {row.template.split(":")[0] for row in found}
+
+
+def test_the_rank_is_not_taken_for_a_column_of_that_name(tmp_path):
+    races = """
+    CREATE TABLE result (id INTEGER PRIMARY KEY, runner TEXT, place TEXT, surface TEXT, seconds INTEGER);
+    INSERT INTO result VALUES (1, 'Ann', 'Rome', 'sand', 90), (2, 'Bo', 'Rome', 'turf', 80),
+      (3, 'Cy', 'Oslo', 'sand', 70), (4, 'Di', 'Oslo', 'sand', 60), (5, 'Ed', 'Oslo', 'turf', 50);
+    """
+    plans = drawn(world_of(tmp_path / "races.sqlite", races), window.best_of_group)
+    assert {plan.group.column for plan in plans} == {"surface"}
+
+
+@pytest.mark.parametrize("style", HIDING)
+def test_every_hidden_threshold_of_two_kinds_has_its_own_meaning(style, namesakes):
+    """Two songs "rather high" in seconds, one above 180 and one above 200, would have one meaning between them."""
+    seen = 0
+    for seed, plan in enumerate(drawn(namesakes, cte.two_kinds)):
+        items = (*plan.base.filters, plan.other)
+        hidden = [item for item in items if item.op[0] in "<>" and not isinstance(item.value, str)]
+        speaker = Speaker(namesakes.names, random.Random(seed), style)
+        said = plain(request_of(plan, speaker).phrase)
+        assert sum(words in said for words in speaker.evidence) == len(hidden), said
+        seen += len(hidden) == 2
+    assert seen
+
+
+def test_the_figure_that_is_shown_is_not_the_mean(namesakes):
+    for shape in (groups.group_above_mean, groups.group_above_average):
+        for plan in drawn(namesakes, shape):
+            said = plain(request_of(plan, Speaker(namesakes.names, random.Random(0))).phrase)
+            shown = re.search(", (along )?with the (.*) itself$", said)
+            assert bool(shown) == plan.shows_measure, said
+            assert not shown or f"{shown[2]} of" in said[: shown.start()], said
 
 
 def test_shares_are_of_values_that_every_row_has(namesakes):
-    """Sky has no label: the labels' shares of all songs would not add up to 100."""
+    """Sky has no label, Star no mood: the shares of labels or moods in all songs would not add up to 100."""
     plans = drawn(namesakes, groups.group_share)
     assert {plan.base.tables for plan in plans} == {("song",), ("singer",)}
-    assert {plan.base.outputs[0].occurrence for plan in plans} == {0}
+    assert {plan.base.outputs[0] for plan in plans} == {Ref(0, "genre"), Ref(0, "town"), Ref(0, "name")}
 
 
-def test_groups_with_filtered_rows_say_so(namesakes):
+def test_rankings_of_parents_by_some_rows_say_by_which(namesakes):
     """Cy sings folk, Di sings nothing: a ranking of singers by folk songs has no row for Di."""
     speaker = Speaker(namesakes.names, random.Random(0))
     plans = drawn(namesakes, groups.group_ranking)
@@ -138,6 +242,11 @@ def test_groups_with_filtered_rows_say_so(namesakes):
         joined_to = plan.base.outputs[0].occurrence
         said = plain(request_of(plan, speaker).phrase)
         assert (" with any " in said) == bool(joined_to), said
+        assert unmentioned_value(Question("q", "d", said, sql=""), expression_of(plan)) is None, said
+        if joined_to:
+            base, parent = plan.base, plan.base.outputs[0]
+            singers = results(namesakes, base.with_(outputs=(*base.group, parent), distinct=True, group=()))
+            assert sorted(name for _, name in singers) == sorted(row[0] for row in results(namesakes, plan))
     assert any(plan.base.filters for plan in plans)
 
 

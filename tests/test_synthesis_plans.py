@@ -13,12 +13,13 @@ from sqlr1.synthesis.plan import Filter, Having, Join, Measure, Order, Query, Re
 from sqlr1.synthesis.reasoning import trace
 from sqlr1.synthesis.shapes.catalogue import expression_of, request_of
 from sqlr1.synthesis.shapes.correlated import AboveOwnGroup, CountWithZero, Existence, Pairs
-from sqlr1.synthesis.shapes.cte import GroupAboveAverage, MostFrequentAmong, TwoCounts
-from sqlr1.synthesis.shapes.groups import GroupAboveMean, GroupRanking, GroupShare, MostFrequentIn, TwoKinds
+from sqlr1.synthesis.shapes.cte import MostFrequentAmong, MostFrequentIn, TwoCounts, TwoKinds
+from sqlr1.synthesis.shapes.groups import GroupAboveAverage, GroupAboveMean, GroupRanking, GroupShare
 from sqlr1.synthesis.shapes.ratio import Percentage, Ranges, Ratio
 from sqlr1.synthesis.shapes.recursive import Descendants, EveryYear
 from sqlr1.synthesis.shapes.sets import SetPlan, ThreeSets
-from sqlr1.synthesis.shapes.window import BestOfGroup, ByYear, Distance, Ranking
+from sqlr1.synthesis.shapes.window import BestOfGroup, Distance, Ranking
+from sqlr1.synthesis.shapes.yearly import ByYear
 from sqlr1.synthesis.sql import to_sql
 from sqlr1.synthesis.world import World
 
@@ -158,7 +159,7 @@ CASES = {
         [(2001, None), (2003, 1), (2005, -1)],
     ),
     "group above average": (
-        GroupAboveAverage(Query(("singer",), ()), COUNTRY, Measure("avg", AGE), True, True),
+        GroupAboveAverage(BY_COUNTRY, Measure("avg", AGE), True, True),
         [("Japan", 60.0)],
     ),
     "two counts": (TwoCounts(SINGER, SONG_KEY, AWARD_KEY, True), [("Ann", 2, 1)]),

@@ -15,7 +15,15 @@ from sqlr1.records import SQL_CLASSES, InputError, Question
 from sqlr1.synthesis.classes import sql_class
 from sqlr1.synthesis.english import HIDING, Speaker, plain, surface
 from sqlr1.synthesis.reasoning import trace
-from sqlr1.synthesis.shapes.catalogue import SHAPES, Shape, SomePlan, expression_of, request_of, topic_of
+from sqlr1.synthesis.shapes.catalogue import (
+    SHAPES,
+    Shape,
+    SomePlan,
+    expression_of,
+    is_of_one_group,
+    request_of,
+    topic_of,
+)
 from sqlr1.synthesis.sql import to_sql
 from sqlr1.synthesis.styles import STYLES, put
 from sqlr1.synthesis.validation import fault, probe
@@ -142,7 +150,9 @@ def _valid(path: Path, drafts: list[_Draft], executor: Executor) -> list[_Draft]
     return [
         draft
         for draft, execution in zip(drafts, executions, strict=True)
-        if execution.status == Status.OK and not fault(draft.expression, execution.rows)
+        if execution.status == Status.OK
+        and not fault(draft.expression, execution.rows)
+        and not is_of_one_group(draft.plan, execution.rows)
     ]
 
 

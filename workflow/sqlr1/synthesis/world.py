@@ -100,6 +100,10 @@ class World:
                 found.append(column.name)
         return found
 
+    def complete(self, table: str, columns: Sequence[str]) -> list[str]:
+        """Those of the columns that have a value in every row."""
+        return [c for c in columns if not self.statistics(table, c).has_nulls]
+
     def of_kind(self, table: str, *kinds: str) -> list[str]:
         """Speakable columns of these kinds."""
         return [c for c in self.speakable(table) if self.statistics(table, c).kind in kinds]

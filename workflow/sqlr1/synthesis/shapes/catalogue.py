@@ -1,7 +1,7 @@
 """All shapes with their weights in each class. Weights within a class follow how often people ask for such a thing."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from sqlglot import exp
@@ -9,7 +9,19 @@ from sqlglot import exp
 from sqlr1.synthesis.english import Speaker
 from sqlr1.synthesis.plan import Query
 from sqlr1.synthesis.requests import Request, request
-from sqlr1.synthesis.shapes import correlated, cte, groups, joined, nested, ratio, recursive, sets, single, window
+from sqlr1.synthesis.shapes import (
+    correlated,
+    cte,
+    groups,
+    joined,
+    nested,
+    ratio,
+    recursive,
+    sets,
+    single,
+    window,
+    yearly,
+)
 from sqlr1.synthesis.sql import select
 from sqlr1.synthesis.world import World
 
@@ -45,6 +57,11 @@ def topic_of(plan: SomePlan, speaker: Speaker) -> str:
     return speaker.subjects(plan if isinstance(plan, Query) else plan.base)
 
 
+def is_of_one_group(plan: SomePlan, rows: Sequence[tuple]) -> bool:
+    """Whether a plan that takes the best of each group found rows of one only: SQL without the groups would do, too."""
+    return isinstance(plan, (window.BestOfGroup, cte.MostFrequentIn)) and len({row[0] for row in rows}) < 2
+
+
 # The class that a shape mostly falls into; what counts is the class measured on its SQL.
 SHAPES: dict[str, dict[Shape, float]] = {
     "Simple": {
@@ -59,7 +76,7 @@ SHAPES: dict[str, dict[Shape, float]] = {
         single.group: 4,
         single.group_having: 3,
         single.group_top: 4,
-        window.by_year: 0.7,
+        yearly.by_year: 0.7,
         ratio.percentage: 1,
         ratio.ratio: 0.7,
         ratio.ranges: 0.5,
@@ -88,17 +105,17 @@ SHAPES: dict[str, dict[Shape, float]] = {
         window.best_of_group: 2,
         window.ranking: 1,
         window.distance: 1,
-        cte.group_above_average: 2,
+        groups.group_above_average: 2,
     },
     "Highly Complex": {
-        window.running_by_year: 2,
+        yearly.running_by_year: 2,
         window.best_of_chosen: 2,
         sets.three_sets: 2,
         groups.group_ranking: 1.5,
         groups.group_share: 1,
         groups.group_above_mean: 1.5,
-        groups.two_kinds: 1,
-        groups.most_frequent_in: 1,
+        cte.two_kinds: 1.5,
+        cte.most_frequent_in: 1,
         cte.two_counts: 2,
         cte.most_frequent_among: 2,
         recursive.descendants: 1.5,

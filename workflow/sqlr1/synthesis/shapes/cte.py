@@ -1,4 +1,4 @@
-"""Shapes with common table expressions: groups against the average group, two counts of one entity compared."""
+"""Shapes that count in common table expressions: two counts of one thing compared, the most frequent values."""
 
 import random
 from dataclasses import dataclass
@@ -7,49 +7,11 @@ from sqlglot import exp
 
 from sqlr1.databases import ForeignKey
 from sqlr1.synthesis.english import Speaker, slot
-from sqlr1.synthesis.plan import Measure, Query, Ref
+from sqlr1.synthesis.plan import Filter, Query, Ref
 from sqlr1.synthesis.requests import Request
-from sqlr1.synthesis.shapes.single import COUNT
-from sqlr1.synthesis.sql import Builder, aggregate, column, named, select, source
+from sqlr1.synthesis.shapes.groups import TAKEN, value_groups
+from sqlr1.synthesis.sql import Builder, aggregate, column, literal, named, ordered, over, select, source
 from sqlr1.synthesis.world import World
-
-
-@dataclass(frozen=True)
-class GroupAboveAverage:
-    """Values of `group` whose `measure` is above (below) the average of that measure over all groups."""
-
-    base: Query
-    group: Ref
-    measure: Measure
-    above: bool
-    shows_measure: bool
-
-    def expression(self) -> exp.Expression:
-        """WITH groups AS (one row a group) SELECT ... WHERE value > (SELECT AVG(value) FROM groups)."""
-        builder = Builder(self.base)
-        block = select(self.base.with_(group=(self.group,)))
-        key = builder.column(self.group)
-        block.set("expressions", [key, named(builder.output(self.measure), "value")])
-        mean = exp.Select(expressions=[aggregate("avg", exp.column("value"))], from_=exp.From(this=source("per_group")))
-        compare = (exp.GT if self.above else exp.LT)(this=exp.column("value"), expression=exp.Subquery(this=mean))
-        shown = [key.copy(), *([exp.column("value")] if self.shows_measure else [])]
-        outer = exp.Select(expressions=shown, from_=exp.From(this=source("per_group")), where=exp.Where(this=compare))
-        return outer.with_("per_group", as_=block, copy=False)
-
-    def request(self, speaker: Speaker) -> Request:
-        """What is asked."""
-        group = slot(speaker.noun(self.base, self.group))
-        groups = speaker.columns(self.base, [self.group], True)
-        measure = speaker.measure(self.base, self.measure)
-        of = "" if self.measure.function == "count" else f" of {speaker.subjects(self.base)}"
-        relation = speaker.pick("above", "greater than") if self.above else speaker.pick("below", "less than")
-        also = f", with that {'number' if not of else 'value'}" if self.shows_measure else ""
-        average = speaker.pick(f"the average over all {groups}", f"the mean of that figure across all {groups}")
-        phrase = speaker.pick(
-            f"the {groups} whose {measure}{of} is {relation} {average}{also}",
-            f"every {group} whose {measure}{of} is {relation} {average}{also}",
-        )
-        return Request(phrase, True)
 
 
 @dataclass(frozen=True)
@@ -97,7 +59,7 @@ class TwoCounts:
 
 @dataclass(frozen=True)
 class MostFrequentAmong:
-    """Rows whose `group` is the value that occurs most often: a subquery picks the value, ties broken by the value."""
+    """Rows whose `group` is the value that occurs most often, or one of them where several tie."""
 
     base: Query
     group: Ref
@@ -137,20 +99,77 @@ class MostFrequentAmong:
         return Request(phrase, True)
 
 
-def group_above_average(world: World, rng: random.Random) -> GroupAboveAverage | None:
-    """Groups above the average group."""
-    table = rng.choice(world.tables)
-    groups = world.categories(table)
-    if not groups:
-        return None
-    group = rng.choice(groups)
-    numbers = [c for c in world.quantities(table) if c != group]
-    measure = (
-        Measure(rng.choice(["avg", "sum", "max"]), Ref(0, rng.choice(numbers)))
-        if numbers and rng.random() < 0.6
-        else COUNT
-    )
-    return GroupAboveAverage(Query((table,), ()), Ref(0, group), measure, rng.random() < 0.7, rng.random() < 0.4)
+@dataclass(frozen=True)
+class TwoKinds:
+    """Values of `group` with rows that meet the filter of `base` and rows that meet `other`, but more of the former."""
+
+    base: Query
+    group: Ref
+    other: Filter
+    shows_counts: bool
+
+    def expression(self) -> exp.Expression:
+        """Two CTEs that count the rows of each kind by group, joined on the group."""
+        key = self.group.column
+        outer = exp.Select(expressions=[column("T1", key)], from_=exp.From(this=source("first_kind", "T1")))
+        if self.shows_counts:
+            outer.set("expressions", [*outer.expressions, column("T1", "total"), column("T2", "total")])
+        for name, filters in (("first_kind", self.base.filters), ("second_kind", (self.other,))):
+            block = select(self.base.with_(outputs=(self.group,), filters=filters, group=(self.group,)))
+            block.set("expressions", [*block.expressions, named(aggregate("count"), "total")])
+            outer = outer.with_(name, as_=block, copy=False)
+        same = exp.EQ(this=column("T1", key), expression=column("T2", key))
+        outer.append("joins", exp.Join(this=source("second_kind", "T2"), on=same))
+        more = exp.GT(this=column("T1", "total"), expression=column("T2", "total"))
+        outer.set("where", exp.Where(this=more))
+        return outer
+
+    def request(self, speaker: Speaker) -> Request:
+        """What is asked."""
+        groups = speaker.columns(self.base, [self.group], True)
+        first, second = speaker.filtered(self.base), speaker.filtered(self.base.with_(filters=(self.other,)))
+        also = speaker.pick(", along with both numbers", ", and show both counts") if self.shows_counts else ""
+        phrase = speaker.pick(
+            f"the {groups} that have both but more {first} than {second}{also}",
+            f"the {groups} with at least one of each and more {first} than {second}{also}",
+        )
+        return Request(phrase, True)
+
+
+@dataclass(frozen=True)
+class MostFrequentIn:
+    """For each value of `group`, the values of `key` that most of its rows have; all of them where several tie."""
+
+    base: Query
+    group: Ref
+    key: Ref
+
+    def expression(self) -> exp.Expression:
+        """Pairs counted in a CTE, ranked within their group in another."""
+        pair = [self.group, self.key]
+        counts = select(self.base.with_(outputs=(self.group, self.key), group=(self.group, self.key)))
+        counts.set("expressions", [*counts.expressions, named(aggregate("count"), "total")])
+        rank = over(exp.Anonymous(this="RANK"), column("", self.group.column), ordered(exp.column("total"), True))
+        shown = [*(column("", ref.column) for ref in pair), exp.column("total")]
+        ranked = exp.Select(expressions=[*shown, named(rank, "place")], from_=exp.From(this=source("counts")))
+        outer = exp.Select(
+            expressions=[c.copy() for c in shown],
+            from_=exp.From(this=source("ranked")),
+            where=exp.Where(this=exp.EQ(this=exp.column("place"), expression=literal(1))),
+        )
+        return outer.with_("counts", as_=counts, copy=False).with_("ranked", as_=ranked, copy=False)
+
+    def request(self, speaker: Speaker) -> Request:
+        """What is asked."""
+        group, key = slot(speaker.noun(self.base, self.group)), slot(speaker.noun(self.base, self.key))
+        rows = speaker.filtered(self.base)
+        most = speaker.pick("most common", "most frequent")
+        ties = speaker.pick("all of them if several tie", "with all ties", "ties included")
+        phrase = speaker.pick(
+            f"each {group} of {rows}, the {most} {key} among them ({ties}) and how many of them have it",
+            f"each {group} with the {most} {key} of its {rows} ({ties}) and the number of those that have it",
+        )
+        return Request(phrase, True)
 
 
 def two_counts(world: World, rng: random.Random) -> TwoCounts | None:
@@ -169,9 +188,35 @@ def two_counts(world: World, rng: random.Random) -> TwoCounts | None:
 def most_frequent_among(world: World, rng: random.Random) -> MostFrequentAmong | None:
     """Rows of the most common group."""
     table = rng.choice(world.tables)
-    groups = [c for c in world.categories(table) if c != world.label(table)]
+    groups = [c for c in world.categories(table) if c != world.label(table) and c.lower() not in TAKEN]
     if not groups:
         return None
     group = rng.choice(groups)
     outputs = tuple(Ref(0, c) for c in world.outputs(rng, table, 2, avoid=group))
     return MostFrequentAmong(Query((table,), outputs), Ref(0, group))
+
+
+def two_kinds(world: World, rng: random.Random) -> TwoKinds | None:
+    """Groups with more rows of one kind than of another."""
+    base = value_groups(world, rng)
+    if not base or not base.filters:
+        return None
+    group, item = base.group[0], base.filters[0]
+    # Two thresholds on one column: the rows of one kind would be among those of the other, and hidden by one word.
+    avoid = [group.column, *([item.ref.column] if item.op in (">", ">=", "<", "<=") else [])]
+    other = world.filter(rng, base.tables[0], avoid=avoid, shared=True)
+    if not other or other == item:
+        return None
+    return TwoKinds(base.with_(outputs=(), group=()), group, other, rng.random() < 0.4)
+
+
+def most_frequent_in(world: World, rng: random.Random) -> MostFrequentIn | None:
+    """The most common value within each group."""
+    base = value_groups(world, rng)
+    if not base:
+        return None
+    group = base.group[0]
+    used = {group.column, *(item.ref.column for item in base.filters)}
+    categories = world.complete(base.tables[0], world.categories(base.tables[0]))
+    keys = [c for c in categories if c not in used and c.lower() not in TAKEN]
+    return MostFrequentIn(base.with_(outputs=(), group=()), group, Ref(0, rng.choice(keys))) if keys else None

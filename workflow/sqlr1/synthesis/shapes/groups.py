@@ -1,4 +1,4 @@
-"""Shapes that compare groups with each other: CTEs of one row a group, under a window, a mean or another CTE."""
+"""Shapes that compare groups with each other: a CTE of one row a group, under a window or against the mean."""
 
 import random
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from sqlglot import exp
 
 from sqlr1.synthesis.english import Speaker, slot
 from sqlr1.synthesis.naming import plural
-from sqlr1.synthesis.plan import Filter, Measure, Query, Ref
+from sqlr1.synthesis.plan import Measure, Query, Ref
 from sqlr1.synthesis.requests import Request
 from sqlr1.synthesis.shapes.joined import children_by_parent
 from sqlr1.synthesis.shapes.single import COUNT
-from sqlr1.synthesis.sql import Builder, aggregate, column, literal, named, ordered, over, quotient, select, source
+from sqlr1.synthesis.sql import Builder, aggregate, column, named, ordered, over, quotient, select, source
 from sqlr1.synthesis.world import World
 
 
@@ -44,12 +44,13 @@ class _Measured:
             return f"each {noun} of {rows}"
         return f"the {noun} of each {slot(speaker.subject(self.base, label.occurrence))} with any {rows}"
 
-    def _figure(self, speaker: Speaker) -> str:
+    def _measured(self, speaker: Speaker) -> str:
+        """`number`, or `average price`."""
+        return "number" if self.measure == COUNT else speaker.measure(self.base, self.measure)
+
+    def _figure(self, speaker: Speaker, measured: str) -> str:
         """`the number of these songs`, or `the average price of these songs`."""
-        subjects = f"{speaker.pick('these', 'those')} {speaker.subjects(self.base)}"
-        if self.measure == COUNT:
-            return f"the number of {subjects}"
-        return f"the {speaker.measure(self.base, self.measure)} of {subjects}"
+        return f"the {measured} of {speaker.pick('these', 'those')} {speaker.subjects(self.base)}"
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,10 @@ class GroupRanking(_Measured):
 
     def request(self, speaker: Speaker) -> Request:
         """What is asked."""
-        each, figure = self._each(speaker), self._figure(speaker)
+        each, figure = self._each(speaker), self._figure(speaker, self._measured(speaker))
         first = "highest" if self.descending else "lowest"
         rank = f"rank by it (1 for the {first}; {speaker.pick('equal ones', 'ties')} share a rank and leave a gap)"
-        return Request(speaker.pick(f"{each}, {figure} and the {rank}", f"{each} with {figure} and its {rank}"), True)
+        return Request(speaker.pick(f"{each}, {figure} and the {rank}", f"{each} with {figure} and its {rank}"), False)
 
 
 @dataclass(frozen=True)
@@ -85,129 +86,92 @@ class GroupShare(_Measured):
         each, subjects = self._each(speaker), f"all these {speaker.subjects(self.base)}"
         whole = subjects if self.measure == COUNT else f"the {speaker.measure(self.base, self.measure)} of {subjects}"
         share = speaker.pick("percentage", "share in percent", "percentage share")
-        return Request(speaker.pick(f"{each} and its {share} of {whole}", f"{each} with its {share} of {whole}"), True)
+        return Request(speaker.pick(f"{each} and its {share} of {whole}", f"{each} with its {share} of {whole}"), False)
 
 
 @dataclass(frozen=True)
-class GroupAboveMean(_Measured):
+class _AgainstMean(_Measured):
     """Groups whose measure is above (below) its mean over all groups."""
 
     above: bool
     shows_measure: bool
+
+    def _than(self, mean: exp.Select, **ctes: exp.Expression) -> exp.Select:
+        """The groups whose value is above (below) the one value of `mean`."""
+        outer = self._over([exp.column("value")] if self.shows_measure else [], **ctes)
+        compare = exp.GT if self.above else exp.LT
+        outer.set("where", exp.Where(this=compare(this=exp.column("value"), expression=exp.Subquery(this=mean))))
+        return outer
+
+    def _relation(self, speaker: Speaker) -> str:
+        return speaker.pick("above", "greater than") if self.above else speaker.pick("below", "less than")
+
+    def _also(self, speaker: Speaker, measured: str) -> str:
+        """`, along with the average price itself`: "that figure" could be the mean."""
+        return f", {speaker.pick('along with', 'with')} the {measured} itself" if self.shows_measure else ""
+
+
+class GroupAboveMean(_AgainstMean):
+    """Groups of some rows, or parents, whose measure is above (below) its mean over all groups."""
 
     def expression(self) -> exp.Expression:
         """The mean in a CTE of its own."""
         mean = named(aggregate("avg", exp.column("value")), "mean")
         average = exp.Select(expressions=[mean], from_=exp.From(this=source("per_group")))
         limit = exp.Select(expressions=[exp.column("mean")], from_=exp.From(this=source("average")))
-        compare = exp.GT if self.above else exp.LT
-        outer = self._over([exp.column("value")] if self.shows_measure else [], average=average)
-        outer.set("where", exp.Where(this=compare(this=exp.column("value"), expression=exp.Subquery(this=limit))))
-        return outer
+        return self._than(limit, average=average)
 
     def request(self, speaker: Speaker) -> Request:
         """What is asked."""
-        label = self.base.outputs[0]
+        label, each, measured = self.base.outputs[0], self._each(speaker), self._measured(speaker)
         joined = label.occurrence > 0
         group = speaker.subject(self.base, label.occurrence) if joined else speaker.noun(self.base, label)
-        relation = speaker.pick("above", "greater than") if self.above else speaker.pick("below", "less than")
-        also = speaker.pick(", and that figure", ", along with that figure") if self.shows_measure else ""
-        mean = speaker.pick("the average of that figure over", "its mean over")
-        each, figure = self._each(speaker), self._figure(speaker)
-        return Request(f"{each}, for which {figure} is {relation} {mean} all such {slot(plural(group))}{also}", True)
+        mean = f"the {speaker.pick('average', 'mean')} of that figure over all such {slot(plural(group))}"
+        condition = f"{self._figure(speaker, measured)} is {self._relation(speaker)} {mean}"
+        return Request(f"{each}, for which {condition}{self._also(speaker, measured)}", False)
 
 
-@dataclass(frozen=True)
-class TwoKinds:
-    """Values of `group` with rows that meet the filter of `base` and rows that meet `other`, but more of the former."""
-
-    base: Query
-    group: Ref
-    other: Filter
-    shows_counts: bool
+class GroupAboveAverage(_AgainstMean):
+    """Values of a column of all rows whose measure is above (below) its average over all of them."""
 
     def expression(self) -> exp.Expression:
-        """Two CTEs that count the rows of each kind by group, joined on the group."""
-        key = self.group.column
-        outer = exp.Select(expressions=[column("T1", key)], from_=exp.From(this=source("first_kind", "T1")))
-        if self.shows_counts:
-            outer.set("expressions", [*outer.expressions, column("T1", "total"), column("T2", "total")])
-        for name, filters in (("first_kind", self.base.filters), ("second_kind", (self.other,))):
-            block = select(self.base.with_(outputs=(self.group,), filters=filters, group=(self.group,)))
-            block.set("expressions", [*block.expressions, named(aggregate("count"), "total")])
-            outer = outer.with_(name, as_=block, copy=False)
-        same = exp.EQ(this=column("T1", key), expression=column("T2", key))
-        outer.append("joins", exp.Join(this=source("second_kind", "T2"), on=same))
-        more = exp.GT(this=column("T1", "total"), expression=column("T2", "total"))
-        outer.set("where", exp.Where(this=more))
-        return outer
+        """WITH per_group AS (one row a group) SELECT ... WHERE value > (SELECT AVG(value) FROM per_group)."""
+        mean = aggregate("avg", exp.column("value"))
+        return self._than(exp.Select(expressions=[mean], from_=exp.From(this=source("per_group"))))
 
     def request(self, speaker: Speaker) -> Request:
         """What is asked."""
-        groups = speaker.columns(self.base, [self.group], True)
-        first, second = speaker.filtered(self.base), speaker.filtered(self.base.with_(filters=(self.other,)))
-        also = speaker.pick(", along with both numbers", ", and show both counts") if self.shows_counts else ""
-        phrase = speaker.pick(
-            f"the {groups} that have both but more {first} than {second}{also}",
-            f"the {groups} with at least one of each and more {first} than {second}{also}",
-        )
-        return Request(phrase, True)
+        group, groups = (speaker.columns(self.base, list(self.base.outputs), many) for many in (False, True))
+        subjects, measured = speaker.subjects(self.base), self._measured(speaker)
+        figure = f"{measured} of {subjects}"
+        average = speaker.pick(f"the average over all {groups}", f"the mean of that figure across all {groups}")
+        condition = f"{figure} is {self._relation(speaker)} {average}{self._also(speaker, measured)}"
+        return Request(speaker.pick(f"the {groups} whose {condition}", f"every {group} whose {condition}"), True)
 
 
-@dataclass(frozen=True)
-class MostFrequentIn:
-    """For each value of `group`, the values of `key` that most of its rows have; all of them where several tie."""
-
-    base: Query
-    group: Ref
-    key: Ref
-
-    def expression(self) -> exp.Expression:
-        """Pairs counted in a CTE, ranked within their group in another."""
-        pair = [self.group, self.key]
-        counts = select(self.base.with_(outputs=(self.group, self.key), group=(self.group, self.key)))
-        counts.set("expressions", [*counts.expressions, named(aggregate("count"), "total")])
-        rank = over(exp.Anonymous(this="RANK"), column("", self.group.column), ordered(exp.column("total"), True))
-        shown = [*(column("", ref.column) for ref in pair), exp.column("total")]
-        ranked = exp.Select(expressions=[*shown, named(rank, "place")], from_=exp.From(this=source("counts")))
-        outer = exp.Select(
-            expressions=[c.copy() for c in shown],
-            from_=exp.From(this=source("ranked")),
-            where=exp.Where(this=exp.EQ(this=exp.column("place"), expression=literal(1))),
-        )
-        return outer.with_("counts", as_=counts, copy=False).with_("ranked", as_=ranked, copy=False)
-
-    def request(self, speaker: Speaker) -> Request:
-        """What is asked."""
-        group, key = slot(speaker.noun(self.base, self.group)), slot(speaker.noun(self.base, self.key))
-        rows = speaker.filtered(self.base)
-        most = speaker.pick("most common", "most frequent")
-        ties = speaker.pick("all of them if several tie", "with all ties", "ties included")
-        phrase = speaker.pick(
-            f"each {group} of {rows}, the {most} {key} among them ({ties}) and how many of them have it",
-            f"each {group} with the {most} {key} of its {rows} ({ties}) and the number of those that have it",
-        )
-        return Request(phrase, True)
+TAKEN = {"value", "total", "place", "mean"}  # names of the CTEs' own columns
 
 
-_TAKEN = {"value", "total", "place", "mean"}  # names of the CTEs' own columns
-
-
-def _groups(world: World, rng: random.Random) -> Query | None:
-    """Rows of one table grouped by a column, mostly some of them; its output is that column."""
+def _values(world: World, rng: random.Random) -> Query | None:
+    """Rows of one table grouped by a column, its output; rows without a value there would be no group."""
     table = rng.choice(world.tables)
-    keys = [c for c in world.categories(table) if c.lower() not in _TAKEN]
-    keys = [c for c in keys if not world.statistics(table, c).has_nulls]  # rows without a value are no group
+    keys = [c for c in world.complete(table, world.categories(table)) if c.lower() not in TAKEN]
     if not keys:
         return None
     key = Ref(0, rng.choice(keys))
-    return _filtered(world, rng, Query((table,), (key,), group=(key,)))
+    return Query((table,), (key,), group=(key,))
+
+
+def value_groups(world: World, rng: random.Random) -> Query | None:
+    """Rows of one table, mostly some of them, grouped by a column, its output."""
+    base = _values(world, rng)
+    return _filtered(world, rng, base) if base else None
 
 
 def _parents(world: World, rng: random.Random) -> Query | None:
     """Rows joined to their parents and grouped by them, mostly some of them; its output is what names a parent."""
     base = children_by_parent(world, rng)
-    if not base or base.outputs[0].column.lower() in _TAKEN:
+    if not base or base.outputs[0].column.lower() in TAKEN:
         return None
     return _filtered(world, rng, base)
 
@@ -220,55 +184,38 @@ def _filtered(world: World, rng: random.Random, base: Query) -> Query:
 
 def _measure(world: World, rng: random.Random, base: Query, *functions: str) -> Measure:
     used = {ref.column for ref in (*base.group, *(item.ref for item in base.filters)) if ref.occurrence == 0}
-    numbers = [c for c in world.quantities(base.tables[0]) if c not in used]
+    table = base.tables[0]
+    numbers = [c for c in world.complete(table, world.quantities(table)) if c not in used]
     return Measure(rng.choice(functions), Ref(0, rng.choice(numbers))) if numbers and rng.random() < 0.6 else COUNT
 
 
 def group_ranking(world: World, rng: random.Random) -> GroupRanking | None:
     """Ranks of groups."""
-    base = rng.choice([_groups, _parents])(world, rng)
+    base = rng.choice([value_groups, _parents])(world, rng)
     if not base:
         return None
-    measure = _measure(world, rng, base, "avg", "sum", "max", "min")
-    by = measure.ref or base.group[0]
-    table = base.tables[by.occurrence]
-    return GroupRanking(base, measure, world.descending(rng, table, by.column, 0.75))
+    return GroupRanking(base, _measure(world, rng, base, "avg", "sum", "max", "min"), rng.random() < 0.75)
 
 
 def group_share(world: World, rng: random.Random) -> GroupShare | None:
     """Shares of groups: of values only, for rows without a parent belong to all rows but to no group."""
-    base = _groups(world, rng)
+    base = value_groups(world, rng)
     return GroupShare(base, _measure(world, rng, base, "sum")) if base else None
 
 
 def group_above_mean(world: World, rng: random.Random) -> GroupAboveMean | None:
     """Groups above the mean."""
-    base = rng.choice([_groups, _parents, _parents])(world, rng)
+    base = rng.choice([value_groups, _parents, _parents])(world, rng)
     if not base:
         return None
     measure = _measure(world, rng, base, "avg", "sum", "max")
     return GroupAboveMean(base, measure, rng.random() < 0.7, rng.random() < 0.4)
 
 
-def two_kinds(world: World, rng: random.Random) -> TwoKinds | None:
-    """Groups with more rows of one kind than of another."""
-    base = _groups(world, rng)
-    if not base or not base.filters:
-        return None
-    group, item = base.group[0], base.filters[0]
-    other = world.filter(rng, base.tables[0], avoid=[group.column], shared=True)
-    if not other or other == item:
-        return None
-    return TwoKinds(base.with_(outputs=(), group=()), group, other, rng.random() < 0.4)
-
-
-def most_frequent_in(world: World, rng: random.Random) -> MostFrequentIn | None:
-    """The most common value within each group."""
-    base = _groups(world, rng)
+def group_above_average(world: World, rng: random.Random) -> GroupAboveAverage | None:
+    """Groups above the average group."""
+    base = _values(world, rng)
     if not base:
         return None
-    group = base.group[0]
-    used = {group.column, *(item.ref.column for item in base.filters)}
-    keys = [c for c in world.categories(base.tables[0]) if c not in used and c.lower() not in _TAKEN]
-    keys = [c for c in keys if not world.statistics(base.tables[0], c).has_nulls]
-    return MostFrequentIn(base.with_(outputs=(), group=()), group, Ref(0, rng.choice(keys))) if keys else None
+    measure = _measure(world, rng, base, "avg", "sum", "max")
+    return GroupAboveAverage(base, measure, rng.random() < 0.7, rng.random() < 0.4)

@@ -120,11 +120,9 @@ def _operator(rng: random.Random) -> str:
 def set_values(world: World, rng: random.Random) -> SetPlan | None:
     """Values of a column that rows of one kind have, and rows of another kind do too, do not, or may."""
     table = rng.choice(world.tables)
-    keys = [
-        c
-        for c in world.speakable(table)
-        if not world.statistics(table, c).unique and world.statistics(table, c).distinct > 1
-    ]
+    # NULL, which is equal to itself in set operations, is no value that two kinds of rows share.
+    keys = [c for c in world.complete(table, world.speakable(table)) if not world.statistics(table, c).unique]
+    keys = [c for c in keys if world.statistics(table, c).distinct > 1]
     if not keys:
         return None
     key = rng.choice(keys)
@@ -181,7 +179,8 @@ def set_entities(world: World, rng: random.Random) -> SetPlan | None:
 
 def set_tables(world: World, rng: random.Random) -> SetPlan | None:
     """A noun that two tables share, such as the city of customers and of branches."""
-    columns = [(t, c, world.names.column(t, c)) for t in world.tables for c in world.of_kind(t, "text")]
+    texts = [(t, c) for t in world.tables for c in world.complete(t, world.of_kind(t, "text"))]
+    columns = [(t, c, world.names.column(t, c)) for t, c in texts]
     pairs = [(a, b) for a in columns for b in columns if a[0] != b[0] and a[2] == b[2]]
     if not pairs:
         return None

@@ -1,4 +1,4 @@
-"""Shapes with window functions: the best of each group, ranks, distance from the group's average, running totals."""
+"""Shapes with window functions: the best of each group, ranks, distance from the group's average."""
 
 import random
 from dataclasses import dataclass, replace
@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from sqlglot import exp
 
 from sqlr1.synthesis.english import Speaker, slot
-from sqlr1.synthesis.plan import Measure, Query, Ref
+from sqlr1.synthesis.plan import Query, Ref
 from sqlr1.synthesis.requests import Request
-from sqlr1.synthesis.sql import Builder, aggregate, literal, named, ordered, over, select, source, year_of
+from sqlr1.synthesis.sql import Builder, aggregate, literal, named, ordered, over, select, source
 from sqlr1.synthesis.world import World
 
 
@@ -90,7 +90,7 @@ class Ranking:
         phrase = f"the {outputs} of each {subject} and its rank by {key}{within}, where rank 1 is the {first} {key}"
         subjects = speaker.subjects(self.base)
         commands = (f"Rank all {subjects} by {key}{within}, {first} first, and show {outputs} and rank.",)
-        return Request(phrase, True, (), commands)
+        return Request(phrase, False, (), commands)
 
 
 @dataclass(frozen=True)
@@ -118,64 +118,7 @@ class Distance:
             f"the {outputs} of each {subject} and its {key} minus the average {key} of its {group}",
             f"the {outputs} of every {subject} and the difference of its {key} from the average {key} of its {group}",
         )
-        return Request(phrase, True)
-
-
-@dataclass(frozen=True)
-class ByYear:
-    """Rows, or the sum of `measured`, by year of `key`; `kind`: count, running (so far), change (on the last year)."""
-
-    base: Query
-    key: Ref
-    dated: bool
-    measured: Ref | None
-    kind: str
-
-    def expression(self) -> exp.Expression:
-        """One grouped block; for running totals and changes it becomes a CTE under a window."""
-        builder = Builder(self.base)
-        key = builder.column(self.key)
-        year = year_of(key) if self.dated else key
-        total = aggregate("sum", builder.column(self.measured)) if self.measured else aggregate("count")
-        block = select(self.base)
-        known = exp.Not(this=exp.Is(this=key.copy(), expression=exp.Null()))
-        conditions = [known, *(builder.condition(item) for item in self.base.filters)]
-        block.set("where", exp.Where(this=exp.and_(*conditions, copy=False)))
-        block.set("group", exp.Group(expressions=[year.copy()]))
-        if self.kind == "count":
-            block.set("expressions", [year, total])
-            return block
-        block.set("expressions", [named(year, "period"), named(total, "total")])
-        by_period = ordered(exp.column("period"), False)
-        if self.kind == "running":
-            last: exp.Expression = over(exp.Sum(this=exp.column("total")), order=by_period)
-        else:
-            before = over(exp.Anonymous(this="LAG", expressions=[exp.column("total")]), order=by_period)
-            last = exp.Sub(this=exp.column("total"), expression=before)
-        outer = exp.Select(expressions=[exp.column("period"), last], from_=exp.From(this=source("yearly")))
-        return outer.with_("yearly", as_=block, copy=False)
-
-    def request(self, speaker: Speaker) -> Request:
-        """What is asked."""
-        noun = slot(speaker.noun(self.base, self.key))
-        what = f"number of {speaker.filtered(self.base)}"
-        if self.measured:
-            total = speaker.measure(self.base, Measure("sum", self.measured))
-            what = f"{total} of {speaker.filtered(self.base)}"
-        year = f"year of the {noun}" if self.dated else noun
-        if self.kind == "count":
-            return Request(
-                speaker.pick(f"the {what} for each {year}, with the year first", f"each {year} with the {what}"), True
-            )
-        if self.kind == "running":
-            what = speaker.pick(f"the running total of the {what}", f"the cumulative {what} up to then")
-        else:
-            what = f"the change of the {what} from the previous such year (empty for the first)"
-        if self.base.filters:
-            any_such = speaker.pick("with any such", "that has such")
-            each = f"for each {year} {any_such} {speaker.subjects(self.base)}"
-            return Request(f"{what}, {each}, the {year} first", True)
-        return Request(f"each {year} and {what}", True)
+        return Request(phrase, False)
 
 
 def best_of_group(world: World, rng: random.Random) -> BestOfGroup | None:
@@ -185,10 +128,9 @@ def best_of_group(world: World, rng: random.Random) -> BestOfGroup | None:
         return None
     table, group, key = found
     base = Query((table,), (Ref(0, world.label(table)),))
-    if group.column == world.label(table):
+    if group.column == world.label(table) or "place" in (group.column.lower(), world.label(table).lower()):
         return None
-    best = rng.choice([1, 1, 2, 3])
-    return BestOfGroup(base, group, key, best, world.descending(rng, table, key.column, 0.7))
+    return BestOfGroup(base, group, key, rng.choice([1, 1, 2, 3]), rng.random() < 0.7)
 
 
 def best_of_chosen(world: World, rng: random.Random) -> BestOfGroup | None:
@@ -206,7 +148,7 @@ def ranking(world: World, rng: random.Random) -> Ranking | None:
     numbers = world.numbers(table)
     if not numbers:
         return None
-    groups = [c for c in world.categories(table) if c != world.label(table)]
+    groups = [c for c in world.complete(table, world.categories(table)) if c != world.label(table)]
     group = Ref(0, rng.choice(groups)) if groups and rng.random() < 0.5 else None
     key = rng.choice(numbers)
     descending = world.descending(rng, table, key, 0.75)
@@ -223,35 +165,10 @@ def distance(world: World, rng: random.Random) -> Distance | None:
 
 
 def _grouped_number(world: World, rng: random.Random) -> tuple[str, Ref, Ref] | None:
+    """A table with a column to group by and a number, both with a value in every row: NULL is no group and no best."""
     table = rng.choice(world.tables)
-    groups, numbers = world.categories(table), world.quantities(table)
+    groups, numbers = (world.complete(table, kind) for kind in (world.categories(table), world.quantities(table)))
     if not groups or not numbers:
         return None
     group, key = rng.choice(groups), rng.choice(numbers)
     return (table, Ref(0, group), Ref(0, key)) if group != key else None
-
-
-def by_year(world: World, rng: random.Random) -> ByYear | None:
-    """Counts by year."""
-    return _yearly(world, rng, "count")
-
-
-def running_by_year(world: World, rng: random.Random) -> ByYear | None:
-    """Running totals and changes by year."""
-    return _yearly(world, rng, rng.choice(["running", "change"]))
-
-
-def _yearly(world: World, rng: random.Random, kind: str) -> ByYear | None:
-    choices = []
-    for table in world.tables:
-        choices += [(table, c, True) for c in world.of_kind(table, "date")]
-        if kind != "count":
-            choices += [(table, c, False) for c in world.years(table)]
-    if not choices:
-        return None
-    table, key, dated = rng.choice(choices)
-    numbers = [c for c in world.quantities(table) if c != key]
-    measured = Ref(0, rng.choice(numbers)) if numbers and rng.random() < 0.5 else None
-    used = [key, *([measured.column] if measured else [])]
-    item = world.filter(rng, table, avoid=used, shared=True) if kind != "count" and rng.random() < 0.5 else None
-    return ByYear(Query((table,), (), filters=(item,) if item else ()), Ref(0, key), dated, measured, kind)
