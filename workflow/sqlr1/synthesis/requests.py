@@ -22,7 +22,10 @@ _SUPERLATIVES = {
 
 @dataclass(frozen=True)
 class Request:
-    """`phrase` is a noun phrase beginning with "the"; `direct` are whole questions, `commands` whole imperatives."""
+    """`phrase` is a noun phrase beginning with "the", "all", "each" or "every"; `many`: it is plural ("What are ...").
+
+    `direct` are whole questions, `commands` whole imperatives.
+    """
 
     phrase: str
     many: bool

@@ -155,7 +155,7 @@ class CountWithZero:
         each = speaker.pick("each", "every")
         phrase = f"the {outputs} of {each} {subject} and the number of its {children}, {zero}{order}"
         commands = (f"For {each} {subject}, {zero}, show the {outputs} and the number of {children}{order}.",)
-        return Request(phrase, True, (), commands)
+        return Request(phrase, False, (), commands)
 
 
 def above_own_group(world: World, rng: random.Random) -> AboveOwnGroup | None:

@@ -94,7 +94,7 @@ class Ranges:
             f"the number of {subjects} with a {levels} {noun}, one row per level, where {meaning}",
             f"the {noun} level and the number of {subjects} at each level, where {meaning}",
         )
-        return Request(phrase, True)
+        return Request(phrase, False)
 
 
 def percentage(world: World, rng: random.Random) -> Percentage | None:
