@@ -90,7 +90,7 @@ def test_validation_warns_in_the_log_and_in_mlflow(tmp_path, monkeypatch, caplog
         validate.on_step_end(SimpleNamespace(), state, SimpleNamespace())
     assert "step 3: the policy may be collapsing: match share fell, 50 % -> 0 %; mean reward -10.00 ->" in caplog.text
     assert state.log_history[-1]["validation/collapse_signs"] == 2
-    [logged] = mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE}").search_runs(["1"])
+    [logged] = mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE.resolve()}").search_runs(["1"])
     assert logged.data.metrics["validation/collapse_signs"] == 2
     assert logged.data.metrics["validation/questions"] == 12
 

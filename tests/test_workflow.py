@@ -102,18 +102,18 @@ def test_the_html_report_has_the_results_by_category_with_their_captions(checkou
     assert "self-consistency vote" in captions["Scores"]
 
 
-def test_no_op_plans_nothing_at_little_more_than_the_price_of_snakemake_itself(checkout, tmp_path):
-    """Under 2 s where Snakemake starts in 1 s; a slower machine needs longer for an empty workflow too."""
+def test_no_op_plans_nothing_in_two_seconds(checkout, tmp_path):
+    """Or, where Snakemake needs more than a second for an empty workflow, in twice as long as that."""
     assert planned(checkout) == {}
     (tmp_path / "Snakefile").write_text("rule all:\n")
-    ratios = []
+    shares = []
     for _ in range(3):
         start = time.perf_counter()
         snakemake(tmp_path, "--cores", "1", "-n")
         between = time.perf_counter()
         snakemake(checkout, *SMOKE, "-n")
-        ratios.append((time.perf_counter() - between) / (between - start))
-    assert min(ratios) < 2
+        shares.append((time.perf_counter() - between) / (2 * max(1, between - start)))
+    assert min(shares) < 1
 
 
 def test_every_job_is_told_in_one_line_with_its_reason(checkout):

@@ -57,6 +57,7 @@ def _file(name: str) -> Path | None:
     return None
 
 
+@cache
 def _executed(name: str) -> list[Path]:
     """Importing a.b.c executes a, a.b and a.b.c; the last part may also be an attribute, which has no file."""
     parts = name.split(".")
@@ -82,9 +83,11 @@ def _data_files(folder: Path) -> Iterator[Path]:
 def _names(tree: ast.AST) -> Iterator[str]:
     """Names of the package's modules (or of something in them) that the code imports or names in a string."""
     prefix = f"{PACKAGE.name}."
-    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
+    docstrings = set()
+    for node in ast.walk(tree):  # a docstring comes after its statement
+        if isinstance(node, ast.Expr):
+            docstrings.add(id(node.value))
+        elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.startswith(prefix))
         elif isinstance(node, ast.ImportFrom):
             if node.level:
