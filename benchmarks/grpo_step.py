@@ -34,10 +34,12 @@ def measure(kind: str, folder: str, prompt: int, completion: int, prompts: int, 
 
     torch.set_num_threads(threads)
     rows = prompts * 8
+    # Ours has no end tokens below; with generation_kwargs it would leave sampling to TRL.
+    no_end = {"generation_kwargs": {"min_new_tokens": completion, "eos_token_id": None}} if kind == "stock" else {}
     config = GRPOConfig(
         "unused", num_generations=8, per_device_train_batch_size=rows, max_completion_length=completion, beta=0.0,
         use_cpu=True, bf16=True, gradient_checkpointing=False, report_to="none", save_strategy="no", learning_rate=1e-5,
-        generation_kwargs={"min_new_tokens": completion, "eos_token_id": None},
+        **no_end,
     )  # fmt: skip
     trainer = (GRPOTrainer if kind == "stock" else SharedPromptTrainer)(
         model=load_model(folder, "bfloat16"),
@@ -48,6 +50,7 @@ def measure(kind: str, folder: str, prompt: int, completion: int, prompts: int, 
         peft_config=LoraConfig(r=32, lora_alpha=64, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
     trainer.eos_token_ids = []
+    assert kind == "stock" or not (trainer.not_sampled or trainer.not_shared)
     trainer.create_optimizer_and_scheduler(10)
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
