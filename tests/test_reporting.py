@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,7 @@ from sqlr1.reporting.examples import choose_examples, example_markdown
 from sqlr1.reporting.figures import bars, curve_panels, interval_panels, save
 from sqlr1.reporting.policies import load_runs, policy_label, pooled_estimate, select
 from sqlr1.reporting.scores import change_markdown, headline_markdown, report_policies, score_rows
+from sqlr1.reporting.selection import selection_markdown
 from sqlr1.reporting.tables import markdown_table
 from sqlr1.stages import ablation
 
@@ -221,6 +223,12 @@ def test_a_completion_cannot_break_out_of_its_fence(runs):
 
 def test_markdown_cells_are_escaped():
     assert markdown_table(["a"], [["x|y\nz"]]).splitlines()[2] == "| x\\|y<br>z |"
+
+
+def test_a_run_without_selection_shows_no_empty_figure():
+    rate = {"matches": 1, "samples": 4, "selected": True}
+    assert "![Selection](s.svg)" in selection_markdown({"a": [rate]}, Path("s.svg"))
+    assert selection_markdown({"a": []}, Path("s.svg")) == "All RL questions were kept (`select.n: 0`)."
 
 
 def test_the_report_asks_the_monitor():

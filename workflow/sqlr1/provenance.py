@@ -57,7 +57,6 @@ def _file(name: str) -> Path | None:
     return None
 
 
-@cache
 def _executed(name: str) -> list[Path]:
     """Importing a.b.c executes a, a.b and a.b.c; the last part may also be an attribute, which has no file."""
     parts = name.split(".")

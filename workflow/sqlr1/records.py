@@ -186,7 +186,8 @@ def read_json(path: Path, make_object: Callable[[list[tuple[str, Any]]], Any] | 
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file that appears under its name only when the block ends without an error.
 
-    A killed writer leaves `.<name>.tmp`, which the next one replaces; one writer at a time (a stage locks its folder).
+    A killed writer leaves `.<name>.tmp`, which the next one replaces. One writer a file at a time: a stage locks its
+    folder, and of two `sqlr1 score --out` to one file one would be lost anyway.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

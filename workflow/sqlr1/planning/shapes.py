@@ -80,7 +80,7 @@ class Accelerator:
 
 # Data sheets of the makers; `cpu` is the two-core machine of the project's own measurements. Its process is Python with
 # torch, transformers, trl and mlflow. Its heap is glibc's, which keeps the holes between tensors of passes of different
-# lengths: measured on the spider overlay, where one pass alone holds 1.4 and 300 passes 3.2 times what they need.
+# lengths: measured on the spider overlay, where one pass alone held 1.4 and 300 passes 3.2 times what they need.
 ACCELERATORS = {
     "a100-80gb": Accelerator(312e12, 80e9, 2.04e12),
     "h100-80gb": Accelerator(989e12, 80e9, 3.35e12),

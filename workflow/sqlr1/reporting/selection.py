@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -12,8 +13,8 @@ from sqlr1.reporting.tables import markdown_table
 Rates = Sequence[Mapping[str, Any]]
 
 
-def selection_markdown(rates: Mapping[str, Rates]) -> str:
-    """One line a run: questions asked, mean pass rate, never and always solved, selected."""
+def selection_markdown(rates: Mapping[str, Rates], figure: Path) -> str:
+    """The figure, and one line a run: questions asked, mean pass rate, never and always solved, selected."""
     if not any(rates.values()):
         return "All RL questions were kept (`select.n: 0`)."
     lines = []
@@ -21,7 +22,9 @@ def selection_markdown(rates: Mapping[str, Rates]) -> str:
         mean = sum(r["matches"] / r["samples"] for r in rows) / len(rows)
         never, always = (sum(r["matches"] == end(r) for r in rows) for end in (lambda r: 0, lambda r: r["samples"]))
         lines.append([name, len(rows), f"{100 * mean:.1f}", never, always, sum(r["selected"] for r in rows)])
-    return markdown_table(["run", "asked", "mean pass rate, %", "never solved", "always solved", "selected"], lines)
+    table = markdown_table(["run", "asked", "mean pass rate, %", "never solved", "always solved", "selected"], lines)
+    what = "RL questions, answered by the policy that GRPO starts from:"
+    return f"{what}\n\n![Selection]({figure})\n\n{table}"
 
 
 def selection_figure(rates: Mapping[str, Rates]) -> Figure:

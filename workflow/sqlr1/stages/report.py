@@ -75,8 +75,7 @@ def _selection(job: Job) -> str:
     figure = selection_figure(rates)
     save(figure, job.out / "selection.svg")
     job.run.figure(figure, "selection.png")
-    what = "RL questions, answered by the policy that GRPO starts from:"
-    return f"## Selection\n\n{what}\n\n![Selection](report/selection.svg)\n\n{selection_markdown(rates)}"
+    return f"## Selection\n\n{selection_markdown(rates, Path('report/selection.svg'))}"
 
 
 def _training(job: Job, bootstrap: Bootstrap) -> str:

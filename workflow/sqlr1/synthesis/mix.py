@@ -14,6 +14,9 @@ from sqlr1.synthesis.classes import sql_class
 from sqlr1.synthesis.reasoning import trace
 from sqlr1.synthesis.sql import to_sql
 
+# All results of a batch's golds are held while it is judged.
+_AT_ONCE = 20_000
+
 
 def prepare(
     questions: Sequence[Question], paths: Mapping[str, Path], length: str, executor: Executor
@@ -23,19 +26,20 @@ def prepare(
     The SQL is rewritten in this package's own style where that provably returns the same rows, and gets a reasoning of
     `length` unless the row brings one. `paths` has the database of each row.
     """
-    schemas = {db_id: read_schema(paths[db_id]) for db_id in dict.fromkeys(q.db_id for q in questions)}
-    styled = [_styled(question.sql, schemas[question.db_id]) for question in questions]
-    pairs = [Pair(paths[q.db_id], q.sql, s or q.sql) for q, s in zip(questions, styled, strict=True)]
-    ready, failed = [], []
-    for question, sql, judgement in zip(
-        questions, styled, executor.judge(pairs, "spider", progress="mix"), strict=True
-    ):
-        if judgement.verdict in (Verdict.GOLD_FAILED, Verdict.GOLD_TIMED_OUT):
-            failed.append(question)
-        else:
-            ready.append(
-                _explained(question, sql if judgement.verdict == Verdict.MATCH and sql else question.sql, length)
-            )
+    ready: list[Question] = []
+    failed: list[Question] = []
+    for start in range(0, len(questions), _AT_ONCE):
+        batch = questions[start : start + _AT_ONCE]
+        schemas = {db_id: read_schema(paths[db_id]) for db_id in dict.fromkeys(q.db_id for q in batch)}
+        styled = [_styled(question.sql, schemas[question.db_id]) for question in batch]
+        pairs = [Pair(paths[q.db_id], q.sql, s or q.sql) for q, s in zip(batch, styled, strict=True)]
+        judgements = executor.judge(pairs, "spider", progress="mix")
+        for question, sql, judgement in zip(batch, styled, judgements, strict=True):
+            if judgement.verdict in (Verdict.GOLD_FAILED, Verdict.GOLD_TIMED_OUT):
+                failed.append(question)
+            else:
+                kept = sql if judgement.verdict == Verdict.MATCH and sql else question.sql
+                ready.append(_explained(question, kept, length))
     return ready, failed
 
 

@@ -16,7 +16,7 @@ from sqlr1.synthesis.world import World
 
 @dataclass(frozen=True)
 class TwoCounts:
-    """Parents with more rows in one child table than in another; `less` swaps the comparison."""
+    """Parents with more rows in one child table than in another."""
 
     base: Query
     first: ForeignKey

@@ -145,7 +145,7 @@ def best_of_chosen(world: World, rng: random.Random) -> BestOfGroup | None:
 def ranking(world: World, rng: random.Random) -> Ranking | None:
     """Ranks over a table."""
     table = rng.choice(world.tables)
-    numbers = world.numbers(table)
+    numbers = world.complete(table, world.numbers(table))  # RANK gives NULLs a place, which nobody asks for
     if not numbers:
         return None
     groups = [c for c in world.complete(table, world.categories(table)) if c != world.label(table)]
