@@ -32,6 +32,15 @@ def test_work_is_kept_until_the_manifest_is_written(tmp_path):
     assert not job.work.exists()
 
 
+def test_what_a_killed_writer_left_is_cleared_and_nothing_else(tmp_path):
+    (tmp_path / "out/part").mkdir(parents=True)
+    for name in ("part/.rows.jsonl.123.tmp", "part/rows.jsonl", "mine.tmp"):
+        (tmp_path / "out" / name).touch()
+    with start(tmp_path):
+        left = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert left == {"rows.jsonl", "mine.tmp"}
+
+
 def test_other_processes_of_a_launcher_do_not_wait_for_the_first(tmp_path, monkeypatch):
     """On the second node, too: there the first process has the local rank 0."""
     with start(tmp_path) as first:

@@ -2,13 +2,16 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from sqlr1.execution import Executor
 from sqlr1.records import InputError
+from sqlr1.synthesis import mix
 from sqlr1.synthesis.readers import draw, locate, read_questions
 
 SYNSQL = {
@@ -23,6 +26,17 @@ def test_spider(data_root):
     assert (len(train), len(dev)) == (7000, 1034)
     assert len({q.id for q in train}) == 7000
     assert dev[0].sql == "SELECT count(*) FROM singer"
+
+
+def test_rows_are_prepared_the_same_in_several_batches(data_root, monkeypatch):
+    rows = [q for q in read_questions("spider", data_root / "spider/dev.json") if q.db_id == "concert_singer"][:9]
+    rows[4] = replace(rows[4], sql="SELECT nothing FROM singer")
+    paths = {"concert_singer": data_root / "spider/database/concert_singer/concert_singer.sqlite"}
+    with Executor(1) as executor:
+        whole = mix.prepare(rows, paths, "short", executor)
+        monkeypatch.setattr(mix, "_AT_ONCE", 4)
+        assert mix.prepare(rows, paths, "short", executor) == whole
+    assert [len(part) for part in whole] == [8, 1]
 
 
 def test_bird(data_root):

@@ -184,14 +184,10 @@ def read_json(path: Path, make_object: Callable[[list[tuple[str, Any]]], Any] | 
 
 @contextlib.contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file that appears under its name only when the block ends without an error.
-
-    A killed writer leaves `.<name>.tmp`, which the next one replaces. One writer a file at a time: a stage locks its
-    folder, and of two `sqlr1 score --out` to one file one would be lost anyway.
-    """
+    """Open a file that appears under its name only when the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file

@@ -158,6 +158,8 @@ def _sole_writer(out: Path) -> Iterator[None]:
         lock.acquire()
     try:
         out.mkdir(parents=True, exist_ok=True)
+        for left in out.rglob(".*.tmp"):  # what a killed writer had not finished
+            left.unlink()
         yield
     finally:
         lock.release()
