@@ -36,9 +36,9 @@ rule all:
     default_target: True
     input:
         EVERYTHING,
-        policies("none", WITHOUT_RL),
-        policies(STRATEGY, WITHOUT_RL),
-        policies(STRATEGY, VARIANTS),
+        policies(["none"], [WITHOUT_RL]),
+        policies([STRATEGY], [WITHOUT_RL]),
+        policies([STRATEGY], VARIANTS),
         rules.report.output,
     message:
         "all: {config[experiment]}, from the base model to the report"
@@ -48,7 +48,7 @@ rule all:
 rule ablation_reward:
     input:
         EVERYTHING,
-        policies(STRATEGY, [WITHOUT_RL, *REWARDS]),
+        policies([STRATEGY], [WITHOUT_RL, *REWARDS]),
         expand(rules.ablation.output, ablation="ablation_reward"),
     message:
         "ablation_reward: its policies, scores and table"

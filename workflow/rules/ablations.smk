@@ -1,7 +1,7 @@
 REWARDS = ["full", "no_format", "no_execution", "no_result", "no_length"]
 STRATEGIES = ["none", "sql_only", "reasoning"]
 ABLATION_INPUTS = {
-    "ablation_reward": scores(STRATEGY, [WITHOUT_RL, *REWARDS]),
+    "ablation_reward": scores([STRATEGY], [WITHOUT_RL, *REWARDS]),
     "ablation_cold_start": scores(STRATEGIES, [WITHOUT_RL, REWARDS[0]]),
 }
 

@@ -1,3 +1,4 @@
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -108,15 +109,24 @@ def model_of(wildcards):
     return f"<results>/grpo/{wildcards.strategy}/{wildcards.reward}/seed-{wildcards.seed}"
 
 
-def scores(strategies, rewards, benchmarks=None):
+def seeds_of(strategy, reward):
+    """The base model is not trained: the answers of one seed are enough."""
+    return SEEDS[:1] if (strategy, reward) == ("none", WITHOUT_RL) else SEEDS
+
+
+def scores(strategies, rewards):
     """The score summaries of every combination, over all seeds."""
-    return expand(
-        "<results>/score/{strategy}/{reward}/seed-{seed}/{benchmark}/summary.json",
-        strategy=strategies,
-        reward=rewards,
-        seed=SEEDS,
-        benchmark=benchmarks or list(BENCHMARKS),
-    )
+    return [
+        path
+        for strategy, reward in itertools.product(strategies, rewards)
+        for path in expand(
+            "<results>/score/{strategy}/{reward}/seed-{seed}/{benchmark}/summary.json",
+            strategy=strategy,
+            reward=reward,
+            seed=seeds_of(strategy, reward),
+            benchmark=list(BENCHMARKS),
+        )
+    ]
 
 
 def untrusted_questions(name):
@@ -165,12 +175,13 @@ def source_files():
 
 def policies(strategies, rewards):
     """All files of the named policies, over all seeds: models, candidates and scores on every benchmark."""
-    variants = dict(strategy=strategies, seed=SEEDS)
-    trained = [reward for reward in ([rewards] if isinstance(rewards, str) else rewards) if reward != WITHOUT_RL]
-    files = expand(rules.cold_start.output, **variants)
-    if trained:
-        files += expand(rules.select.output, **variants)
-    files += expand(rules.grpo.output, reward=trained, **variants)
-    for made_by in (rules.candidates, rules.score):
-        files += expand(made_by.output, reward=rewards, benchmark=list(BENCHMARKS), **variants)
+    files = []
+    for strategy, reward in itertools.product(strategies, rewards):
+        of_policy = dict(strategy=strategy, seed=seeds_of(strategy, reward))
+        files += expand(rules.cold_start.output, **of_policy)
+        if reward != WITHOUT_RL:
+            files += expand(rules.select.output, **of_policy)
+            files += expand(rules.grpo.output, reward=reward, **of_policy)
+        for made_by in (rules.candidates, rules.score):
+            files += expand(made_by.output, reward=reward, benchmark=list(BENCHMARKS), **of_policy)
     return files

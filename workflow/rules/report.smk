@@ -1,5 +1,5 @@
 # A strategy of `none` makes base model and cold start one and the same.
-SCORES = sorted({*scores("none", WITHOUT_RL), *scores(STRATEGY, [WITHOUT_RL, *VARIANTS])})
+SCORES = sorted({*scores(["none"], [WITHOUT_RL]), *scores([STRATEGY], [WITHOUT_RL, *VARIANTS])})
 
 
 rule report:
