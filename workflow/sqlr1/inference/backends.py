@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sqlr1.base_model import eos_token_ids, load_model, load_tokenizer
+from sqlr1.inference.numerics import native_precision
 from sqlr1.inference.sampler import Sampling, sample
 from sqlr1.inference.shared_attention import why_not_shared
 from sqlr1.records import InputError
@@ -22,7 +23,7 @@ class Backend(Protocol):
 class TransformersBackend:
     """Any causal language model of transformers, each prompt computed once (`sqlr1.inference.sampler`)."""
 
-    def __init__(self, model_folder: Path, dtype: str = "bfloat16") -> None:
+    def __init__(self, model_folder: Path, dtype: str) -> None:
         self.tokenizer = load_tokenizer(model_folder)
         self.model = load_model(model_folder, dtype)
         if reason := why_not_shared(self.model):
@@ -41,7 +42,7 @@ class TransformersBackend:
 class VllmBackend:
     """vLLM, which schedules any number of prompts itself and shares a prompt's cache between its samples."""
 
-    def __init__(self, model_folder: Path, dtype: str = "bfloat16") -> None:
+    def __init__(self, model_folder: Path, dtype: str) -> None:
         try:
             from vllm import LLM
         except ImportError as error:
@@ -94,4 +95,4 @@ def make_backend(settings: Mapping[str, Any], model_folder: Path) -> Backend:
     name = settings.get("backend", "transformers")
     if name not in BACKENDS:
         raise InputError(f"config key backend: {name!r} is none of {', '.join(BACKENDS)}")
-    return BACKENDS[name](model_folder, settings.get("dtype", "bfloat16"))
+    return BACKENDS[name](model_folder, settings.get("dtype", native_precision()))

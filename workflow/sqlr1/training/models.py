@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlr1.base_model import load_model, save_model
+from sqlr1.inference.numerics import native_precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def load_policy(folder: Path, settings: Mapping[str, Any]) -> "PreTrainedModel":
-    """The model to train. Frozen weights (LoRA) are held in `train_dtype`, trained ones in float32."""
-    return load_model(folder, settings.get("train_dtype", "bfloat16") if settings.get("lora") else "float32")
+    """The model to train. Frozen weights (LoRA) are held in `train_dtype`, by default the
+    machine's native precision, trained ones in float32.
+    """
+    return load_model(folder, settings.get("train_dtype", native_precision()) if settings.get("lora") else "float32")
 
 
 def save_policy(

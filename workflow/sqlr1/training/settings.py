@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sqlr1.inference.numerics import native_precision
 from sqlr1.records import InputError
 
 if TYPE_CHECKING:
@@ -87,7 +88,12 @@ def _trainer_config(
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers would report each run
     import torch
 
-    values: dict[str, Any] = {**_DEFAULTS, **fixed, "use_cpu": not torch.cuda.is_available(), "bf16": True} | given
+    values: dict[str, Any] = {
+        **_DEFAULTS,
+        "bf16": native_precision() == "bfloat16",
+        **fixed,
+        "use_cpu": not torch.cuda.is_available(),
+    } | given
     values |= {"output_dir": str(out), "seed": seed, "data_seed": seed, "report_to": "none", "save_strategy": "steps"}
     try:
         made = kind(**values)
