@@ -4,8 +4,8 @@
 
 Each measurement is a process of its own (its peak memory counts), stock and ours alternating. Sampling draws exactly
 the given number of tokens (no end token); the training pass is loss and gradients of those completions; the step adds
-the optimiser. Both hold the frozen weights in bfloat16 and train LoRA in float32 under bf16 autocast. Prints a table of
-medians and ratios and, last, one JSON line.
+the optimiser. Both hold the frozen weights in the machine's native precision (bfloat16 where it is multiplied in
+hardware) and train LoRA in float32, under autocast to it. Prints a table of medians and ratios and, last, a JSON line.
 """
 
 import argparse
@@ -17,6 +17,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from sqlr1.inference.numerics import native_precision
 
 KINDS = ("stock", "ours")
 PHASES = ("sampling", "training pass", "step")
@@ -33,16 +35,16 @@ def measure(kind: str, folder: str, prompt: int, completion: int, prompts: int, 
     from sqlr1.training.shared_prompt import SharedPromptTrainer
 
     torch.set_num_threads(threads)
-    rows = prompts * 8
+    rows, precision = prompts * 8, native_precision()
     # Ours has no end tokens below; with generation_kwargs it would leave sampling to TRL.
     no_end = {"generation_kwargs": {"min_new_tokens": completion, "eos_token_id": None}} if kind == "stock" else {}
     config = GRPOConfig(
         "unused", num_generations=8, per_device_train_batch_size=rows, max_completion_length=completion, beta=0.0,
-        use_cpu=True, bf16=True, gradient_checkpointing=False, report_to="none", save_strategy="no", learning_rate=1e-5,
-        **no_end,
+        use_cpu=True, bf16=precision == "bfloat16", gradient_checkpointing=False, report_to="none", save_strategy="no",
+        learning_rate=1e-5, **no_end,
     )  # fmt: skip
     trainer = (GRPOTrainer if kind == "stock" else SharedPromptTrainer)(
-        model=load_model(folder, "bfloat16"),
+        model=load_model(folder, precision),
         args=config,
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
         train_dataset=Dataset.from_list([{"prompt": "a"}]),
@@ -106,6 +108,7 @@ def main() -> None:
         print(json.dumps(measure(args.child, args.model, prompt, completion, args.prompts, args.threads)))
         return
     results: dict[str, Any] = {"model": Path(args.model).name, "prompts": args.prompts, "threads": args.threads}
+    results["precision"] = native_precision()
     print(f"{'prompt x completion':>20} {'':14} {'stock':>9} {'ours':>9} {'ratio':>6}")
     for size in args.sizes:
         runs: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}

@@ -46,6 +46,23 @@ def test_greedy_tokens_equal_generate_on_smollm2():
     assert "Paris" in tokenizer.decode(drawn[0][0])
 
 
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_what_prompts_begin_with_is_computed_once(architecture, monkeypatch):
+    """Three schemas of other lengths, questions of other lengths, and a prompt that shares nothing."""
+    model = tiny_model(architecture).eval()
+    schemas = [[n, *range(30 + n, 60 + 3 * n)] for n in (3, 4, 5)]
+    prompts = [[*schema, *range(90, 90 - n, -1)] for schema in schemas for n in (1, 4, 9, 2)] + [[7, 8, 9]]
+    computed = []
+    inner = model.model.forward
+    monkeypatch.setattr(model.model, "forward", lambda **k: computed.append(k["input_ids"].shape) or inner(**k))
+    drawn = sample(model, prompts, [[GREEDY, 1, 2]] * len(prompts), Sampling(12), [2])
+    assert computed[:2] == [(4, 41), (13, 9)]  # the three schemas and the last prompt but one token; what is left
+    monkeypatch.undo()
+    assert [group[0] for group in drawn] == [generated(model, p, 12, [2]) for p in prompts]
+    alone = [sample(model, [p], [[GREEDY, 1, 2]], Sampling(12), [2])[0] for p in prompts]
+    assert drawn == alone
+
+
 def test_a_row_does_not_depend_on_its_batch():
     model = tiny_model().eval()
     sampling = Sampling(20, temperature=0.8)

@@ -1,9 +1,10 @@
 """Sampling several completions a prompt from one prefill, the prompt's keys and values held once.
 
-`generate()` on G copies of a prompt computes and stores the prompt G times. Here each prompt is prefilled once; its
-rows then attend to one copy of its keys and values, and to their own completion's. Rows that have ended leave the
-batch. The attention is exact: both score blocks go through one softmax. Everything else is the model's own modules, so
-that any architecture that looks its attention up in transformers' interface (Llama, Qwen2, ...) is served.
+`generate()` on G copies of a prompt computes and stores the prompt G times. Here each prompt is prefilled once, and
+what several begin with, once for all of them (`prefill`); a prompt's rows then attend to one copy of its keys and
+values, and to their own completion's. Rows that have ended leave the batch. The attention is exact: both score blocks
+go through one softmax. Everything else is the model's own modules, so that any architecture that looks its attention up
+in transformers' interface (Llama, Qwen2, ...) is served.
 
 Every row draws its own stream of uniform numbers from its own seed and inverts the cumulative distribution: a row's
 tokens do not depend on which other rows share its batch, up to the last bits of the logits.
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sqlr1.inference.prefill import prefill
 from sqlr1.inference.shared_attention import SharedPromptCache, use_shared_attention, why_not_shared
 
 if TYPE_CHECKING:
@@ -49,7 +51,11 @@ def sample(
     if reason := why_not_shared(model):
         raise ValueError(f"the shared-prompt sampler does not serve this model: {reason}")
     with use_shared_attention(model):
-        logits, cache, rows = _prefill(model, prompts, seeds)
+        rows = [number for number, group in enumerate(seeds) for _ in group]
+        prompt_of_row = torch.tensor(rows, device=model.device)
+        hidden, prefilled, present = prefill(model, prompts)
+        cache = SharedPromptCache(prefilled, present, prompt_of_row)
+        logits = model.lm_head(hidden)[prompt_of_row]  # (R, V)
         noise = _uniforms([s for group in seeds for s in group], sampling.max_new_tokens, logits.device)
         eos = torch.tensor(list(eos_token_ids), device=logits.device)
         lengths = torch.tensor([len(p) for p in prompts], device=logits.device)
@@ -77,25 +83,6 @@ def sample(
             )
             logits = output.logits[:, -1]
     return _grouped(torch.stack(drawn, 1), rows, len(prompts))
-
-
-def _prefill(
-    model: "PreTrainedModel", prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int | None]]
-) -> tuple[torch.Tensor, SharedPromptCache, list[int]]:
-    """One pass over the right-padded prompts. Returns the first logits of all rows (R, V), the cache, row -> prompt.
-
-    A causal mask keeps real tokens from seeing the padding to their right, so none is needed.
-    """
-    device = model.device
-    longest = max(len(p) for p in prompts)
-    ids = torch.tensor([[*p, *[0] * (longest - len(p))] for p in prompts], device=device)
-    lengths = torch.tensor([len(p) for p in prompts], device=device)
-    output = model.model(input_ids=ids, use_cache=True)
-    hidden = output.last_hidden_state[torch.arange(len(prompts), device=device), lengths - 1]  # (N, H)
-    rows = [p for p, group in enumerate(seeds) for _ in group]
-    prompt_of_row = torch.tensor(rows, device=device)
-    cache = SharedPromptCache(output.past_key_values, lengths, prompt_of_row)
-    return model.lm_head(hidden)[prompt_of_row], cache, rows
 
 
 def choose(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> torch.Tensor:

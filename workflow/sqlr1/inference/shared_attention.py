@@ -27,14 +27,13 @@ class SharedPromptCache:
 
     is_compileable = False
 
-    def __init__(self, prefilled: "DynamicCache", lengths: torch.Tensor, prompt_of_row: torch.Tensor) -> None:
+    def __init__(self, prefilled: "DynamicCache", present: torch.Tensor, prompt_of_row: torch.Tensor) -> None:
         # (N*K, P, D) each: the shape in which one batched product serves all rows of a prompt.
         self.prompt_keys = [layer.keys.flatten(0, 1).contiguous() for layer in prefilled.layers]
         self.prompt_values = [layer.values.flatten(0, 1).contiguous() for layer in prefilled.layers]
         keys = prefilled.layers[0].keys
-        self.prompts, self.kv_heads, longest, self.head_dim = keys.shape
-        padding = torch.arange(longest, device=keys.device)[None] >= lengths[:, None]  # (N, P)
-        self.padding = padding if padding.any() else None
+        self.prompts, self.kv_heads, _, self.head_dim = keys.shape
+        self.padding = None if present.all() else ~present  # (N, P)
         self.prompt_of_row = prompt_of_row
         self.length = 0
         self._keys: list[torch.Tensor | None] = [None] * len(prefilled.layers)

@@ -1,0 +1,34 @@
+"""Which precision a machine gets unless the config names one."""
+
+import pytest
+import torch
+from tiny_models import tiny_folder
+
+from sqlr1.inference.backends import make_backend
+from sqlr1.inference.numerics import native_precision
+from sqlr1.training.models import load_policy
+from sqlr1.training.settings import grpo_config, sft_config
+
+LAPTOP = {"architecture": "x86_64", "avx2": True, "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}
+SERVER = LAPTOP | {"amx_bf16": True}
+ARM = {"architecture": "aarch64", "neon": True, "bf16": True}
+
+
+@pytest.mark.parametrize(("able", "expected"), [(LAPTOP, "float32"), (SERVER, "bfloat16"), (ARM, "bfloat16")])
+def test_precision_follows_the_machine(able, expected, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    folder, dtype = tiny_folder(tmp_path), getattr(torch, expected)
+    assert native_precision() == expected
+    assert sft_config({}, tmp_path, 0).bf16 == grpo_config({}, tmp_path, 0).bf16 == (expected == "bfloat16")
+    assert load_policy(folder, {"lora": {"r": 2}}).dtype == dtype
+    assert load_policy(folder, {"lora": None}).dtype == torch.float32
+    assert make_backend({}, folder).model.dtype == dtype
+
+
+def test_the_config_has_the_last_word(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: LAPTOP)
+    folder = tiny_folder(tmp_path)
+    assert grpo_config({"bf16": True}, tmp_path, 0).bf16
+    assert load_policy(folder, {"lora": {"r": 2}, "train_dtype": "bfloat16"}).dtype == torch.bfloat16
+    assert make_backend({"dtype": "bfloat16"}, folder).model.dtype == torch.bfloat16
