@@ -2,8 +2,8 @@
 
 Hours are FLOPs over devices * peak * utilisation (`mfu`); decoding reads all weights and the cache once a step, and
 takes the longer of that (at 60 % of the bandwidth) and its FLOPs. They follow from mean lengths, memory from the
-longest rows. Starting up, executing SQL and validation are not counted. A round of refills is taken to replace half the
-groups.
+longest rows. Starting up, executing SQL and validation are not counted, and every prompt is counted whole, although our
+sampler computes a schema once for the questions of a batch. A round of refills is taken to replace half the groups.
 
 Memory of a device: the process, the state (`costs.state_bytes`), in GRPO a bf16 copy of the policy for rollouts (but
 where DeepSpeed holds it in bf16) and the reference, and the greater of training pass and sampling, times what the
@@ -116,8 +116,8 @@ class Planner:
         return self._answers("select", self._seeds(), rows, samples)
 
     def _candidates(self) -> Cost:
-        starts = 1 if self.config["cold_start"]["strategy"] == "none" else 2  # base model and cold start
-        runs = self._seeds() * (starts + self._variants())
+        cold_starts = self.config["cold_start"]["strategy"] != "none"
+        runs = 1 + self._seeds() * (cold_starts + self._variants())  # the base model is asked once
         questions = sum(self._questions(entry) for entry in self.config["benchmarks"].values() if entry)
         return self._answers("candidates", runs, questions, self.config["candidates"]["n"] + 1)
 
