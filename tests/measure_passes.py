@@ -42,7 +42,7 @@ def random_model(shape: dict) -> LlamaForCausalLM:
 def training(model: LlamaForCausalLM, rows: int, prompt: int, response: int) -> None:
     """One update of LoRA over one pass."""
     row = {"input_ids": [5] * (prompt + response), "labels": [cold_start.IGNORED] * prompt + [5] * response}
-    settings = {"lora": {"r": 32}, "per_device_train_batch_size": rows, "max_steps": 1}
+    settings = {"bf16": True, "lora": {"r": 32}, "per_device_train_batch_size": rows, "max_steps": 1}
     with tempfile.TemporaryDirectory() as work:
         trainer = cold_start.make_trainer(model, tiny_tokenizer(), [row] * rows, settings, Path(work), 0)
         train_on(trainer, Path(work))
@@ -51,7 +51,8 @@ def training(model: LlamaForCausalLM, rows: int, prompt: int, response: int) -> 
 def sampling(model: LlamaForCausalLM, prompts: int, prompt: int, samples: int, drawn: int) -> None:
     """One batch, none of whose rows ends early."""
     seeds = [[row * samples + k for k in range(samples)] for row in range(prompts)]
-    sample(model, [[5] * prompt] * prompts, seeds, Sampling(drawn), [])
+    # Prompts that begin alike would share the pass.
+    sample(model, [[row] * prompt for row in range(prompts)], seeds, Sampling(drawn), [])
 
 
 if __name__ == "__main__":

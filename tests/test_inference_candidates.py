@@ -128,7 +128,7 @@ def test_without_the_greedy_answer_the_samples_are_the_same_and_nothing_else_is_
     questions = [Prompted("a", "pets", [5, 6, 7]), Prompted("b", "pets", [8, 9])]
     settings = {"n": 2, "temperature": 1.0, "max_new_tokens": 8}
     both, samples = (
-        generate(questions, lambda: Counting(folder / "base/model"), settings, 0, work(greedy), greedy)
+        generate(questions, lambda: Counting(folder / "base/model", "float32"), settings, 0, work(greedy), greedy)
         for greedy in (True, False)
     )
     assert rows == [6, 4]
