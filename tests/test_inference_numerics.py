@@ -30,5 +30,6 @@ def test_the_config_has_the_last_word(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: LAPTOP)
     folder = tiny_folder(tmp_path)
     assert grpo_config({"bf16": True}, tmp_path, 0).bf16
+    assert load_policy(folder, {"lora": {"r": 2}, "bf16": True}).dtype == torch.bfloat16
     assert load_policy(folder, {"lora": {"r": 2}, "train_dtype": "bfloat16"}).dtype == torch.bfloat16
     assert make_backend({"dtype": "bfloat16"}, folder).model.dtype == torch.bfloat16

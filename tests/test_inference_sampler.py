@@ -6,6 +6,7 @@ from tiny_models import smollm2, tiny_model
 
 from sqlr1.base_model import eos_token_ids, load_model, load_tokenizer
 from sqlr1.inference.batches import batches, complete_all
+from sqlr1.inference.prefill import common_beginnings
 from sqlr1.inference.sampler import GREEDY, Sampling, choose, row_seed, sample
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [20, 21, 22], [30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41], [50]]
@@ -61,6 +62,20 @@ def test_what_prompts_begin_with_is_computed_once(architecture, monkeypatch):
     assert [group[0] for group in drawn] == [generated(model, p, 12, [2]) for p in prompts]
     alone = [sample(model, [p], [[GREEDY, 1, 2]], Sampling(12), [2])[0] for p in prompts]
     assert drawn == alone
+
+
+@pytest.mark.parametrize(
+    ("prompts", "expected"),
+    [
+        ([[1, 2, 3, 4], [9, 8], [1, 2, 3, 5]], [(3, [0, 2]), (1, [1])]),
+        ([[1, 2, 3], [1, 2, 3]], [(2, [0, 1])]),  # the last token is never shared: its logits are wanted
+        ([[1, 2, 3, 4], [1, 2, 3]], [(2, [1, 0])]),  # one is how the other begins, but for its last token
+        ([[1, 2, 3, 4, 5, 6], [1, 2, 9]], [(5, [0]), (2, [1])]),  # too little in common
+        ([[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 7, 8], [9], [7, 6, 5, 4]], [(4, [0, 1]), (2, [3]), (0, [2])]),
+    ],
+)
+def test_common_beginnings(prompts, expected):
+    assert common_beginnings(prompts) == expected
 
 
 def test_a_row_does_not_depend_on_its_batch():

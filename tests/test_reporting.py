@@ -184,9 +184,10 @@ def test_score_tables(runs):
     assert found["base model + GRPO", "greedy", "hard"] == 1.0
     assert "| tiny | base model | 25.0 [" in headline_markdown(policies, runs, BOOTSTRAP)
     change = change_markdown("none", ["full"], runs, BOOTSTRAP)
-    # Seed 0 greedy: two gained, none lost, p = 2 * (1/2)**2; greedy pooled .625 against .25. Seed 1 has no start.
+    # Seed 0 greedy: two gained, none lost, p = 2 * (1/2)**2; greedy pooled .625 against .25. Seed 1 starts from
+    # the same base model, which has one seed: one gained, p = 1.
     assert "| tiny | full | greedy | +37.5 [" in change
-    assert "| 0.5 | 4 |" in change
+    assert "| 0.5, 1 | 4 |" in change
 
 
 def test_examples_are_of_each_kind_and_drawn_by_seed(runs):

@@ -110,12 +110,12 @@ def model_of(wildcards):
 
 
 def seeds_of(strategy, reward):
-    """The base model is not trained: the answers of one seed are enough."""
+    """The seeds of a policy: the base model, which is not trained, has one."""
     return SEEDS[:1] if (strategy, reward) == ("none", WITHOUT_RL) else SEEDS
 
 
 def scores(strategies, rewards):
-    """The score summaries of every combination, over all seeds."""
+    """The score summaries of every combination, over its seeds."""
     return [
         path
         for strategy, reward in itertools.product(strategies, rewards)
@@ -174,7 +174,7 @@ def source_files():
 
 
 def policies(strategies, rewards):
-    """All files of the named policies, over all seeds: models, candidates and scores on every benchmark."""
+    """All files of the named policies, over their seeds: models, candidates and scores on every benchmark."""
     files = []
     for strategy, reward in itertools.product(strategies, rewards):
         of_policy = dict(strategy=strategy, seed=seeds_of(strategy, reward))

@@ -77,8 +77,8 @@ def prepare_environment(data_root: str, package_root: str) -> str:
     os.environ["PYTHONPATH"] = os.pathsep.join([package_root, inherited] if inherited else [package_root])
     # `python` in a rule is the one that runs Snakemake, unless the rule's conda environment brings its own.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    # Threads that spin for long while they wait make two jobs on the same cores ten times slower; threads that sleep at
-    # once make small products, of which decoding consists, half as fast.
+    # Threads that spin for long while they wait make two jobs on the same cores tens of times slower; threads that
+    # sleep at once make small products, of which decoding consists, half as fast. Read by libgomp (torch on Linux).
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     return root

@@ -1,5 +1,6 @@
 """Where completions come from, chosen by config: the shared-prompt sampler, or vLLM (extra `gpu`). One interface."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,6 +10,8 @@ from sqlr1.inference.numerics import native_precision
 from sqlr1.inference.sampler import Sampling, sample
 from sqlr1.inference.shared_attention import why_not_shared
 from sqlr1.records import InputError
+
+log = logging.getLogger(__name__)
 
 
 class Backend(Protocol):
@@ -95,4 +98,6 @@ def make_backend(settings: Mapping[str, Any], model_folder: Path) -> Backend:
     name = settings.get("backend", "transformers")
     if name not in BACKENDS:
         raise InputError(f"config key backend: {name!r} is none of {', '.join(BACKENDS)}")
-    return BACKENDS[name](model_folder, settings.get("dtype", native_precision()))
+    dtype = settings.get("dtype") or native_precision()
+    log.info("%s, weights in %s", name, dtype)
+    return BACKENDS[name](model_folder, dtype)

@@ -1,15 +1,13 @@
 """Numerics that equal runs share."""
 
-import logging
 import os
-
-log = logging.getLogger(__name__)
 
 
 def native_precision() -> str:
     """`bfloat16` where the machine multiplies it in hardware, else `float32`.
 
-    A processor without (AVX2 alone, as in many laptops) emulates the products: measured at a tenth of float32's speed.
+    A processor without (AVX2, or AVX-512 without its bf16 part, as in many laptops) emulates the products: measured at
+    a tenth of float32's speed.
     """
     import torch
 
@@ -28,4 +26,3 @@ def fix_numerics(threads: int) -> None:
 
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    log.info("%d threads; this machine multiplies in %s unless the config says otherwise", threads, native_precision())

@@ -1,6 +1,6 @@
-"""One pass over many prompts, in which prompts with a common beginning compute it once.
+"""One pass over many prompts, in which prompts with a common beginning compute it once, where that pays.
 
-Questions over one database share everything before the question: instruction and schema, most of a prompt. Shapes: N
+Questions over one database share instruction and schema, most of a prompt. Shapes: N
 prompts, P cached positions, H hidden size.
 """
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.cache_utils import DynamicCache
 
-_WORTH_A_PASS = 0.8  # of the tokens of a plain pass
+_LARGEST_SHARE = 0.8  # of the tokens of a plain pass, that two passes may have
 
 
 def prefill(
@@ -24,7 +24,7 @@ def prefill(
     beginnings = [prompts[members[0]][:length] for length, members in groups]
     length_of = {number: length for length, members in groups for number in members}
     ends = [prompt[length_of[number] :] for number, prompt in enumerate(prompts)]
-    if _tokens(beginnings) + _tokens(ends) > _WORTH_A_PASS * _tokens(prompts):
+    if _tokens(beginnings) + _tokens(ends) > _LARGEST_SHARE * _tokens(prompts):
         ids, present = _padded(prompts, model.device)
         # A causal mask keeps real tokens from seeing the padding to their right, so none is needed.
         output = model.model(input_ids=ids, use_cache=True)
@@ -32,11 +32,11 @@ def prefill(
     ids, begun = _padded(beginnings, model.device)
     cache = model.model(input_ids=ids, use_cache=True).past_key_values
     group_of = {number: group for group, (_, members) in enumerate(groups) for number in members}
-    own = torch.tensor([group_of[number] for number in range(len(prompts))], device=model.device)
-    cache.batch_select_indices(own)
+    group_of_prompt = torch.tensor([group_of[number] for number in range(len(prompts))], device=model.device)
+    cache.batch_select_indices(group_of_prompt)
     ids, ended = _padded(ends, model.device)
-    present = torch.cat([begun[own], ended], 1)
-    positions = begun.sum(1)[own, None] + torch.arange(ids.shape[1], device=model.device)
+    present = torch.cat([begun[group_of_prompt], ended], 1)
+    positions = begun.sum(1)[group_of_prompt, None] + torch.arange(ids.shape[1], device=model.device)
     output = model.model(
         input_ids=ids, attention_mask=present, position_ids=positions, past_key_values=cache, use_cache=True
     )
@@ -45,6 +45,8 @@ def prefill(
 
 def common_beginnings(prompts: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:
     """(Tokens in common, numbers of the prompts): groups that share at least half of each prompt, never all of it.
+
+    A prompt that shares with none is cut so that its end is no longer than the others'.
 
     >>> common_beginnings([[1, 2, 3, 4], [9, 8], [1, 2, 3, 5]])
     [(3, [0, 2]), (1, [1])]
@@ -59,7 +61,9 @@ def common_beginnings(prompts: Sequence[Sequence[int]]) -> list[tuple[int, list[
                 groups[-1] = (common, [*members, number])
                 continue
         groups.append((len(prompt) - 1, [number]))
-    return groups
+    ends = [len(prompts[n]) - length for length, members in groups if len(members) > 1 for n in members]
+    alone = {members[0]: max(0, len(prompts[members[0]]) - max(ends, default=1)) for _, members in groups}
+    return [(length if len(members) > 1 else alone[members[0]], members) for length, members in groups]
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

@@ -109,7 +109,7 @@ def ablation_markdown(
     seeds = max(row[name]["seeds"] for row in rows for name in benchmarks_of(runs))
     note = (
         f"Execution accuracy in % with {100 * bootstrap.confidence:.0f} % intervals (bootstrap over questions, mean of "
-        f"{seeds} seed(s)); a change is in points, against *{base}*, paired by question."
+        f"{seeds} seed(s), the base model of one); a change is in points, against *{base}*, paired by question."
     )
     title = ablation.removeprefix("ablation_").replace("_", " ")
     columns = ["variant", "greedy", "change", "vote", "change", "paper (7B, BIRD dev, vote)"]

@@ -104,6 +104,8 @@ def change_markdown(strategy: str, rewards: Sequence[str], runs: Sequence[ScoreR
             difference = paired_difference(list(new.values()), list(old.values()), bootstrap)
             if difference is None:
                 continue
+            if strategy == "none" and len(old) == 1:  # the base model, asked with one seed, is the start of every run
+                old = dict.fromkeys(new, *old.values())
             p_values = ", ".join(f"{mcnemar(new[seed], old[seed]):.3g}" for seed in new if seed in old)
             lines.append([benchmark, trained, method, difference.points(), p_values, difference.n])
     columns = ["benchmark", "reward", "method", "change, points", "p (exact McNemar, by seed)", "questions"]

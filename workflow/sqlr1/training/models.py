@@ -1,5 +1,6 @@
 """Policies in training: loaded for it, and saved as a plain model folder, an adapter merged in."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,17 @@ from sqlr1.inference.numerics import native_precision
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+log = logging.getLogger(__name__)
+
 
 def load_policy(folder: Path, settings: Mapping[str, Any]) -> "PreTrainedModel":
-    """The model to train. Frozen weights (LoRA) are held in `train_dtype`, by default the
-    machine's native precision, trained ones in float32.
+    """The model to train. Frozen weights (LoRA) are held in `train_dtype`, by default the precision of the products
+    (`bf16`, or what the machine does in hardware), trained ones in float32.
     """
-    return load_model(folder, settings.get("train_dtype", native_precision()) if settings.get("lora") else "float32")
+    products = "bfloat16" if settings.get("bf16", native_precision() == "bfloat16") else "float32"
+    weights = settings.get("train_dtype", products) if settings.get("lora") else "float32"
+    log.info("products in %s, weights in %s", products, weights)
+    return load_model(folder, weights)
 
 
 def save_policy(
