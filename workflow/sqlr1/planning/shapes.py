@@ -87,7 +87,6 @@ ACCELERATORS = {
     "h200-141gb": Accelerator(989e12, 141e9, 4.8e12),
     "l40s-48gb": Accelerator(362e12, 48e9, 0.86e12),
     "rtx4090-24gb": Accelerator(165e12, 24e9, 1.01e12),
-    # Two cores that multiply bf16 in hardware; without, float32 took 1.4 (training) to 1.9 times (sampling) as long,
-    # with weights and cache of twice the size.
+    # Two cores that multiply bf16 in hardware; float32 takes longer, with weights and cache of twice the size.
     "cpu": Accelerator(0.42e12, 24e9, 0.018e12, mfu=0.5, process=0.55e9, heap=3.0),
 }

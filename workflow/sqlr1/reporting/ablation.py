@@ -106,10 +106,11 @@ def ablation_markdown(
 ) -> str:
     """One table a benchmark, with notes."""
     base = policy_label(*reference(ablation, runs))
-    seeds = max(row[name]["seeds"] for row in rows for name in benchmarks_of(runs))
+    counts = [row[name]["seeds"] for row in rows for name in benchmarks_of(runs)]
+    seeds = f"{max(counts)} seed(s)" + (", of the base model one" if min(counts) < max(counts) else "")
     note = (
         f"Execution accuracy in % with {100 * bootstrap.confidence:.0f} % intervals (bootstrap over questions, mean of "
-        f"{seeds} seed(s), the base model of one); a change is in points, against *{base}*, paired by question."
+        f"{seeds}); a change is in points, against *{base}*, paired by question."
     )
     title = ablation.removeprefix("ablation_").replace("_", " ")
     columns = ["variant", "greedy", "change", "vote", "change", "paper (7B, BIRD dev, vote)"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlr1.base_model import load_model, save_model
-from sqlr1.inference.numerics import native_precision
+from sqlr1.training.settings import multiplies_in_bf16
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,7 +18,7 @@ def load_policy(folder: Path, settings: Mapping[str, Any]) -> "PreTrainedModel":
     """The model to train. Frozen weights (LoRA) are held in `train_dtype`, by default the precision of the products
     (`bf16`, or what the machine does in hardware), trained ones in float32.
     """
-    products = "bfloat16" if settings.get("bf16", native_precision() == "bfloat16") else "float32"
+    products = "bfloat16" if multiplies_in_bf16(settings) else "float32"
     weights = settings.get("train_dtype", products) if settings.get("lora") else "float32"
     log.info("products in %s, weights in %s", products, weights)
     return load_model(folder, weights)

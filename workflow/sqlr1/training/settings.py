@@ -58,6 +58,11 @@ def grpo_config(settings: Mapping[str, Any], out: Path, seed: int) -> "GRPOConfi
     return _trainer_config(GRPOConfig, "grpo", settings, GRPO_KEYS, fixed, out, seed)
 
 
+def multiplies_in_bf16(settings: Mapping[str, Any]) -> bool:
+    """A section's `bf16`; unless given, whether the machine does it in hardware."""
+    return settings.get("bf16", native_precision() == "bfloat16")
+
+
 def lora_config(settings: Mapping[str, Any]) -> "LoraConfig | None":
     """The LoraConfig of a section's `lora`, None (train all weights) where that is null."""
     from peft import LoraConfig
@@ -88,12 +93,8 @@ def _trainer_config(
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers would report each run
     import torch
 
-    values: dict[str, Any] = {
-        **_DEFAULTS,
-        "bf16": native_precision() == "bfloat16",
-        **fixed,
-        "use_cpu": not torch.cuda.is_available(),
-    } | given
+    machine = {"use_cpu": not torch.cuda.is_available(), "bf16": multiplies_in_bf16(settings)}
+    values: dict[str, Any] = {**_DEFAULTS, **fixed, **machine} | given
     values |= {"output_dir": str(out), "seed": seed, "data_seed": seed, "report_to": "none", "save_strategy": "steps"}
     try:
         made = kind(**values)
