@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from sqlr1.cpus import usable_cpus
 from sqlr1.execution import Limits
 from sqlr1.filtering.funnel import Benchmark, Rules, filter_rows
 from sqlr1.records import Question, RecordFile, write_jsonl
@@ -82,7 +83,7 @@ def main() -> None:
     """Measure each size."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 30_000, 100_000])
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--workers", type=int, default=usable_cpus())
     args = parser.parse_args()
     spider = Path(os.environ.get("SQLR1_DATA", "data")) / "spider"
     results = []

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DATA = Path(os.environ.get("SQLR1_DATA", ROOT.parent / "shared/data"))
+BESIDE = next((place for place in (ROOT / "data", ROOT.parent / "shared/data") if place.is_dir()), ROOT / "data")
+DATA = Path(os.environ.get("SQLR1_DATA", BESIDE))
 
 
 @pytest.fixture(scope="session")

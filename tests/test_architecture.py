@@ -11,7 +11,7 @@ import sqlr1
 PACKAGE = Path(sqlr1.__file__).parent
 # Each may import only what stands before it; filtering and synthesis run their SQL through execution and scoring.
 ORDER = [
-    "records", "configuration", "provenance", "databases", "prompting", "execution", "scoring", "synthesis",
+    "records", "cpus", "configuration", "provenance", "databases", "prompting", "execution", "scoring", "synthesis",
     "filtering", "outcomes", "rewards", "base_model", "inference", "training", "tracking", "reporting",
     "planning", "stages", "cli",
 ]  # fmt: skip

@@ -141,6 +141,16 @@ def test_statistics(database):
     assert found.columns["song", "order"].kind == "number"
 
 
+def test_a_rare_value_decides_the_kind_too(tmp_path):
+    """Text sorts above numbers: the one "DNF" would be the highest score."""
+    with sqlite3.connect(tmp_path / "race.sqlite") as connection:
+        connection.execute("CREATE TABLE run (score, points, day, start)")
+        rows = [(i, i, f"2020-01-{i % 28 + 1:02}", f"20{i:02}-01-01") for i in range(10, 70)]
+        connection.executemany("INSERT INTO run VALUES (?, ?, ?, ?)", [*rows, ("DNF", 99, "2020-02-01", "unknown")])
+    kinds = {column: s.kind for (_, column), s in profile(tmp_path / "race.sqlite").columns.items()}
+    assert kinds == {"score": "text", "points": "number", "day": "date", "start": "text"}
+
+
 def test_foreign_key_is_inferred_only_where_the_values_support_it(tmp_path):
     for extra, expected in (("3", 1), ("9", 0)):
         path = tmp_path / f"{extra}.sqlite"

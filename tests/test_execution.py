@@ -382,10 +382,11 @@ def test_memory_stays_flat(database):
     assert max(grown) < 16 << 20, grown
 
 
-def test_a_damaged_database_is_named_and_no_statement_is_charged_with_it(tmp_path):
+@pytest.mark.parametrize("start", [100, 4096])  # the page of the schema, and all later ones
+def test_a_damaged_database_is_named_and_no_statement_is_charged_with_it(start, tmp_path):
     path = make(tmp_path / "shop/shop.sqlite", "CREATE TABLE t AS SELECT 1 AS x")
     data = path.read_bytes()
-    path.write_bytes(data[:4096] + b"\x55" * (len(data) - 4096))
+    path.write_bytes(data[:start] + b"\x55" * (len(data) - start))
     with Executor(workers=1) as executor:
         for work in (
             lambda: executor.execute([Query(path, "SELECT x FROM t")]),

@@ -38,7 +38,17 @@ def test_left_out_is_only_what_cannot_or_must_not_be_answered(folder):
     assert (answers[2].greedy, answers[2].samples) == ("", ["", ""])  # does not fit the context: asked, unanswered
     assert all(a.greedy for a in answers if a.id != "3")
     assert "1 questions get no candidates, their databases are absent: ['no_such_database']" in log
-    assert "10 questions; 1 of them unanswered: the prompt does not fit the model's context" in log
+    assert "1 questions stay unanswered and count as wrong: the prompt does not fit the " in log
+
+
+def test_answers_that_leave_no_room_for_any_prompt_are_an_error(folder):
+    call = [
+        part.replace('"max_new_tokens": 24', '"max_new_tokens": 9999') for part in command(folder, "candidates", "no")
+    ]
+    done = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "dev.json: no question can be answered, the prompt does not fit the " in done.stderr.splitlines()[-1]
+    assert not (folder / "no/candidates.jsonl").exists()
 
 
 def test_no_database_at_all_is_an_error(folder):

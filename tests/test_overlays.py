@@ -6,6 +6,7 @@ import pytest
 import yaml
 from conftest import ROOT
 from snakemake.utils import update_config
+from trl import SFTConfig
 
 from sqlr1 import configuration
 from sqlr1.execution import Limits
@@ -27,14 +28,19 @@ def load(overlay: Path | None) -> dict:
     return config
 
 
+def sft(config: dict, folder: Path) -> SFTConfig:
+    """What the cold start trains with; the strategy is an argument of its stage."""
+    return sft_config({key: value for key, value in config["cold_start"].items() if key != "strategy"}, folder, seed=0)
+
+
 @pytest.mark.parametrize("overlay", [None, *OVERLAYS], ids=lambda p: p.stem if p else "default")
 def test_an_experiment_builds_its_real_configurations(overlay, tmp_path):
     config = load(overlay)
     configuration.check(config, SCHEMA)
     assert config["experiment"] == (overlay.stem if overlay else "embedded")
-    sft = sft_config(config["cold_start"], tmp_path, seed=0)
+    cold_start = sft(config, tmp_path)
     grpo = grpo_config(config["grpo"], tmp_path, seed=0)
-    assert sft.learning_rate == config["cold_start"]["learning_rate"]
+    assert cold_start.learning_rate == config["cold_start"]["learning_rate"]
     assert grpo.num_generations == config["grpo"]["num_generations"]
     assert (lora_config(config["grpo"]) is None) == (config["grpo"].get("lora") is None)
     assert list(reward_functions(config["reward"])) == ["format", "execution", "result", "length"]
@@ -57,8 +63,8 @@ def test_the_paper_overlays_hold_the_published_settings(overlay, tmp_path):
     assert grpo.loss_type in ("dapo", "bnpo")
     # 8 prompts of 8 completions a step on 8 accelerators.
     assert grpo.per_device_train_batch_size * 8 * grpo.gradient_accumulation_steps == 8 * 8
-    sft = sft_config(config["cold_start"], tmp_path, seed=0)
-    assert (sft.learning_rate, sft.per_device_train_batch_size) == (5.0e-5, 1)
+    cold_start = sft(config, tmp_path)
+    assert (cold_start.learning_rate, cold_start.per_device_train_batch_size) == (5.0e-5, 1)
     assert config["prompt"] == {"schema": "ddl", "example_values": 2, "max_length": 4096}
     assert config["filter"]["rl_classes"] == ["Complex"]
     assert len(set(config["filter"]["classes"].values())) == 1  # SynSQL-200K: 50,000 of each class

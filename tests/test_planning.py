@@ -222,6 +222,8 @@ def test_lengths_accelerator_and_table():
     [
         (["--configfile", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["--mfu", "7"], "--mfu: 7.0 is not between 0 and 1"),
+        (["--prompt-tokens", "0"], "--prompt-tokens: 0 is less than 1"),
+        (["--configfile", "constraints.txt"], "constraints.txt: not a mapping of config sections"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message):

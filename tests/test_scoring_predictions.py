@@ -185,6 +185,7 @@ def test_written_predictions_are_read_back(tmp_path, questions):
         'SELECT 5 AS "a\tb"',
         "SELECT 'it''s', '/*', '*/', 6 -- end",
         "\nSELECT\r\n7\n",
+        'SELECT 8 AS "two\nlines"',
     ],
 )
 def test_one_line_returns_the_same(sql):
@@ -193,3 +194,9 @@ def test_one_line_returns_the_same(sql):
     assert "\r" not in flat
     connection = sqlite3.connect(":memory:")
     assert connection.execute(flat).fetchall() == connection.execute(sql).fetchall()
+
+
+@pytest.mark.parametrize("sql", ['SELECT "a\nb', "SELECT `a\r\nb", "SELECT [a\nb", "SELECT `a\nb`", "SELECT [a\nb]"])
+def test_a_quoted_name_keeps_no_line_break_either(sql):
+    """An answer over two lines would give every later question its neighbour's."""
+    assert len(on_one_line(sql).splitlines()) == 1

@@ -1,12 +1,17 @@
 """What `stage` promises: one writer a folder, and work that is kept until the manifest is written."""
 
+import json
+
 import pytest
 
+from sqlr1.stages import common
 from sqlr1.stages.common import stage, stage_parser
 
 
-def start(tmp_path):
-    return stage("probe", stage_parser("A probe."), ["--settings", "{}", "--out", str(tmp_path / "out")])
+def start(tmp_path, *arguments):
+    parser = stage_parser("A probe.")
+    parser.add_argument("--kind", default="plain")
+    return stage("report", parser, ["--settings", "{}", "--out", str(tmp_path / "out"), *arguments])
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +35,24 @@ def test_work_is_kept_until_the_manifest_is_written(tmp_path):
         assert again.work == job.work
     assert (tmp_path / "out/manifest.json").exists()
     assert not job.work.exists()
+
+
+def test_only_the_same_code_and_arguments_go_on_with_the_work(tmp_path, monkeypatch):
+    with start(tmp_path) as job:
+        first = job.work
+    with start(tmp_path, "--kind", "other") as job:
+        assert job.work != first
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["arguments"] == {"kind": "other"}
+    edited = tmp_path / "edited.py"
+    edited.write_text("REWARD = 2\n")
+    monkeypatch.setattr(common, "sources", lambda module: [str(edited)])
+    with start(tmp_path) as job:
+        assert job.work != first
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")  # so many processes divide a step otherwise
+    with start(tmp_path) as job:
+        assert job.work != first
 
 
 def test_what_a_killed_writer_left_is_cleared_and_nothing_else(tmp_path):

@@ -13,7 +13,7 @@ from sqlr1.records import Question
 from sqlr1.synthesis.english import HIDING, Speaker, plain
 from sqlr1.synthesis.generate import DEFAULT_STYLES, Manner, generate
 from sqlr1.synthesis.plan import Filter, Query, Ref
-from sqlr1.synthesis.shapes import cte, groups, joined, nested, sets, single, window, yearly
+from sqlr1.synthesis.shapes import cte, groups, joined, nested, ratio, sets, single, window, yearly
 from sqlr1.synthesis.shapes.catalogue import expression_of, request_of
 from sqlr1.synthesis.shapes.ratio import Ranges
 from sqlr1.synthesis.sql import to_sql
@@ -201,6 +201,40 @@ def test_nothing_is_ranked_or_shared_alone(namesakes):
         assert len(rows) > 1 or shape not in of_all, row
         assert len({group for group, *_ in rows}) > 1 or shape not in of_each, row
     assert of_all | of_each <= {row.template.split(":")[0] for row in found}
+
+
+@pytest.mark.parametrize("shape", [single.group, single.group_having, single.group_top, ratio.percentage])
+def test_rows_without_a_value_are_no_group(shape, namesakes):
+    keys = {plan.group and (plan.group.column if isinstance(plan.group, Ref) else plan.group[0].column)
+            for plan in drawn(namesakes, shape)}  # fmt: skip
+    assert "genre" in keys
+    assert "mood" not in keys
+
+
+def test_the_extreme_row_is_not_left_out_by_a_join(namesakes):
+    """Sky, the shortest song, has no label: "the label of the shortest song" would be another song's."""
+    followed = {plan.joins[0].left.column for plan in drawn(namesakes, joined.parent_superlative)}
+    assert followed == {"singer_id"}
+
+
+def test_ranges_are_not_grouped_by_a_column_of_their_name(tmp_path):
+    courses = "CREATE TABLE course (id INTEGER PRIMARY KEY, title TEXT, level TEXT, seats INTEGER);"
+    rows = [(i, f"Course {i}", ("first", "second")[i % 2], 5 * i) for i in range(1, 13)]
+    courses += f"INSERT INTO course VALUES {', '.join(map(str, rows))};"
+    world = world_of(tmp_path / "courses.sqlite", courses)
+    plans = drawn(world, ratio.ranges, 20)
+    assert plans
+    for plan in plans:
+        assert sorted(word for word, _ in results(world, plan)) == ["high", "low", "medium"]
+
+
+def test_a_time_of_day_is_neither_after_nor_before_its_day(tmp_path):
+    visits = "CREATE TABLE visit (id INTEGER PRIMARY KEY, guest TEXT, arrived TEXT);"
+    rows = [(i, f"Guest {i}", f"2020-01-{i:02} 10:00:00") for i in range(1, 21)]
+    visits += f"INSERT INTO visit VALUES {', '.join(map(str, rows))};"
+    world = world_of(tmp_path / "visits.sqlite", visits)
+    filters = [world.filter(random.Random(seed), "visit", avoid=["guest"]) for seed in range(60)]
+    assert {item.op for item in filters} == {">=", "<", "year"}
 
 
 def test_the_rank_is_not_taken_for_a_column_of_that_name(tmp_path):

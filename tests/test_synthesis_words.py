@@ -68,6 +68,20 @@ def test_only_years_of_the_calendar_are_dates(world):
     assert world.years("all_orders") == ["year"]
 
 
+@pytest.mark.parametrize(("column", "dated"), [("year", True), ("year_working", False), ("visits_per_year", False),
+                                               ("yearly_visitors", False), ("last_update_count", False)])  # fmt: skip
+def test_only_what_says_when_has_a_latest_value(column, dated, tmp_path):
+    with sqlite3.connect(tmp_path / "museum.sqlite") as connection:
+        connection.execute(f"CREATE TABLE museum (id INTEGER PRIMARY KEY, name TEXT, {column} INTEGER)")
+        rows = [(i, f"Museum {i}", 1990 + i if dated else 100 * i) for i in range(1, 9)]
+        connection.executemany("INSERT INTO museum VALUES (?, ?, ?)", rows)
+    museums = World(profile(tmp_path / "museum.sqlite"))
+    order = (Order(Ref(0, column), True),)
+    texts = sayings(museums, Query(("museum",), (Ref(0, "name"),), order=order, limit=1))
+    latest = [any(word in text for word in ("latest", "most recent", "earliest")) for text in texts]
+    assert all(latest) if dated else not any(latest)
+
+
 @pytest.mark.parametrize(("column", "expected"), [("buyer", False), ("total", True)])
 def test_only_numbers_are_sorted_from_lowest_to_highest(world, column, expected):
     for descending in (True, False):

@@ -32,7 +32,7 @@ def start(experiment, out="results/probe", *arguments, inputs=()):
     parser = stage_parser("A probe.")
     parser.add_argument("--questions", type=Path, nargs="*")
     common = ["--settings", SETTINGS, "--experiment", experiment, "--out", out]
-    return stage("probe", parser, [*common, *arguments], inputs)
+    return stage("report", parser, [*common, *arguments], inputs)
 
 
 def runs(experiment, view=ViewType.ACTIVE_ONLY):
@@ -52,9 +52,9 @@ def test_a_run_names_its_stage_wildcards_settings_inputs_and_model(folder):
         weights.write_text("weights")
         job.outputs("model/model.safetensors")
     [run] = runs("named")
-    assert (run.info.status, run.info.run_name) == ("FINISHED", "probe")
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "report")
     expected = {
-        "stage": "probe",
+        "stage": "report",
         "strategy": "reasoning",
         "seed": "3",
         "key": "results/named/probe",
@@ -101,7 +101,7 @@ STOPPED = """
 import signal
 from sqlr1.stages.common import stage, stage_parser
 arguments = ["--settings", "{}", "--experiment", "stopped", "--out", "stopped", "--log", "stopped.log"]
-with stage("probe", stage_parser("A probe."), arguments) as job:
+with stage("report", stage_parser("A probe."), arguments) as job:
     job.run.metrics({"loss": 5})
     print("open", flush=True)
     signal.pause()

@@ -11,7 +11,7 @@ from transformers import TrainerState
 from sqlr1 import tracking
 from sqlr1.execution import Executor, Limits
 from sqlr1.inference.prompts import Prompts
-from sqlr1.records import Catalogue, Question, read_records
+from sqlr1.records import Catalogue, InputError, Question, read_records
 from sqlr1.rewards import reward_functions
 from sqlr1.training.grpo import grpo_rows, make_trainer
 from sqlr1.training.judge import Judge
@@ -95,7 +95,8 @@ def test_validation_warns_in_the_log_and_in_mlflow(tmp_path, monkeypatch, caplog
     assert logged.data.metrics["validation/questions"] == 12
 
 
-def test_a_model_without_shared_prompts_is_validated_with_the_same_answers(tmp_path, monkeypatch):
+@pytest.mark.parametrize("lora", [SETTINGS["grpo"]["grpo"]["lora"], None])
+def test_a_model_without_shared_prompts_is_validated_with_the_same_answers(lora, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows, tokenizer = validation_rows(tmp_path)
     scores = []
@@ -105,10 +106,23 @@ def test_a_model_without_shared_prompts_is_validated_with_the_same_answers(tmp_p
             validate = Validate(rows, judge, every=3)
             model, settings = (
                 tiny_model(attention_dropout=dropout),
-                SETTINGS["grpo"]["grpo"] | {"bf16": False, "dynamic_sampling": None},
+                SETTINGS["grpo"]["grpo"] | {"bf16": False, "dynamic_sampling": None, "lora": lora},
             )
             trainer = make_trainer(model, tokenizer, rows, judge, validate, settings, tmp_path, 0)
             assert bool(trainer.not_shared) == bool(dropout)
+            trainer.model.train()
             scores.append(validate.score())
+            assert trainer.model.training
     assert scores[0] == scores[1]
     assert scores[0]["characters"] > 0
+
+
+def test_fewer_questions_than_a_step_asks_are_refused(tmp_path, monkeypatch):
+    """The Trainer would drop the short batch, train nothing and call that a success."""
+    monkeypatch.chdir(tmp_path)
+    rows, tokenizer = validation_rows(tmp_path)
+    with Executor(workers=1) as executor:
+        judge = Judge(executor, "bird", reward_functions({}, "full"))
+        validate = Validate(rows, judge, every=3)
+        with pytest.raises(InputError, match=r"3 RL questions are too few: one batch of rollouts asks 4"):
+            make_trainer(tiny_model(), tokenizer, rows[:3], judge, validate, SETTINGS["grpo"]["grpo"], tmp_path, 0)

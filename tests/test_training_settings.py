@@ -14,6 +14,7 @@ OVERLAYS = sorted((Path(__file__).parent.parent / "workflow/config").glob("paper
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: p.stem)
 def test_the_published_settings_make_real_configurations(overlay, tmp_path):
     config = yaml.safe_load(overlay.read_text())
+    config["cold_start"].pop("strategy")  # an argument of the stage
     sft, grpo = sft_config(config["cold_start"], tmp_path, 7), grpo_config(config["grpo"], tmp_path, 7)
     assert (sft.learning_rate, sft.per_device_train_batch_size, sft.seed) == (5e-5, 1, 7)
     assert (grpo.num_generations, grpo.beta, grpo.epsilon, grpo.temperature) == (8, 0.001, 0.2, 1.1)
@@ -30,6 +31,7 @@ def test_the_published_settings_make_real_configurations(overlay, tmp_path):
         ({"bf16": 1}, "grpo.bf16: 1 (int) is not of type bool"),
         ({"loss_type": "gpro"}, "grpo.loss_type: 'gpro' is none of"),
         ({"scale_rewards": "std"}, "grpo.scale_rewards: 'std' is none of"),
+        ({"logging_steps": 3}, "grpo.save_steps: 10 is no multiple of grpo.logging_steps (3)"),
         ({"output_dir": "x"}, "grpo.output_dir: set by the workflow itself"),
         ({"num_generations": 3}, "section grpo: generation_batch_size (8) must be divisible by num_generations (3)"),
     ],

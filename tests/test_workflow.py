@@ -15,7 +15,7 @@ SMOKE = ("--configfile", "workflow/config/smoke.yaml")
 # Of the smoke experiment's three policies (base model, cold start, GRPO) those that an edit touches.
 TRAINED = {"grpo": 1, "candidates": 1, "score": 1, "report": 1}
 SELECTED = {"select": 1} | TRAINED
-EVERYTHING = {"base_model": 1, "synthesize": 1, "filter": 1, "cold_start": 2} | SELECTED | {"candidates": 3, "score": 3}
+EVERYTHING = {"base_model": 1, "synthesize": 1, "filter": 1, "cold_start": 1} | SELECTED | {"candidates": 3, "score": 3}
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def test_the_reward_ablation_plans_a_policy_for_each_dropped_part(checkout):
 def test_the_cold_start_ablation_plans_the_policies_that_are_not_there_yet(checkout):
     """There are the base model and, after a cold start with reasoning, the policies without and with RL."""
     assert planned(checkout, "ablation_cold_start") == {
-        "cold_start": 1,  # sql_only
+        "cold_start": 2,  # none (a copy of the base model, for RL to start from) and sql_only
         "select": 2,  # for none and sql_only, as grpo
         "grpo": 2,
         "candidates": 3,

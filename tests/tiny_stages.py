@@ -23,7 +23,7 @@ SETTINGS = {
     "cold_start": {
         "prompt": PROMPT,
         "cold_start": {
-            "strategy": "reasoning", "learning_rate": 1e-3, "max_steps": 8, "save_steps": 2, "threads": 1,
+            "learning_rate": 1e-3, "max_steps": 8, "save_steps": 2, "threads": 1,
             "per_device_train_batch_size": 2, "lora": {"r": 4, "lora_alpha": 8},
         },
     },
@@ -91,7 +91,7 @@ def _describe(folder: Path) -> None:
 def command(folder: Path, stage: str, out: str) -> list[str]:
     """The command of a stage, to be run in `folder`."""
     inputs = {
-        "cold_start": ["--questions", "questions.jsonl", "--catalogue", "catalogue.jsonl"],
+        "cold_start": ["--questions", "questions.jsonl", "--catalogue", "catalogue.jsonl", "--strategy", "reasoning"],
         "grpo": [
             *("--questions", "questions.jsonl", "--validation", "questions.jsonl"),
             *("--catalogue", "catalogue.jsonl"),

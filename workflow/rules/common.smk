@@ -1,5 +1,6 @@
 import itertools
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -26,7 +27,8 @@ RESULTS = f"results/{config['experiment']}"
 PINS = "constraints.txt"
 ENV = "../../envs/sqlr1.yaml"
 CORES = workflow.cores or 1
-STRATEGY = config["cold_start"]["strategy"]
+COLD_START = dict(config["cold_start"])
+STRATEGY = COLD_START.pop("strategy")
 WITHOUT_RL = "no_rl"
 SEEDS = config["seeds"]
 REWARD = dict(config["reward"])
@@ -103,7 +105,9 @@ def benchmark_files(name):
 
 
 def model_of(wildcards):
-    """Folder of the policy's model: with RL from grpo, without it from the cold start."""
+    """Folder of the policy's model: with RL from grpo, without it from the cold start, with neither the base model."""
+    if (wildcards.strategy, wildcards.reward) == ("none", WITHOUT_RL):
+        return "<results>/base_model"
     if wildcards.reward == WITHOUT_RL:
         return f"<results>/cold_start/{wildcards.strategy}/seed-{wildcards.seed}"
     return f"<results>/grpo/{wildcards.strategy}/{wildcards.reward}/seed-{wildcards.seed}"
@@ -146,6 +150,11 @@ def base_model_files():
     return list(map(str, local_files(settings))) or [settings["name"]] * (settings["source"] in ("path", "gguf"))
 
 
+def launcher_files(stage):
+    """The files that a stage's launch command names, such as an accelerate config: they decide what a step is."""
+    return [word for word in shlex.split(config["launch"][stage]) if os.path.isfile(word)]
+
+
 def training_files(name):
     """A file of each GRPO run, those of the first variant first."""
     folder = "<results>/grpo/{strategy}/{reward}/seed-{seed}/"
@@ -178,7 +187,8 @@ def policies(strategies, rewards):
     files = []
     for strategy, reward in itertools.product(strategies, rewards):
         of_policy = dict(strategy=strategy, seed=seeds_of(strategy, reward))
-        files += expand(rules.cold_start.output, **of_policy)
+        if (strategy, reward) != ("none", WITHOUT_RL):  # the base model as it is
+            files += expand(rules.cold_start.output, **of_policy)
         if reward != WITHOUT_RL:
             files += expand(rules.select.output, **of_policy)
             files += expand(rules.grpo.output, reward=reward, **of_policy)

@@ -33,5 +33,5 @@ rule score:
     shell:
         "python -m sqlr1.stages.score --settings {params.cfg:q} --seed {wildcards.seed} "
         "--questions {input.questions:q} --databases {params.databases:q} --candidates {input.candidates:q} "
-        "{params.exclude:q} --out {params.out:q} --experiment {params.experiment:q} --log {log:q} "
+        "{params.exclude:q} --workers {threads} --out {params.out:q} --experiment {params.experiment:q} --log {log:q} "
         "--tag strategy={wildcards.strategy} --tag reward={wildcards.reward} --tag benchmark={wildcards.benchmark}"

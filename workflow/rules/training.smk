@@ -2,6 +2,7 @@ rule cold_start:
     input:
         code=sources("stages.cold_start"),
         pins=PINS,
+        launcher=launcher_files("cold_start"),
         base="<results>/base_model/manifest.json",
         weights=expand("<results>/base_model/model/{file}", file=MODEL_FILES),
         questions="<results>/filter/cold_start.jsonl",
@@ -20,7 +21,8 @@ rule cold_start:
     resources:
         **config["resources"]["cold_start"],
     params:
-        cfg=settings(config, "cold_start", "prompt"),
+        # Which strategy is the main one is no business of another's run.
+        cfg=settings(config | {"cold_start": COLD_START}, "cold_start", "prompt"),
         out=lambda wildcards, output: Path(output.manifest).parent,
         experiment=config["experiment"],
         launch=config["launch"]["cold_start"],
@@ -63,13 +65,15 @@ rule select:
     shell:
         "python -m sqlr1.stages.select --settings {params.cfg:q} --seed {wildcards.seed} "
         "--model-manifest {input.start:q} --questions {input.questions:q} --catalogue {input.catalogue:q} "
-        "--out {params.out:q} --experiment {params.experiment:q} --log {log:q} --tag strategy={wildcards.strategy}"
+        "--workers {threads} --out {params.out:q} --experiment {params.experiment:q} --log {log:q} "
+        "--tag strategy={wildcards.strategy}"
 
 
 rule grpo:
     input:
         code=sources("stages.grpo"),
         pins=PINS,
+        launcher=launcher_files("grpo"),
         start="<results>/cold_start/{strategy}/seed-{seed}/manifest.json",
         weights=expand("<results>/cold_start/{{strategy}}/seed-{{seed}}/model/{file}", file=MODEL_FILES),
         questions="<results>/select/{strategy}/seed-{seed}/rl.jsonl",

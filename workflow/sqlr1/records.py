@@ -45,7 +45,7 @@ class Database:
     """One line of a catalogue. `path` is relative to the catalogue's folder, or begins with `{data}`: the data root.
 
     `source` says where it comes from (`embedded` or the configured folder), `split` is `train` or `benchmark`,
-    `sha256` is the hash of the file's bytes.
+    `sha256` is the hash of the file's bytes; with instances, of the hashes of all of them.
     """
 
     db_id: str

@@ -9,7 +9,8 @@ With F = format right, E = the SQL executes within the limits, M = its result ma
 
 Lengths are characters, as in the released code. A right answer earns 6 to 7.5, a wrong result 0, an error -1, a bad
 format -1. Two rewards of later work stand beside it: `binary` (1 / 0) and `graded` (1 / 0.1 / 0, Arctic-Text2SQL-R1).
-An outcome that the gold or a missing database spoils earns None: the completion takes no part in the update.
+An outcome that the gold or a missing database spoils earns None: the completion has no advantage and no part in its
+group's mean.
 """
 
 from collections.abc import Callable, Mapping

@@ -11,6 +11,11 @@ from sqlr1.databases.schema import Column, ForeignKey, Schema, Table, open_read_
 
 _FREQUENT = 40  # most frequent values kept a column
 _DATE = re.compile(r"(1[5-9]|20)\d\d-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])([ T]\d\d:\d\d(:\d\d)?(\.\d+)?)?$")
+# A value beyond the frequent ones that is of no such kind: "DNF" among numbers sorts above them all.
+_ODD = {
+    "number": "typeof({0}) NOT IN ('integer', 'real')",
+    "date": "(typeof({0}) <> 'text' OR {0} NOT GLOB '[12][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]*')",
+}
 _WORD_OF_KEY = re.compile(r"(^|_|(?<=[a-z]))(id|ids|code|key|number|num|no|uuid|isbn|ssn)$", re.IGNORECASE)
 
 
@@ -86,6 +91,9 @@ def _column(connection: sqlite3.Connection, table: Table, column: Column, rows: 
     ).fetchall()
     values = tuple((v, n) for v, n in frequent if _presentable(v))
     kind = _kind(table, column, [v for v, _ in frequent], foreign)
+    if kind in _ODD and distinct > _FREQUENT:
+        odd = f"SELECT EXISTS (SELECT 1 FROM {source} WHERE {name} IS NOT NULL AND {_ODD[kind].format(name)})"
+        kind = "text" if connection.execute(odd).fetchone()[0] else kind
     quantiles: tuple[object, ...] = ()
     if kind in ("number", "date") and filled:
         decile = f"SELECT {name} FROM {source} WHERE {name} IS NOT NULL ORDER BY {name} LIMIT 1 OFFSET ?"

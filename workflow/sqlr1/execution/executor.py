@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from sqlr1.cpus import usable_cpus
 from sqlr1.execution.cache import GoldCache
 from sqlr1.execution.judging import METRICS, SEMANTICS, SQLITE_MAGIC, Comparison, Gold, Plan, start_of
 from sqlr1.execution.pool import Pool
@@ -33,9 +34,9 @@ _CORRUPT = "database disk image is malformed"
 class Executor:
     """A pool of sandboxed workers. Use it as a context manager, from one thread at a time.
 
-    `workers`, at least one, defaults to the number of CPUs. `cache` is a folder in which the results of the golds that
-    `judge` ran are kept for later runs and other stages. A file that is no SQLite database, or damaged where it
-    is read, raises InputError; one that is absent is a verdict.
+    `workers`, at least one, defaults to this process's share of the CPUs. `cache` is a folder in which the results of
+    the golds that `judge` ran are kept for later runs and other stages. A file that is no SQLite database, or damaged
+    where it is read, raises InputError; one that is absent is a verdict.
     """
 
     def __init__(self, workers: int | None = None, limits: Limits | None = None, cache: Path | None = None) -> None:
@@ -43,7 +44,7 @@ class Executor:
             raise ValueError(f"an executor needs at least one worker, not {workers}")
         self.limits = limits or Limits()
         self._cache = GoldCache(cache, self.limits)
-        self._pool = Pool(workers or os.cpu_count() or 1, self.limits)
+        self._pool = Pool(workers or usable_cpus(), self.limits)
 
     def __enter__(self) -> Self:
         return self
@@ -157,8 +158,8 @@ class Executor:
         else:
             replies = self._pool.run(tasks, statements=statements)
         for (_, database, *_), (_, _, error) in zip(tasks, replies, strict=True):
-            if error == _CORRUPT:  # no fault of the statement, whose verdict would be one
-                raise InputError(f"{database}: damaged ({error}); fetch or build it again")
+            if error in (_CORRUPT, f"{database}: {_CORRUPT}"):  # no fault of the statement, whose verdict would be one
+                raise InputError(f"{database}: damaged ({_CORRUPT}); fetch or build it again")
         return replies
 
 

@@ -55,4 +55,5 @@ def _flattened(token: re.Match[str]) -> str:
     if text.startswith("'"):
         for code in (9, 10, 13):
             text = text.replace(chr(code), f"'||char({code})||'")
-    return text
+        return text
+    return re.sub(r"[\t\r\n]", " ", text)  # a quoted name, or one that is never closed

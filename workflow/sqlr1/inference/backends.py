@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from sqlr1.base_model import eos_token_ids, load_model, load_tokenizer
 from sqlr1.inference.numerics import native_precision
 from sqlr1.inference.sampler import Sampling, sample
@@ -28,7 +30,7 @@ class TransformersBackend:
 
     def __init__(self, model_folder: Path, dtype: str) -> None:
         self.tokenizer = load_tokenizer(model_folder)
-        self.model = load_model(model_folder, dtype)
+        self.model = load_model(model_folder, dtype).to("cuda" if torch.cuda.is_available() else "cpu")
         if reason := why_not_shared(self.model):
             raise InputError(f"config key backend: transformers does not serve {model_folder}: {reason}; use vllm")
         self.eos_token_ids = eos_token_ids(self.model, self.tokenizer)

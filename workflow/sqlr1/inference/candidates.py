@@ -51,7 +51,7 @@ def generate(
                 for place, answer in _answers(backend, [asked[number] for number in batch], n, sampling, seed, greedy):
                     write_jsonl(files[batch[place]], [asdict(answer)])
                     bar.update()
-    done = {q.id: Candidates(q.id, q.db_id, "", [""] * n) for q in questions}
+    done = {q.id: Candidates(q.id, q.db_id, "", [""] * n) for q in questions if q.token_ids is None}
     done |= {c.id: c for file in files for c in read_records(file, Candidates)}
     return [done[q.id] for q in questions]
 

@@ -39,6 +39,9 @@ def run(args: argparse.Namespace) -> None:
     mfu = accelerator.mfu if args.mfu is None else args.mfu
     if not 0 < mfu <= 1:
         raise InputError(f"--mfu: {mfu} is not between 0 and 1")
+    for name in ("prompt_tokens", "completion_tokens"):
+        if (tokens := getattr(args, name)) is not None and tokens < 1:
+            raise InputError(f"--{name.replace('_', '-')}: {tokens} is less than 1")
     model = config["base_model"]
     shape = shape_of(model["name"], model.get("file", "") if model["source"] == "wheel" else "")
     given = {"prompt": args.prompt_tokens, "response": args.completion_tokens}
@@ -66,9 +69,12 @@ def merged(base: Path, overlay: Path | None) -> dict[str, Any]:
         if not path.is_file():
             raise InputError(f"{path}: no such file")
         try:
-            update_config(config, yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+            read = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except yaml.YAMLError as error:
             raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(read, dict):
+            raise InputError(f"{path}: not a mapping of config sections")
+        update_config(config, read)
     configuration.check(config, _SCHEMA)
     return config
 

@@ -13,7 +13,10 @@ PAPER_NOTE = (
     "The paper's numbers are SQL-R1's (arXiv 2504.08600): another model (Qwen2.5-Coder-7B), another benchmark "
     "(BIRD dev, vote of 8). They are here for the direction of each effect, not its size."
 )
-# Reward ablation: RL from the base model. Cold start: the paper has one strategy, SFT on 200K rows with reasoning.
+# Cold start: the paper has one strategy, SFT on 200K rows with reasoning.
+_PAPER_START = (
+    " The paper ablates its reward in RL from the base model, without a cold start: the same reward stands beside it."
+)
 PAPER = {
     "ablation_reward": {
         WITHOUT_RL: 58.2,
@@ -105,7 +108,8 @@ def ablation_markdown(
     ablation: str, rows: Sequence[dict[str, Any]], runs: Sequence[ScoreRun], bootstrap: Bootstrap
 ) -> str:
     """One table a benchmark, with notes."""
-    base = policy_label(*reference(ablation, runs))
+    compared = reference(ablation, runs)
+    base, base_strategy = policy_label(*compared), compared[0]
     counts = [row[name]["seeds"] for row in rows for name in benchmarks_of(runs)]
     seeds = f"{max(counts)} seed(s)" + (", of the base model one" if min(counts) < max(counts) else "")
     note = (
@@ -114,7 +118,8 @@ def ablation_markdown(
     )
     title = ablation.removeprefix("ablation_").replace("_", " ")
     columns = ["variant", "greedy", "change", "vote", "change", "paper (7B, BIRD dev, vote)"]
-    parts = [f"# Ablation: {title}", note, PAPER_NOTE]
+    starts = _PAPER_START if ablation == "ablation_reward" and base_strategy != "none" else ""
+    parts = [f"# Ablation: {title}", note, PAPER_NOTE + starts]
     for benchmark in benchmarks_of(runs):
         lines = [_line(row, benchmark) for row in rows]
         parts.append(f"## {benchmark}\n\n{markdown_table(columns, lines)}")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlr1.scoring.statistics import bootstrap_interval, mcnemar_exact, paired_bootstrap_difference
+from sqlr1.scoring.statistics import mcnemar_exact, mean_interval, paired_bootstrap_difference
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,10 @@ class Bootstrap:
     seed: int = 0
 
     def mean(self, values: Sequence[float]) -> Estimate:
-        """Mean of `values` (one a question) with its interval. Raises ValueError if there are none.
-
-        Resampling values that are all 0 or all 1 gives a width of 0, which none of 8 right does not deserve: there
-        the exact bound (Clopper and Pearson 1934) takes its place.
-        """
+        """Mean of `values` (one a question) with its interval. Raises ValueError if there are none."""
         if not values:
             raise ValueError("no values to estimate a mean from")
-        bound = ((1 - self.confidence) / 2) ** (1 / len(values))
-        if all(value == 0 for value in values):
-            return Estimate(0.0, 0.0, 1 - bound, len(values))
-        if all(value == 1 for value in values):
-            return Estimate(1.0, bound, 1.0, len(values))
-        low, high = bootstrap_interval(values, self.confidence, self.resamples, self.seed)
+        low, high = mean_interval(values, self.confidence, self.resamples, self.seed)
         return Estimate(sum(values) / len(values), low, high, len(values))
 
     def share(self, successes: int, n: int) -> Estimate:

@@ -9,7 +9,7 @@ from typing import Any
 from sqlr1.execution import METRICS, Executor, Judgement, Pair, Race, Status, Verdict
 from sqlr1.scoring.compare import r_ves
 from sqlr1.scoring.predictions import BenchmarkQuestion
-from sqlr1.scoring.statistics import bootstrap_interval
+from sqlr1.scoring.statistics import mean_interval
 
 _LEVELS = ("easy", "medium", "hard", "extra", "simple", "moderate", "challenging")
 # A question with one of these verdicts says nothing about the prediction: it is not scored.
@@ -123,5 +123,5 @@ def summarize(scores: Scores) -> list[dict[str, Any]]:
 def _estimate(values: list[float]) -> dict[str, float | None]:
     if not values:
         return {"mean": None, "low": None, "high": None}
-    low, high = bootstrap_interval(values)
+    low, high = mean_interval(values)
     return {"mean": sum(values) / len(values), "low": low, "high": high}

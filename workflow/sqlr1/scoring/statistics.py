@@ -26,6 +26,20 @@ def bootstrap_interval(
     return _percentiles(_resampled_means(np.asarray(values, dtype=float), resamples, seed), confidence)
 
 
+def mean_interval(
+    values: Sequence[float], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """The bootstrap interval of the mean of `values` in [0, 1].
+
+    Resampling values that are all 0 or all 1 gives a width of 0, which none of 8 right does not deserve: there the
+    exact bound (Clopper and Pearson 1934) takes its place.
+    """
+    if len(values) and set(values) in ({0}, {1}):
+        bound = ((1 - confidence) / 2) ** (1 / len(values))
+        return (bound, 1.0) if values[0] else (0.0, 1 - bound)
+    return bootstrap_interval(values, confidence, resamples, seed)
+
+
 def paired_bootstrap_difference(
     a: Sequence[float], b: Sequence[float], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sqlr1.base_model import context_length, load_tokenizer, model_folder
 from sqlr1.inference.candidates import Prompted, generate
-from sqlr1.inference.numerics import fix_numerics
+from sqlr1.inference.numerics import fix_numerics, native_precision
 from sqlr1.records import InputError, write_jsonl
 from sqlr1.scoring.benchmark import database_path
 from sqlr1.scoring.predictions import excluded_questions, read_questions
@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--questions", type=Path, required=True, help="the benchmark's questions file")
     parser.add_argument("--databases", type=Path, required=True, help="folder of <db_id>/<db_id>.sqlite")
     parser.add_argument("--exclude", type=Path, help="file with the indices of questions that are not to be trusted")
-    with stage("candidates", parser, argv, inputs=["model_manifest", "questions", "exclude"]) as job:
+    inputs = ["model_manifest", "questions", "exclude"]
+    with stage("candidates", parser, argv, inputs, native_precision) as job:
         _answer(job)
         job.outputs("candidates.jsonl")
 
@@ -73,9 +74,12 @@ def _prompts(job: Job, folder: Path) -> list[Prompted]:
     job.reads(path[q.db_id] for q in here)
     prompted = [Prompted(str(q.index), q.db_id, prompts.token_ids(q, path[q.db_id])) for q in here]
     too_long = sum(p.token_ids is None for p in prompted)
-    log.info(
-        "%d questions; %d of them unanswered: the prompt does not fit the model's context", len(prompted), too_long
-    )
+    unfit = f"the prompt does not fit the {room} tokens that candidates.max_new_tokens leaves of the model's context"
+    if too_long == len(prompted):
+        raise InputError(f"{job.args.questions}: no question can be answered, {unfit}")
+    if too_long:
+        log.warning("%d questions stay unanswered and count as wrong: %s", too_long, unfit)
+    log.info("%d questions", len(prompted))
     job.run.metrics({"questions": len(prompted), "missing_databases": absent.total(), "prompt_too_long": too_long})
     return prompted
 

@@ -5,7 +5,8 @@ full fine-tuning, unless `lora` is null; 2. questions of the configured synthesi
 the base model through.
 
     python -m sqlr1.stages.cold_start --model-manifest base_model/manifest.json --questions filter/cold_start.jsonl \
-        --catalogue synthesize/catalogue.jsonl --out cold_start --settings '{"cold_start": {...}, "prompt": {...}}'
+        --catalogue synthesize/catalogue.jsonl --strategy reasoning --out cold_start \
+        --settings '{"cold_start": {...}, "prompt": {...}}'
 """
 
 import logging
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sqlr1.base_model import MODEL_FILES, copy_model, load_tokenizer, model_folder
-from sqlr1.inference.numerics import fix_numerics
+from sqlr1.inference.numerics import fix_numerics, native_precision
 from sqlr1.records import Catalogue, InputError, Question, read_records, write_jsonl
 from sqlr1.stages.common import Job, data_root, stage, stage_parser
 
@@ -25,19 +26,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model-manifest", type=Path, required=True, help="manifest of the stage that made the model")
     parser.add_argument("--questions", type=Path, required=True)
     parser.add_argument("--catalogue", type=Path, required=True)
-    parser.add_argument("--strategy", choices=STRATEGIES, help="instead of cold_start.strategy")
-    with stage("cold_start", parser, argv, inputs=["model_manifest", "questions", "catalogue"]) as job:
-        strategy = job.args.strategy or job.settings["cold_start"]["strategy"]
+    parser.add_argument("--strategy", choices=STRATEGIES, required=True)
+    inputs = ["model_manifest", "questions", "catalogue"]
+    with stage("cold_start", parser, argv, inputs, native_precision) as job:
         source = model_folder(job.args.model_manifest)
-        if strategy != "none":
-            _train(job, source, strategy)
+        if job.args.strategy != "none":
+            _train(job, source)
         elif job.first:
             copy_model(source, job.out / "model")
             write_jsonl(job.out / "metrics.jsonl", [])
         job.outputs("metrics.jsonl", *(f"model/{name}" for name in MODEL_FILES))
 
 
-def _train(job: Job, source: Path, strategy: str) -> None:
+def _train(job: Job, source: Path) -> None:
     from sqlr1.inference.prompts import Prompts
     from sqlr1.training import cold_start
     from sqlr1.training.checkpoints import train_on
@@ -50,7 +51,7 @@ def _train(job: Job, source: Path, strategy: str) -> None:
     questions = read_records(job.args.questions, Question)
     catalogue = Catalogue(job.args.catalogue, data_root())
     prompts = Prompts(tokenizer, job.settings["prompt"])
-    rows, dropped = cold_start.encode(questions, catalogue, prompts, strategy)
+    rows, dropped = cold_start.encode(questions, catalogue, prompts, job.args.strategy)
     logging.getLogger(__name__).info("%d rows, dropped: %s", len(rows), dict(dropped))
     job.run.metrics({"rows": len(rows), **{f"dropped/{reason}": n for reason, n in dropped.items()}})
     if not rows:

@@ -24,7 +24,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,16 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sqlr1 import tracking
+from sqlr1.cpus import usable_cpus
+from sqlr1.provenance import sources
 from sqlr1.records import InputError, sha256, write_json
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "sqlglot", "numpy", "mlflow", "snakemake")
 # Shared by all stages of a checkout that judge: a gold runs once, not once a policy, run or epoch.
 GOLD_CACHE = Path("results/.cache/golds")
 WORK = Path("results/.work")
+# Arguments that say where and how fast, not what; settings and files count by their content.
+_ASIDE = frozenset({"settings", "out", "log", "experiment", "workers"})
 
 
 def data_root() -> Path:
@@ -59,7 +63,7 @@ def stage_parser(doc: str | None) -> argparse.ArgumentParser:
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """The argument of stages that work in several processes; their results do not depend on how many."""
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a CPU)")
+    parser.add_argument("--workers", type=int, default=usable_cpus(), help="processes (default: one a usable CPU)")
 
 
 class Job:
@@ -75,8 +79,8 @@ class Job:
         self.out: Path = args.out
         self.first = first
         self.seed: int = args.seed
-        # Undeclared folder for resumable work (Snakemake deletes a failed job's outputs), keyed by settings, inputs and
-        # `out`; removed once the manifest is written.
+        # Undeclared folder for resumable work (Snakemake deletes a failed job's outputs), keyed by `out` and all that
+        # the result follows from; removed once the manifest is written.
         self.work = WORK / work_key
         self.written: list[Path] = []
         self.read: dict[str, str] = {}
@@ -99,13 +103,19 @@ def _stop(*_: object) -> None:
 
 @contextlib.contextmanager
 def stage(
-    name: str, parser: argparse.ArgumentParser, argv: Sequence[str] | None, inputs: Sequence[str] = ()
+    name: str,
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    inputs: Sequence[str] = (),
+    precision: Callable[[], str] | None = None,
 ) -> Iterator[Job]:
     """Parse arguments, set up the log, open the MLflow run, and write `<out>/manifest.json` at the end.
 
-    `inputs` names the arguments that are files (or lists of files). The manifest holds seed, settings, hashes of
-    inputs and outputs, library versions: no time, no run id, so that two equal runs write equal manifests. Until it is
-    written, `out` is locked against other runs and the job's work folder is kept.
+    `inputs` names the arguments that are files (or lists of files); `precision` finds out the machine's, where that
+    decides the result, too. The manifest holds seed, settings, other arguments, precision, library versions, hashes of
+    inputs and outputs: no time, no run id, so that two equal runs write equal manifests. Until it is written, `out` is
+    locked against other runs and the job's work folder is kept; only a run with the same code and the same of all these
+    goes on from there.
     """
     args = parser.parse_args(argv)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that a launcher started
@@ -115,7 +125,11 @@ def stage(
         settings = _settings(args.settings)
         named = dict(_files(args, inputs))
         hashes = {str(p): sha256(p) for p in named.values()}
-        identity = json.dumps([name, args.seed, args.tag, settings, hashes], sort_keys=True)
+        origin = _origin(name, args, settings, inputs)
+        origin |= {"native_precision": precision()} if precision else {}
+        code = [sha256(Path(path)) for path in sources(f"stages.{name}")]
+        processes = os.environ.get("WORLD_SIZE", "1")
+        identity = json.dumps([origin, args.tag, hashes, code, processes], sort_keys=True)
         key = hashlib.sha256(identity.encode()).hexdigest()[:16]
         tags = dict(t.split("=", 1) for t in args.tag)
         tags |= {"stage": name, "seed": args.seed, "identity": key}
@@ -126,10 +140,11 @@ def stage(
             args.out.mkdir(parents=True, exist_ok=True)
             yield Job(args, settings, tracking.SilentRun(), work_key, first=False)
             return
-        with _sole_writer(args.out), tracking.track(args.experiment, str(args.out), tags, settings, hashes) as run:
+        shown = settings | ({"arguments": origin["arguments"]} if origin["arguments"] else {})
+        with _sole_writer(args.out), tracking.track(args.experiment, str(args.out), tags, shown, hashes) as run:
             job = Job(args, settings, run, work_key)
             yield job
-            _write_manifest(name, job, hashes)
+            _write_manifest(origin, job, hashes)
             shutil.rmtree(job.work, ignore_errors=True)
     except InputError as error:
         logging.getLogger(name).error("%s", error)
@@ -172,21 +187,26 @@ def _settings(text: str) -> dict[str, Any]:
         raise InputError(f"--settings: not valid JSON ({error.msg}, column {error.colno})") from error
 
 
-def _write_manifest(name: str, job: Job, hashes: dict[str, str]) -> None:
-    outputs = {str(path.relative_to(job.out)): sha256(path) for path in job.written}
-    manifest = {
+def _origin(name: str, args: argparse.Namespace, settings: dict[str, Any], inputs: Sequence[str]) -> dict[str, object]:
+    """What a stage's result follows from beside its inputs and its code."""
+    given = {key: value for key, value in vars(args).items() if key not in _ASIDE | {*inputs, "seed", "tag"}}
+    return {
         "stage": name,
-        "seed": job.seed,
-        "settings": job.settings,
-        "inputs": hashes | job.read,
-        "outputs": outputs,
+        "seed": args.seed,
+        "settings": settings,
+        "arguments": {key: str(value) for key, value in given.items() if value is not None},
         "versions": {library: version(library) for library in LIBRARIES},
     }
+
+
+def _write_manifest(origin: dict[str, object], job: Job, hashes: dict[str, str]) -> None:
+    outputs = {str(path.relative_to(job.out)): sha256(path) for path in job.written}
+    manifest = origin | {"inputs": hashes | job.read, "outputs": outputs}
     write_json(job.out / "manifest.json", manifest)
     job.run.artifact(job.out / "manifest.json")
     if weights := outputs.get("model/model.safetensors"):
         job.run.tags({"model": job.out / "model", "model_sha256": weights})
-    logging.getLogger(name).info("%s: %d files and their manifest", job.out, len(outputs))
+    logging.getLogger(__name__).info("%s: %d files and their manifest", job.out, len(outputs))
 
 
 def _files(args: argparse.Namespace, inputs: Sequence[str]) -> Iterator[tuple[str, Path]]:

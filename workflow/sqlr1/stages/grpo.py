@@ -16,10 +16,10 @@ from typing import Any
 
 from sqlr1.base_model import MODEL_FILES, load_tokenizer, model_folder
 from sqlr1.execution import Executor, Limits
-from sqlr1.inference.numerics import fix_numerics
+from sqlr1.inference.numerics import fix_numerics, native_precision
 from sqlr1.records import Catalogue, InputError, Question, read_records
 from sqlr1.rewards import VARIANTS, reward_functions
-from sqlr1.stages.common import GOLD_CACHE, Job, data_root, stage, stage_parser
+from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, data_root, stage, stage_parser
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +31,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--validation", type=Path, required=True)
     parser.add_argument("--catalogue", type=Path, required=True)
     parser.add_argument("--reward-variant", choices=VARIANTS, default="full")
+    add_workers(parser)
     inputs = ["model_manifest", "questions", "validation", "catalogue"]
-    with stage("grpo", parser, argv, inputs=inputs) as job:
+    with stage("grpo", parser, argv, inputs, native_precision) as job:
         _train(job)
         job.outputs("metrics.jsonl", "validation.jsonl", *(f"model/{name}" for name in MODEL_FILES))
 
@@ -51,7 +52,7 @@ def _train(job: Job) -> None:
     tokenizer = load_tokenizer(source)
     rows, validation = _rows(job, tokenizer)
     limits = Limits(**job.settings["execution"])
-    with Executor(limits=limits, cache=GOLD_CACHE) as executor:
+    with Executor(job.args.workers, limits, cache=GOLD_CACHE) as executor:
         judge = Judge(executor, reward.get("semantics", "bird"), reward_functions(reward, job.args.reward_variant))
         every = settings.get("validation", {}).get("every", 10)
         model = load_policy(source, settings)

@@ -32,7 +32,7 @@ from sqlr1.scoring.predictions import (
     write_spider_text,
 )
 from sqlr1.scoring.vote import majority
-from sqlr1.stages.common import GOLD_CACHE, Job, stage, stage_parser
+from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, stage, stage_parser
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--databases", type=Path, required=True, help="folder of <db_id>/<db_id>.sqlite")
     parser.add_argument("--exclude", type=Path, help="file with the indices of questions that are not to be trusted")
     parser.add_argument("--candidates", type=Path, required=True)
+    add_workers(parser)
     with stage("score", parser, argv, inputs=["questions", "exclude", "candidates"]) as job:
         _score(job)
 
@@ -138,7 +139,7 @@ def _answered(
 def _judge(job: Job, answered: Sequence[Answered]) -> list[dict[str, Any]]:
     """Run everything: the vote, the judgements under both semantics, the rows to look at."""
     layout = job.settings["benchmark"]["layout"]
-    with Executor(limits=_limits(job), cache=GOLD_CACHE) as executor:
+    with Executor(job.args.workers, _limits(job), cache=GOLD_CACHE) as executor:
         samples = [Query(a.database, response.sql) for a in answered for response in a.samples]
         prints = iter(executor.fingerprints(samples, progress="vote"))
         chosen = [majority([next(prints) for _ in a.samples]) for a in answered]

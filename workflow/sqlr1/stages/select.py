@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 from sqlr1.base_model import load_tokenizer, model_folder
 from sqlr1.execution import Executor, Limits
-from sqlr1.inference.numerics import fix_numerics
+from sqlr1.inference.numerics import fix_numerics, native_precision
 from sqlr1.outcomes import outcomes
 from sqlr1.records import Catalogue, InputError, Question, read_records, write_jsonl
-from sqlr1.stages.common import GOLD_CACHE, Job, data_root, stage, stage_parser
+from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, data_root, stage, stage_parser
 
 if TYPE_CHECKING:
     from sqlr1.training.selection import PassRate
@@ -33,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model-manifest", type=Path, required=True, help="manifest of the stage that made the model")
     parser.add_argument("--questions", type=Path, required=True)
     parser.add_argument("--catalogue", type=Path, required=True)
-    with stage("select", parser, argv, inputs=["model_manifest", "questions", "catalogue"]) as job:
+    add_workers(parser)
+    inputs = ["model_manifest", "questions", "catalogue"]
+    with stage("select", parser, argv, inputs, native_precision) as job:
         questions = read_records(job.args.questions, Question)
         if job.settings["select"]["n"]:
             _select(job, questions)
@@ -48,6 +50,8 @@ def _select(job: Job, questions: Sequence[Question]) -> None:
 
     settings = job.settings["select"]
     answered, rates = _pass_rates(job, questions)
+    if not rates:
+        raise InputError(f"{job.args.questions}: no question's gold could be judged")
     chosen, outside = select(rates, settings)
     if not chosen:
         raise InputError(
@@ -90,7 +94,7 @@ def _pass_rates(job: Job, questions: Sequence[Question]) -> "tuple[list[Question
     if not asked:
         raise InputError(f"{job.args.questions}: no question's prompt fits prompt.max_length")
     catalogued = [catalogue[q.db_id] for q, _ in asked]
-    with Executor(limits=Limits(**job.settings["execution"]), cache=GOLD_CACHE) as executor:
+    with Executor(job.args.workers, Limits(**job.settings["execution"]), cache=GOLD_CACHE) as executor:
         fitting = [p for _, p in asked]
         answers = generate(fitting, lambda: make_backend(settings, folder), settings, job.seed, job.work, greedy=False)
         n = settings["n"]

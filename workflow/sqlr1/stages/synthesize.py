@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from sqlr1.execution import Executor, Limits
-from sqlr1.provenance import sources as code_files
 from sqlr1.records import Database, InputError, Question, RecordFile, sha256, write_jsonl
 from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, data_root, stage, stage_parser
 from sqlr1.synthesis.benchmark import write_benchmark
@@ -96,9 +95,7 @@ def _generated(job: Job, sources: list[Source], total: int, held_out: bool = Fal
         raise InputError("synthesize: questions are asked for, but there is no database for them (domains, folders)")
     manner = Manner(settings.get("styles", DEFAULT_STYLES), settings.get("reasoning", "short"), held_out)
     order = Order(total, settings["classes"], manner, job.seed)
-    code = "".join(sha256(Path(path)) for path in sorted(code_files("stages.synthesize")))
-    work = job.work / hashlib.sha256(code.encode()).hexdigest()[:16]
-    return generate_all(sources, order, _limits(job), job.args.workers, work)
+    return generate_all(sources, order, _limits(job), job.args.workers, job.work)
 
 
 def _polished(job: Job, rows: list[Question], paths: dict[str, Path]) -> list[Question]:
@@ -164,12 +161,15 @@ def _catalogue(job: Job, own: list[Source], held_out: list[Source], others: list
 def _entry(job: Job, source: Source, origin: str, split: str) -> Database:
     """One line of the catalogue; for training, several instances of the database if so configured."""
     path, count = source.path, job.settings["synthesize"].get("instances", 0)
+    files = [path]
     if split == "train" and count:
-        written = write_instances(path, job.out / "instances" / source.db_id, count, job.seed)
-        job.outputs(*(p.relative_to(job.out) for p in written))
-        path = written[0]
+        files = write_instances(path, job.out / "instances" / source.db_id, count, job.seed)
+        job.outputs(*(p.relative_to(job.out) for p in files))
+        path = files[0]
     shown = path.relative_to(job.out).as_posix() if path.is_relative_to(job.out) else _shown(path)
-    return Database(source.db_id, shown, origin, split, sha256(path))
+    hashes = [sha256(file) for file in files]  # of all: who trains on the instances depends on each
+    combined = hashlib.sha256("".join(hashes).encode()).hexdigest() if len(hashes) > 1 else hashes[0]
+    return Database(source.db_id, shown, origin, split, combined)
 
 
 def _shown(path: Path) -> str:

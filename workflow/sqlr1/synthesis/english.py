@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import inflect
 
-from sqlr1.synthesis.naming import Names, plural
+from sqlr1.synthesis.naming import Names, names_year, plural
 from sqlr1.synthesis.plan import Filter, Measure, Query, Ref, exact, is_year
 
 _INFLECT = inflect.engine()
@@ -131,7 +131,7 @@ class Speaker:
             word = self.pick(*self._hidden[op])
             self.evidence[f"{noun} is {word}"] = f'{noun} "{word}" means {noun} {op} {exact(value)}'
             return f"is {word}"
-        dated = isinstance(value, str) or ("year" in noun and is_year(value))  # 3 is a number of years
+        dated = isinstance(value, str) or (names_year(noun) and is_year(value))  # 3 is a number of years
         forms = {
             "=": ("is {}", "is {}", "equals {}"),
             "!=": ("is not {}", "is not {}", "is other than {}", "differs from {}"),

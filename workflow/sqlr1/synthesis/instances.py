@@ -1,7 +1,7 @@
 """Value-perturbed instances of a database, on which a query that matched by coincidence no longer does.
 
 An instance keeps schema, primary keys, types and the values that occur; it breaks coincidences by moving values between
-rows, repeating values, shifting numbers by one, adding NULLs where they are allowed, dropping rows and handing children
+rows, repeating values, shifting numbers by one, adding NULLs where there are some, dropping rows and handing children
 to other parents, so that some parents lose all of theirs. The reward, like Spider's evaluator, demands a match on every
 `*.sqlite` file of a database's folder (test-suite accuracy: Zhong et al. 2020, arXiv 2010.02840).
 """
@@ -88,7 +88,9 @@ def _perturb_table(
         else:
             rng.shuffle(values)
             if column.name not in unique:
-                values = _disturbed(values, column.not_null, rng)
+                # A NULL where there never was one would tell apart what is equally right: COUNT(name) and COUNT(*).
+                complete = not found.columns[table.name, column.name].has_nulls
+                values = _disturbed(values, column.not_null or complete, rng)
         changed = [(v, row) for (row, old), v in zip(rows, values, strict=True) if v != old]
         for text, value in ((True, "CAST(? AS TEXT)"), (False, "?")):
             connection.executemany(

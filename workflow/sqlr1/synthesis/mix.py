@@ -23,7 +23,7 @@ def prepare(
 ) -> tuple[list[Question], list[Question]]:
     """(rows ready for training, rows whose gold SQL fails).
 
-    The SQL is rewritten in this package's own style where that provably returns the same rows, and gets a reasoning of
+    The SQL is rewritten in this package's own style where that returns the same rows there, and gets a reasoning of
     `length` unless the row brings one. `paths` has the database of each row.
     """
     ready: list[Question] = []
@@ -50,6 +50,7 @@ def _styled(sql: str, schema: Schema) -> str | None:
     except sqlglot.errors.SqlglotError:
         return None
     known = {c.name.lower() for t in schema.tables for c in t.columns}
+    known |= {alias.alias.lower() for alias in expression.find_all(exp.Alias, exp.TableAlias)}
     return to_sql(expression.transform(_text_literals, known))
 
 

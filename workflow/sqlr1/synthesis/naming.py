@@ -7,6 +7,7 @@ from functools import lru_cache
 import inflect
 
 from sqlr1.databases import Profile, Schema
+from sqlr1.synthesis.plan import is_year
 
 _INFLECT = inflect.engine()
 _EXPANSIONS = {
@@ -84,6 +85,11 @@ def _is_plural(word: str) -> bool:
     return bool(_INFLECT.singular_noun(word))
 
 
+def names_year(noun: str) -> bool:
+    """Whether a noun is of a year, which passengers per year and yearly visitors are not."""
+    return "year" in noun.split() and "per" not in noun.split()
+
+
 class Names:
     """The nouns of one database. `given` overrides column nouns: (table, column) in lower case -> words."""
 
@@ -118,6 +124,12 @@ class Names:
     def numeric(self, table: str, column: str) -> bool:
         """Whether a column has numbers: highest and lowest ones."""
         return self._profile.columns[table, column].kind == "number"
+
+    def dated(self, table: str, column: str) -> bool:
+        """Whether a column says when: its highest value is the latest one. 3 is a number of years, no year."""
+        statistics, noun = self._profile.columns[table, column], self._columns[table, column]
+        years = names_year(noun) and all(map(is_year, statistics.quantiles))
+        return statistics.kind == "date" or (statistics.kind == "number" and (years or "date" in noun.split()))
 
     def entity(self, table: str) -> str:
         """The singular noun of a table's rows."""

@@ -15,9 +15,8 @@ _SUPERLATIVES = {
     "weight": ("heaviest", "lightest"),
     "length": ("longest", "shortest"),
     "duration": ("longest", "shortest"),
-    "date": ("latest", "earliest"),
-    "year": ("latest", "earliest"),
 }
+_LATEST = dict.fromkeys(("date", "year"), ("latest", "earliest"))
 
 
 @dataclass(frozen=True)
@@ -133,17 +132,19 @@ def _superlative(speaker: Speaker, query: Query) -> str:
     subject = speaker.subjects(query) if many else slot(speaker.subject(query))
     number = f"{slot(count)} " if many else ""
     restriction = speaker.restriction(query, many)
-    known = next((pair for word, pair in _SUPERLATIVES.items() if word in noun.split()), None)
+    dated = speaker.names.dated(query.tables[order.key.occurrence], order.key.column)
+    adjectives = _SUPERLATIVES | (_LATEST if dated else {})
+    known = next((pair for word, pair in adjectives.items() if word in noun.split()), None)
     if known and order.key.occurrence == 0 and speaker.rng.random() < 0.5 and len(noun.split()) <= 2:
         adjective = slot(known[0] if order.descending else known[1])
-        by = "" if noun in _SUPERLATIVES else f" by {slot(noun)}"
+        by = "" if noun in adjectives else f" by {slot(noun)}"
         return f"the {number}{adjective} {subject}{by} {restriction}".rstrip()
     extreme = (
         speaker.pick("highest", "highest", "largest", "greatest")
         if order.descending
         else speaker.pick("lowest", "smallest")
     )
-    if "date" in noun or "year" in noun:
+    if dated:
         extreme = speaker.pick("latest", "most recent") if order.descending else speaker.pick("earliest")
     owner = f"{speaker.subject(query, order.key.occurrence)} " if order.key.occurrence else ""
     if restriction:

@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import TypeVar
 
 from sqlr1.databases import ColumnStatistics, ForeignKey, Profile
-from sqlr1.synthesis.naming import Names
-from sqlr1.synthesis.plan import Filter, Ref, is_year
+from sqlr1.synthesis.naming import Names, names_year
+from sqlr1.synthesis.plan import Filter, Ref
 
 T = TypeVar("T")
 # Digits that name something: no order, no average.
@@ -115,18 +115,18 @@ class World:
 
     def quantities(self, table: str) -> list[str]:
         """Numbers that can be added and averaged: no years."""
-        return [c for c in self.numbers(table) if "year" not in self.names.column(table, c)]
+        return [c for c in self.numbers(table) if not names_year(self.names.column(table, c))]
 
     def years(self, table: str) -> list[str]:
         """Numbers that are years of the calendar."""
-        found = [c for c in self.numbers(table) if "year" in self.names.column(table, c)]
-        return [c for c in found if all(map(is_year, self.statistics(table, c).quantiles))]
+        found = [c for c in self.numbers(table) if names_year(self.names.column(table, c))]
+        return [c for c in found if self.names.dated(table, c)]
 
     def categories(self, table: str) -> list[str]:
         """Columns whose values repeat: worth grouping by."""
         usual = [c for c in self.of_kind(table, "text", "boolean") if self.statistics(table, c).categorical]
         years = [c for c in self.of_kind(table, "number") if self.statistics(table, c).categorical]
-        return usual * 3 + [c for c in years if "year" in self.names.column(table, c)]
+        return usual * 3 + [c for c in years if names_year(self.names.column(table, c))]
 
     def label(self, table: str) -> str:
         """The column by which people name a row: a name or title, otherwise the most distinctive text."""
@@ -226,4 +226,5 @@ def _date_condition(rng: random.Random, statistics: ColumnStatistics) -> tuple[s
     roll = rng.random()
     if roll < 0.35:
         return "year", value[:4]
-    return rng.choice([">", "<", ">=", "<="]), value[:10]
+    # With a time of day, a value of that very day is greater than the bare day: "after" and "or earlier" would mislead.
+    return rng.choice([">", "<", ">=", "<="] if len(value) == 10 else [">=", "<"]), value[:10]

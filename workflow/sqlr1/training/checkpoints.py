@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import align_special_tokens
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -50,6 +51,7 @@ def train_on(trainer: "Trainer", work: Path) -> list[dict[str, Any]]:
     state = TrainerState.load_from_json(f"{checkpoint}/{TRAINER_STATE_NAME}") if checkpoint else TrainerState()
     if checkpoint and state.global_step >= state.max_steps:
         trainer._load_from_checkpoint(checkpoint)
+        align_special_tokens(trainer.model, trainer.processing_class)  # as `train` does before it begins
         trainer.state = state
         trainer.callback_handler.on_train_begin(trainer.args, state, trainer.control)  # the run gets what was logged
         trainer.callback_handler.on_train_end(trainer.args, state, trainer.control)

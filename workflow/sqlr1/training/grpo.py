@@ -1,8 +1,8 @@
 """Group relative policy optimisation on execution results (SQL-R1, section 3.2), on TRL's GRPOTrainer.
 
 What differs from TRL: each prompt is computed once (`shared_prompt`); rollouts have seeds of their own, so that a
-resumed run draws what an uninterrupted one draws; each batch of completions is executed once, and the parts of the
-reward read the same verdicts.
+resumed run draws what an uninterrupted one draws (not those of vLLM, which has a stream of its own); each batch of
+completions is executed once, and the parts of the reward read the same verdicts.
 """
 
 import logging
@@ -50,7 +50,10 @@ def make_trainer(
     seed: int,
     run: MetricSink | None = None,
 ) -> SharedPromptTrainer:
-    """The GRPO trainer over `grpo_rows`; checkpoints in `work`. Raises InputError for what could not be resumed."""
+    """The GRPO trainer over `grpo_rows`; checkpoints in `work`.
+
+    Raises InputError for what could not be resumed, and for fewer rows than a batch of rollouts asks.
+    """
     from datasets import Dataset
 
     args = grpo_config(settings, work, seed)
@@ -59,6 +62,11 @@ def make_trainer(
         raise InputError(
             f"config key grpo.save_steps: {args.save_steps} steps do not end with a batch of rollouts "
             f"(one lasts {generate_every} passes of {args.gradient_accumulation_steps} a step)"
+        )
+    asked = args.generation_batch_size // args.num_generations
+    if len(rows) < asked:
+        raise InputError(
+            f"{len(rows)} RL questions are fewer than the {asked} of one batch of rollouts: nothing to train on"
         )
     # TRL wants the tokenizer's padding on the left for prompts.
     tokenizer.padding_side = "left"
@@ -69,7 +77,8 @@ def make_trainer(
         train_dataset=Dataset.from_list([{n: r[n] for n in ("prompt", "gold", "database")} for r in rows]),
         processing_class=tokenizer,
         peft_config=lora_config(settings),
-        callbacks=[validate, MarkComplete(), *([LogToRun(run)] if run else [])],
+        # Whoever tracks comes first: it sends what a resumed run has logged, and then each line once.
+        callbacks=[*([LogToRun(run)] if run else []), validate, MarkComplete()],
         shared_prompt=settings.get("shared_prompt", True),
         refill_rounds=(settings.get("dynamic_sampling") or {}).get("refill_rounds"),
     )

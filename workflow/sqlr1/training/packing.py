@@ -19,15 +19,9 @@ class Group:
 
     start: int
     prompt: int
-    end: int
     gather: torch.Tensor | None = None
     real: torch.Tensor | None = None  # (G, C) bool: not padding
     mask: torch.Tensor | None = None  # (C, P + C) bool: what a completion's token may see of prompt and own completion
-
-    @property
-    def completions(self) -> slice:
-        """Where the completions' tokens lie in the row."""
-        return slice(self.start + self.prompt, self.end)
 
 
 @dataclass
@@ -46,7 +40,7 @@ class Packed:
         def moved(tensor: torch.Tensor | None) -> torch.Tensor | None:
             return None if tensor is None else tensor.to(device)
 
-        groups = [Group(g.start, g.prompt, g.end, moved(g.gather), moved(g.real), moved(g.mask)) for g in self.groups]
+        groups = [Group(g.start, g.prompt, moved(g.gather), moved(g.real), moved(g.mask)) for g in self.groups]
         tensors = [t.to(device) for t in (self.input_ids, self.position_ids, self.sources, self.targets)]
         return Packed(*tensors, groups)
 
@@ -70,7 +64,7 @@ def pack_groups(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence
             targets += completion
             ids += completion
             positions += range(len(prompt), len(prompt) + len(completion))
-        packed = Group(start, len(prompt), len(ids))
+        packed = Group(start, len(prompt))
         if present:
             _lay_out(packed, starts, [len(c) for c in present])
         groups.append(packed)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from trl import GRPOConfig, SFTConfig
 
-COLD_START_KEYS = frozenset({"strategy", "lora", "dtype", "train_dtype", "threads"})
+COLD_START_KEYS = frozenset({"lora", "dtype", "train_dtype", "threads"})
 GRPO_KEYS = frozenset({"lora", "dtype", "train_dtype", "threads", "validation", "shared_prompt", "dynamic_sampling"})
 # The workflow's own business: a config that sets them would break resume, reproduction or tracking.
 _RESERVED = frozenset({"output_dir", "seed", "data_seed", "report_to", "save_strategy", "resume_from_checkpoint"})
@@ -96,6 +96,11 @@ def _trainer_config(
     machine = {"use_cpu": not torch.cuda.is_available(), "bf16": multiplies_in_bf16(settings)}
     values: dict[str, Any] = {**_DEFAULTS, **fixed, **machine} | given
     values |= {"output_dir": str(out), "seed": seed, "data_seed": seed, "report_to": "none", "save_strategy": "steps"}
+    if values["save_steps"] % values["logging_steps"]:
+        raise InputError(
+            f"config key {section}.save_steps: {values['save_steps']} is no multiple of {section}.logging_steps "
+            f"({values['logging_steps']}): a mean that a checkpoint cuts in two cannot be resumed exactly"
+        )
     try:
         made = kind(**values)
     except (ValueError, TypeError) as error:

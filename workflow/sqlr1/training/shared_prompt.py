@@ -42,8 +42,10 @@ class SharedPromptTrainer(GRPOTrainer):
         if self.not_shared:
             log.warning("prompts are computed once a completion, by TRL's own path: %s", self.not_shared)
         self.not_sampled = self._why_not_sampled()
-        if self.not_sampled and not self.use_vllm:  # which shares prompts itself
-            log.warning("rollouts are TRL's own, without seeds of their own: %s", self.not_sampled)
+        if self.not_sampled:
+            log.warning(
+                "rollouts are TRL's own, without seeds of their own (a resumed run draws others): %s", self.not_sampled
+            )
         if refill_rounds is not None and (reason := self._why_not_refilled()):
             raise InputError(f"config key grpo.dynamic_sampling: {reason}")
         if self.not_shared:
@@ -170,7 +172,8 @@ class SharedPromptTrainer(GRPOTrainer):
         self._buffered_inputs = split_tensor_dict(batch, per_generation)
         rows = [inputs.pop("dead") for inputs in self._buffered_inputs]
         if self.refill_rounds is not None:
-            self._metrics["train"]["dynamic_sampling/live_groups"].append(1 - dead.float().mean().item())
+            everywhere = self.accelerator.gather(dead.float())
+            self._metrics["train"]["dynamic_sampling/live_groups"].append(1 - everywhere.mean().item())
             tokens = dead.new_tensor(drop_rows(self._buffered_inputs, rows), dtype=torch.long)
             for inputs in self._buffered_inputs:
                 inputs["num_items_in_batch"] = self.accelerator.gather(tokens).sum()

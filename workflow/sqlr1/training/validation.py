@@ -21,6 +21,7 @@ from sqlr1.training.rollout_policy import rollout_policy
 log = logging.getLogger(__name__)
 
 PREFIX = "validation/"
+_BATCH_TOKENS = 8192  # beside a training that holds weights and optimiser
 
 
 class Validate(TrainerCallback):
@@ -29,8 +30,8 @@ class Validate(TrainerCallback):
     It takes nothing from the random number generators. `trainer` is set once that is made.
     """
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]], judge: Judge, every: int, batch_tokens: int = 8192) -> None:
-        self.rows, self.judge, self.every, self.batch_tokens = rows, judge, every, batch_tokens
+    def __init__(self, rows: Sequence[Mapping[str, Any]], judge: Judge, every: int) -> None:
+        self.rows, self.judge, self.every = rows, judge, every
         self.trainer: Any = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -64,12 +65,15 @@ class Validate(TrainerCallback):
         with rollout_policy(trainer.accelerator.unwrap_model(trainer.model), trainer) as policy:
             prompts = [row["prompt_ids"] for row in rows]
             if why_not_shared(policy):
+                was_training = policy.training
+                policy.eval()  # its dropout would draw from the global generator
                 drawn = [
                     [_generate(policy, prompt, sampling, trainer)] for prompt in tqdm(prompts, "validate", disable=None)
                 ]
+                policy.train(was_training)
             else:
                 seeds, eos = [[GREEDY]] * len(rows), trainer.eos_token_ids
-                drawn = complete_all(policy, prompts, seeds, sampling, eos, self.batch_tokens, "validate")
+                drawn = complete_all(policy, prompts, seeds, sampling, eos, _BATCH_TOKENS, "validate")
         texts = trainer.processing_class.batch_decode([group[0] for group in drawn], skip_special_tokens=True)
         judged = self.judge.outcomes(texts, [r["gold"] for r in rows], [r["database"] for r in rows])
         rewards = [total for outcome in judged if (total := self.judge.total(outcome)) is not None]

@@ -54,7 +54,8 @@ def parent_lookup(world: World, rng: random.Random) -> Query | None:
 
 def parent_superlative(world: World, rng: random.Random) -> Query | None:
     """What the extreme row refers to: the name of the singer of the longest song."""
-    keys = [k for k in _all_up(world) if world.numbers(k.table)]
+    # Where a row refers to nothing, the join would leave out the extreme one.
+    keys = [k for k in _all_up(world) if world.numbers(k.table) and world.complete(k.table, [k.column])]
     if not keys:
         return None
     key = rng.choice(keys)

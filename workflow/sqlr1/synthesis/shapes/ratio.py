@@ -81,7 +81,7 @@ class Ranges:
         block = select(self.base)
         block.set("expressions", [named(case, "level"), aggregate("count")])
         block.set("where", exp.Where(this=known))
-        block.set("group", exp.Group(expressions=[exp.column("level")]))
+        block.set("group", exp.Group(expressions=[case.copy()]))  # a column named level would win over the alias
         return block
 
     def request(self, speaker: Speaker) -> Request:
@@ -103,7 +103,7 @@ def percentage(world: World, rng: random.Random) -> Percentage | None:
     item = world.filter(rng, table, shared=True)
     if not item:
         return None
-    keys = [c for c in world.categories(table) if c != item.ref.column]
+    keys = [c for c in world.complete(table, world.categories(table)) if c != item.ref.column]
     group = Ref(0, rng.choice(keys)) if keys and rng.random() < 0.3 else None
     return Percentage(Query((table,), (), filters=(item,)), group)
 

@@ -162,7 +162,7 @@ def group_top(world: World, rng: random.Random) -> Query | None:
 
 def _group_base(world: World, rng: random.Random) -> tuple[Query, Ref] | None:
     table = rng.choice(world.tables)
-    keys = world.categories(table)
+    keys = world.complete(table, world.categories(table))
     if not keys:
         return None
     key = Ref(0, rng.choice(keys))
