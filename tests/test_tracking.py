@@ -52,7 +52,7 @@ def test_a_run_names_its_stage_wildcards_settings_inputs_and_model(folder):
         weights.write_text("weights")
         job.outputs("model/model.safetensors")
     [run] = runs("named")
-    assert (run.info.status, run.info.run_name) == ("FINISHED", "report")
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "probe")
     expected = {
         "stage": "report",
         "strategy": "reasoning",
