@@ -106,7 +106,7 @@ def test_a_model_without_shared_prompts_is_validated_with_the_same_answers(lora,
             validate = Validate(rows, judge, every=3)
             model, settings = (
                 tiny_model(attention_dropout=dropout),
-                SETTINGS["grpo"]["grpo"] | {"bf16": False, "dynamic_sampling": None, "lora": lora},
+                SETTINGS["grpo"]["grpo"] | {"bf16": False, "dynamic_sampling": None, "lora": lora, "beta": 0.0},
             )
             trainer = make_trainer(model, tokenizer, rows, judge, validate, settings, tmp_path, 0)
             assert bool(trainer.not_shared) == bool(dropout)
@@ -124,5 +124,5 @@ def test_fewer_questions_than_a_step_asks_are_refused(tmp_path, monkeypatch):
     with Executor(workers=1) as executor:
         judge = Judge(executor, "bird", reward_functions({}, "full"))
         validate = Validate(rows, judge, every=3)
-        with pytest.raises(InputError, match=r"3 RL questions are too few: one batch of rollouts asks 4"):
+        with pytest.raises(InputError, match="3 RL questions are fewer than the 4 of one batch"):
             make_trainer(tiny_model(), tokenizer, rows[:3], judge, validate, SETTINGS["grpo"]["grpo"], tmp_path, 0)

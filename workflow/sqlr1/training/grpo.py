@@ -66,7 +66,8 @@ def make_trainer(
     asked = args.generation_batch_size // args.num_generations
     if len(rows) < asked:
         raise InputError(
-            f"{len(rows)} RL questions are fewer than the {asked} of one batch of rollouts: nothing to train on"
+            f"{len(rows)} RL questions are fewer than the {asked} of one batch of rollouts: "
+            "raise filter.rl_rows or select.rows"
         )
     # TRL wants the tokenizer's padding on the left for prompts.
     tokenizer.padding_side = "left"
