@@ -44,7 +44,7 @@ class SharedPromptTrainer(GRPOTrainer):
         self.not_sampled = self._why_not_sampled()
         if self.not_sampled:
             log.warning(
-                "rollouts are TRL's own, without seeds of their own (a resumed run draws others): %s", self.not_sampled
+                "rollouts are TRL's own, without seeds of their own: %s; a resumed run draws others", self.not_sampled
             )
         if refill_rounds is not None and (reason := self._why_not_refilled()):
             raise InputError(f"config key grpo.dynamic_sampling: {reason}")
