@@ -6,7 +6,14 @@ import random
 
 import pytest
 
-from sqlr1.scoring.statistics import bootstrap_interval, mcnemar_exact, paired_bootstrap_difference, pass_at_k
+from sqlr1.scoring.statistics import (
+    bootstrap_interval,
+    mcnemar_exact,
+    mean_interval,
+    paired_bootstrap_difference,
+    pass_at_k,
+    sign_flip,
+)
 from sqlr1.scoring.vote import majority
 
 
@@ -105,3 +112,21 @@ def test_mcnemar_exact(only_a, only_b, p):
     b = [0] * only_a + [1] * only_b + [1, 0] * 10
     assert mcnemar_exact(a, b) == pytest.approx(p)
     assert mcnemar_exact(b, a) == pytest.approx(p)
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(8, 2), (5, 5), (12, 1), (0, 0)])
+def test_the_sign_flip_test_of_verdicts_is_mcnemars(gained, lost):
+    differences = [1] * gained + [-1] * lost + [0] * 20
+    exact = mcnemar_exact([1] * gained + [0] * lost, [0] * gained + [1] * lost)
+    assert sign_flip(differences) == pytest.approx(exact, abs=0.01)
+
+
+def test_the_sign_flip_test_weighs_how_much_differs():
+    """Of the 16 sign patterns 2 are as extreme as the first four values, 8 as the others."""
+    assert sign_flip([0.9, 0.3, 0.3, 0.3]) == pytest.approx(2 / 16, abs=0.01)
+    assert sign_flip([0.9, 0.3, 0.3, -0.3]) == pytest.approx(8 / 16, abs=0.02)
+
+
+def test_the_interval_of_all_or_none_is_exact():
+    assert mean_interval([0.0] * 8) == pytest.approx((0.0, 1 - 0.025**0.125))
+    assert mean_interval([1.0] * 8) == pytest.approx((0.025**0.125, 1.0))

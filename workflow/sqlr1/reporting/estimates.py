@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlr1.scoring.statistics import mcnemar_exact, mean_interval, paired_bootstrap_difference
+from sqlr1.scoring.statistics import mcnemar_exact, mean_interval, paired_bootstrap_difference, sign_flip
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,12 @@ def paired_difference(new: Sequence[Scores], old: Sequence[Scores], bootstrap: B
     if not shared:
         return None
     return bootstrap.difference([new_pooled[k] for k in shared], [old_pooled[k] for k in shared])
+
+
+def pooled_p(new: Sequence[Scores], old: Sequence[Scores]) -> float:
+    """Two-sided p of the sign-flip test between two policies, each pooled over its seeds."""
+    new_pooled, old_pooled = pooled(new), pooled(old)
+    return sign_flip([new_pooled[key] - old_pooled[key] for key in new_pooled if key in old_pooled])
 
 
 def mcnemar(new: Scores, old: Scores) -> float:

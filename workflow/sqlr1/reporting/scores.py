@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from sqlr1.reporting.estimates import Bootstrap, mcnemar, paired_difference
+from sqlr1.reporting.estimates import Bootstrap, mcnemar, paired_difference, pooled_p
 from sqlr1.reporting.figures import Rows
 from sqlr1.reporting.policies import WITHOUT_RL, ScoreRun, benchmarks_of, policy_label, pooled_estimate, select
 from sqlr1.reporting.summary import in_order
@@ -95,7 +95,7 @@ def difficulty_markdown(policies: Sequence[Policy], runs: Sequence[ScoreRun], bo
 
 
 def change_markdown(strategy: str, rewards: Sequence[str], runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> str:
-    """What GRPO changed against its own start: paired difference, and the exact McNemar test of each seed."""
+    """What GRPO changed against its own start: paired difference, its test, and the exact McNemar test of each seed."""
     lines = []
     for benchmark, trained in itertools.product(benchmarks_of(runs), rewards):
         before, after = (select(runs, (strategy, reward), benchmark) for reward in (WITHOUT_RL, trained))
@@ -107,6 +107,8 @@ def change_markdown(strategy: str, rewards: Sequence[str], runs: Sequence[ScoreR
             if strategy == "none" and len(old) == 1:  # the base model, asked with one seed, is the start of every run
                 old = dict.fromkeys(new, *old.values())
             p_values = ", ".join(f"{mcnemar(new[seed], old[seed]):.3g}" for seed in new if seed in old)
-            lines.append([benchmark, trained, method, difference.points(), p_values, difference.n])
-    columns = ["benchmark", "reward", "method", "change, points", "p (exact McNemar, by seed)", "questions"]
+            together = f"{pooled_p(list(new.values()), list(old.values())):.3g}"
+            lines.append([benchmark, trained, method, difference.points(), together, p_values, difference.n])
+    p_columns = ["p (sign flip, over all seeds)", "p (exact McNemar, by seed)"]
+    columns = ["benchmark", "reward", "method", "change, points", *p_columns, "questions"]
     return markdown_table(columns, lines) if lines else "GRPO and its start were not both scored."

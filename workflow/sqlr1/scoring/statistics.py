@@ -65,6 +65,19 @@ def mcnemar_exact(a: Sequence[float], b: Sequence[float]) -> float:
     return min(1.0, 2 * tail / 2**n)
 
 
+def sign_flip(differences: Sequence[float], flips: int = 20_000, seed: int = 0) -> float:
+    """The two-sided p-value of a mean difference under Fisher's randomization test, by `flips` random sign patterns.
+
+    For paired differences that are no verdicts, such as means over seeds: under the null each may have either sign.
+    """
+    values = np.asarray([d for d in differences if d], dtype=float)
+    generator = np.random.default_rng(seed)
+    # A hair below the observed sum, for equal sums are rounded differently; one pattern at a time, as below.
+    observed = abs(values.sum()) - 1e-9
+    extreme = sum(abs((values * generator.choice([-1.0, 1.0], len(values))).sum()) >= observed for _ in range(flips))
+    return (1 + extreme) / (1 + flips)
+
+
 def _resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     generator = np.random.default_rng(seed)
     # One resample at a time: a matrix of resamples x questions would take gigabytes for long lists.
