@@ -104,9 +104,14 @@ def benchmark_files(name):
     return files
 
 
+def is_base_model(strategy, reward):
+    """Whether a policy is the base model as it is, without any training."""
+    return (strategy, reward) == ("none", WITHOUT_RL)
+
+
 def model_of(wildcards):
     """Folder of the policy's model: with RL from grpo, without it from the cold start, with neither the base model."""
-    if (wildcards.strategy, wildcards.reward) == ("none", WITHOUT_RL):
+    if is_base_model(wildcards.strategy, wildcards.reward):
         return "<results>/base_model"
     if wildcards.reward == WITHOUT_RL:
         return f"<results>/cold_start/{wildcards.strategy}/seed-{wildcards.seed}"
@@ -115,7 +120,7 @@ def model_of(wildcards):
 
 def seeds_of(strategy, reward):
     """The seeds of a policy: the base model, which is not trained, has one."""
-    return SEEDS[:1] if (strategy, reward) == ("none", WITHOUT_RL) else SEEDS
+    return SEEDS[:1] if is_base_model(strategy, reward) else SEEDS
 
 
 def scores(strategies, rewards):
@@ -187,7 +192,7 @@ def policies(strategies, rewards):
     files = []
     for strategy, reward in itertools.product(strategies, rewards):
         of_policy = dict(strategy=strategy, seed=seeds_of(strategy, reward))
-        if (strategy, reward) != ("none", WITHOUT_RL):  # the base model as it is
+        if not is_base_model(strategy, reward):
             files += expand(rules.cold_start.output, **of_policy)
         if reward != WITHOUT_RL:
             files += expand(rules.select.output, **of_policy)
