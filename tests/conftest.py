@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import sqlr1  # noqa: F401  (before any test imports trl: it says that no run is reported)
+
 ROOT = Path(__file__).parent.parent
 BESIDE = next((place for place in (ROOT / "data", ROOT.parent / "shared/data") if place.is_dir()), ROOT / "data")
 DATA = Path(os.environ.get("SQLR1_DATA", BESIDE))

@@ -176,6 +176,7 @@ def test_waiting_for_the_cpu_is_not_charged_to_a_comparison(swapped):
 def test_a_slow_query_does_not_slow_the_others(database):
     """The quick ones are all done while the first is still running."""
     with Executor(workers=2, limits=Limits(seconds=2.0)) as executor:
+        executor.execute([Query(database, f"SELECT {i}") for i in range(2)])  # the workers are there
         tasks = [("execute", str(database), sql) for sql in [ENDLESS, *(f"SELECT {i} FROM t" for i in range(400))]]
         start = time.perf_counter()
         done: list[float] = []
@@ -188,6 +189,7 @@ def test_a_batch_stays_within_its_slow_queries_shared_among_the_workers(database
     with Executor(workers=2, limits=Limits(seconds=0.5)) as executor:
         pairs = [Pair(database, "SELECT 1", f"{ENDLESS} WHERE i > {i}") for i in range(6)]
         pairs += [Pair(database, "SELECT count(*) FROM t", f"SELECT count(*) + {i} FROM t") for i in range(58)]
+        executor.execute([Query(database, f"SELECT {i}") for i in range(2)])  # the workers are there
         start = time.perf_counter()
         judgements = executor.judge(pairs)
         assert time.perf_counter() - start < 6 * 0.5 / 2 + 1.0  # one after the other: 3 s

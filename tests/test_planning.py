@@ -136,10 +136,11 @@ def test_the_plan_of_the_spider_overlay_is_what_was_measured():
     """Candidates of 500 questions, and GRPO of 20 steps, whose memory the plan bounds rather than hits."""
     stages = spider_plan(ROOT / "workflow/config/spider.yaml")
     answers = stages["candidates"]
-    assert stages["cold_start"]["memory"] / 1e9 == pytest.approx(6.9, rel=0.25)
+    assert stages["cold_start"]["memory"] / 1e9 == pytest.approx(7.1, rel=0.25)
     assert answers["memory"] / 1e9 == pytest.approx(3.84, rel=0.25)
     assert answers["hours"] / answers["runs"] * 500 / (500 + 64) * 3600 == pytest.approx(480, rel=0.25)
     assert stages["grpo"]["hours"] * 3600 == pytest.approx(830, rel=0.25)
+    assert 5.3 < stages["grpo"]["memory"] / 1e9 < 1.5 * 5.3
 
 
 def test_the_plan_of_a_longer_cold_start_is_what_was_measured(tmp_path):

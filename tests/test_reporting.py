@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -53,7 +54,7 @@ def write_run(folder, strategy, reward, verdicts, seed=0, benchmark="tiny"):
     """A score run; `verdicts` is (greedy, vote, samples right) a question. Returns the paths of its two files."""
     out = folder / strategy / reward / f"seed-{seed}" / benchmark
     identity = {"benchmark": benchmark, "layout": "spider", "strategy": strategy, "reward": reward, "seed": seed}
-    coverage = {"questions": len(verdicts), "missing_databases": {}, "excluded": 0, "gold_failed": []}
+    coverage = {"questions": len(verdicts), "missing_databases": {}, "excluded": 0, "gold_failed": [], "unanswered": 0}
     write_json(out / "summary.json", identity | coverage | {"n_samples": 2, "metric": "spider_exec", "metrics": {}})
     write_jsonl(out / "questions.jsonl", [question_row(i, *verdict) for i, verdict in enumerate(verdicts)])
     return out / "summary.json", out / "questions.jsonl"
@@ -235,8 +236,12 @@ def test_a_run_without_selection_shows_no_empty_figure():
 def test_the_report_asks_the_monitor():
     start = {"executable": 0.37, "match": 0.15, "characters": 90.0, "distinct": 1.0, "reward": 0.1, "questions": 100}
     end = start | {"executable": 0.85, "match": 0.11, "characters": 30.0, "reward": 0.7}
-    rows = [{"step": i, **{f"validation/{k}": v for k, v in row.items()}} for i, row in enumerate((start, end))]
-    running, shrinking, falling, reward = collapse_warnings(rows)
+    recovered = start | {"match": 0.3}
+    course = (start, end, recovered)
+    rows = [{"step": 5 * i, **{f"validation/{k}": v for k, v in row.items()}} for i, row in enumerate(course)]
+    (warning,) = collapse_warnings(rows)  # also of what is over by the end
+    step, running, shrinking, falling, reward = re.split("[:;] ", warning)
+    assert step == "step 5"
     assert "37 % -> 85 %" in running
     assert "from 90 to 30 characters" in shrinking
     assert "fell, 15 % -> 11 %" in falling

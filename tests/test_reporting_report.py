@@ -58,7 +58,10 @@ def results(tmp_path, monkeypatch):
         ("reasoning", "full", FULL),
     ):
         summary, _ = write_run(tmp_path / "score", strategy, reward, verdicts)
-        write_json(summary, read_json(summary) | {"missing_databases": {"ark": 2}, "gold_failed": [3], "excluded": 8})
+        write_json(
+            summary,
+            read_json(summary) | {"missing_databases": {"ark": 2}, "gold_failed": [3], "excluded": 8, "unanswered": 7},
+        )
     return tmp_path
 
 
@@ -89,7 +92,7 @@ def test_the_report_holds_everything_asked_for(results):
         "| seed 0 | before (step 0) | 25.0 [", "| seed 0 | after (step 8) | 25.0 [",
         "| tiny | base model | 25.0 [", "| tiny | cold start (reasoning) + GRPO | 75.0 [",
         "| tiny | full | greedy | +50.0 [",
-        "ark (2)", "**bird_dev** was skipped: data/bird/dev.json is missing.",
+        "| tiny | 4 | 7 | ark (2) | 8 | 3 |", "**bird_dev** was skipped: data/bird/dev.json is missing.",
         "### Right: question", "### Right only by the vote: question 1",
         "### Another, for lack of one wrong: question",
     ]  # fmt: skip
@@ -100,9 +103,9 @@ def test_the_report_holds_everything_asked_for(results):
 
 def test_a_collapse_is_named_in_report_and_log(results, capsys):
     text = run(results)
-    assert "**seed 0**: executable share 30 % -> 80 %" in text
+    assert "**seed 0**: step 8: executable share 30 % -> 80 %" in text
     assert "completions shrank from" in text
-    assert "GRPO, seed 0: executable share 30 % -> 80 %" in capsys.readouterr().err
+    assert "GRPO, seed 0: step 8: executable share 30 % -> 80 %" in capsys.readouterr().err
 
 
 def test_equal_input_gives_equal_bytes(results):

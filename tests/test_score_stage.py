@@ -6,7 +6,7 @@ import sqlite3
 import pytest
 
 from sqlr1.prompting import format_response
-from sqlr1.records import Candidates, read_jsonl, write_json, write_jsonl
+from sqlr1.records import Candidates, read_jsonl, read_records, write_json, write_jsonl
 from sqlr1.scoring.predictions import read_predictions, read_questions
 from sqlr1.stages import score
 
@@ -75,6 +75,17 @@ def test_summary_holds_the_values_computed_by_hand(benchmark):
     assert summary["metrics"]["bird_ex"]["greedy"]["all"]["value"] == 1 / 4
     assert summary["metrics"]["executable"]["samples"]["all"]["value"] == pytest.approx((3 + 3 + 1 + 0) / 12)
     assert summary["metrics"]["well_formed"]["greedy"]["all"]["n"] == 5
+
+
+def test_a_question_that_could_not_be_asked_counts_as_wrong_and_is_told(benchmark):
+    asked, _ = run(benchmark)
+    rows = read_records(benchmark / "candidates.jsonl", Candidates)
+    rows[0] = Candidates(rows[0].id, rows[0].db_id, "", [""] * 3)
+    write_jsonl(benchmark / "candidates.jsonl", rows)
+    summary, _ = run(benchmark)
+    assert (asked["unanswered"], summary["unanswered"]) == (0, 1)
+    assert summary["questions"] == asked["questions"] == 4
+    assert summary["metrics"]["spider_exec"]["greedy"]["all"]["value"] == 1 / 4
 
 
 def test_rows_tell_greedy_from_vote_and_gold_faults_from_wrong_answers(benchmark):

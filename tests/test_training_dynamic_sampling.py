@@ -60,7 +60,7 @@ def test_dropped_rows_have_no_tokens_even_where_a_micro_batch_holds_no_others():
 
 
 def flat(completions, **_):
-    """No variance for the prompts that hold an `a`."""
+    """No variance within the first group, of four."""
     return [float(i % 4) if i >= 4 else 0.0 for i in range(len(completions))]
 
 

@@ -1,5 +1,9 @@
 """Trainer configurations out of config sections: the libraries' own names, and a line that names a faulty key."""
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,3 +65,13 @@ def test_sharded_weights_are_refused(make, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
     with pytest.raises(InputError, match=r"launch\.(grpo|cold_start): ZeRO stage 3 shards the weights"):
         make({}, tmp_path, 0)
+
+
+def test_no_run_is_reported_to_the_hub():
+    """The library reads the variable when it is imported, which a stage does early."""
+    code = (
+        "import sqlr1.stages.grpo, trl; from huggingface_hub import constants as c; print(c.HF_HUB_DISABLE_TELEMETRY)"
+    )
+    environment = {name: value for name, value in os.environ.items() if not re.search("TELEMETRY|DO_NOT_TRACK", name)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == "True"

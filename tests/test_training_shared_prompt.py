@@ -192,18 +192,20 @@ def test_one_wrong_bit_of_the_mask_shows(folders, tmp_path, batch, monkeypatch):
     "settings",
     [
         {"beta": 0.05},
+        {"beta": 0.05, "lora": None},
+        {"importance_sampling_level": "sequence", "loss_type": "grpo", "num_iterations": 2},
         {"num_iterations": 2, "gradient_accumulation_steps": 1, "steps_per_generation": 1},
         {"gradient_accumulation_steps": 2},
         {"per_device_train_batch_size": 4, "steps_per_generation": 2, "gradient_accumulation_steps": 2},
     ],
-    ids=["kl", "iterations", "accumulation", "micro-batches"],
+    ids=["kl", "kl of all weights", "sequence", "iterations", "accumulation", "micro-batches"],
 )
 def test_five_steps_give_the_stock_weights(folders, tmp_path, settings, architecture):
     # Adam divides by a gradient's size: at its default epsilon the rounding of vanishing gradients becomes whole steps.
     weights = []
     for shared in (False, True):
         trainer = make(
-            folders, tmp_path, shared, architecture, LORA, max_steps=5, adam_epsilon=1e-4, **settings
+            folders, tmp_path, shared, architecture, max_steps=5, adam_epsilon=1e-4, **({"lora": LORA} | settings)
         )  # fmt: skip
         before = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
         trainer.train()

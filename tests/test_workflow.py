@@ -146,7 +146,7 @@ def test_an_edit_in_rewards_reruns_grpo_and_what_follows(checkout, edit):
 
 
 def test_one_key_of_select_reruns_the_selection_and_what_follows(checkout, edit):
-    edit("workflow/config/smoke.yaml", "max_new_tokens: 48, rows: 8", "max_new_tokens: 48, rows: 7")
+    edit("workflow/config/smoke.yaml", "max_new_tokens: 32, rows: 8", "max_new_tokens: 32, rows: 7")
     assert planned(checkout) == SELECTED
 
 
@@ -157,7 +157,7 @@ def test_another_reward_variant_trains_only_itself(checkout):
 
 
 def test_one_key_of_grpo_reruns_grpo_and_what_follows(checkout, edit):
-    edit("workflow/config/smoke.yaml", "max_completion_length: 48", "max_completion_length: 47")
+    edit("workflow/config/smoke.yaml", "max_completion_length: 32", "max_completion_length: 31")
     assert planned(checkout) == TRAINED
 
 

@@ -26,7 +26,7 @@ class Backend(Protocol):
 
 
 class TransformersBackend:
-    """Any causal language model of transformers, each prompt computed once (`sqlr1.inference.sampler`)."""
+    """A Llama or Qwen2 model of transformers, each prompt computed once (`sqlr1.inference.sampler`)."""
 
     def __init__(self, model_folder: Path, dtype: str) -> None:
         self.tokenizer = load_tokenizer(model_folder)

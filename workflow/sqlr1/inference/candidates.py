@@ -1,4 +1,7 @@
-"""Candidates for questions: a greedy answer and n samples each, resumable question by question."""
+"""Candidates for questions: a greedy answer and n samples each.
+
+Resumable question by question, of which our own sampler finishes those of a batch together.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass

@@ -3,8 +3,8 @@
 `generate()` on G copies of a prompt computes and stores the prompt G times. Here each prompt is prefilled once, and
 what several begin with, once for all of them (`prefill`); a prompt's rows then attend to one copy of its keys and
 values, and to their own completion's. Rows that have ended leave the batch. The attention is exact: both score blocks
-go through one softmax. Everything else is the model's own modules, so that any architecture that looks its attention up
-in transformers' interface (Llama, Qwen2, ...) is served.
+go through one softmax. Everything else is the model's own modules, which look their attention up in
+transformers' interface; `FAMILIES` of `shared_attention` are served, the others refused.
 
 Every row draws its own stream of uniform numbers from its own seed and inverts the cumulative distribution: a row's
 tokens do not depend on which other rows share its batch, up to the last bits of the logits.

@@ -70,7 +70,10 @@ def validation_point(row: Mapping[str, float], bootstrap: Bootstrap) -> Estimate
 
 
 def collapse_warnings(validation: Metrics) -> list[str]:
-    """The signs of collapse at the last validation against the first, by the monitor that every run carries."""
+    """What the monitor that every run carries says of each validation against the first: one text for each with signs
+    of collapse.
+    """
     prefix = VALIDATION.removesuffix("match")
-    first, last = ({name.removeprefix(prefix): value for name, value in validation[i].items()} for i in (0, -1))
-    return collapse_signs(first, last)
+    rows = [{name.removeprefix(prefix): value for name, value in row.items()} for row in validation]
+    told = {row["step"]: collapse_signs(rows[0], row) for row in rows}
+    return [f"step {step}: {'; '.join(signs)}" for step, signs in told.items() if signs]

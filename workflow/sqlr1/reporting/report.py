@@ -67,21 +67,23 @@ def training_section(
 
 
 def coverage_section(summaries: Sequence[Mapping[str, Any]], skipped: Mapping[str, str]) -> str:
-    """What was not scored: skipped benchmarks, absent databases, excluded questions, golds that fail."""
+    """What was not scored (skipped benchmarks, absent databases, excluded questions, golds that fail), and how many
+    questions got no answer at all, as where the prompt did not fit, from the policy with most of them.
+    """
     lines = []
     for summary in _one_a_benchmark(summaries):
         missing = ", ".join(f"{db} ({n})" for db, n in sorted(summary["missing_databases"].items())) or "none"
         failed = ", ".join(map(str, summary["gold_failed"])) or "none"
-        lines.append([summary["benchmark"], summary["questions"], missing, summary["excluded"], failed])
-    columns = ["benchmark", "scored", "absent databases (questions)", "excluded questions", "golds that fail (index)"]
+        unanswered = max(s["unanswered"] for s in summaries if s["benchmark"] == summary["benchmark"])
+        lines.append([summary["benchmark"], summary["questions"], unanswered, missing, summary["excluded"], failed])
+    columns = ["benchmark", "scored", "of them without an answer", "absent databases (questions)"]
+    columns += ["excluded questions", "golds that fail (index)"]
     names = [f"- **{name}** was skipped: {reason}" for name, reason in sorted(skipped.items())]
-    return "\n\n".join(
-        ["### What was not scored", markdown_table(columns, lines), *(["\n".join(names)] if names else [])]
-    )
+    return "\n\n".join(["### Coverage", markdown_table(columns, lines), *(["\n".join(names)] if names else [])])
 
 
 def _one_a_benchmark(summaries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Coverage does not depend on the policy: the first summary of each benchmark stands for all."""
+    """What is scored does not depend on the policy: the first summary of each benchmark stands for all."""
     first: dict[str, Mapping[str, Any]] = {}
     for summary in summaries:
         first.setdefault(summary["benchmark"], summary)

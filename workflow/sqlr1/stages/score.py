@@ -62,17 +62,21 @@ def _score(job: Job) -> None:
     questions = read_questions(job.settings["benchmark"]["layout"], job.args.questions)
     excluded = excluded_questions(job.args.exclude, len(questions))
     trusted = [question for question in questions if question.index not in excluded]
-    answered, missing = _join(job, trusted, read_records(job.args.candidates, Candidates))
+    candidates = read_records(job.args.candidates, Candidates)
+    answered, missing = _join(job, trusted, candidates)
     job.reads(path for a in answered for path in instances(a.database))
     for database in sorted({a.database for a in answered}):
         read_schema(database)  # raises InputError for a corrupt file, whose golds would all seem to fail
     rows = _judge(job, answered)
     n_samples = len(answered[0].samples) if answered else 0
+    scored = {row["id"] for row in rows if row["greedy"]["executable"] is not None}
     faults = [row["index"] for row in rows if row["greedy"]["executable"] is None]
     summary = _identity(job) | {
         "questions": len(rows) - len(faults),
         "missing_databases": dict(sorted(missing.items())),
         "excluded": len(excluded),
+        # As where the prompt did not fit: scored, as wrong.
+        "unanswered": sum(c.id in scored and not any((c.greedy, *c.samples)) for c in candidates),
         "gold_failed": faults,
         "n_samples": n_samples,
         "metrics": summarise(rows, n_samples, Bootstrap(**job.settings["score"])) if rows else {},

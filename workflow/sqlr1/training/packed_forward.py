@@ -1,4 +1,4 @@
-"""Log-probabilities of a packed row in one pass of any model whose attention goes through transformers' interface."""
+"""Log-probabilities of a packed row in one pass of a Llama or Qwen2 model (`why_not_shared`)."""
 
 import functools
 import types

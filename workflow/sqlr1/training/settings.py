@@ -5,7 +5,6 @@ LoraConfig's. Unknown keys and values of the wrong type raise InputError naming 
 """
 
 import difflib
-import os
 import types
 import typing
 from collections.abc import Mapping
@@ -90,7 +89,6 @@ def _trainer_config(
         if key in _CHOICES and given[key] not in _CHOICES[key]:
             raise InputError(f"config key {section}.{key}: {given[key]!r} is none of {', '.join(_CHOICES[key])}")
     _check_fields(kind, section, given, own)
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers would report each run
     import torch
 
     machine = {"use_cpu": not torch.cuda.is_available(), "bf16": multiplies_in_bf16(settings)}
