@@ -234,7 +234,8 @@ def test_a_run_without_selection_shows_no_empty_figure():
 
 
 def test_the_report_asks_the_monitor():
-    start = {"executable": 0.37, "match": 0.15, "characters": 90.0, "distinct": 1.0, "reward": 0.1, "questions": 100}
+    start = {"executable": 0.37, "match": 0.15, "characters": 90.0, "distinct": 1.0, "joins_or_groups": 0.3}
+    start |= {"reward": 0.1, "questions": 100}
     end = start | {"executable": 0.85, "match": 0.11, "characters": 30.0, "reward": 0.7}
     recovered = start | {"match": 0.3}
     course = (start, end, recovered)

@@ -45,10 +45,10 @@ def results(tmp_path, monkeypatch):
         for i, m in enumerate((0, 0, 1, 3, 4))
     ]
     write_jsonl(tmp_path / "select/seed-0/pass_rates.jsonl", rates)
-    numbers = ("executable", "characters", "distinct", "reward")
+    numbers = ("executable", "characters", "distinct", "joins_or_groups", "reward")
     validation = [
         {"step": s, VALIDATION: v, VALIDATION_SIZE: 40}
-        | {f"validation/{n}": x for n, x in zip(numbers, (e, c, 1.0, r), strict=True)}
+        | {f"validation/{n}": x for n, x in zip(numbers, (e, c, 1.0, 0.3, r), strict=True)}
         for s, v, e, c, r in ((0, 0.25, 0.3, 80, 0.1), (8, 0.25, 0.8, 30, 0.7))
     ]
     write_jsonl(tmp_path / "grpo/seed-0/validation.jsonl", validation)

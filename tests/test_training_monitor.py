@@ -11,16 +11,18 @@ from transformers import TrainerState
 from sqlr1 import tracking
 from sqlr1.execution import Executor, Limits
 from sqlr1.inference.prompts import Prompts
+from sqlr1.outcomes import Outcome
+from sqlr1.prompting import format_response
 from sqlr1.records import Catalogue, InputError, Question, read_records
 from sqlr1.rewards import reward_functions
 from sqlr1.training.grpo import grpo_rows, make_trainer
-from sqlr1.training.judge import Judge
+from sqlr1.training.judge import Judge, summary
 from sqlr1.training.monitor import collapse_signs
 from sqlr1.training.validation import Validate
 
 START = {
     "format": 0.9, "executable": 0.37, "match": 0.11, "characters": 96.0, "distinct": 0.98, "reward": -0.4,
-    "questions": 100,
+    "joins_or_groups": 0.3, "questions": 100,
 }  # fmt: skip
 
 
@@ -36,6 +38,21 @@ def test_executable_but_wrong_is_told():
 
 def test_a_real_gain_is_not():
     assert collapse_signs(START, START | {"executable": 0.6, "match": 0.18, "characters": 60.0, "reward": 1.0}) == []
+
+
+def test_giving_up_joins_is_told_even_where_more_is_right():
+    gain = START | {"executable": 0.6, "match": 0.2, "reward": 1.0}
+    assert collapse_signs(START, gain | {"joins_or_groups": 0.01}) == ["SQL that joins or groups 30 % -> 1 %"]
+    assert collapse_signs(START, gain | {"joins_or_groups": 0.16}) == []
+    rare = START | {"joins_or_groups": 0.02}  # two questions
+    assert collapse_signs(rare, gain | {"joins_or_groups": 0.0}) == []
+
+
+def test_the_sql_of_a_batch_is_asked_whether_it_joins_or_groups():
+    answers = ["SELECT a.x FROM a JOIN b USING (id)", "select count(*) from a group\nby x", "SELECT joint FROM a"]
+    texts = [format_response("We join the tables.", sql) for sql in answers]
+    judged = [Outcome(True, True, True, 20, 20, 8)] * len(texts)
+    assert summary(judged, texts)["joins_or_groups"] == pytest.approx(2 / 3)
 
 
 def test_neither_is_standing_still():
@@ -75,6 +92,7 @@ def test_validation_warns_in_the_log_and_in_mlflow(tmp_path, monkeypatch, caplog
         "match": 0.5,
         "characters": 1.0,
         "distinct": 0.1,
+        "joins_or_groups": 0.0,
         "reward": -10.0,
     }
     state = TrainerState(global_step=3, max_steps=9, log_history=[

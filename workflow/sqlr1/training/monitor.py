@@ -1,7 +1,8 @@
 """Signs that a policy earns reward without answering better: the collapse that execution rewards invite.
 
 On a weak start `SELECT count(*) FROM t` runs and is rarely right: the executable share rises, the match share does not,
-completions shrink and grow alike. The fixed validation set shows it where the mean reward hides it.
+completions shrink and grow alike. The fixed validation set shows it where the mean reward hides it. SQL that joins or
+groups fails more often: a policy that gives it up may answer more questions, the simple ones, and is told of too.
 """
 
 from collections.abc import Mapping
@@ -11,23 +12,32 @@ MATCH_GAIN = 0.02
 FEW = 2  # questions: on a small set a share may move by so many and mean nothing
 SHRINKAGE = 0.75
 DISTINCT_SHARE = 0.5
+JOINS_OR_GROUPS_SHARE = 0.5
 
 
 def collapse_signs(first: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
     """What speaks for a collapse between two validations of the same `questions`, in words: of
     `judge.summary` and the mean reward.
 
-    >>> start = {"executable": 0.4, "match": 0.1, "characters": 90, "distinct": 1.0, "reward": -0.5, "questions": 100}
+    >>> start = {"executable": 0.4, "match": 0.1, "characters": 90, "distinct": 1.0, "joins_or_groups": 0.3}
+    >>> start |= {"reward": -0.5, "questions": 100}
     >>> collapse_signs(start, start | {"executable": 0.8, "characters": 30, "reward": 0.1})[0]
     'executable share 40 % -> 80 %, match share only 10 % -> 10 %'
     >>> collapse_signs(start, start | {"executable": 0.8, "match": 0.3, "reward": 2.0})
     []
+    >>> collapse_signs(start, start | {"executable": 0.8, "match": 0.3, "reward": 2.0, "joins_or_groups": 0.0})
+    ['SQL that joins or groups 30 % -> 0 %']
     """
     gained = round((now["match"] - first["match"]) * now["questions"])
     enough = max(FEW, MATCH_GAIN * now["questions"])
+    fewer = (first["joins_or_groups"] - now["joins_or_groups"]) * now["questions"]
+    simpler = []
+    if fewer > enough and now["joins_or_groups"] < JOINS_OR_GROUPS_SHARE * first["joins_or_groups"]:
+        share = f"{first['joins_or_groups']:.0%} -> {now['joins_or_groups']:.0%}".replace("%", " %")
+        simpler = [f"SQL that joins or groups {share}"]
     if gained > enough:
-        return []
-    signs = []
+        return simpler
+    signs = simpler
     match = f"{first['match']:.0%} -> {now['match']:.0%}".replace("%", " %")
     if now["executable"] - first["executable"] > EXECUTABLE_GAIN:
         share = f"{first['executable']:.0%} -> {now['executable']:.0%}".replace("%", " %")
