@@ -11,7 +11,7 @@ from transformers import TrainerState
 from sqlr1 import tracking
 from sqlr1.execution import Executor, Limits
 from sqlr1.inference.prompts import Prompts
-from sqlr1.outcomes import Outcome
+from sqlr1.outcomes import outcomes
 from sqlr1.prompting import format_response
 from sqlr1.records import Catalogue, InputError, Question, read_records
 from sqlr1.rewards import reward_functions
@@ -48,10 +48,11 @@ def test_giving_up_joins_is_told_even_where_more_is_right():
     assert collapse_signs(rare, gain | {"joins_or_groups": 0.0}) == []
 
 
-def test_the_sql_of_a_batch_is_asked_whether_it_joins_or_groups():
+def test_the_sql_of_a_batch_is_asked_whether_it_joins_or_groups(tmp_path):
     answers = ["SELECT a.x FROM a JOIN b USING (id)", "select count(*) from a group\nby x", "SELECT joint FROM a"]
     texts = [format_response("We join the tables.", sql) for sql in answers]
-    judged = [Outcome(True, True, True, 20, 20, 8)] * len(texts)
+    with Executor() as executor:
+        judged = outcomes(executor, texts, ["SELECT 1"] * 3, [tmp_path / "absent.sqlite"] * 3, "bird")
     assert summary(judged, texts)["joins_or_groups"] == pytest.approx(2 / 3)
 
 

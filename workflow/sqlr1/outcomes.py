@@ -1,5 +1,6 @@
 """What completions came to: parsed, executed and judged once; rewards, selection and validation only read it."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 from sqlr1.execution import Executor, Pair, Verdict
 from sqlr1.prompting import parse_response
 
+# No parser: most of what a weak model writes is no valid SQL. A comma between tables does not count.
+_JOINS_OR_GROUPS = re.compile(r"\bJOIN\b|\bGROUP\s+BY\b", re.IGNORECASE)
 _NOT_THE_PREDICTIONS_FAULT = (Verdict.GOLD_FAILED, Verdict.GOLD_TIMED_OUT, Verdict.MISSING_DATABASE)
 
 
@@ -21,6 +24,7 @@ class Outcome:
     answer_length: int
     sql_length: int
     judged: bool = True
+    joins_or_groups: bool = False
 
 
 def outcomes(
@@ -42,6 +46,7 @@ def outcomes(
             answer_length=len(response.answer),
             sql_length=len(response.sql),
             judged=judgement.verdict not in _NOT_THE_PREDICTIONS_FAULT,
+            joins_or_groups=bool(_JOINS_OR_GROUPS.search(response.sql)),
         )
         for response, judgement in zip(responses, executor.judge(pairs, semantics), strict=True)
     ]

@@ -1,17 +1,14 @@
 """Rewards as TRL wants them: functions of a batch of completions, here over one execution of the batch."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sqlr1.execution import Executor
 from sqlr1.outcomes import Outcome, outcomes
-from sqlr1.prompting import parse_response
 from sqlr1.rewards import Reward
 
 RewardFunction = Callable[..., list[float | None]]
-_JOINS_OR_GROUPS = re.compile(r"\bJOIN\b|\bGROUP\s+BY\b", re.IGNORECASE)
 
 
 class Judge:
@@ -75,5 +72,5 @@ def summary(judged: Sequence[Outcome], texts: Sequence[str]) -> dict[str, float]
         "match": sum(o.matches for o in counted) / number,
         "distinct": len(set(texts)) / len(texts),
         "characters": sum(map(len, texts)) / len(texts),
-        "joins_or_groups": sum(bool(_JOINS_OR_GROUPS.search(parse_response(t).sql)) for t in texts) / len(texts),
+        "joins_or_groups": sum(o.joins_or_groups for o in judged) / len(judged),
     }

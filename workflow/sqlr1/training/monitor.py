@@ -30,24 +30,25 @@ def collapse_signs(first: Mapping[str, float], now: Mapping[str, float]) -> list
     """
     gained = round((now["match"] - first["match"]) * now["questions"])
     enough = max(FEW, MATCH_GAIN * now["questions"])
+    signs = []
     fewer = (first["joins_or_groups"] - now["joins_or_groups"]) * now["questions"]
-    simpler = []
     if fewer > enough and now["joins_or_groups"] < JOINS_OR_GROUPS_SHARE * first["joins_or_groups"]:
-        share = f"{first['joins_or_groups']:.0%} -> {now['joins_or_groups']:.0%}".replace("%", " %")
-        simpler = [f"SQL that joins or groups {share}"]
+        signs.append(f"SQL that joins or groups {_course('joins_or_groups', first, now)}")
     if gained > enough:
-        return simpler
-    signs = simpler
-    match = f"{first['match']:.0%} -> {now['match']:.0%}".replace("%", " %")
+        return signs
+    match = _course("match", first, now)
     if now["executable"] - first["executable"] > EXECUTABLE_GAIN:
-        share = f"{first['executable']:.0%} -> {now['executable']:.0%}".replace("%", " %")
-        signs.append(f"executable share {share}, match share only {match}")
+        signs.append(f"executable share {_course('executable', first, now)}, match share only {match}")
     if now["characters"] < SHRINKAGE * first["characters"]:
         signs.append(f"completions shrank from {first['characters']:.0f} to {now['characters']:.0f} characters")
     if now["distinct"] < DISTINCT_SHARE * first["distinct"]:
-        signs.append(f"distinct answers {first['distinct']:.0%} -> {now['distinct']:.0%}".replace("%", " %"))
+        signs.append(f"distinct answers {_course('distinct', first, now)}")
     if gained < -enough and now["reward"] > first["reward"]:
         signs.append(f"match share fell, {match}")
     if signs and now["reward"] > first["reward"]:
         signs.append(f"mean reward {first['reward']:.2f} -> {now['reward']:.2f} all the same")
     return signs
+
+
+def _course(share: str, first: Mapping[str, float], now: Mapping[str, float]) -> str:
+    return f"{100 * first[share]:.0f} % -> {100 * now[share]:.0f} %"
