@@ -133,13 +133,13 @@ def spider_plan(overlay):
 
 
 def test_the_plan_of_the_spider_overlay_is_what_was_measured():
-    """Candidates of 500 questions, and GRPO's 80 steps without validation, whose memory the plan bounds."""
+    """Candidates of 500 questions, and GRPO's 80 steps and six validations, whose memory the plan bounds."""
     stages = spider_plan(ROOT / "workflow/config/spider.yaml")
     answers = stages["candidates"]
     assert stages["cold_start"]["memory"] / 1e9 == pytest.approx(7.1, rel=0.25)
     assert answers["memory"] / 1e9 == pytest.approx(3.84, rel=0.25)
     assert answers["hours"] / answers["runs"] * 500 / (500 + 64) * 3600 == pytest.approx(480, rel=0.25)
-    assert stages["grpo"]["hours"] * 3600 == pytest.approx(3787, rel=0.25)
+    assert stages["grpo"]["hours"] * 3600 == pytest.approx(4348, rel=0.25)
     assert 5.9 < stages["grpo"]["memory"] / 1e9 < 1.5 * 5.9
 
 
@@ -166,10 +166,20 @@ def test_iterations_share_the_steps_that_are_fixed():
     assert twice.flops > 1.5 * once.flops
 
 
+def test_validations_are_counted():
+    """Of 6 steps: before, after 3 and 6; or before and after. Of 32 questions as many as are asked."""
+    often, seldom = (grpo_cost(max_steps=6, validation={"questions": 16, "every": n}) for n in (3, 9))
+    assert often.tokens - seldom.tokens == 16 * (200 + 40)
+    assert often.hours > seldom.hours
+    assert grpo_cost(max_steps=6, validation={"questions": 99, "every": 9}).tokens == seldom.tokens + 32 * (200 + 40)
+
+
 def test_refills_are_sampled_and_all_weights_have_a_copy_for_rollouts():
-    plain, refilled = grpo_cost(), grpo_cost(dynamic_sampling={"refill_rounds": 2})
+    asked = {"max_steps": 6, "validation": {"questions": 1, "every": 9}}
+    plain, refilled = grpo_cost(**asked), grpo_cost(**asked, dynamic_sampling={"refill_rounds": 2})
     assert refilled.flops > plain.flops
-    assert refilled.tokens == 1.5 * plain.tokens  # each round redraws half the groups
+    validated = 2 * (200 + 40)
+    assert refilled.tokens - validated == 1.5 * (plain.tokens - validated)  # each round redraws half the groups
     full = grpo_cost(beta=0.0, gradient_checkpointing=True, per_device_train_batch_size=1)
     assert full.memory > (16 + 2) * TWELVE.parameters + ACCELERATORS["a100-80gb"].process
 
@@ -219,8 +229,8 @@ def test_the_paper_overlays_are_planned(size):
     stages = {stage["stage"]: stage for stage in json.loads(done.stdout)["stages"]}
     assert list(stages) == ["cold_start", "grpo", "candidates"]  # the paper selects nothing
     assert stages["grpo"]["devices"] == 8
-    # Ten epochs of 4,000 questions, each with 8 completions: sampled, then trained on.
-    assert stages["grpo"]["tokens"] == 2 * 40_000 * (4096 + 8 * 2048)
+    # Ten epochs of 4,000 questions, each with 8 completions: sampled, then trained on; and eleven validations.
+    assert stages["grpo"]["tokens"] == 2 * 40_000 * (4096 + 8 * 2048) + 11 * 256 * (4096 + 2048)
     assert 1 < stages["grpo"]["hours"] < 1000
     assert all(stage["memory"] < 80e9 for stage in stages.values())
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate import PartialState
 from tiny_models import tiny_folder, tiny_tokenizer
+from tiny_stages import PROMPT, prepare
 from transformers import TrainerCallback
 
 from sqlr1.training.checkpoints import MarkComplete, train_on
@@ -73,6 +74,26 @@ def refilling(model, work, per_device):
     return grpo(model, work, per_device, refill_rounds=1)
 
 
+def validating(model, work, per_device):
+    """GRPO that is validated on five questions: one process has three of them, the other two."""
+    from sqlr1.execution import Executor, Limits
+    from sqlr1.inference.prompts import Prompts
+    from sqlr1.records import Catalogue, Question, read_records
+    from sqlr1.rewards import reward_functions
+    from sqlr1.training.grpo import grpo_rows
+    from sqlr1.training.judge import Judge
+    from sqlr1.training.validation import Validate
+
+    questions, catalogue = read_records(work.parent / "questions.jsonl", Question), work.parent / "catalogue.jsonl"
+    prompts = Prompts(tiny_tokenizer(), PROMPT)
+    rows, _ = grpo_rows(questions[:5], Catalogue(catalogue, work.parent), prompts)
+    judge = Judge(Executor(1, Limits(seconds=1.0)), "bird", reward_functions({}, "full"))
+    validate = Validate(rows, judge, every=4)
+    validate.trainer = grpo(model, work, per_device)
+    validate.trainer.add_callback(validate)
+    return validate.trainer
+
+
 class End(TrainerCallback):
     """Ends the process once its checkpoint of the second epoch is there."""
 
@@ -97,7 +118,8 @@ def main(case, folder, out, per_device, course):
     if trainer.is_world_process_zero():
         trained = {n: p.detach() for n, p in trainer.model.named_parameters() if p.requires_grad}
         losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-        torch.save({"weights": trained, "losses": losses}, out)
+        validations = [line for line in trainer.state.log_history if "validation/match" in line]
+        torch.save({"weights": trained, "losses": losses, "validations": validations}, out)
 
 
 def run(case, folder, out, processes, course="whole"):
@@ -119,6 +141,15 @@ def test_two_processes_train_as_one(tmp_path, case):
     assert max(w.abs().max() for n, w in one["weights"].items() if "lora_B" in n) > 1e-2
     assert max((one["weights"][n] - w).abs().max() for n, w in two["weights"].items()) < 1e-4
     assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)
+
+
+def test_two_processes_share_the_validation(tmp_path):
+    prepare(tmp_path)
+    one, two = (run("validating", tmp_path / "base/model", tmp_path / f"{n}.pt", n)["validations"] for n in (1, 2))
+    assert [line["step"] for line in two] == [0, 4, 8, 10]
+    # Before training; afterwards the weights differ in their last bits, which may decide a greedy token.
+    assert two[0] == pytest.approx(one[0])
+    assert two[0]["validation/questions"] == 5
 
 
 @pytest.mark.parametrize("case", ["cold_start", "grpo"])

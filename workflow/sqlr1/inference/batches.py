@@ -10,6 +10,8 @@ from sqlr1.inference.sampler import Sampling, sample
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+BATCH_TOKENS = 32768  # cached at once, where the config does not say otherwise
+
 
 def batches(lengths: Sequence[int], rows: int, sampling: Sampling, batch_tokens: int) -> list[list[int]]:
     """Indices of prompts in batches of similar length, longest first, each of at most `batch_tokens` cached tokens.

@@ -11,7 +11,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from sqlr1.inference.backends import Backend
-from sqlr1.inference.batches import batches
+from sqlr1.inference.batches import BATCH_TOKENS, batches
 from sqlr1.inference.sampler import GREEDY, Sampling, row_seed
 from sqlr1.records import Candidates, read_records, write_jsonl
 
@@ -70,7 +70,7 @@ def _together(
     if settings.get("backend") == "vllm":
         return [list(missing)] if missing else []
     lengths = [len(q.token_ids or []) for q in asked]
-    planned = batches(lengths, rows, sampling, settings.get("batch_tokens", 32768))
+    planned = batches(lengths, rows, sampling, settings.get("batch_tokens", BATCH_TOKENS))
     return [batch for batch in planned if not set(missing).isdisjoint(batch)]
 
 

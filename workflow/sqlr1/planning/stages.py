@@ -2,14 +2,15 @@
 
 Hours are FLOPs over devices * peak * utilisation (`mfu`); decoding reads all weights and the cache once a step, and
 takes the longer of that (at 60 % of the bandwidth) and its FLOPs. They follow from mean lengths, memory from the
-longest rows. Starting up, executing SQL and validation are not counted, and every prompt is counted whole, although our
-sampler computes a schema once for the questions of a batch. A round of refills is taken to replace half the groups.
+longest rows. Starting up and executing SQL are not counted, and every prompt is counted whole, although our sampler
+computes a schema once for the questions of a batch. A round of refills is taken to replace half the groups.
 
 Memory of a device: the process, the state (`costs.state_bytes`), in GRPO a bf16 copy of the policy for rollouts (but
 where DeepSpeed holds it in bf16) and the reference, and the greater of training pass and sampling, times what the
 allocator holds of it. vLLM takes its share of the device, beside the training pass unless it sleeps meanwhile.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -87,8 +88,23 @@ class Planner:
         refills = _REFILLED * (settings.get("dynamic_sampling") or {}).get("refill_rounds", 0)
         drawn, seconds = self._sampling(prompts * (1 + refills), size, response, at_once, devices)
         seconds += self._compute(trained, devices)
+        steps = prompts * size * iterations / (at_once * devices)
+        answers, answer_flops, answer_seconds = self._validation(steps, response, devices)
         runs, tokens = self._seeds() * self._variants(), (1 + refills + iterations) * work.tokens
-        return self._cost("grpo", runs, devices, tokens, drawn + trained, seconds, self._grpo_memory(tuning, at_once))
+        tokens += answers * (self.lengths.prompt + response)
+        flops, seconds = drawn + trained + answer_flops, seconds + answer_seconds
+        return self._cost("grpo", runs, devices, tokens, flops, seconds, self._grpo_memory(tuning, at_once))
+
+    def _validation(self, steps: float, response: float, devices: int) -> tuple[float, float, float]:
+        """Answers, FLOPs and seconds of the validations before, during and after `steps`; never vLLM's."""
+        settings = self.config["grpo"].get("validation", {})
+        kept = self.config["filter"]["validation_rows"]
+        answers = (1 + math.ceil(steps / settings.get("every", 10))) * min(kept, settings.get("questions", kept))
+        return answers, *self._sampling(answers, 1, response, self._validated_at_once(), devices)
+
+    def _validated_at_once(self) -> int:
+        longest = self.config["grpo"].get("max_completion_length", 256)
+        return max(1, _BATCH_TOKENS // (self.lengths.longest_prompt + longest))
 
     def _grpo_memory(self, tuning: Tuning, at_once: int) -> float:
         settings, shape, lengths = self.config["grpo"], self.shape, self.lengths
@@ -102,6 +118,8 @@ class Planner:
             state += (costs.BF16_BYTES if sharded else 4) * shape.parameters  # the reference
         # A pass over less than a group has its prompt all the same.
         training = self._pass_bytes(max(1, batch / size) * lengths.longest_prompt, batch * response, tuning)
+        validation = costs.sampling_bytes(shape, self._validated_at_once(), lengths.longest_prompt, 1, response)
+        training = max(training, validation)
         if not self._vllm("grpo"):
             sampling = costs.sampling_bytes(shape, at_once / size, lengths.longest_prompt, size, response)
             return state + self._held(max(training, sampling))

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from sqlr1.inference.batches import complete_all
+from sqlr1.inference.batches import BATCH_TOKENS, complete_all
 from sqlr1.inference.sampler import GREEDY, Sampling
 from sqlr1.inference.shared_attention import why_not_shared
 from sqlr1.training.judge import Judge, summary
@@ -21,13 +22,13 @@ from sqlr1.training.rollout_policy import rollout_policy
 log = logging.getLogger(__name__)
 
 PREFIX = "validation/"
-_BATCH_TOKENS = 8192  # beside a training that holds weights and optimiser
 
 
 class Validate(TrainerCallback):
     """Scores `rows` (of `grpo_rows`) every `every` steps, and puts the result into the log history.
 
-    It takes nothing from the random number generators. `trainer` is set once that is made.
+    Each process answers its share of them. It takes nothing from the random number generators. `trainer` is set once
+    that is made.
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]], judge: Judge, every: int) -> None:
@@ -59,10 +60,11 @@ class Validate(TrainerCallback):
                 callback.send(line, state.global_step)
 
     def score(self) -> dict[str, float]:
-        """Greedy shares and mean reward of the current policy on the fixed set."""
-        trainer, rows = self.trainer, self.rows
+        """Greedy shares and mean reward of the current policy on the fixed set; the same on all processes."""
+        trainer, accelerator = self.trainer, self.trainer.accelerator
+        rows = self.rows[accelerator.process_index :: accelerator.num_processes]
         sampling = Sampling(trainer.max_completion_length)
-        with rollout_policy(trainer.accelerator.unwrap_model(trainer.model), trainer) as policy:
+        with rollout_policy(accelerator.unwrap_model(trainer.model), trainer) as policy:
             prompts = [row["prompt_ids"] for row in rows]
             if why_not_shared(policy):
                 was_training = policy.training
@@ -73,9 +75,10 @@ class Validate(TrainerCallback):
                 policy.train(was_training)
             else:
                 seeds, eos = [[GREEDY]] * len(rows), trainer.eos_token_ids
-                drawn = complete_all(policy, prompts, seeds, sampling, eos, _BATCH_TOKENS, "validate")
+                drawn = complete_all(policy, prompts, seeds, sampling, eos, BATCH_TOKENS, "validate")
         texts = trainer.processing_class.batch_decode([group[0] for group in drawn], skip_special_tokens=True)
-        judged = self.judge.outcomes(texts, [r["gold"] for r in rows], [r["database"] for r in rows])
+        own = self.judge.outcomes(texts, [r["gold"] for r in rows], [r["database"] for r in rows])
+        judged, texts = zip(*gather_object(list(zip(own, texts, strict=True))), strict=True)
         rewards = [total for outcome in judged if (total := self.judge.total(outcome)) is not None]
         return {**summary(judged, texts), "reward": sum(rewards) / max(1, len(rewards))}
 
