@@ -1,10 +1,13 @@
 """The shared-prompt pass against TRL's own on the same completions: losses, log-probabilities, gradients, weights."""
 
 import random
+import sys
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
 import torch
+from accelerate import Accelerator
 from datasets import Dataset
 from peft import LoraConfig
 from tiny_models import smollm2, tiny_folder, tiny_tokenizer
@@ -124,6 +127,35 @@ def test_architectures_give_the_stock_loss_and_gradient(folders, tmp_path, archi
     )
     assert loss == pytest.approx(stock_loss, rel=1e-5, abs=1e-7)
     assert_equal_gradients(ours, stock, 1e-4)
+
+
+class Engine(torch.nn.Module):
+    """As DeepSpeed's, which has its own `config` over that of the model inside."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module, self.config = module, {"zero_optimization": {"stage": 0}}
+
+    def forward(self, *args, **kwargs):
+        return self.module(*args, **kwargs)
+
+
+def test_a_reference_inside_an_engine_gives_the_same_loss_and_gradient(folders, tmp_path, monkeypatch):
+    plain = first_update(make(folders, tmp_path, True, beta=0.05))
+    monkeypatch.setattr("accelerate.utils.other.is_deepspeed_available", lambda: True)
+    monkeypatch.setitem(sys.modules, "deepspeed", SimpleNamespace(DeepSpeedEngine=Engine))
+    prepare = Accelerator.prepare_model
+
+    def in_engine(self, model, *args, evaluation_mode=False, **more):
+        prepared = prepare(self, model, *args, evaluation_mode=evaluation_mode, **more)
+        return Engine(prepared) if evaluation_mode else prepared
+
+    monkeypatch.setattr(Accelerator, "prepare_model", in_engine)
+    trainer = make(folders, tmp_path, True, beta=0.05)
+    assert isinstance(trainer.ref_model, Engine)
+    loss, gradients = first_update(trainer)
+    assert loss == plain[0]
+    assert all(torch.equal(plain[1][name], gradient) for name, gradient in gradients.items())
 
 
 def test_smollm2_gives_the_stock_log_probabilities_loss_and_gradient(folders, tmp_path):

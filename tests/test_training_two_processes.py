@@ -88,10 +88,12 @@ def validating(model, work, per_device):
     prompts = Prompts(tiny_tokenizer(), PROMPT)
     rows, _ = grpo_rows(questions[:5], Catalogue(catalogue, work.parent), prompts)
     judge = Judge(Executor(1, Limits(seconds=1.0)), "bird", reward_functions({}, "full"))
-    validate = Validate(rows, judge, every=4)
-    validate.trainer = grpo(model, work, per_device)
-    validate.trainer.add_callback(validate)
-    return validate.trainer
+    trainer = grpo(model, work, per_device)
+    for validate in (Validate(rows[:1], judge, every=4), Validate(rows, judge, every=4)):
+        validate.trainer = trainer
+        assert validate.score()["characters"] > 0  # of one question the second process has none
+    trainer.add_callback(validate)
+    return trainer
 
 
 class End(TrainerCallback):

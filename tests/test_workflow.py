@@ -5,6 +5,7 @@ import os
 import re
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import copy_checkout, snakemake
@@ -19,12 +20,19 @@ EVERYTHING = {"base_model": 1, "synthesize": 1, "filter": 1, "cold_start": 1} | 
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
+def clean_runs(tmp_path_factory):
+    """Two finished smoke runs, each in its own copy of the checkout, made at the same time."""
+    folders = [copy_checkout(tmp_path_factory.mktemp("smoke")) for _ in range(2)]
+    with ThreadPoolExecutor(2) as threads:
+        for run in threads.map(lambda folder: snakemake(folder, *SMOKE), folders):
+            assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
+    return folders
+
+
+@pytest.fixture(scope="module")
+def checkout(clean_runs):
     """A finished smoke run in a copy of the checkout."""
-    folder = copy_checkout(tmp_path_factory.mktemp("smoke"))
-    run = snakemake(folder, *SMOKE)
-    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
-    return folder
+    return clean_runs[0]
 
 
 @pytest.fixture
@@ -66,6 +74,19 @@ def test_everything_asked_for_is_there(checkout):
     assert len(summaries) >= 3
     for path in summaries:
         assert json.loads(path.read_text())["questions"] > 0
+
+
+def test_clean_runs_give_equal_files(clean_runs):
+    """Every result file; times and run ids lie in logs, benchmarks and MLflow's store."""
+    first, second = (result_hashes(root / "results/smoke") for root in clean_runs)
+    assert len(first) > 50
+    assert first == second
+
+
+def result_hashes(results):
+    paths = [p for p in sorted(results.rglob("*")) if p.is_file()]
+    names = {p: p.relative_to(results) for p in paths}
+    return {str(n): sha256(p) for p, n in names.items() if n.parts[0] not in ("logs", "benchmarks")}
 
 
 def test_every_stage_is_tracked_as_finished(checkout):
@@ -193,22 +214,6 @@ def test_a_deleted_output_is_made_again(checkout):
         assert planned(checkout) == {"score": 1, "report": 1}
     finally:
         path.write_text(text)
-
-
-def test_another_clean_run_gives_equal_files(checkout, tmp_path):
-    """Every result file; times and run ids lie in logs, benchmarks and MLflow's store."""
-    folder = copy_checkout(tmp_path)
-    run = snakemake(folder, *SMOKE)
-    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
-    first, second = (result_hashes(root / "results/smoke") for root in (checkout, folder))
-    assert len(first) > 50
-    assert first == second
-
-
-def result_hashes(results):
-    paths = [p for p in sorted(results.rglob("*")) if p.is_file()]
-    names = {p: p.relative_to(results) for p in paths}
-    return {str(n): sha256(p) for p, n in names.items() if n.parts[0] not in ("logs", "benchmarks")}
 
 
 def test_an_unrelated_module_plans_nothing(checkout, edit):

@@ -122,7 +122,7 @@ class TokenLogProbs(torch.autograd.Function):
             d_scores = (d_scores / temperature).to(dtype)
             d_hidden[rows] = (d_scores @ cast).to(hidden.dtype)
             if d_weight is not None:
-                d_weight += d_scores.float().T @ hidden[rows].float()
+                d_weight.addmm_(d_scores.float().T, hidden[rows].float())
             if d_bias is not None:
                 d_bias += d_scores.float().sum(0)
         return d_hidden, None if d_weight is None else d_weight.to(weight.dtype), d_bias, None, None

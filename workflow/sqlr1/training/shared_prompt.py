@@ -50,7 +50,8 @@ class SharedPromptTrainer(GRPOTrainer):
             raise InputError(f"config key grpo.dynamic_sampling: {reason}")
         if self.not_shared:
             return
-        for model in filter(None, (self.model, self.ref_model)):
+        for wrapped in filter(None, (self.model, self.ref_model)):
+            model = self.accelerator.unwrap_model(wrapped)  # the reference may be DeepSpeed's engine by now
             add_packed_forward(model.get_base_model() if is_peft_model(model) else model, self.temperature)
 
     def _why_not_shared(self) -> str:

@@ -76,7 +76,8 @@ class Validate(TrainerCallback):
             else:
                 seeds, eos = [[GREEDY]] * len(rows), trainer.eos_token_ids
                 drawn = complete_all(policy, prompts, seeds, sampling, eos, BATCH_TOKENS, "validate")
-        texts = trainer.processing_class.batch_decode([group[0] for group in drawn], skip_special_tokens=True)
+        decode = trainer.processing_class.decode
+        texts = [decode(group[0], skip_special_tokens=True) for group in drawn]
         own = self.judge.outcomes(texts, [r["gold"] for r in rows], [r["database"] for r in rows])
         judged, texts = zip(*gather_object(list(zip(own, texts, strict=True))), strict=True)
         rewards = [total for outcome in judged if (total := self.judge.total(outcome)) is not None]
