@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import PartialState
-from tiny_models import tiny_folder, tiny_tokenizer
+from tiny_models import tiny_tokenizer
 from tiny_stages import PROMPT, prepare
 from transformers import TrainerCallback
 
@@ -84,9 +84,9 @@ def validating(model, work, per_device):
     from sqlr1.training.judge import Judge
     from sqlr1.training.validation import Validate
 
-    questions, catalogue = read_records(work.parent / "questions.jsonl", Question), work.parent / "catalogue.jsonl"
-    prompts = Prompts(tiny_tokenizer(), PROMPT)
-    rows, _ = grpo_rows(questions[:5], Catalogue(catalogue, work.parent), prompts)
+    data, prompts = work.parents[1], Prompts(tiny_tokenizer(), PROMPT)
+    questions = read_records(data / "questions.jsonl", Question)[:5]
+    rows, _ = grpo_rows(questions, Catalogue(data / "catalogue.jsonl", data), prompts)
     judge = Judge(Executor(1, Limits(seconds=1.0)), "bird", reward_functions({}, "full"))
     trainer = grpo(model, work, per_device)
     for validate in (Validate(rows[:1], judge, every=4), Validate(rows, judge, every=4)):
@@ -104,14 +104,19 @@ class End(TrainerCallback):
         os._exit(0)
 
 
-def main(case, folder, out, per_device, course):
-    """What each process runs. `course`: cut (to the checkpoint, which the second process writes late) or whole."""
+def main(cases, data, out, per_device, course):
+    """What each process runs."""
+    torch.set_num_threads(1)
+    for case in cases.split(","):
+        train(case, data, Path(out) / f"{case}.work", int(per_device), course)
+
+
+def train(case, data, work, per_device, course):
+    """`course`: cut (to the checkpoint, which the second process writes late) or whole."""
     from transformers import AutoModelForCausalLM
 
-    torch.set_num_threads(1)
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    work = Path(out).with_suffix(".work")
-    trainer = globals()[case](model, work, int(per_device))
+    torch.manual_seed(0)  # adapters begin as they would in a process of their own
+    trainer = globals()[case](AutoModelForCausalLM.from_pretrained(f"{data}/base/model"), work, per_device)
     if course == "cut":
         trainer.add_callback(End())
         save = trainer._save_rng_state
@@ -121,56 +126,72 @@ def main(case, folder, out, per_device, course):
         trained = {n: p.detach() for n, p in trainer.model.named_parameters() if p.requires_grad}
         losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
         validations = [line for line in trainer.state.log_history if "validation/match" in line]
-        torch.save({"weights": trained, "losses": losses, "validations": validations}, out)
+        torch.save({"weights": trained, "losses": losses, "validations": validations}, work.with_suffix(".pt"))
 
 
-def run(case, folder, out, processes, course="whole"):
-    command = [sys.executable, *(LAUNCH if processes == 2 else []), __file__, case, str(folder), str(out)]
+def run(cases, data, out, processes, course="whole"):
+    """What the first process has made of each of `cases`, all of them in one launch; they write to `data`/`out`."""
+    command = [sys.executable, *(LAUNCH if processes == 2 else []), __file__, ",".join(cases), str(data)]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, str(ROWS // processes), course],
+        [*command, str(data / out), str(ROWS // processes), course],
         capture_output=True, text=True, check=False, timeout=300, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
-    return torch.load(out) if out.exists() else None
+    return {path.stem: torch.load(path) for path in (data / out).glob("*.pt")}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    prepare(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(data):
+    return run(["cold_start", "grpo", "dropping", "validating"], data, "one", 1)
+
+
+@pytest.fixture(scope="module")
+def two(data):
+    return run(["cold_start", "grpo", "dropping", "validating", "refilling"], data, "two", 2)
+
+
+def adapted(made):
+    """The largest weight of the adapters' matrices B, which start at zero."""
+    return max(weights.abs().max() for name, weights in made["weights"].items() if "lora_B" in name)
 
 
 @pytest.mark.parametrize("case", ["cold_start", "grpo", "dropping"])
-def test_two_processes_train_as_one(tmp_path, case):
-    folder = tiny_folder(tmp_path / "model")
-    one, two = (run(case, folder, tmp_path / f"{n}.pt", n) for n in (1, 2))
-    # The matrices B of the adapters start at zero.
-    assert max(w.abs().max() for n, w in one["weights"].items() if "lora_B" in n) > 1e-2
-    assert max((one["weights"][n] - w).abs().max() for n, w in two["weights"].items()) < 1e-4
-    assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)
+def test_two_processes_train_as_one(one, two, case):
+    assert adapted(one[case]) > 1e-2
+    assert max((one[case]["weights"][n] - w).abs().max() for n, w in two[case]["weights"].items()) < 1e-4
+    assert two[case]["losses"] == pytest.approx(one[case]["losses"], abs=1e-4)
 
 
-def test_two_processes_share_the_validation(tmp_path):
-    prepare(tmp_path)
-    one, two = (run("validating", tmp_path / "base/model", tmp_path / f"{n}.pt", n)["validations"] for n in (1, 2))
-    assert [line["step"] for line in two] == [0, 4, 8, 10]
+def test_two_processes_share_the_validation(one, two):
+    alone, shared = one["validating"]["validations"], two["validating"]["validations"]
+    assert [line["step"] for line in shared] == [0, 4, 8, 10]
     # Before training; afterwards the weights differ in their last bits, which may decide a greedy token.
-    assert two[0] == pytest.approx(one[0])
-    assert two[0]["validation/questions"] == 5
+    assert shared[0] == pytest.approx(alone[0])
+    assert shared[0]["validation/questions"] == 5
 
 
 @pytest.mark.parametrize("case", ["cold_start", "grpo"])
-def test_two_processes_resume_within_a_later_epoch(tmp_path, case):
-    folder = tiny_folder(tmp_path / "model")
-    whole = run(case, folder, tmp_path / "whole.pt", 2)
-    assert run(case, folder, tmp_path / "cut.pt", 2, "cut") is None
-    checkpoint = tmp_path / "cut.work/checkpoint-8"
+def test_two_processes_resume_within_a_later_epoch(data, two, case):
+    assert run([case], data, f"cut-{case}", 2, "cut") == {}
+    checkpoint = data / f"cut-{case}/{case}.work/checkpoint-8"
     assert (checkpoint / "complete").stat().st_mtime >= (checkpoint / "rng_state_1.pth").stat().st_mtime
-    resumed = run(case, folder, tmp_path / "cut.pt", 2)
-    assert all(torch.equal(whole["weights"][n], w) for n, w in resumed["weights"].items())
-    assert resumed["losses"] == whole["losses"]
+    resumed = run([case], data, f"cut-{case}", 2)[case]
+    assert all(torch.equal(two[case]["weights"][n], w) for n, w in resumed["weights"].items())
+    assert resumed["losses"] == two[case]["losses"]
 
 
-def test_two_processes_refill_together(tmp_path):
+def test_two_processes_refill_together(two):
     """Each draws as many groups as the neediest: other groups than one process draws, but both go on to the end."""
-    made = run("refilling", tiny_folder(tmp_path / "model"), tmp_path / "2.pt", 2)
-    assert len(made["losses"]) == 10
-    assert max(w.abs().max() for n, w in made["weights"].items() if "lora_B" in n) > 1e-2
+    assert len(two["refilling"]["losses"]) == 10
+    assert adapted(two["refilling"]) > 1e-2
 
 
 if __name__ == "__main__":
