@@ -109,7 +109,7 @@ def run(folder: Path, stage: str, out: str) -> str:
     return done.stderr
 
 
-def kill_when(folder: Path, stage: str, out: str, condition: Callable[[], bool], seconds: float = 120) -> None:
+def kill_when(folder: Path, stage: str, out: str, condition: Callable[[], object], seconds: float = 120) -> None:
     """Start a stage and kill it with SIGKILL, its workers too, as soon as `condition` holds."""
     path = folder / f"{out.replace('/', '-')}.killed.log"
     with path.open("w") as log:
