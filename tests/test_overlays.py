@@ -66,7 +66,7 @@ def test_the_paper_overlays_hold_the_published_settings(overlay, tmp_path):
     cold_start = sft(config, tmp_path)
     assert (cold_start.learning_rate, cold_start.per_device_train_batch_size) == (5.0e-5, 1)
     assert cold_start.save_steps == 1000  # of 25,000: a checkpoint of 7B is 120 GB
-    assert config["cold_start"]["dtype"] == config["grpo"]["dtype"] == "bfloat16"  # no float32 copy beside the engine
+    assert config["cold_start"]["dtype"] == config["grpo"]["dtype"] == "bfloat16"  # as on the devices
     assert config["prompt"] == {"schema": "ddl", "example_values": 2, "max_length": 4096}
     assert config["filter"]["rl_classes"] == ["Complex"]
     assert len(set(config["filter"]["classes"].values())) == 1  # SynSQL-200K: 50,000 of each class

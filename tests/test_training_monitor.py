@@ -48,6 +48,14 @@ def test_giving_up_joins_is_told_even_where_more_is_right():
     assert collapse_signs(rare, gain | {"joins_or_groups": 0.0}) == []
 
 
+def test_samples_that_repeat_one_another_are_told_even_where_more_is_right():
+    gain = START | {"executable": 0.6, "match": 0.2, "reward": 1.0}
+    assert collapse_signs(START, gain | {"rollouts_distinct": 0.43}) == [
+        "only 43 % of the rollouts differ from one another"
+    ]
+    assert collapse_signs(START, gain | {"rollouts_distinct": 0.6}) == []
+
+
 def test_the_sql_of_a_batch_is_asked_whether_it_joins_or_groups(tmp_path):
     answers = ["SELECT a.x FROM a JOIN b USING (id)", "select count(*) from a group\nby x", "SELECT joint FROM a"]
     texts = [format_response("We join the tables.", sql) for sql in answers]
@@ -97,7 +105,8 @@ def test_validation_warns_in_the_log_and_in_mlflow(tmp_path, monkeypatch, caplog
         "reward": -10.0,
     }
     state = TrainerState(global_step=3, max_steps=9, log_history=[
-        {"step": 0, **{f"validation/{n}": v for n, v in before.items()}}
+        {"step": 0, **{f"validation/{n}": v for n, v in before.items()}},
+        *({"step": step, "rollout/distinct": share} for step, share in enumerate((1.0, 0.4, 0.4, 0.1), 1)),
     ])  # fmt: skip
     with (
         Executor(limits=Limits(**SETTINGS["grpo"]["execution"])) as executor,
@@ -107,10 +116,12 @@ def test_validation_warns_in_the_log_and_in_mlflow(tmp_path, monkeypatch, caplog
         validate = Validate(rows, judge, every=3)
         make_trainer(tiny_model(), tokenizer, rows, judge, validate, SETTINGS["grpo"]["grpo"], tmp_path, 0, run)
         validate.on_step_end(SimpleNamespace(), state, SimpleNamespace())
-    assert "step 3: the policy may be collapsing: match share fell, 50 % -> 0 %; mean reward -10.00 ->" in caplog.text
-    assert state.log_history[-1]["validation/collapse_signs"] == 2
+    fell = "only 30 % of the rollouts differ from one another; match share fell, 50 % -> 0 %; mean reward -10.00 ->"
+    assert f"step 3: the policy may be collapsing: {fell}" in caplog.text
+    assert state.log_history[-1]["validation/rollouts_distinct"] == pytest.approx(0.3)  # of the last three
+    assert state.log_history[-1]["validation/collapse_signs"] == 3
     [logged] = mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE.resolve()}").search_runs(["1"])
-    assert logged.data.metrics["validation/collapse_signs"] == 2
+    assert logged.data.metrics["validation/collapse_signs"] == 3
     assert logged.data.metrics["validation/questions"] == 12
 
 

@@ -1,6 +1,7 @@
 """SIGKILL at several points, then the same command: the same bytes as a run that was never interrupted."""
 
 import functools
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -35,33 +36,35 @@ def work(folder: Path, pattern: str) -> list[Path]:
     return list((folder / "results/.work").glob(f"*/{pattern}"))
 
 
-# Files at whose sight a stage is killed, one after the other in the course of one run.
+# Files at whose sight a stage is killed, one after the other in the course of one run, and the checkpoint that it then
+# goes on from.
 KILLS = {
-    "cold_start": (
-        "checkpoint-2",  # before there is a whole one
-        "checkpoint-4/trainer_state.json",  # within a save
-        "checkpoint-6/complete",
-        "checkpoint-8/complete",  # after the last step
-    ),
-    "grpo": (
-        "checkpoint-2/complete",
-        "checkpoint-4/optimizer.pt",  # within a save
-        "checkpoint-8/complete",  # in the second epoch
-        "checkpoint-10/complete",  # after the last step
-    ),
-    "candidates": ("1-*.jsonl",),  # the second question's answers
+    "cold_start": {
+        "checkpoint-2": None,  # before there is a whole one
+        "checkpoint-4/trainer_state.json": 2,  # within a save
+        "checkpoint-6/complete": 6,
+        "checkpoint-8/complete": 8,  # after the last step
+    },
+    "grpo": {
+        "checkpoint-2/complete": 2,
+        "checkpoint-4/optimizer.pt": 2,  # within a save
+        "checkpoint-8/complete": 8,  # in the second epoch
+        "checkpoint-10/complete": 10,  # after the last step
+    },
+    "candidates": {"1-*.jsonl": None},  # the second question's answers
 }
 
 
 @pytest.mark.parametrize("stage", KILLS)
 def test_a_run_killed_again_and_again_ends_with_the_same_bytes(folder, whole, stage):
     out = f"killed/{stage}"
+    logs = []
     for file in KILLS[stage]:
-        kill_when(folder, stage, out, functools.partial(work, folder, file))
-        assert not (folder / out / "manifest.json").exists()
-    log = run(folder, stage, out)
-    if stage != "candidates":
-        assert "resuming from" in log
+        logs.append(kill_when(folder, stage, out, functools.partial(work, folder, file)))
+        assert not (folder / out / "manifest.json").exists(), file
+    logs.append(run(folder, stage, out))
+    resumed = [re.findall(r"resuming from \S+checkpoint-(\d+)", log) for log in logs[1:]]
+    assert resumed == [[str(step)] if step else [] for step in KILLS[stage].values()]
     assert hashes(folder / out) == whole(stage)
     assert not work(folder, "*")  # the work folder is gone
 

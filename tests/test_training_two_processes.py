@@ -87,12 +87,21 @@ def validating(model, work, per_device):
     data, prompts = work.parents[1], Prompts(tiny_tokenizer(), PROMPT)
     questions = read_records(data / "questions.jsonl", Question)[:5]
     rows, _ = grpo_rows(questions, Catalogue(data / "catalogue.jsonl", data), prompts)
-    judge = Judge(Executor(1, Limits(seconds=1.0)), "bird", reward_functions({}, "full"))
     trainer = grpo(model, work, per_device)
-    for validate in (Validate(rows[:1], judge, every=4), Validate(rows, judge, every=4)):
-        validate.trainer = trainer
-        assert validate.score()["characters"] > 0  # of one question the second process has none
-    trainer.add_callback(validate)
+    own = []
+
+    class Counting(Judge):
+        def outcomes(self, completions, *rest):
+            own.append(len(completions))
+            return super().outcomes(completions, *rest)
+
+    judge = Counting(Executor(1, Limits(seconds=1.0)), "bird", reward_functions({}, "full"))
+    few, all_of_them = Validate(rows[:1], judge, every=4), Validate(rows, judge, every=4)
+    few.trainer = all_of_them.trainer = trainer
+    few.score()
+    all_of_them.score()
+    assert own == {1: [[1, 5]], 2: [[1, 3], [0, 2]]}[PartialState().num_processes][PartialState().process_index]
+    trainer.add_callback(all_of_them)
     return trainer
 
 
@@ -115,7 +124,8 @@ def train(case, data, work, per_device, course):
     """`course`: cut (to the checkpoint, which the second process writes late) or whole."""
     from transformers import AutoModelForCausalLM
 
-    torch.manual_seed(0)  # adapters begin as they would in a process of their own
+    print("training", case, file=sys.stderr)
+    torch.manual_seed(0)  # adapters begin alike, whatever was trained before
     trainer = globals()[case](AutoModelForCausalLM.from_pretrained(f"{data}/base/model"), work, per_device)
     if course == "cut":
         trainer.add_callback(End())
@@ -135,7 +145,7 @@ def run(cases, data, out, processes, course="whole"):
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, str(data / out), str(ROWS // processes), course],
-        capture_output=True, text=True, check=False, timeout=300, env=environment,
+        capture_output=True, text=True, check=False, timeout=300 * len(cases), env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     return {path.stem: torch.load(path) for path in (data / out).glob("*.pt")}
@@ -158,14 +168,14 @@ def two(data):
     return run(["cold_start", "grpo", "dropping", "validating", "refilling"], data, "two", 2)
 
 
-def adapted(made):
+def largest_update(made):
     """The largest weight of the adapters' matrices B, which start at zero."""
     return max(weights.abs().max() for name, weights in made["weights"].items() if "lora_B" in name)
 
 
 @pytest.mark.parametrize("case", ["cold_start", "grpo", "dropping"])
 def test_two_processes_train_as_one(one, two, case):
-    assert adapted(one[case]) > 1e-2
+    assert largest_update(one[case]) > 1e-2
     assert max((one[case]["weights"][n] - w).abs().max() for n, w in two[case]["weights"].items()) < 1e-4
     assert two[case]["losses"] == pytest.approx(one[case]["losses"], abs=1e-4)
 
@@ -175,7 +185,6 @@ def test_two_processes_share_the_validation(one, two):
     assert [line["step"] for line in shared] == [0, 4, 8, 10]
     # Before training; afterwards the weights differ in their last bits, which may decide a greedy token.
     assert shared[0] == pytest.approx(alone[0])
-    assert shared[0]["validation/questions"] == 5
 
 
 @pytest.mark.parametrize("case", ["cold_start", "grpo"])
@@ -191,7 +200,7 @@ def test_two_processes_resume_within_a_later_epoch(data, two, case):
 def test_two_processes_refill_together(two):
     """Each draws as many groups as the neediest: other groups than one process draws, but both go on to the end."""
     assert len(two["refilling"]["losses"]) == 10
-    assert adapted(two["refilling"]) > 1e-2
+    assert largest_update(two["refilling"]) > 1e-2
 
 
 if __name__ == "__main__":

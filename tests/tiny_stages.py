@@ -109,8 +109,8 @@ def run(folder: Path, stage: str, out: str) -> str:
     return done.stderr
 
 
-def kill_when(folder: Path, stage: str, out: str, condition: Callable[[], object], seconds: float = 120) -> None:
-    """Start a stage and kill it with SIGKILL, its workers too, as soon as `condition` holds."""
+def kill_when(folder: Path, stage: str, out: str, condition: Callable[[], object], seconds: float = 120) -> str:
+    """Start a stage and kill it with SIGKILL, its workers too, as soon as `condition` holds; returns its log."""
     path = folder / f"{out.replace('/', '-')}.killed.log"
     with path.open("w") as log:
         process = subprocess.Popen(command(folder, stage, out), cwd=folder, stderr=log, start_new_session=True)
@@ -124,6 +124,7 @@ def kill_when(folder: Path, stage: str, out: str, condition: Callable[[], object
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+    return path.read_text()
 
 
 def hashes(folder: Path) -> dict[str, str]:

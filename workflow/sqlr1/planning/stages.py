@@ -6,8 +6,9 @@ longest rows. Starting up and executing SQL are not counted, and every prompt is
 computes a schema once for the questions of a batch. A round of refills is taken to replace half the groups.
 
 Memory of a device: the process, the state (`costs.state_bytes`), in GRPO a bf16 copy of the policy for rollouts (but
-where DeepSpeed holds it in bf16) and the reference, and the greater of training pass and sampling, times what the
-allocator holds of it. vLLM takes its share of the device, beside the training pass unless it sleeps meanwhile.
+where DeepSpeed holds it in bf16) and the reference, and the greatest of training pass, sampling and validation, times
+what the allocator holds of it. vLLM takes its share of the device, beside the training pass and validation, which is
+never vLLM's, unless it sleeps meanwhile.
 """
 
 import math
@@ -23,7 +24,8 @@ from sqlr1.planning.shapes import Accelerator, Shape
 _BANDWIDTH_USED = 0.6
 # Published sizes, where a benchmark is scored whole: Spider dev, BIRD dev.
 _QUESTIONS = {"spider": 1034, "bird": 1534}
-# vLLM's sequences at once and share of the memory, by default, alone and within GRPO; the sampler here goes by tokens.
+# vLLM's sequences at once and share of the memory, by default, alone and within GRPO; the sampler here goes by tokens
+# (see inference.batches).
 _VLLM_ROWS, _VLLM_SHARE, _VLLM_SHARE_COLOCATED, _BATCH_TOKENS = 256, 0.9, 0.3, 32768
 _REFILLED = 0.5
 
@@ -97,14 +99,19 @@ class Planner:
 
     def _validation(self, steps: float, response: float, devices: int) -> tuple[float, float, float]:
         """Answers, FLOPs and seconds of the validations before, during and after `steps`; never vLLM's."""
-        settings = self.config["grpo"].get("validation", {})
-        kept = self.config["filter"]["validation_rows"]
-        answers = (1 + math.ceil(steps / settings.get("every", 10))) * min(kept, settings.get("questions", kept))
+        validations = 1 + math.ceil(steps / self.config["grpo"].get("validation", {}).get("every", 10))
+        answers = validations * self._validation_questions()
         return answers, *self._sampling(answers, 1, response, self._validated_at_once(), devices)
 
+    def _validation_questions(self) -> int:
+        kept = self.config["filter"]["validation_rows"]
+        return min(kept, self.config["grpo"].get("validation", {}).get("questions", kept))
+
     def _validated_at_once(self) -> int:
-        longest = self.config["grpo"].get("max_completion_length", 256)
-        return max(1, _BATCH_TOKENS // (self.lengths.longest_prompt + longest))
+        """Questions in a batch of a device, which answers its share of them."""
+        longest = self.lengths.longest_prompt + self.config["grpo"].get("max_completion_length", 256)
+        share = math.ceil(self._validation_questions() / self._devices("grpo"))
+        return max(1, min(share, _BATCH_TOKENS // longest))
 
     def _grpo_memory(self, tuning: Tuning, at_once: int) -> float:
         settings, shape, lengths = self.config["grpo"], self.shape, self.lengths
@@ -119,15 +126,15 @@ class Planner:
         # A pass over less than a group has its prompt all the same.
         training = self._pass_bytes(max(1, batch / size) * lengths.longest_prompt, batch * response, tuning)
         validation = costs.sampling_bytes(shape, self._validated_at_once(), lengths.longest_prompt, 1, response)
-        training = max(training, validation)
+        beside_vllm = max(training, validation)
         if not self._vllm("grpo"):
             sampling = costs.sampling_bytes(shape, at_once / size, lengths.longest_prompt, size, response)
-            return state + self._held(max(training, sampling))
+            return state + self._held(max(beside_vllm, sampling))
         if settings.get("vllm_mode", "colocate") == "server":
-            return state + self._held(training)
+            return state + self._held(beside_vllm)
         vllm = settings.get("vllm_gpu_memory_utilization", _VLLM_SHARE_COLOCATED) * self.accelerator.memory
         sleeps = settings.get("vllm_enable_sleep_mode", False)
-        return state + (max(self._held(training), vllm) if sleeps else self._held(training) + vllm)
+        return state + (max(self._held(beside_vllm), vllm) if sleeps else self._held(beside_vllm) + vllm)
 
     def _select(self) -> Cost:
         rows, samples = self.config["filter"]["rl_rows"], self.config["select"]["n"]

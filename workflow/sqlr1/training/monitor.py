@@ -2,7 +2,8 @@
 
 On a weak start `SELECT count(*) FROM t` runs and is rarely right: the executable share rises, the match share does not,
 completions shrink and grow alike. The fixed validation set shows it where the mean reward hides it. SQL that joins or
-groups fails more often: a policy that gives it up may answer more questions, the simple ones, and is told of too.
+groups fails more often: a policy that gives it up may answer more questions, the simple ones, and is told of too. So is
+one whose samples repeat one another: groups without variance teach nothing.
 """
 
 from collections.abc import Mapping
@@ -13,11 +14,12 @@ FEW = 2  # questions: on a small set a share may move by so many and mean nothin
 SHRINKAGE = 0.75
 DISTINCT_SHARE = 0.5
 JOINS_OR_GROUPS_SHARE = 0.5
+DISTINCT_ROLLOUTS = 0.5
 
 
 def collapse_signs(first: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
-    """What speaks for a collapse between two validations of the same `questions`, in words: of
-    `judge.summary` and the mean reward.
+    """What speaks for a collapse between two validations of the same `questions`, in words: of `judge.summary`, the
+    mean reward and, after the first step, `rollouts_distinct`: how many of the last rollouts' texts differ.
 
     >>> start = {"executable": 0.4, "match": 0.1, "characters": 90, "distinct": 1.0, "joins_or_groups": 0.3}
     >>> start |= {"reward": -0.5, "questions": 100}
@@ -34,6 +36,8 @@ def collapse_signs(first: Mapping[str, float], now: Mapping[str, float]) -> list
     fewer = (first["joins_or_groups"] - now["joins_or_groups"]) * now["questions"]
     if fewer > enough and now["joins_or_groups"] < JOINS_OR_GROUPS_SHARE * first["joins_or_groups"]:
         signs.append(f"SQL that joins or groups {_course('joins_or_groups', first, now)}")
+    if (distinct := now.get("rollouts_distinct", 1.0)) < DISTINCT_ROLLOUTS:
+        signs.append(f"only {100 * distinct:.0f} % of the rollouts differ from one another")
     if gained > enough:
         return signs
     match = _course("match", first, now)

@@ -5,6 +5,7 @@ Every step of GRPO sees other prompts, so a rising mean reward proves nothing by
 
 import logging
 from collections.abc import Mapping, Sequence
+from statistics import mean
 from typing import Any
 
 import torch
@@ -49,6 +50,8 @@ class Validate(TrainerCallback):
         scores = self.score() | {"questions": len(self.rows)}
         before = [entry for entry in state.log_history if f"{PREFIX}match" in entry]
         first = {name: before[0][f"{PREFIX}{name}"] for name in scores} if before else scores
+        if distinct := [entry["rollout/distinct"] for entry in state.log_history if "rollout/distinct" in entry]:
+            scores["rollouts_distinct"] = mean(distinct[-self.every :])
         signs = collapse_signs(first, scores)
         if signs:
             log.warning("step %d: the policy may be collapsing: %s", state.global_step, "; ".join(signs))
@@ -76,10 +79,10 @@ class Validate(TrainerCallback):
             else:
                 seeds, eos = [[GREEDY]] * len(rows), trainer.eos_token_ids
                 drawn = complete_all(policy, prompts, seeds, sampling, eos, BATCH_TOKENS, "validate")
-        decode = trainer.processing_class.decode
-        texts = [decode(group[0], skip_special_tokens=True) for group in drawn]
-        own = self.judge.outcomes(texts, [r["gold"] for r in rows], [r["database"] for r in rows])
-        judged, texts = zip(*gather_object(list(zip(own, texts, strict=True))), strict=True)
+        decode = trainer.processing_class.decode  # `batch_decode` makes one text of none: a process may have no rows
+        own = [decode(group[0], skip_special_tokens=True) for group in drawn]
+        outcomes = self.judge.outcomes(own, [r["gold"] for r in rows], [r["database"] for r in rows])
+        judged, texts = zip(*gather_object(list(zip(outcomes, own, strict=True))), strict=True)
         rewards = [total for outcome in judged if (total := self.judge.total(outcome)) is not None]
         return {**summary(judged, texts), "reward": sum(rewards) / max(1, len(rewards))}
 
