@@ -6,11 +6,12 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from tiny_stages import command, prepare
+from tiny_stages import PROMPT, command, prepare
 
 from sqlr1.inference.backends import TransformersBackend, make_backend
 from sqlr1.inference.candidates import Prompted, generate
 from sqlr1.records import Candidates, read_records
+from sqlr1.stages import candidates as stage
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,50 @@ def test_no_database_at_all_is_an_error(folder):
     assert done.returncode == 1
     assert "nowhere: none of the databases of dev.json is there" in done.stderr
     assert not (folder / "none/candidates.jsonl").exists()
+
+
+def test_a_batch_is_asked_again_only_if_an_answer_of_it_is_missing(folder, tmp_path):
+    asked = []
+
+    class Dying(TransformersBackend):
+        def complete(self, prompts, seeds, sampling):
+            asked.append([prompt[0] for prompt in prompts])
+            if len(asked) == 2:
+                raise KeyboardInterrupt
+            yield from super().complete(prompts, seeds, sampling)
+
+    settings = {"n": 2, "temperature": 1.0, "max_new_tokens": 8, "batch_tokens": 54}  # two questions
+    questions = [Prompted(f"q{number}", "pets", [number, 6, 7]) for number in (5, 6, 7, 8)]
+
+    def answer():
+        return generate(questions, lambda: Dying(folder / "base/model", "float32"), settings, 0, tmp_path)
+
+    with pytest.raises(KeyboardInterrupt):
+        answer()
+    answers = answer()
+    assert asked == [[5, 6], [7, 8], [7, 8]]
+    next(tmp_path.glob("1-*.jsonl")).unlink()
+    assert answer() == answers
+    assert asked[3:] == [[5, 6]]
+
+
+def test_a_limit_keeps_the_same_questions_for_every_seed(folder):
+    kept = []
+    for seed in (0, 1):
+        job = SimpleNamespace(
+            seed=seed,
+            settings={
+                "prompt": PROMPT,
+                "candidates": {"max_new_tokens": 24},
+                "benchmark": {"layout": "spider", "limit": 3},
+            },
+            args=SimpleNamespace(questions=folder / "dev.json", databases=folder / "databases", exclude=None),
+            reads=list,
+            run=SimpleNamespace(metrics=dict),
+        )
+        kept.append([prompted.id for prompted in stage._prompts(job, folder / "base/model")])
+    assert kept[0] == kept[1]
+    assert len(kept[0]) == 3
 
 
 class Engine:

@@ -5,7 +5,7 @@ import torch
 from tiny_models import tiny_folder
 
 from sqlr1.inference.backends import make_backend
-from sqlr1.inference.numerics import native_precision
+from sqlr1.inference.numerics import fix_numerics, native_precision
 from sqlr1.training.models import load_policy
 from sqlr1.training.settings import grpo_config, sft_config
 
@@ -33,3 +33,14 @@ def test_the_config_has_the_last_word(monkeypatch, tmp_path):
     assert load_policy(folder, {"lora": {"r": 2}, "bf16": True}).dtype == torch.bfloat16
     assert load_policy(folder, {"lora": {"r": 2}, "train_dtype": "bfloat16"}).dtype == torch.bfloat16
     assert make_backend({"dtype": "bfloat16"}, folder).model.dtype == torch.bfloat16
+
+
+def test_threads_and_deterministic_kernels_are_set():
+    threads = torch.get_num_threads()
+    try:
+        fix_numerics(1)
+        assert torch.get_num_threads() == 1
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(False)

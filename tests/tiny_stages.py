@@ -24,7 +24,7 @@ SETTINGS = {
         "prompt": PROMPT,
         "cold_start": {
             "learning_rate": 1e-3, "max_steps": 8, "save_steps": 2, "threads": 1,
-            "per_device_train_batch_size": 2, "lora": {"r": 4, "lora_alpha": 8},
+            "per_device_train_batch_size": 2, "lora": {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1},
         },
     },
     "grpo": {
@@ -34,7 +34,8 @@ SETTINGS = {
         # A random model earns nothing; one that `teach` has taught earns something in some groups.
         "grpo": {
             "num_generations": 2, "learning_rate": 1e-3, "max_steps": 10, "save_steps": 2, "threads": 1, "beta": 0.01,
-            "per_device_train_batch_size": 4, "max_completion_length": 96, "lora": {"r": 4, "lora_alpha": 8},
+            "per_device_train_batch_size": 4, "max_completion_length": 96,
+            "lora": {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1},
             "gradient_accumulation_steps": 2, "num_iterations": 2, "dynamic_sampling": {"refill_rounds": 1},
             "validation": {"questions": 2, "every": 3},
         },

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import yaml
 
 from sqlr1 import configuration
 from sqlr1.planning.lengths import bounds, measured
-from sqlr1.planning.shapes import ACCELERATORS, shape_of
+from sqlr1.planning.shapes import ACCELERATORS, Shape, shape_in, shape_of
 from sqlr1.planning.stages import Cost, Planner
 from sqlr1.records import InputError
 from sqlr1.reporting.tables import markdown_table
@@ -42,10 +43,10 @@ def run(args: argparse.Namespace) -> None:
     for name in ("prompt_tokens", "completion_tokens"):
         if (tokens := getattr(args, name)) is not None and tokens < 1:
             raise InputError(f"--{name.replace('_', '-')}: {tokens} is less than 1")
-    model = config["base_model"]
-    shape = shape_of(model["name"], model.get("file", "") if model["source"] == "wheel" else "")
+    results = Path("results") / config["experiment"]
+    shape = _shape(config["base_model"], results / "base_model/model")
     given = {"prompt": args.prompt_tokens, "response": args.completion_tokens}
-    known = None if all(given.values()) else measured(config, Path("results") / config["experiment"])
+    known = None if all(given.values()) else measured(config, results)
     lengths = replace(known or bounds(config), **{name: tokens for name, tokens in given.items() if tokens})
     costs = Planner(config, shape, accelerator, mfu, lengths).costs()
     if args.json:
@@ -58,6 +59,14 @@ def run(args: argparse.Namespace) -> None:
     for cost in costs:
         if cost.memory > accelerator.memory:
             print(f"\n{cost.stage}: does not fit the {accelerator.memory / 1e9:.0f} GB of a device")
+
+
+def _shape(model: Mapping[str, Any], fetched: Path) -> Shape:
+    """Out of the model's own config.json, if it is here; else as published."""
+    for folder in (fetched, Path(model["name"])):
+        if (folder / "config.json").is_file():
+            return shape_in(folder)
+    return shape_of(model["name"], model.get("file", "") if model["source"] == "wheel" else "")
 
 
 def merged(base: Path, overlay: Path | None) -> dict[str, Any]:

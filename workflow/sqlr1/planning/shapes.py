@@ -1,8 +1,9 @@
 """Shapes of models and peaks of accelerators, as their makers publish them."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from sqlr1.records import InputError
+from sqlr1.records import InputError, read_json
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,29 @@ class Shape:
         return self.layers * rank * (wide + 3 * (self.hidden + self.intermediate))
 
 
-# config.json of each model on the Hugging Face hub.
+_CONFIG = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("intermediate_size", "vocab_size"),
+)
+# config.json of each model on the Hugging Face hub; OmniSQL-7B is trained from Qwen2.5-Coder-7B.
 SHAPES = {
     "SmolLM2-135M": Shape(576, 30, 9, 3, 1536, 49152, True),
     "Qwen2.5-Coder-1.5B": Shape(1536, 28, 12, 2, 8960, 151936, True),
     "Qwen2.5-Coder-3B": Shape(2048, 36, 16, 2, 11008, 151936, True),
     "Qwen2.5-Coder-7B": Shape(3584, 28, 28, 4, 18944, 152064, False),
     "Qwen2.5-Coder-14B": Shape(5120, 48, 40, 8, 13824, 152064, False),
+    "OmniSQL-7B": Shape(3584, 28, 28, 4, 18944, 152064, False),
 }
+
+
+def shape_in(folder: Path) -> Shape:
+    """The shape that a model folder's config.json gives. Raises InputError where it lacks a number."""
+    config = read_json(folder / "config.json")
+    try:
+        numbers = [config[name] for name in _CONFIG]
+    except KeyError as error:
+        raise InputError(f"{folder}/config.json: {error} is missing") from error
+    return Shape(*numbers, config.get("tie_word_embeddings", False))
 
 
 def shape_of(*names: str) -> Shape:
