@@ -187,7 +187,7 @@ def test_validation_is_spread_over_the_devices_and_has_a_part_in_the_peak():
     for devices in (1, 8):
         config["resources"]["grpo"] = {"gpu": devices}
         planner = Planner(config, SHAPES["Qwen2.5-Coder-7B"], ACCELERATORS["a100-80gb"], 0.35, Lengths(*[2048] * 4))
-        answers, _, seconds[devices] = planner._validation(5000, 500, devices)
+        answers, _, seconds[devices] = planner._validation(5000, 500)
         assert answers == 11 * 256
     assert seconds[1] == pytest.approx(8 * seconds[8])
 
@@ -275,7 +275,7 @@ def test_bad_input_is_one_line(arguments, message):
     assert done.stderr == f"error: {message}\n"
 
 
-def test_a_models_own_configuration_is_read_where_it_is_here(tmp_path):
+def test_a_local_models_own_configuration_is_read(tmp_path):
     model = {"source": "path", "name": str(tmp_path / "model")}
     (tmp_path / "model").mkdir()
     (tmp_path / "x.yaml").write_text(yaml.safe_dump({"base_model": model}))

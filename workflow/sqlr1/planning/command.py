@@ -43,10 +43,9 @@ def run(args: argparse.Namespace) -> None:
     for name in ("prompt_tokens", "completion_tokens"):
         if (tokens := getattr(args, name)) is not None and tokens < 1:
             raise InputError(f"--{name.replace('_', '-')}: {tokens} is less than 1")
-    results = Path("results") / config["experiment"]
-    shape = _shape(config["base_model"], results / "base_model/model")
+    shape = _shape(config["base_model"])
     given = {"prompt": args.prompt_tokens, "response": args.completion_tokens}
-    known = None if all(given.values()) else measured(config, results)
+    known = None if all(given.values()) else measured(config, Path("results") / config["experiment"])
     lengths = replace(known or bounds(config), **{name: tokens for name, tokens in given.items() if tokens})
     costs = Planner(config, shape, accelerator, mfu, lengths).costs()
     if args.json:
@@ -61,11 +60,10 @@ def run(args: argparse.Namespace) -> None:
             print(f"\n{cost.stage}: does not fit the {accelerator.memory / 1e9:.0f} GB of a device")
 
 
-def _shape(model: Mapping[str, Any], fetched: Path) -> Shape:
-    """Out of the model's own config.json, if it is here; else as published."""
-    for folder in (fetched, Path(model["name"])):
-        if (folder / "config.json").is_file():
-            return shape_in(folder)
+def _shape(model: Mapping[str, Any]) -> Shape:
+    """Out of a local model's own config.json; else as published."""
+    if model["source"] == "path":
+        return shape_in(Path(model["name"]))
     return shape_of(model["name"], model.get("file", "") if model["source"] == "wheel" else "")
 
 

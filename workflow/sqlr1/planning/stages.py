@@ -91,17 +91,17 @@ class Planner:
         drawn, seconds = self._sampling(prompts * (1 + refills), size, response, at_once, devices)
         seconds += self._compute(trained, devices)
         steps = prompts * size * iterations / (at_once * devices)
-        answers, answer_flops, answer_seconds = self._validation(steps, response, devices)
+        answers, answer_flops, answer_seconds = self._validation(steps, response)
         runs, tokens = self._seeds() * self._variants(), (1 + refills + iterations) * work.tokens
         tokens += answers * (self.lengths.prompt + response)
         flops, seconds = drawn + trained + answer_flops, seconds + answer_seconds
         return self._cost("grpo", runs, devices, tokens, flops, seconds, self._grpo_memory(tuning, at_once))
 
-    def _validation(self, steps: float, response: float, devices: int) -> tuple[float, float, float]:
+    def _validation(self, steps: float, response: float) -> tuple[float, float, float]:
         """Answers, FLOPs and seconds of the validations before, during and after `steps`; never vLLM's."""
         validations = 1 + math.ceil(steps / self.config["grpo"].get("validation", {}).get("every", 10))
         answers = validations * self._validation_questions()
-        return answers, *self._sampling(answers, 1, response, self._validated_at_once(), devices)
+        return answers, *self._sampling(answers, 1, response, self._validated_at_once(), self._devices("grpo"))
 
     def _validation_questions(self) -> int:
         kept = self.config["filter"]["validation_rows"]

@@ -1,0 +1,78 @@
+"""What the trainer hands to the shared-prompt sampler and pass, and when it leaves a step to TRL."""
+
+from unittest.mock import patch
+
+import pytest
+from datasets import Dataset
+from tiny_models import tiny_model, tiny_tokenizer
+from transformers import (
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
+from trl import GRPOConfig, GRPOTrainer
+
+from sqlr1.inference.sampler import Sampling, sample
+from sqlr1.training import shared_prompt
+from sqlr1.training.shared_prompt import SharedPromptTrainer
+
+
+def letters(completions, **_):
+    """Any reward will do."""
+    return [float(len(c[0]["content"]) % 5) for c in completions]
+
+
+def trainer_of(model, tmp_path, prompts=("a",), **settings):
+    defaults = {"num_generations": 4, "use_cpu": True, "bf16": False, "report_to": "none", "max_completion_length": 4}
+    return SharedPromptTrainer(
+        model=model,
+        args=GRPOConfig(str(tmp_path), **(defaults | settings)),
+        reward_funcs=letters,
+        train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in prompts]),
+        processing_class=tiny_tokenizer(),
+    )
+
+
+def test_each_prompt_is_computed_once_with_the_settings_of_the_config_and_other_seeds_each_step(tmp_path, monkeypatch):
+    drawn, packed = [], []
+    sample_of, pack = shared_prompt.sample, shared_prompt.pack_groups
+    monkeypatch.setattr(shared_prompt, "sample", lambda *args: (drawn.append(args), sample_of(*args))[1])
+    monkeypatch.setattr(shared_prompt, "pack_groups", lambda *args: (packed.append(args), pack(*args))[1])
+    settings = {"per_device_train_batch_size": 8, "temperature": 0.7, "top_p": 0.9, "top_k": 20, "max_steps": 2}
+    trainer_of(tiny_model(), tmp_path, ("How many?", "Name?", "a", "b c"), **settings, save_strategy="no").train()
+    assert [len(prompts) for _, prompts, *_ in drawn] == [len(prompts) for prompts, _ in packed] == [2, 2]
+    assert {len(group) for _, groups in packed for group in groups} == {4}
+    assert {args[3] for args in drawn} == {Sampling(4, 0.7, 0.9, 20)}
+    assert len({seed for args in drawn for group in args[2] for seed in group}) == 16
+
+
+SMALL = {
+    "vocab_size": 259, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+UNSHARED = {
+    "dropout": (LlamaForCausalLM(LlamaConfig(**SMALL, attention_dropout=0.1)), "the model has attention dropout"),
+    "scaled logits": (GraniteForCausalLM(GraniteConfig(**SMALL, logits_scaling=4.0)), "models of type granite"),
+    "sliding window": (MistralForCausalLM(MistralConfig(**SMALL, sliding_window=8)), "models of type mistral"),
+}
+
+
+@pytest.mark.parametrize(("model", "reason"), UNSHARED.values(), ids=UNSHARED.keys())
+def test_what_cannot_be_shared_falls_back_and_says_why(tmp_path, caplog, model, reason):
+    assert trainer_of(model, tmp_path).not_shared.startswith(reason)
+    assert f"TRL's own path: {reason}" in caplog.text
+    with pytest.raises(ValueError, match=reason):
+        sample(model, [[5, 6]], [[1]], Sampling(2), [2])
+
+
+@pytest.mark.parametrize("settings", [{"min_p": 0.1}, {"repetition_penalty": 1.2}, {"generation_kwargs": {"top_k": 3}}])
+def test_a_setting_that_the_sampler_does_not_know_is_trls_and_the_log_says_so_once(tmp_path, caplog, settings):
+    trainer = trainer_of(LlamaForCausalLM(LlamaConfig(**SMALL)), tmp_path, **settings)
+    with patch.object(GRPOTrainer, "_generate_single_turn", return_value=([[5]], None)) as own:
+        trainer._generate_single_turn([[5, 6]] * 4, None, None, 4)
+        trainer._generate_single_turn([[5, 6]] * 4, None, None, 4)
+    assert own.call_count == 2
+    assert caplog.text.count(f"rollouts are TRL's own, without seeds of their own: grpo.{next(iter(settings))}") == 1
