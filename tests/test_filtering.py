@@ -17,8 +17,8 @@ from sqlr1.filtering.card import data_card
 from sqlr1.filtering.funnel import REASONS, Benchmark, Rules, filter_rows
 from sqlr1.filtering.similarity import QuestionIndex, sketches
 from sqlr1.filtering.sql import normal_form, without_literals
-from sqlr1.filtering.subsets import balanced, split
-from sqlr1.records import SQL_CLASSES, Question, RecordFile, read_json, write_jsonl
+from sqlr1.filtering.subsets import balanced, held_out, split
+from sqlr1.records import SQL_CLASSES, InputError, Question, RecordFile, read_json, write_jsonl
 from sqlr1.stages.filter import main
 from sqlr1.synthesis.readers import read_questions
 from sqlr1.synthesis.validation import unmentioned_value
@@ -355,6 +355,26 @@ def test_scarce_classes_are_shared():
     assert {name: len(subsets[name]) for name in sizes} == {"validation": 4, "rl": 16, "cold_start": 20}
 
 
+def test_validation_is_drawn_from_the_rows_held_out_for_it_and_training_from_the_others():
+    classes = {number: SQL_CLASSES[number % 4] for number in range(400)}
+    sizes = {"validation": 20, "rl": 60, "cold_start": 200}
+    subsets = split(classes, sizes, ["Simple", "Complex"], dict.fromkeys(SQL_CLASSES, 1), 0, range(80))
+    assert {name: len(subsets[name]) for name in sizes} == sizes
+    assert set(subsets["validation"]) <= set(range(80))
+    assert min(subsets["rl"] + subsets["cold_start"]) >= 80
+    assert {classes[n] for name in ("rl", "validation") for n in subsets[name]} == {"Simple", "Complex"}
+    assert sorted(number for subset in subsets.values() for number in subset) == list(classes)
+
+
+def test_databases_are_held_out_by_seed_and_never_all():
+    names = [name for name in "fcbaed" for _ in range(3)]
+    assert len(held_out(names, 2, 0)) == 2
+    assert held_out(names, 2, 0) == held_out(names[::-1], 2, 0)
+    assert len({held_out(names, 2, seed) for seed in range(9)}) > 1
+    with pytest.raises(InputError, match=r"filter.validation_databases: 6 of the 6 databases"):
+        held_out(names, 6, 0)
+
+
 @pytest.fixture
 def stage_inputs(database, tmp_path):
     write_jsonl(tmp_path / "questions.jsonl", [GOOD, CASES["failed"]])
@@ -415,6 +435,18 @@ def test_stage_drops_what_is_over_the_quota_of_a_style_or_a_subset(stage_inputs,
         assert funnel["subsets"]["cold_start"] == kept
         assert funnel["dropped"]["over_quota"] == 4 - kept
     assert funnel["styles"]["cold_start"] == {"formal": 1, "vague": 1}
+
+
+def test_stage_keeps_whole_databases_for_validation(stage_inputs, database, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "questions.jsonl", [replace(GOOD, id=f"{n}", db_id=f"music{n % 4}") for n in range(4)])
+    entry = {"path": str(database), "source": "x", "split": "train", "sha256": ""}
+    write_jsonl(tmp_path / "catalogue.jsonl", [entry | {"db_id": f"music{n}"} for n in range(4)])
+    settings = json.loads(stage_inputs[1])
+    settings["filter"] |= {"validation_rows": 9, "validation_databases": 1, "rl_rows": 3, "cold_start_rows": 3}
+    main([stage_inputs[0], json.dumps(settings), *stage_inputs[2:]])
+    subsets = read_json(tmp_path / "out/funnel.json")["subsets"]
+    assert subsets == {"validation": 1, "rl": 2, "cold_start": 1}
 
 
 def test_what_the_card_shows_of_a_row_stays_in_its_cell():

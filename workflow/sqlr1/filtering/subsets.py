@@ -1,9 +1,9 @@
 """Which of the kept rows serve validation, RL and the cold start: disjoint, balanced by class, drawn by seed."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from sqlr1.records import SQL_CLASSES
+from sqlr1.records import SQL_CLASSES, InputError
 from sqlr1.synthesis.corpus import shares
 
 SUBSETS = ("validation", "rl", "cold_start")
@@ -22,18 +22,40 @@ def balanced(available: Mapping[str, int], total: int, weights: Mapping[str, flo
     return counts
 
 
+def held_out(db_ids: Iterable[str], count: int, seed: int) -> frozenset[str]:
+    """`count` of the databases, drawn by seed, for validation alone.
+
+    Raises InputError where none would be left to train on.
+    """
+    found = sorted(set(db_ids))
+    if count and count >= len(found):
+        raise InputError(
+            f"config key filter.validation_databases: {count} of the {len(found)} databases with usable rows "
+            "leave none to train on"
+        )
+    return frozenset(random.Random(f"{seed}:databases").sample(found, count))
+
+
 def split(
     classes: Mapping[int, str],
     sizes: Mapping[str, int],
     rl_classes: Sequence[str],
     weights: Mapping[str, float],
     seed: int,
+    for_validation: Collection[int] = (),
 ) -> dict[str, list[int]]:
     """Disjoint subsets of rows: validation, rl (both of `rl_classes` only) and cold_start; `surplus` is the rest.
 
     `classes` has the SQL class of each row by its number, and subsets are lists of numbers. Where RL and the cold start
-    want more rows of a class than there are, they share it in proportion to their sizes.
+    want more rows of a class than there are, they share it in proportion to their sizes. Where rows are held out
+    `for_validation`, it is drawn from these, and the others from the rest.
     """
+    if for_validation:
+        held = {number: name for number, name in classes.items() if number in for_validation}
+        others = {number: name for number, name in classes.items() if number not in for_validation}
+        first = split(held, {**sizes, "rl": 0, "cold_start": 0}, rl_classes, weights, seed)
+        second = split(others, {**sizes, "validation": 0}, rl_classes, weights, seed)
+        return {name: first[name] + second[name] for name in first}
     pools: dict[str, list[int]] = {name: [] for name in SQL_CLASSES}
     for number, name in classes.items():
         pools[name].append(number)

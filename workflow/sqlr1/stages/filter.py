@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sqlr1.execution import Limits
 from sqlr1.filtering.card import data_card
 from sqlr1.filtering.funnel import REASONS, Benchmark, Rules, filter_rows
-from sqlr1.filtering.subsets import SUBSETS, cap_styles, split
+from sqlr1.filtering.subsets import SUBSETS, cap_styles, held_out, split
 from sqlr1.records import (
     SQL_CLASSES,
     Catalogue,
@@ -71,17 +71,20 @@ def _divided(
 ) -> tuple[dict[str, list[int]], list[int]]:
     """(the numbers of each subset's rows, those over a quota) of the rows without a reason to drop them."""
     settings = job.settings["filter"]
-    classes, styles = {}, {}
+    classes, styles, databases = {}, {}, {}
     for number, (row, reason) in enumerate(zip(rows, reasons, strict=True)):
         if not reason:
             classes[number], styles[number] = sys.intern(row.sql_class), sys.intern(row.style)
+            databases[number] = sys.intern(row.db_id)
     sizes = {name: settings[f"{name}_rows"] for name in SUBSETS}
     weights = settings.get("classes", dict.fromkeys(SQL_CLASSES, 1.0))
     over: list[int] = []
     if most := settings.get("max_per_style"):
         kept, over = cap_styles(styles, round(most * sum(sizes.values())), job.seed)
         classes = {number: classes[number] for number in kept}
-    subsets = split(classes, sizes, settings["rl_classes"], weights, job.seed)
+    unseen = held_out(databases.values(), settings.get("validation_databases", 0), job.seed)
+    for_validation = {number for number in classes if databases[number] in unseen}
+    subsets = split(classes, sizes, settings["rl_classes"], weights, job.seed, for_validation)
     return subsets, over + subsets.pop("surplus")
 
 
