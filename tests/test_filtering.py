@@ -1,40 +1,26 @@
-"""Which rows are dropped and why, and how the kept ones are split."""
+"""Which rows are dropped, and why."""
 
 import contextlib
-import json
 import random
 import sqlite3
 import tracemalloc
 from collections import Counter
 from dataclasses import replace
 
-import datasets
 import pytest
 import sqlglot
+from music import DDL, FAILING, GOOD, row, write_database
 
 from sqlr1.execution import Limits
-from sqlr1.filtering.card import data_card
 from sqlr1.filtering.funnel import REASONS, Benchmark, Rules, filter_rows
 from sqlr1.filtering.similarity import QuestionIndex, sketches
 from sqlr1.filtering.sql import normal_form, without_literals
-from sqlr1.filtering.subsets import balanced, held_out, split
-from sqlr1.records import SQL_CLASSES, InputError, Question, RecordFile, read_json, write_jsonl
-from sqlr1.stages.filter import main
+from sqlr1.records import Question, RecordFile, write_jsonl
 from sqlr1.synthesis.readers import read_questions
 from sqlr1.synthesis.validation import unmentioned_value
 
-DDL = """
-CREATE TABLE singer (singer_id INTEGER PRIMARY KEY, name TEXT, country TEXT, age INTEGER, prize TEXT);
-INSERT INTO singer VALUES (1,'Ann','France',30,NULL), (2,'Bo','France',30,NULL), (3,'Cy','Spain',50,NULL);
-CREATE VIEW french AS SELECT * FROM singer WHERE country = 'France';
-"""
 SLOW = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n, singer"
 WIDE = "SELECT COUNT(*) FROM singer"
-
-
-def row(sql, question="What?", number=0, **fields):
-    values = {"id": f"music-{number}", "db_id": "music", "question": question, "sql": sql, "sql_class": "Simple"}
-    return Question(**values | {"style": "imperative", "template": "single: _"} | fields)
 
 
 # reason -> a row that is dropped for it, alone
@@ -46,7 +32,7 @@ CASES = {
     "contaminated_sql": row("SELECT T1.name FROM singer AS T1 WHERE T1.country = 'Spain'", "Who is Spanish? Spain"),
     "contaminated_question": row("SELECT age FROM singer", "How old are all the famous singers of the held database?"),
     "value_not_mentioned": row("SELECT name FROM singer WHERE country = 'France'", "Which singers are there?"),
-    "failed": row("SELECT colour FROM singer"),
+    "failed": FAILING,
     "timed_out": row(SLOW),
     "too_large": row("SELECT a.name FROM singer a, singer b, singer c"),
     "empty": row("SELECT name FROM singer WHERE age > 99", "Who is above 99?"),
@@ -54,7 +40,6 @@ CASES = {
     "constant": row("SELECT COUNT(*) FROM singer WHERE age > 99", "How many above 99?"),
     "ties": row("SELECT name FROM singer ORDER BY age LIMIT 1"),
 }
-GOOD = row("SELECT name FROM singer WHERE country = 'Spain' OR age = 30", "Singers from Spain or of age 30", 99)
 BENCHMARK = Benchmark.of(
     [
         Question("b", "held", "Show the Spanish ones", "SELECT name FROM singer WHERE country = 'Spain'"),
@@ -65,11 +50,7 @@ BENCHMARK = Benchmark.of(
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory):
-    path = tmp_path_factory.mktemp("filter") / "music.sqlite"
-    with sqlite3.connect(path) as connection:
-        connection.executescript(DDL)
-    connection.close()
-    return path
+    return write_database(tmp_path_factory.mktemp("filter") / "music.sqlite")
 
 
 def run(rows, database, **rules):
@@ -332,148 +313,6 @@ def test_values_may_be_mentioned_in_the_evidence():
 )
 def test_values_are_mentioned_as_words_of_their_own(sql, text, unsaid):
     assert unmentioned_value(row(sql, text), sqlglot.parse_one(sql, read="sqlite")) == unsaid
-
-
-def test_balanced_fills_up_from_other_classes():
-    assert balanced({"a": 100, "b": 2, "c": 100}, 20, {"a": 1, "b": 1, "c": 2}) == {"a": 6, "b": 2, "c": 12}
-    assert balanced({"a": 1, "b": 1}, 10, {"a": 1, "b": 1}) == {"a": 1, "b": 1}
-
-
-def test_split_is_disjoint_and_of_the_classes_allowed():
-    classes = {number: SQL_CLASSES[number % 4] for number in range(400)}
-    sizes = {"validation": 20, "rl": 60, "cold_start": 200}
-    subsets = split(classes, sizes, ["Complex", "Highly Complex"], dict.fromkeys(SQL_CLASSES, 1), 0)
-    assert {name: len(subsets[name]) for name in sizes} == sizes
-    assert {classes[n] for name in ("rl", "validation") for n in subsets[name]} == {"Complex", "Highly Complex"}
-    assert sorted(number for subset in subsets.values() for number in subset) == list(classes)
-    assert subsets == split(classes, sizes, ["Complex", "Highly Complex"], dict.fromkeys(SQL_CLASSES, 1), 0)
-
-
-def test_scarce_classes_are_shared():
-    classes, sizes = dict.fromkeys(range(40), "Complex"), {"validation": 10, "rl": 40, "cold_start": 50}
-    subsets = split(classes, sizes, ["Complex"], dict.fromkeys(SQL_CLASSES, 1), 0)
-    assert {name: len(subsets[name]) for name in sizes} == {"validation": 4, "rl": 16, "cold_start": 20}
-
-
-def test_validation_is_drawn_from_the_rows_held_out_for_it_and_training_from_the_others():
-    classes = {number: SQL_CLASSES[number % 4] for number in range(400)}
-    sizes = {"validation": 20, "rl": 60, "cold_start": 200}
-    subsets = split(classes, sizes, ["Simple", "Complex"], dict.fromkeys(SQL_CLASSES, 1), 0, range(80))
-    assert {name: len(subsets[name]) for name in sizes} == sizes
-    assert set(subsets["validation"]) <= set(range(80))
-    assert min(subsets["rl"] + subsets["cold_start"]) >= 80
-    assert {classes[n] for name in ("rl", "validation") for n in subsets[name]} == {"Simple", "Complex"}
-    assert sorted(number for subset in subsets.values() for number in subset) == list(classes)
-
-
-def test_databases_are_held_out_by_seed_and_never_all():
-    names = [name for name in "fcbaed" for _ in range(3)]
-    assert len(held_out(names, 2, 0)) == 2
-    assert held_out(names, 2, 0) == held_out(names[::-1], 2, 0)
-    assert len({held_out(names, 2, seed) for seed in range(9)}) > 1
-    with pytest.raises(InputError, match=r"filter.validation_databases: 6 of the 6 databases"):
-        held_out(names, 6, 0)
-
-
-@pytest.fixture
-def stage_inputs(database, tmp_path):
-    write_jsonl(tmp_path / "questions.jsonl", [GOOD, CASES["failed"]])
-    entry = {"db_id": "music", "path": str(database), "source": "x", "split": "train", "sha256": ""}
-    write_jsonl(tmp_path / "catalogue.jsonl", [entry])
-    settings = {"filter": {"validation_rows": 0, "rl_rows": 0, "cold_start_rows": 5, "rl_classes": ["Simple"]}}
-    return [
-        *("--settings", json.dumps(settings), "--out", str(tmp_path / "out")),
-        *("--questions", str(tmp_path / "questions.jsonl"), "--catalogue", str(tmp_path / "catalogue.jsonl")),
-    ]
-
-
-def test_stage_writes_subsets_dropped_rows_and_funnel(stage_inputs, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    main(stage_inputs)
-    out = tmp_path / "out"
-    assert json.loads((out / "cold_start.jsonl").read_text())["id"] == GOOD.id
-    assert json.loads((out / "dropped.jsonl").read_text())["reason"] == "failed"
-    funnel = read_json(out / "funnel.json")
-    assert funnel["input"] == 2
-    assert sum(funnel["dropped"].values()) + sum(funnel["subsets"].values()) == 2
-    card = (out / "README.md").read_text()
-    assert "| failed | 1 |" in card
-    assert "| timed_out | 0 |" in card
-    assert "| failed | `music` | What? | `SELECT colour FROM singer` |" in card
-    assert "| Simple | 0 | 0 | 1 |" in card
-    assert datasets.load_dataset(str(out), cache_dir=str(tmp_path / "cache"))["cold_start"][0]["sql"] == GOOD.sql
-    assert "cold_start.jsonl" in read_json(out / "manifest.json")["outputs"]
-
-
-@pytest.mark.parametrize(
-    ("feature", "sql"),
-    [
-        ("left joins", "SELECT a.x FROM a LEFT JOIN b ON a.i = b.i"),
-        ("DISTINCT", "SELECT COUNT(DISTINCT x) FROM a"),
-        ("LIKE", "SELECT x FROM a WHERE y LIKE 'b%'"),
-        ("HAVING", "SELECT x FROM a GROUP BY x HAVING COUNT(*) > 1"),
-        ("ORDER BY", "SELECT x FROM a ORDER BY x"),
-        ("LIMIT", "SELECT x FROM a WHERE y = (SELECT y FROM b ORDER BY y LIMIT 1)"),
-    ],
-)
-def test_the_card_counts_the_features_of_sql(feature, sql):
-    rows = [row(sql), row("SELECT x, RANK() OVER (ORDER BY x) FROM a JOIN b ON a.i = b.i")]
-    card = data_card({"cold_start": rows}, {"input": 2, "dropped": {}}, {}, "Data")
-    assert f"| {feature} | 1 |" in card
-
-
-def test_stage_drops_what_is_over_the_quota_of_a_style_or_a_subset(stage_inputs, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    countries = [f"SELECT {column} FROM singer" for column in ("name", "country", "age", "singer_id")]
-    rows = [row(sql, f"Question {n}: {sql}?", n, style="formal" if n else "vague") for n, sql in enumerate(countries)]
-    write_jsonl(tmp_path / "questions.jsonl", rows)
-    settings = json.loads(stage_inputs[1])
-    for most, kept in ((None, 3), (0.34, 2)):
-        settings["filter"] |= {"cold_start_rows": 3} | ({"max_per_style": most} if most else {})
-        main([stage_inputs[0], json.dumps(settings), *stage_inputs[2:]])
-        funnel = read_json(tmp_path / "out/funnel.json")
-        assert funnel["subsets"]["cold_start"] == kept
-        assert funnel["dropped"]["over_quota"] == 4 - kept
-    assert funnel["styles"]["cold_start"] == {"formal": 1, "vague": 1}
-
-
-def test_stage_keeps_whole_databases_for_validation(stage_inputs, database, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_jsonl(tmp_path / "questions.jsonl", [replace(GOOD, id=f"{n}", db_id=f"music{n % 4}") for n in range(4)])
-    entry = {"path": str(database), "source": "x", "split": "train", "sha256": ""}
-    write_jsonl(tmp_path / "catalogue.jsonl", [entry | {"db_id": f"music{n}"} for n in range(4)])
-    settings = json.loads(stage_inputs[1])
-    settings["filter"] |= {"validation_rows": 9, "validation_databases": 1, "rl_rows": 3, "cold_start_rows": 3}
-    main([stage_inputs[0], json.dumps(settings), *stage_inputs[2:]])
-    subsets = read_json(tmp_path / "out/funnel.json")["subsets"]
-    assert subsets == {"validation": 1, "rl": 2, "cold_start": 1}
-
-
-def test_what_the_card_shows_of_a_row_stays_in_its_cell():
-    odd = {"failed": row("SELECT 'a' || x\nFROM t", "a | b")}
-    card = data_card({"cold_start": []}, {"input": 1, "dropped": {"failed": 1}}, odd, "Data")
-    assert "| failed | `music` | a \\| b | `SELECT 'a' \\|\\| x FROM t` |" in card
-
-
-def test_stage_names_the_row_of_an_unknown_database(stage_inputs, tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
-    write_jsonl(tmp_path / "questions.jsonl", [row("SELECT 1", db_id="atlantis")])
-    with pytest.raises(SystemExit) as stopped:
-        main(stage_inputs)
-    assert stopped.value.code == 1
-    assert "row music-0 names the unknown database 'atlantis'" in capfd.readouterr().err
-    assert not (tmp_path / "out/funnel.json").exists()
-
-
-def test_stage_names_the_line_of_a_malformed_row_and_writes_nothing(stage_inputs, tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
-    with open(tmp_path / "questions.jsonl", "a") as file:
-        file.write('{"id": "music-3"\n')
-    with pytest.raises(SystemExit) as stopped:
-        main(stage_inputs)
-    assert stopped.value.code == 1
-    assert "questions.jsonl:3: not valid JSON" in capfd.readouterr().err
-    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_real_benchmark_rows_are_found_contaminated(data_root, database):

@@ -82,7 +82,7 @@ def _divided(
     if most := settings.get("max_per_style"):
         kept, over = cap_styles(styles, round(most * sum(sizes.values())), job.seed)
         classes = {number: classes[number] for number in kept}
-    unseen = held_out(databases.values(), settings.get("validation_databases", 0), job.seed)
+    unseen = held_out((databases[number] for number in classes), settings.get("validation_databases", 0), job.seed)
     for_validation = {number for number in classes if databases[number] in unseen}
     subsets = split(classes, sizes, settings["rl_classes"], weights, job.seed, for_validation)
     return subsets, over + subsets.pop("surplus")

@@ -1,0 +1,191 @@
+"""How the kept rows are split, and what the stage writes."""
+
+import json
+from dataclasses import replace
+
+import datasets
+import pytest
+from music import FAILING, GOOD, row, write_database
+
+from sqlr1.filtering.card import data_card
+from sqlr1.filtering.subsets import balanced, held_out, split
+from sqlr1.records import SQL_CLASSES, InputError, Question, RecordFile, read_json, write_jsonl
+from sqlr1.stages.filter import main
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    return write_database(tmp_path_factory.mktemp("filter") / "music.sqlite")
+
+
+def test_balanced_fills_up_from_other_classes():
+    assert balanced({"a": 100, "b": 2, "c": 100}, 20, {"a": 1, "b": 1, "c": 2}) == {"a": 6, "b": 2, "c": 12}
+    assert balanced({"a": 1, "b": 1}, 10, {"a": 1, "b": 1}) == {"a": 1, "b": 1}
+
+
+def test_split_is_disjoint_and_of_the_classes_allowed():
+    classes = {number: SQL_CLASSES[number % 4] for number in range(400)}
+    sizes = {"validation": 20, "rl": 60, "cold_start": 200}
+    subsets = split(classes, sizes, ["Complex", "Highly Complex"], dict.fromkeys(SQL_CLASSES, 1), 0)
+    assert {name: len(subsets[name]) for name in sizes} == sizes
+    assert {classes[n] for name in ("rl", "validation") for n in subsets[name]} == {"Complex", "Highly Complex"}
+    assert sorted(number for subset in subsets.values() for number in subset) == list(classes)
+    assert subsets == split(classes, sizes, ["Complex", "Highly Complex"], dict.fromkeys(SQL_CLASSES, 1), 0)
+
+
+def test_scarce_classes_are_shared():
+    classes, sizes = dict.fromkeys(range(40), "Complex"), {"validation": 10, "rl": 40, "cold_start": 50}
+    subsets = split(classes, sizes, ["Complex"], dict.fromkeys(SQL_CLASSES, 1), 0)
+    assert {name: len(subsets[name]) for name in sizes} == {"validation": 4, "rl": 16, "cold_start": 20}
+
+
+def test_validation_is_drawn_from_the_rows_held_out_for_it_and_training_from_the_others():
+    classes = {number: SQL_CLASSES[number % 4] for number in range(400)}
+    sizes = {"validation": 20, "rl": 60, "cold_start": 200}
+    subsets = split(classes, sizes, ["Simple", "Complex"], dict.fromkeys(SQL_CLASSES, 1), 0, range(80))
+    assert {name: len(subsets[name]) for name in sizes} == sizes
+    assert set(subsets["validation"]) <= set(range(80))
+    assert min(subsets["rl"] + subsets["cold_start"]) >= 80
+    assert {classes[n] for name in ("rl", "validation") for n in subsets[name]} == {"Simple", "Complex"}
+    assert sorted(number for subset in subsets.values() for number in subset) == list(classes)
+
+
+def test_databases_are_held_out_by_seed_and_never_all():
+    names = [name for name in "fcbaed" for _ in range(3)]
+    assert len(held_out(names, 2, 0)) == 2
+    assert held_out(names, 2, 0) == held_out(names[::-1], 2, 0)
+    assert len({held_out(names, 2, seed) for seed in range(9)}) > 1
+    with pytest.raises(InputError, match=r"filter.validation_databases: 6 of the 6 databases"):
+        held_out(names, 6, 0)
+
+
+@pytest.fixture
+def stage_inputs(database, tmp_path):
+    write_jsonl(tmp_path / "questions.jsonl", [GOOD, FAILING])
+    entry = {"db_id": "music", "path": str(database), "source": "x", "split": "train", "sha256": ""}
+    write_jsonl(tmp_path / "catalogue.jsonl", [entry])
+    settings = {"filter": {"validation_rows": 0, "rl_rows": 0, "cold_start_rows": 5, "rl_classes": ["Simple"]}}
+    return [
+        *("--settings", json.dumps(settings), "--out", str(tmp_path / "out")),
+        *("--questions", str(tmp_path / "questions.jsonl"), "--catalogue", str(tmp_path / "catalogue.jsonl")),
+    ]
+
+
+def test_stage_writes_subsets_dropped_rows_and_funnel(stage_inputs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(stage_inputs)
+    out = tmp_path / "out"
+    assert json.loads((out / "cold_start.jsonl").read_text())["id"] == GOOD.id
+    assert json.loads((out / "dropped.jsonl").read_text())["reason"] == "failed"
+    funnel = read_json(out / "funnel.json")
+    assert funnel["input"] == 2
+    assert sum(funnel["dropped"].values()) + sum(funnel["subsets"].values()) == 2
+    card = (out / "README.md").read_text()
+    assert "| failed | 1 |" in card
+    assert "| timed_out | 0 |" in card
+    assert "| failed | `music` | What? | `SELECT colour FROM singer` |" in card
+    assert "| Simple | 0 | 0 | 1 |" in card
+    assert datasets.load_dataset(str(out), cache_dir=str(tmp_path / "cache"))["cold_start"][0]["sql"] == GOOD.sql
+    assert "cold_start.jsonl" in read_json(out / "manifest.json")["outputs"]
+
+
+@pytest.mark.parametrize(
+    ("feature", "sql"),
+    [
+        ("left joins", "SELECT a.x FROM a LEFT JOIN b ON a.i = b.i"),
+        ("DISTINCT", "SELECT COUNT(DISTINCT x) FROM a"),
+        ("LIKE", "SELECT x FROM a WHERE y LIKE 'b%'"),
+        ("HAVING", "SELECT x FROM a GROUP BY x HAVING COUNT(*) > 1"),
+        ("ORDER BY", "SELECT x FROM a ORDER BY x"),
+        ("LIMIT", "SELECT x FROM a WHERE y = (SELECT y FROM b ORDER BY y LIMIT 1)"),
+    ],
+)
+def test_the_card_counts_the_features_of_sql(feature, sql):
+    rows = [row(sql), row("SELECT x, RANK() OVER (ORDER BY x) FROM a JOIN b ON a.i = b.i")]
+    card = data_card({"cold_start": rows}, {"input": 2, "dropped": {}}, {}, "Data")
+    assert f"| {feature} | 1 |" in card
+
+
+def test_stage_drops_what_is_over_the_quota_of_a_style_or_a_subset(stage_inputs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    countries = [f"SELECT {column} FROM singer" for column in ("name", "country", "age", "singer_id")]
+    rows = [row(sql, f"Question {n}: {sql}?", n, style="formal" if n else "vague") for n, sql in enumerate(countries)]
+    write_jsonl(tmp_path / "questions.jsonl", rows)
+    settings = json.loads(stage_inputs[1])
+    for most, kept in ((None, 3), (0.34, 2)):
+        settings["filter"] |= {"cold_start_rows": 3} | ({"max_per_style": most} if most else {})
+        main([stage_inputs[0], json.dumps(settings), *stage_inputs[2:]])
+        funnel = read_json(tmp_path / "out/funnel.json")
+        assert funnel["subsets"]["cold_start"] == kept
+        assert funnel["dropped"]["over_quota"] == 4 - kept
+    assert funnel["styles"]["cold_start"] == {"formal": 1, "vague": 1}
+
+
+@pytest.fixture
+def four_databases(stage_inputs, database, tmp_path):
+    """Inputs of the stage over four databases with two rows each, the first one of another style, and its settings."""
+    more = replace(GOOD, sql="SELECT age FROM singer", question="How old is each?", style="formal")
+    rows = [replace(r, id=f"{r.style}-{n}", db_id=f"music{n}") for n in range(4) for r in (GOOD, more)]
+    write_jsonl(tmp_path / "questions.jsonl", rows)
+    entry = {"path": str(database), "source": "x", "split": "train", "sha256": ""}
+    write_jsonl(tmp_path / "catalogue.jsonl", [entry | {"db_id": f"music{n}"} for n in range(4)])
+    settings = json.loads(stage_inputs[1])
+    settings["filter"] |= {"validation_rows": 9, "validation_databases": 1, "rl_rows": 3, "cold_start_rows": 3}
+    return stage_inputs, settings
+
+
+def databases_of(subset):
+    return [question.db_id for question in RecordFile(subset, Question)]
+
+
+def test_stage_keeps_whole_databases_for_validation(four_databases, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments, settings = four_databases
+    main([arguments[0], json.dumps(settings), *arguments[2:]])
+    found = {name: databases_of(tmp_path / f"out/{name}.jsonl") for name in ("validation", "rl", "cold_start")}
+    assert len(found["validation"]) == 2
+    assert len(found["rl"] + found["cold_start"]) == 6
+    assert len(set(found["validation"])) == 1
+    assert not set(found["validation"]) & set(found["rl"] + found["cold_start"])
+
+
+def test_stage_counts_only_databases_that_have_rows_under_the_quota_of_a_style(
+    four_databases, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.chdir(tmp_path)
+    arguments, settings = four_databases
+    settings["filter"]["max_per_style"] = (
+        1 / 15
+    )  # of 15 rows asked for: one of each style, with this seed of one database
+    with pytest.raises(SystemExit) as stopped:
+        main([arguments[0], json.dumps(settings), *arguments[2:], "--seed", "3"])
+    assert stopped.value.code == 1
+    assert "filter.validation_databases: 1 of the 1 databases with usable rows" in capfd.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_the_card_shows_of_a_row_stays_in_its_cell():
+    odd = {"failed": row("SELECT 'a' || x\nFROM t", "a | b")}
+    card = data_card({"cold_start": []}, {"input": 1, "dropped": {"failed": 1}}, odd, "Data")
+    assert "| failed | `music` | a \\| b | `SELECT 'a' \\|\\| x FROM t` |" in card
+
+
+def test_stage_names_the_row_of_an_unknown_database(stage_inputs, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "questions.jsonl", [row("SELECT 1", db_id="atlantis")])
+    with pytest.raises(SystemExit) as stopped:
+        main(stage_inputs)
+    assert stopped.value.code == 1
+    assert "row music-0 names the unknown database 'atlantis'" in capfd.readouterr().err
+    assert not (tmp_path / "out/funnel.json").exists()
+
+
+def test_stage_names_the_line_of_a_malformed_row_and_writes_nothing(stage_inputs, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    with open(tmp_path / "questions.jsonl", "a") as file:
+        file.write('{"id": "music-3"\n')
+    with pytest.raises(SystemExit) as stopped:
+        main(stage_inputs)
+    assert stopped.value.code == 1
+    assert "questions.jsonl:3: not valid JSON" in capfd.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
