@@ -78,7 +78,7 @@ class ColdStartTrainer(SFTTrainer):
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
         # Of all processes together: the same rows make up a step, however many processes share them.
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return LengthGroupedSampler(self.train_dataset["length"], batch, self.args.seed, epoch_of(self))
+        return LengthGroupedSampler(list(self.train_dataset["length"]), batch, self.args.seed, epoch_of(self))
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
