@@ -154,9 +154,8 @@ def test_stage_counts_only_databases_that_have_rows_under_the_quota_of_a_style(
 ):
     monkeypatch.chdir(tmp_path)
     arguments, settings = four_databases
-    settings["filter"]["max_per_style"] = (
-        1 / 15
-    )  # of 15 rows asked for: one of each style, with this seed of one database
+    # Of 15 rows asked for: one of each style, with this seed of one database.
+    settings["filter"]["max_per_style"] = 1 / 15
     with pytest.raises(SystemExit) as stopped:
         main([arguments[0], json.dumps(settings), *arguments[2:], "--seed", "3"])
     assert stopped.value.code == 1
