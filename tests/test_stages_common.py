@@ -1,6 +1,7 @@
 """What `stage` promises: one writer a folder, and work that is kept until the manifest is written."""
 
 import json
+import threading
 
 import pytest
 
@@ -50,9 +51,11 @@ def test_only_the_same_code_and_arguments_go_on_with_the_work(tmp_path, monkeypa
         assert job.work != first
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("WORLD_SIZE", "2")  # so many processes divide a step otherwise
-    with start(tmp_path) as job:
-        assert job.work != first
+    for name, value in (("WORLD_SIZE", "2"), ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")):  # what accelerate launch sets
+        with monkeypatch.context() as launched:
+            launched.setenv(name, value)
+            with start(tmp_path) as job:
+                assert job.work != first
 
 
 def test_what_a_killed_writer_left_is_cleared_and_nothing_else(tmp_path):
@@ -72,3 +75,18 @@ def test_other_processes_of_a_launcher_do_not_wait_for_the_first(tmp_path, monke
         with start(tmp_path) as other:
             assert other.work == first.work
         assert not (tmp_path / "out/manifest.json").exists()
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_the_process_of_the_same_rank_is_waited_for_and_no_other(tmp_path, rank):
+    def successor():
+        with common._sole_writer(tmp_path / "out", rank):
+            started.set()
+
+    started = threading.Event()
+    with common._sole_writer(tmp_path / "out", "2"), common._sole_writer(tmp_path / "out", rank):
+        thread = threading.Thread(target=successor)
+        thread.start()
+        assert not started.wait(0.5)
+    assert started.wait(10)
+    thread.join()

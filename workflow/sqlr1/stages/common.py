@@ -118,7 +118,8 @@ def stage(
     goes on from there.
     """
     args = parser.parse_args(argv)
-    first = os.environ.get("RANK", "0") == "0"  # of the processes that a launcher started
+    rank = os.environ.get("RANK", "0")  # among the processes that a launcher started
+    first = rank == "0"
     _log_to(args.log if first else None)
     signal.signal(signal.SIGTERM, _stop)
     try:
@@ -128,8 +129,9 @@ def stage(
         origin = _origin(name, args, settings, inputs)
         origin |= {"native_precision": precision()} if precision else {}
         code = [sha256(Path(path)) for path in sources(f"stages.{name}")]
-        processes = os.environ.get("WORLD_SIZE", "1")
-        identity = json.dumps([origin, args.tag, hashes, code, processes], sort_keys=True)
+        launched = {name: value for name, value in os.environ.items() if name.startswith("ACCELERATE_")}
+        launched["WORLD_SIZE"] = os.environ.get("WORLD_SIZE", "1")
+        identity = json.dumps([origin, args.tag, hashes, code, launched], sort_keys=True)
         key = hashlib.sha256(identity.encode()).hexdigest()[:16]
         tags = dict(t.split("=", 1) for t in args.tag)
         tags |= {"stage": name, "seed": args.seed, "identity": key}
@@ -137,11 +139,11 @@ def stage(
         tags["settings_sha256"] = hashlib.sha256(args.settings.encode()).hexdigest()[:16]
         work_key = f"{name}-{key}-{_place(args.out)}"
         if not first:
-            args.out.mkdir(parents=True, exist_ok=True)
-            yield Job(args, settings, tracking.SilentRun(), work_key, first=False)
+            with _sole_writer(args.out, rank):
+                yield Job(args, settings, tracking.SilentRun(), work_key, first=False)
             return
         shown = settings | ({"arguments": origin["arguments"]} if origin["arguments"] else {})
-        with _sole_writer(args.out), tracking.track(args.experiment, str(args.out), tags, shown, hashes) as run:
+        with _sole_writer(args.out, rank), tracking.track(args.experiment, str(args.out), tags, shown, hashes) as run:
             job = Job(args, settings, run, work_key)
             yield job
             _write_manifest(origin, job, hashes)
@@ -159,13 +161,13 @@ def _place(out: Path) -> str:
 
 
 @contextlib.contextmanager
-def _sole_writer(out: Path) -> Iterator[None]:
+def _sole_writer(out: Path, rank: str) -> Iterator[None]:
     """Make the folder `out` and write it alone: an orphan of a killed run is waited for, whatever its settings.
 
-    The lock is the kernel's and ends with its process.
+    Each process of a launcher waits for its own predecessor. The lock is the kernel's and ends with its process.
     """
     WORK.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(WORK / f"{_place(out)}.lock")
+    lock = FileLock(WORK / f"{_place(out)}-{rank}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -173,8 +175,9 @@ def _sole_writer(out: Path) -> Iterator[None]:
         lock.acquire()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for left in out.rglob(".*.tmp"):  # what a killed writer had not finished
-            left.unlink()
+        if rank == "0":
+            for left in out.rglob(".*.tmp"):  # what a killed writer had not finished
+                left.unlink()
         yield
     finally:
         lock.release()
