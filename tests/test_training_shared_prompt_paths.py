@@ -4,6 +4,7 @@ from unittest.mock import patch
 
 import pytest
 from datasets import Dataset
+from peft import LoraConfig
 from tiny_models import tiny_model, tiny_tokenizer
 from transformers import (
     GraniteConfig,
@@ -16,7 +17,8 @@ from transformers import (
 from trl import GRPOConfig, GRPOTrainer
 
 from sqlr1.inference.sampler import Sampling, sample
-from sqlr1.training import shared_prompt
+from sqlr1.records import InputError
+from sqlr1.training import cold_start, shared_prompt
 from sqlr1.training.shared_prompt import SharedPromptTrainer
 
 
@@ -25,7 +27,7 @@ def letters(completions, **_):
     return [float(len(c[0]["content"]) % 5) for c in completions]
 
 
-def trainer_of(model, tmp_path, prompts=("a",), **settings):
+def trainer_of(model, tmp_path, prompts=("a",), peft_config=None, **settings):
     defaults = {"num_generations": 4, "use_cpu": True, "bf16": False, "report_to": "none", "max_completion_length": 4}
     return SharedPromptTrainer(
         model=model,
@@ -33,6 +35,7 @@ def trainer_of(model, tmp_path, prompts=("a",), **settings):
         reward_funcs=letters,
         train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in prompts]),
         processing_class=tiny_tokenizer(),
+        peft_config=peft_config,
     )
 
 
@@ -53,6 +56,7 @@ SMALL = {
     "vocab_size": 259, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 6,
     "num_key_value_heads": 2, "bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0,
 }  # fmt: skip
+ROWS = [{"input_ids": [5, 6], "labels": [-100, 6]}]  # of a cold start
 UNSHARED = {
     "dropout": (LlamaForCausalLM(LlamaConfig(**SMALL, attention_dropout=0.1)), "the model has attention dropout"),
     "scaled logits": (GraniteForCausalLM(GraniteConfig(**SMALL, logits_scaling=4.0)), "models of type granite"),
@@ -66,6 +70,26 @@ def test_what_cannot_be_shared_falls_back_and_says_why(tmp_path, caplog, model, 
     assert f"TRL's own path: {reason}" in caplog.text
     with pytest.raises(ValueError, match=reason):
         sample(model, [[5, 6]], [[1]], Sampling(2), [2])
+
+
+@pytest.mark.parametrize(("model", "reason"), UNSHARED.values(), ids=UNSHARED.keys())
+def test_a_cold_start_of_what_cannot_be_packed_is_refused(tmp_path, model, reason):
+    with pytest.raises(InputError, match=f"cannot pack its rows: {reason}"):
+        cold_start.make_trainer(model, tiny_tokenizer(), ROWS, {"bf16": False}, tmp_path, seed=0)
+
+
+def test_an_adapter_of_the_embeddings_is_not_left_out(tmp_path):
+    """A packed pass would train without it what rollouts, whose head is tied, answer with. TRL refuses the head's."""
+    reason, lora = "the embeddings or the head have an adapter", {"r": 2, "target_modules": ["q_proj", "embed_tokens"]}
+    config = LoraConfig(**lora, task_type="CAUSAL_LM")
+    assert trainer_of(tiny_model(), tmp_path, peft_config=config).not_shared == reason
+    with pytest.raises(InputError, match=reason):
+        cold_start.make_trainer(tiny_model(), tiny_tokenizer(), ROWS, {"bf16": False, "lora": lora}, tmp_path, seed=0)
+
+
+def test_logits_in_float32_are_left_to_trl(tmp_path):
+    trainer = trainer_of(LlamaForCausalLM(LlamaConfig(**SMALL)), tmp_path, cast_lm_head_to_fp32=True)
+    assert trainer.not_shared == "the logits are cast to float32"
 
 
 @pytest.mark.parametrize("settings", [{"min_p": 0.1}, {"repetition_penalty": 1.2}, {"generation_kwargs": {"top_k": 3}}])

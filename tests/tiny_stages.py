@@ -1,5 +1,6 @@
 """The training stages on a tiny model and a tiny database, as real processes that a test may kill."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -8,9 +9,10 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psutil
 import torch
 from tiny_models import tiny_folder, tiny_model, tiny_tokenizer
 
@@ -49,6 +51,10 @@ SETTINGS = {
         "benchmark": {"layout": "spider"},
     },
 }  # fmt: skip
+# All weights, with a reference model beside them: the paper's way.
+SETTINGS["grpo_all_weights"] = SETTINGS["grpo"] | {
+    "grpo": SETTINGS["grpo"]["grpo"] | {"lora": None, "learning_rate": 1e-4, "max_steps": 4}
+}
 
 
 def prepare(folder: Path) -> None:
@@ -72,7 +78,7 @@ def teach(folder: Path) -> None:
     model, tokenizer = tiny_model(initializer_range=0.05), tiny_tokenizer()
     questions = read_records(folder / "questions.jsonl", Question)
     rows, _ = encode(questions, Catalogue(folder / "catalogue.jsonl", folder), Prompts(tokenizer, PROMPT), "sql_only")
-    batch = [torch.nn.utils.rnn.pad_sequence([torch.tensor(r[name]) for r in rows], True, padding)
+    batch = [torch.nn.utils.rnn.pad_sequence([torch.tensor(r[name], dtype=torch.long) for r in rows], True, padding)
              for name, padding in (("input_ids", 0), ("labels", IGNORED))]  # fmt: skip
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     for _ in range(90):
@@ -89,8 +95,9 @@ def _describe(folder: Path) -> None:
     write_json(folder / "base/manifest.json", {"outputs": digests})
 
 
-def command(folder: Path, stage: str, out: str) -> list[str]:
-    """The command of a stage, to be run in `folder`."""
+def command(folder: Path, stage: str, out: str, launch: Sequence[str] = ()) -> list[str]:
+    """The command of a stage, named as in SETTINGS, to be run in `folder`; `launch` are a launcher's arguments."""
+    module = stage.removesuffix("_all_weights")
     inputs = {
         "cold_start": ["--questions", "questions.jsonl", "--catalogue", "catalogue.jsonl", "--strategy", "reasoning"],
         "grpo": [
@@ -98,23 +105,32 @@ def command(folder: Path, stage: str, out: str) -> list[str]:
             *("--catalogue", "catalogue.jsonl"),
         ],
         "candidates": ["--questions", "dev.json", "--databases", "databases"],
-    }[stage]
+    }[module]
     common = ["--settings", json.dumps(SETTINGS[stage]), "--model-manifest", "base/manifest.json", "--out", out]
-    return [sys.executable, "-m", f"sqlr1.stages.{stage}", *common, *inputs]
+    return [sys.executable, *launch, "-m", f"sqlr1.stages.{module}", *common, *inputs]
 
 
-def run(folder: Path, stage: str, out: str) -> str:
+def run(folder: Path, stage: str, out: str, launch: Sequence[str] = ()) -> str:
     """Run a stage to its end; returns its log."""
-    done = subprocess.run(command(folder, stage, out), cwd=folder, capture_output=True, text=True, check=False)
+    call = command(folder, stage, out, launch)
+    done = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
 
-def kill_when(folder: Path, stage: str, out: str, condition: Callable[[], object], seconds: float = 120) -> str:
+def kill_when(
+    folder: Path,
+    stage: str,
+    out: str,
+    condition: Callable[[], object],
+    launch: Sequence[str] = (),
+    seconds: float = 120,
+) -> str:
     """Start a stage and kill it with SIGKILL, its workers too, as soon as `condition` holds; returns its log."""
     path = folder / f"{out.replace('/', '-')}.killed.log"
     with path.open("w") as log:
-        process = subprocess.Popen(command(folder, stage, out), cwd=folder, stderr=log, start_new_session=True)
+        call = command(folder, stage, out, launch)
+        process = subprocess.Popen(call, cwd=folder, stderr=log, start_new_session=True)
     try:
         end = time.monotonic() + seconds
         while not condition():
@@ -123,8 +139,12 @@ def kill_when(folder: Path, stage: str, out: str, condition: Callable[[], object
             time.sleep(0.005)
     finally:
         if process.returncode is None:
+            started = psutil.Process(process.pid).children(recursive=True)  # by a launcher in sessions of their own
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            for one in started:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
     return path.read_text()
 
 

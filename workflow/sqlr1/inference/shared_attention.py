@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -153,6 +154,8 @@ def why_not_shared(model: "PreTrainedModel") -> str:
         return "the model has attention dropout"
     if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
         return "the model has layers without full attention"
+    if type(model.get_input_embeddings()) is not nn.Embedding or type(model.get_output_embeddings()) is not nn.Linear:
+        return "the embeddings or the head have an adapter"
     return ""
 
 

@@ -41,6 +41,6 @@ def measured(config: Mapping[str, Any], results: Path) -> Lengths | None:
     rows, _ = encode(read_records(questions, Question), databases, prompts, config["cold_start"]["strategy"])
     if not rows:
         return None
-    asked = [row["labels"].count(IGNORED) for row in rows]
+    asked = [int((row["labels"] == IGNORED).sum()) for row in rows]
     answered = [len(row["labels"]) - prompt for row, prompt in zip(rows, asked, strict=True)]
     return Lengths(fmean(asked), fmean(answered), max(asked), max(answered))

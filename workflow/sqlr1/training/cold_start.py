@@ -10,14 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
 from tqdm.auto import tqdm
 from trl import SFTTrainer
 
 from sqlr1.inference.prompts import Prompts
+from sqlr1.inference.shared_attention import why_not_shared
 from sqlr1.prompting import format_response
-from sqlr1.records import Catalogue, Question
+from sqlr1.records import Catalogue, InputError, Question
 from sqlr1.training.checkpoints import MarkComplete
 from sqlr1.training.epochs import EpochOf, epoch_of
 from sqlr1.training.packed_forward import add_packed_forward
@@ -35,8 +37,11 @@ IGNORED = -100
 
 def encode(
     questions: Sequence[Question], catalogue: Catalogue, prompts: Prompts, strategy: str
-) -> tuple[list[dict[str, list[int]]], Counter[str]]:
-    """Questions as rows `input_ids`, `labels` (IGNORED over the prompt), and the dropped ones counted by reason."""
+) -> tuple[list[dict[str, np.ndarray]], Counter[str]]:
+    """Questions as rows `input_ids`, `labels` (IGNORED over the prompt), and the dropped ones counted by reason.
+
+    Both (length,) of int32: as Python's integers, 200,000 rows of the paper's would take gigabytes in every process.
+    """
     rows, dropped = [], Counter[str]()
     for question in tqdm(questions, desc="tokenize", disable=None):
         prompt = prompts.token_ids(question, catalogue[question.db_id])
@@ -45,7 +50,8 @@ def encode(
             continue
         reasoning = question.reasoning if strategy == "reasoning" else ""
         response = prompts.response_ids(format_response(reasoning, question.sql))
-        rows.append({"input_ids": prompt + response, "labels": [IGNORED] * len(prompt) + response})
+        row = {"input_ids": prompt + response, "labels": [IGNORED] * len(prompt) + response}
+        rows.append({name: np.array(tokens, np.int32) for name, tokens in row.items()})
     return rows, dropped
 
 
@@ -106,13 +112,16 @@ def collate(rows: Sequence[Mapping[str, list[int]]]) -> dict[str, Any]:
 def make_trainer(
     model: "PreTrainedModel",
     tokenizer: Any,
-    rows: Sequence[Mapping[str, list[int]]],
+    rows: Sequence[Mapping[str, np.ndarray | list[int]]],
     settings: Mapping[str, Any],
     work: Path,
     seed: int,
     run: MetricSink | None = None,
 ) -> ColdStartTrainer:
-    """The trainer of the cold start over encoded rows; checkpoints in `work`."""
+    """The trainer of the cold start over encoded rows; checkpoints in `work`.
+
+    Raises InputError for a model that cannot be computed over packed rows.
+    """
     from datasets import Dataset
 
     trainer = ColdStartTrainer(
@@ -124,5 +133,8 @@ def make_trainer(
         peft_config=lora_config(settings),
         callbacks=[MarkComplete(), *([LogToRun(run)] if run else [])],
     )
-    add_packed_forward(trainer.model.get_base_model() if lora_config(settings) else trainer.model)
+    base = trainer.model.get_base_model() if lora_config(settings) else trainer.model
+    if reason := why_not_shared(base):
+        raise InputError(f"the cold start cannot pack its rows: {reason} (config keys base_model, cold_start.lora)")
+    add_packed_forward(base)
     return trainer
