@@ -123,6 +123,7 @@ def test_validation_warns_in_the_log_and_in_mlflow(tmp_path, monkeypatch, caplog
     [logged] = mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE.resolve()}").search_runs(["1"])
     assert logged.data.metrics["validation/collapse_signs"] == 3
     assert logged.data.metrics["validation/questions"] == 12
+    assert logged.data.tags["collapse"].startswith(f"step 3: the policy may be collapsing: {fell}")
 
 
 @pytest.mark.parametrize("lora", [SETTINGS["grpo"]["grpo"]["lora"], None])

@@ -19,6 +19,9 @@ class MetricSink(Protocol):
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Record scalars at a step."""
 
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Set tags."""
+
 
 class LogToRun(TrainerCallback):
     """Sends every log line to the run; after a resume, first the lines of the part before, so that charts are whole."""
@@ -43,6 +46,10 @@ class LogToRun(TrainerCallback):
         """Send the finite numbers of a line."""
         values = {name: float(v) for name, v in line.items() if isinstance(v, (int, float)) and name != "step"}
         self.run.metrics({name: v for name, v in values.items() if math.isfinite(v)}, step)
+
+    def warn(self, text: str) -> None:
+        """Tag the run with the latest warning of a collapse."""
+        self.run.tags({"collapse": text})
 
 
 def write_metrics(path: Path, history: list[dict[str, Any]]) -> None:
