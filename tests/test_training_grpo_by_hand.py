@@ -44,13 +44,20 @@ def loss_of(trainer, monkeypatch, now, before, advantages, mask, reference=None)
     return trainer.compute_loss(trainer.model, inputs).item()
 
 
-def test_advantages_are_rewards_less_their_groups_mean_over_its_deviation(tmp_path, monkeypatch):
-    trainer = make(tmp_path, rewards=(7.0, 0.0, -1.0, -1.0))
+# Two groups of four, means 1.25 and 1.5; a deviation has a degree of freedom less than rewards.
+REWARDS = (7.0, 0.0, -1.0, -1.0, 3.0, 1.0, 1.0, 1.0)
+LESS_THE_MEAN = (5.75, -1.25, -2.25, -2.25, 1.5, -0.5, -0.5, -0.5)
+IN_GROUPS = [math.sqrt((5.75**2 + 1.25**2 + 2.25**2 * 2) / 3)] * 4 + [math.sqrt((1.5**2 + 0.5**2 * 3) / 3)] * 4
+IN_ALL = [math.sqrt((5.625**2 + 1.375**2 + 2.375**2 * 2 + 1.625**2 + 0.375**2 * 3) / 7)] * 8
+
+
+@pytest.mark.parametrize(("scale", "deviations"), [("group", IN_GROUPS), ("batch", IN_ALL), ("none", None)])
+def test_advantages_are_rewards_less_their_groups_mean_over_a_deviation(tmp_path, monkeypatch, scale, deviations):
+    trainer = make(tmp_path, rewards=REWARDS, scale_rewards=scale, per_device_train_batch_size=8)
     monkeypatch.setattr(trainer, "_generate_single_turn", lambda ids, *_: ([[5, 2]] * len(ids), None))
-    rows = [{"prompt": [{"role": "user", "content": "a"}]}] * 4
+    rows = [{"prompt": [{"role": "user", "content": text}]} for text in "ab" for _ in range(4)]
     advantages = trainer._generate_and_score_completions(rows)["advantages"]
-    deviation = math.sqrt((5.75**2 + 1.25**2 + 2.25**2 * 2) / 3)  # mean 1.25; one degree of freedom is the mean's
-    expected = [x / (deviation + 1e-4) for x in (5.75, -1.25, -2.25, -2.25)]
+    expected = [x / (d + 1e-4) for x, d in zip(LESS_THE_MEAN, deviations or [1 - 1e-4] * 8, strict=True)]
     torch.testing.assert_close(advantages, torch.tensor(expected))
 
 

@@ -36,6 +36,11 @@ def work(folder: Path, pattern: str) -> list[Path]:
     return list((folder / "results/.work").glob(f"*/{pattern}"))
 
 
+def seen(folder: Path, out: str, pattern: str) -> list[Path]:
+    """Files of that name in the stage's work folder or among its outputs."""
+    return work(folder, pattern) + list((folder / out).glob(pattern))
+
+
 # Files at whose sight a stage is killed, one after the other in the course of one run, and the checkpoints that it may
 # then go on from: a save may end before the kill comes.
 KILLS = {
@@ -43,14 +48,15 @@ KILLS = {
         "checkpoint-2": ("", "2"),  # before there is a whole one
         "checkpoint-4/optimizer.pt": ("2", "4"),  # within a save
         "checkpoint-6/complete": ("6",),
-        "checkpoint-8/complete": ("8",),  # after the last step
+        "metrics.jsonl": ("8",),  # after the last step, while the outputs are written
     },
     "grpo": {
         "checkpoint-2/complete": ("2",),
         "checkpoint-4/optimizer.pt": ("2", "4"),  # within a save
         "checkpoint-8/complete": ("8",),  # in the second epoch
-        "checkpoint-10/complete": ("10",),  # after the last step
+        "metrics.jsonl": ("10",),  # after the last step, while the outputs are written
     },
+    "grpo_all_weights": {"checkpoint-2/complete": ("2",), "checkpoint-4/complete": ("4",)},
     "candidates": {"1-*.jsonl": ("",)},  # the second question's answers
 }
 
@@ -60,7 +66,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(folder, whole, st
     out = f"killed/{stage}"
     logs = []
     for file in KILLS[stage]:
-        logs.append(kill_when(folder, stage, out, functools.partial(work, folder, file)))
+        logs.append(kill_when(folder, stage, out, functools.partial(seen, folder, out, file)))
         assert not (folder / out / "manifest.json").exists(), file
     logs.append(run(folder, stage, out))
     for (file, expected), log in zip(KILLS[stage].items(), logs[1:], strict=True):

@@ -1,6 +1,8 @@
 """Two CPU processes under `accelerate launch` train as one does: the same global batch and seeds, the same weights."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -10,7 +12,8 @@ import pytest
 import torch
 from accelerate import PartialState
 from tiny_models import tiny_tokenizer
-from tiny_stages import PROMPT, prepare
+from tiny_stages import PROMPT, kill_when, prepare
+from tiny_stages import run as run_stage
 from transformers import TrainerCallback
 
 from sqlr1.training.checkpoints import MarkComplete, train_on
@@ -195,6 +198,18 @@ def test_two_processes_resume_within_a_later_epoch(data, two, case):
     resumed = run([case], data, f"cut-{case}", 2)[case]
     assert all(torch.equal(two[case]["weights"][n], w) for n, w in resumed["weights"].items())
     assert resumed["losses"] == two[case]["losses"]
+
+
+def test_a_launched_stage_goes_on_after_a_kill_and_writes_its_outputs_once(data, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    works = data / "results/.work"
+    kill_when(data, "grpo", "launched", lambda: list(works.glob("*/checkpoint-4/complete")), LAUNCH)
+    assert not (data / "launched/manifest.json").exists()
+    assert "checkpoint-4" in "".join(re.findall(r"resuming from (\S+)", run_stage(data, "grpo", "launched", LAUNCH)))
+    manifest = json.loads((data / "launched/manifest.json").read_text())
+    assert {"metrics.jsonl", "validation.jsonl", "model/model.safetensors"} <= manifest["outputs"].keys()
+    assert [path.suffix for path in works.iterdir()] == [".lock"] * 2  # one a process
 
 
 def test_two_processes_refill_together(two):

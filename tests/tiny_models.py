@@ -23,8 +23,12 @@ TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# Llama with a tied head and Qwen2 (biases) with its own, both with grouped heads.
-ARCHITECTURES = {"llama": (LlamaConfig, LlamaForCausalLM, True), "qwen2": (Qwen2Config, Qwen2ForCausalLM, False)}
+# Llama and Qwen2 (biases), with a tied head (as Qwen2.5-Coder-3B) or one of their own (as 7B), all with grouped heads.
+ARCHITECTURES = {
+    "llama": (LlamaConfig, LlamaForCausalLM, True),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, False),
+    "tied qwen2": (Qwen2Config, Qwen2ForCausalLM, True),
+}
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
