@@ -155,7 +155,7 @@ def why_not_shared(model: "PreTrainedModel") -> str:
     if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
         return "the model has layers without full attention"
     if type(model.get_input_embeddings()) is not nn.Embedding or type(model.get_output_embeddings()) is not nn.Linear:
-        return "the embeddings or the head have an adapter"
+        return "the embeddings or the head are not plain layers (an adapter?)"
     return ""
 
 
