@@ -6,7 +6,7 @@ import pytest
 from test_reporting import BASE, FULL, write_run
 
 from sqlr1.records import Database, read_json, write_json, write_jsonl
-from sqlr1.reporting.curves import EXECUTABLE, LENGTH, MATCH, VALIDATION, VALIDATION_SIZE
+from sqlr1.reporting.curves import COLLAPSE, EXECUTABLE, LENGTH, MATCH, VALIDATION, VALIDATION_SIZE
 from sqlr1.stages import report
 
 FUNNEL = {
@@ -45,12 +45,8 @@ def results(tmp_path, monkeypatch):
         for i, m in enumerate((0, 0, 1, 3, 4))
     ]
     write_jsonl(tmp_path / "select/seed-0/pass_rates.jsonl", rates)
-    numbers = ("executable", "characters", "distinct", "joins_or_groups", "reward")
-    validation = [
-        {"step": s, VALIDATION: v, VALIDATION_SIZE: 40}
-        | {f"validation/{n}": x for n, x in zip(numbers, (e, c, 1.0, 0.3, r), strict=True)}
-        for s, v, e, c, r in ((0, 0.25, 0.3, 80, 0.1), (8, 0.25, 0.8, 30, 0.7))
-    ]
+    validation = [{"step": step, VALIDATION: 0.25, VALIDATION_SIZE: 40} for step in (0, 8)]
+    validation[1][COLLAPSE] = "step 8: the policy may be collapsing: executable share 30 % -> 80 %"
     write_jsonl(tmp_path / "grpo/seed-0/validation.jsonl", validation)
     for strategy, reward, verdicts in (
         ("none", "no_rl", BASE),
@@ -103,9 +99,9 @@ def test_the_report_holds_everything_asked_for(results):
 
 def test_a_collapse_is_named_in_report_and_log(results, capsys):
     text = run(results)
-    assert "**seed 0**: step 8: executable share 30 % -> 80 %" in text
-    assert "completions shrank from" in text
-    assert "GRPO, seed 0: step 8: executable share 30 % -> 80 %" in capsys.readouterr().err
+    told = "step 8: the policy may be collapsing: executable share 30 % -> 80 %"
+    assert f"**seed 0**: {told}" in text
+    assert f"GRPO, seed 0: {told}" in capsys.readouterr().err
 
 
 def test_equal_input_gives_equal_bytes(results):

@@ -18,6 +18,7 @@ from sqlr1.rewards import reward_functions
 from sqlr1.training.grpo import grpo_rows, make_trainer
 from sqlr1.training.judge import Judge, summary
 from sqlr1.training.monitor import collapse_signs
+from sqlr1.training.tracking_callback import LogToRun
 from sqlr1.training.validation import Validate
 
 START = {
@@ -120,10 +121,12 @@ def test_validation_warns_in_the_log_and_in_mlflow(tmp_path, monkeypatch, caplog
     assert f"step 3: the policy may be collapsing: {fell}" in caplog.text
     assert state.log_history[-1]["validation/rollouts_distinct"] == pytest.approx(0.3)  # of the last three
     assert state.log_history[-1]["validation/collapse_signs"] == 3
-    [logged] = mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE.resolve()}").search_runs(["1"])
-    assert logged.data.metrics["validation/collapse_signs"] == 3
-    assert logged.data.metrics["validation/questions"] == 12
-    assert logged.data.tags["collapse"].startswith(f"step 3: the policy may be collapsing: {fell}")
+    with tracking.track("e", "resumed", {}, {}, {}) as resumed:  # past its last validation
+        LogToRun(resumed).on_train_begin(SimpleNamespace(), state, SimpleNamespace())
+    for logged in mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE.resolve()}").search_runs(["1"]):
+        assert logged.data.metrics["validation/collapse_signs"] == 3
+        assert logged.data.metrics["validation/questions"] == 12
+        assert logged.data.tags["validation/collapse"].startswith(f"step 3: the policy may be collapsing: {fell}")
 
 
 @pytest.mark.parametrize("lora", [SETTINGS["grpo"]["grpo"]["lora"], None])

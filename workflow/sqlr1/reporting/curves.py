@@ -11,13 +11,12 @@ from typing import Any
 
 from sqlr1.records import read_jsonl
 from sqlr1.reporting.estimates import Bootstrap, Estimate
-from sqlr1.training.monitor import collapse_signs
 
-Metrics = Sequence[Mapping[str, float]]
+Metrics = Sequence[Mapping[str, Any]]
 Panels = dict[str, dict[str, list[tuple[float, Any]]]]
 EXECUTABLE, MATCH = "rollout/executable", "rollout/match"
 LENGTH, ZERO_VARIANCE = "completions/mean_length", "frac_reward_zero_std"
-VALIDATION, VALIDATION_SIZE = "validation/match", "validation/questions"
+VALIDATION, VALIDATION_SIZE, COLLAPSE = "validation/match", "validation/questions", "validation/collapse"
 REWARD_PARTS = ("format", "execution", "result", "length", "binary", "graded")
 # Panel -> {line: metric}.
 COLD_START_PANELS = {"Cold start: loss": {"loss": "loss"}}
@@ -29,8 +28,8 @@ GRPO_PANELS = {
 }
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows `{"step": int, "<metric>": float, ...}` of a metrics.jsonl, in the order of the steps."""
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows `{"step": int, "<metric>": float or text, ...}` of a metrics.jsonl, in the order of the steps."""
     return sorted((row for _, row in read_jsonl(path)), key=lambda row: row["step"])
 
 
@@ -70,10 +69,5 @@ def validation_point(row: Mapping[str, float], bootstrap: Bootstrap) -> Estimate
 
 
 def collapse_warnings(validation: Metrics) -> list[str]:
-    """What the monitor that every run carries says of each validation against the first: one text for each with signs
-    of collapse.
-    """
-    prefix = VALIDATION.removesuffix("match")
-    rows = [{name.removeprefix(prefix): value for name, value in row.items()} for row in validation]
-    told = {row["step"]: collapse_signs(rows[0], row) for row in rows}
-    return [f"step {step}: {'; '.join(signs)}" for step, signs in told.items() if signs]
+    """What the monitor that every run carries said of its validations: one text for each with signs of collapse."""
+    return [row[COLLAPSE] for row in validation if COLLAPSE in row]

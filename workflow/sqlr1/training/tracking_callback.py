@@ -43,13 +43,11 @@ class LogToRun(TrainerCallback):
             self.send(logs, state.global_step)
 
     def send(self, line: Mapping[str, Any], step: int) -> None:
-        """Send the finite numbers of a line."""
+        """Send the finite numbers of a line, and its words as tags: of each the latest stays."""
+        if words := {name: text for name, text in line.items() if isinstance(text, str)}:
+            self.run.tags(words)
         values = {name: float(v) for name, v in line.items() if isinstance(v, (int, float)) and name != "step"}
         self.run.metrics({name: v for name, v in values.items() if math.isfinite(v)}, step)
-
-    def warn(self, text: str) -> None:
-        """Tag the run with the latest warning of a collapse."""
-        self.run.tags({"collapse": text})
 
 
 def write_metrics(path: Path, history: list[dict[str, Any]]) -> None:

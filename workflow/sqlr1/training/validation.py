@@ -23,6 +23,7 @@ from sqlr1.training.rollout_policy import rollout_policy
 log = logging.getLogger(__name__)
 
 PREFIX = "validation/"
+COLLAPSE = f"{PREFIX}collapse"
 
 
 class Validate(TrainerCallback):
@@ -53,17 +54,15 @@ class Validate(TrainerCallback):
         if distinct := [entry["rollout/distinct"] for entry in state.log_history if "rollout/distinct" in entry]:
             scores["rollouts_distinct"] = mean(distinct[-self.every :])
         signs = collapse_signs(first, scores)
-        warning = f"step {state.global_step}: the policy may be collapsing: {'; '.join(signs)}" if signs else ""
-        if warning:
-            log.warning("%s", warning)
-        line = {f"{PREFIX}{name}": value for name, value in (scores | {"collapse_signs": len(signs)}).items()}
+        line: dict[str, Any] = {f"{PREFIX}{n}": v for n, v in (scores | {"collapse_signs": len(signs)}).items()}
         log.info("step %d: %s", state.global_step, {n: round(v, 4) for n, v in line.items()})
+        if signs:
+            line[COLLAPSE] = f"step {state.global_step}: the policy may be collapsing: {'; '.join(signs)}"
+            log.warning("%s", line[COLLAPSE])
         state.log_history.append({"step": state.global_step, **line})
         for callback in self.trainer.callback_handler.callbacks:
             if callback is not self and hasattr(callback, "send"):
                 callback.send(line, state.global_step)
-                if warning:
-                    callback.warn(warning)
 
     def score(self) -> dict[str, float]:
         """Greedy shares and mean reward of the current policy on the fixed set; the same on all processes."""
