@@ -1,5 +1,6 @@
 """The collapse monitor on the courses that runs took (architecture notes: executable .37 -> .85, match still .11)."""
 
+import re
 from types import SimpleNamespace
 
 import mlflow
@@ -160,3 +161,25 @@ def test_fewer_questions_than_a_step_asks_are_refused(tmp_path, monkeypatch):
         validate = Validate(rows, judge, every=3)
         with pytest.raises(InputError, match="3 RL questions are fewer than the 4 of one batch"):
             make_trainer(tiny_model(), tokenizer, rows[:3], judge, validate, SETTINGS["grpo"]["grpo"], tmp_path, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lora": {"r": 2, "target_modules": ["q_prj"]}}, "grpo: Target modules {'q_prj'} not found"),
+        (
+            {"lora": {"r": 2, "target_modules": ["lm_head"]}},
+            "grpo: Applying a PEFT adapter to `lm_head`",
+        ),
+        ({"reward_weights": [1.0]}, "grpo: Number of reward weights (1) must match"),
+    ],
+)
+def test_what_the_libraries_refuse_once_they_see_the_model_is_one_line(settings, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows, tokenizer = validation_rows(tmp_path)
+    with Executor(workers=1) as executor:
+        judge = Judge(executor, "bird", reward_functions({}, "full"))
+        given = SETTINGS["grpo"]["grpo"] | settings
+        with pytest.raises(InputError, match=re.escape(f"config section {message}")) as error:
+            make_trainer(tiny_model(), tokenizer, rows, judge, Validate(rows, judge, 3), given, tmp_path, 0)
+    assert "\n" not in str(error.value)

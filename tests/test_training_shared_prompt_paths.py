@@ -88,6 +88,12 @@ def test_an_adapter_of_the_embeddings_is_not_left_out(tmp_path):
         cold_start.make_trainer(tiny_model(), tiny_tokenizer(), ROWS, {"bf16": False, "lora": lora}, tmp_path, seed=0)
 
 
+def test_an_adapter_of_no_module_is_one_line(tmp_path):
+    settings = {"bf16": False, "lora": {"r": 2, "target_modules": ["q_prj"]}}
+    with pytest.raises(InputError, match=r"config section cold_start: Target modules \{.q_prj.\} not found"):
+        cold_start.make_trainer(tiny_model(), tiny_tokenizer(), ROWS, settings, tmp_path, seed=0)
+
+
 def test_logits_in_float32_are_left_to_trl(tmp_path):
     trainer = trainer_of(LlamaForCausalLM(LlamaConfig(**SMALL)), tmp_path, cast_lm_head_to_fp32=True)
     assert trainer.not_shared == "the logits are cast to float32"

@@ -24,7 +24,7 @@ from sqlr1.training.checkpoints import MarkComplete
 from sqlr1.training.epochs import EpochOf, epoch_of
 from sqlr1.training.packed_forward import add_packed_forward
 from sqlr1.training.packing import pack_sequences
-from sqlr1.training.settings import lora_config, sft_config
+from sqlr1.training.settings import lora_config, named_section, sft_config
 from sqlr1.training.tracking_callback import LogToRun, MetricSink
 
 if TYPE_CHECKING:
@@ -120,19 +120,21 @@ def make_trainer(
 ) -> ColdStartTrainer:
     """The trainer of the cold start over encoded rows; checkpoints in `work`.
 
-    Raises InputError for a model that cannot be computed over packed rows.
+    Raises InputError for a model that cannot be computed over packed rows, and for settings that TRL or PEFT refuse.
     """
     from datasets import Dataset
 
-    trainer = ColdStartTrainer(
-        model=model,
-        args=sft_config(settings, work, seed),
-        data_collator=collate,
-        train_dataset=Dataset.from_list([{**r, "length": len(r["input_ids"])} for r in rows]),
-        processing_class=tokenizer,
-        peft_config=lora_config(settings),
-        callbacks=[MarkComplete(), *([LogToRun(run)] if run else [])],
-    )
+    dataset = Dataset.from_list([{**r, "length": len(r["input_ids"])} for r in rows])
+    with named_section("cold_start"):
+        trainer = ColdStartTrainer(
+            model=model,
+            args=sft_config(settings, work, seed),
+            data_collator=collate,
+            train_dataset=dataset,
+            processing_class=tokenizer,
+            peft_config=lora_config(settings),
+            callbacks=[MarkComplete(), *([LogToRun(run)] if run else [])],
+        )
     base = trainer.model.get_base_model() if lora_config(settings) else trainer.model
     if reason := why_not_shared(base):
         raise InputError(f"the cold start cannot pack its rows: {reason} (config keys base_model, cold_start.lora)")

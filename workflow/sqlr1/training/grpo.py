@@ -14,7 +14,7 @@ from sqlr1.inference.prompts import Prompts
 from sqlr1.records import Catalogue, InputError, Question
 from sqlr1.training.checkpoints import MarkComplete
 from sqlr1.training.judge import Judge
-from sqlr1.training.settings import grpo_config, lora_config
+from sqlr1.training.settings import grpo_config, lora_config, named_section
 from sqlr1.training.shared_prompt import SharedPromptTrainer
 from sqlr1.training.tracking_callback import LogToRun, MetricSink
 from sqlr1.training.validation import Validate
@@ -52,7 +52,8 @@ def make_trainer(
 ) -> SharedPromptTrainer:
     """The GRPO trainer over `grpo_rows`; checkpoints in `work`.
 
-    Raises InputError for what could not be resumed, and for fewer rows than a batch of rollouts asks.
+    Raises InputError for what could not be resumed, for fewer rows than a batch of rollouts asks, and for settings that
+    TRL or PEFT refuse.
     """
     from datasets import Dataset
 
@@ -71,17 +72,19 @@ def make_trainer(
         )
     # TRL wants the tokenizer's padding on the left for prompts.
     tokenizer.padding_side = "left"
-    trainer = SharedPromptTrainer(
-        model=model,
-        args=args,
-        reward_funcs=judge.functions(),
-        train_dataset=Dataset.from_list([{n: r[n] for n in ("prompt", "gold", "database")} for r in rows]),
-        processing_class=tokenizer,
-        peft_config=lora_config(settings),
-        # Whoever tracks comes first: it sends what a resumed run has logged, and then each line once.
-        callbacks=[*([LogToRun(run)] if run else []), validate, MarkComplete()],
-        shared_prompt=settings.get("shared_prompt", True),
-        refill_rounds=(settings.get("dynamic_sampling") or {}).get("refill_rounds"),
-    )
+    dataset = Dataset.from_list([{n: r[n] for n in ("prompt", "gold", "database")} for r in rows])
+    with named_section("grpo"):  # TRL and PEFT refuse some settings only when they see the model
+        trainer = SharedPromptTrainer(
+            model=model,
+            args=args,
+            reward_funcs=judge.functions(),
+            train_dataset=dataset,
+            processing_class=tokenizer,
+            peft_config=lora_config(settings),
+            # Whoever tracks comes first: it sends what a resumed run has logged, and then each line once.
+            callbacks=[*([LogToRun(run)] if run else []), validate, MarkComplete()],
+            shared_prompt=settings.get("shared_prompt", True),
+            refill_rounds=(settings.get("dynamic_sampling") or {}).get("refill_rounds"),
+        )
     validate.trainer = trainer
     return trainer

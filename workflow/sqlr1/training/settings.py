@@ -7,7 +7,8 @@ LoraConfig's. Unknown keys and values of the wrong type raise InputError naming 
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,15 @@ def multiplies_in_bf16(settings: Mapping[str, Any]) -> bool:
     return settings.get("bf16", native_precision() == "bfloat16")
 
 
+@contextmanager
+def named_section(section: str) -> Iterator[None]:
+    """What the libraries refuse of a section's values as they make something of them, as InputError in one line."""
+    try:
+        yield
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise InputError(f"config section {section}: {' '.join(str(error).split())}") from error
+
+
 def lora_config(settings: Mapping[str, Any]) -> "LoraConfig | None":
     """The LoraConfig of a section's `lora`, None (train all weights) where that is null."""
     from peft import LoraConfig
@@ -99,10 +109,8 @@ def _trainer_config(
             f"config key {section}.save_steps: {values['save_steps']} is no multiple of {section}.logging_steps "
             f"({values['logging_steps']}): a mean that a checkpoint cuts in two cannot be resumed exactly"
         )
-    try:
+    with named_section(section):
         made = kind(**values)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"config section {section}: {str(error).strip()}") from error
     plugin = made.deepspeed_plugin  # from `accelerate launch`, or from the section's own key `deepspeed`
     if plugin is not None and plugin.zero_stage == 3:
         raise InputError(
