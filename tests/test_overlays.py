@@ -12,11 +12,11 @@ from sqlr1 import configuration
 from sqlr1.execution import Limits
 from sqlr1.records import SQL_CLASSES, InputError
 from sqlr1.rewards import reward_functions
+from sqlr1.schema import SCHEMA
 from sqlr1.synthesis.styles import STYLES
 from sqlr1.training.settings import grpo_config, lora_config, sft_config
 
 OVERLAYS = sorted((ROOT / "workflow/config").glob("*.yaml"))
-SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 PAPER = [path for path in OVERLAYS if path.stem.startswith("paper")]
 
 
@@ -36,7 +36,7 @@ def sft(config: dict, folder: Path) -> SFTConfig:
 @pytest.mark.parametrize("overlay", [None, *OVERLAYS], ids=lambda p: p.stem if p else "default")
 def test_an_experiment_builds_its_real_configurations(overlay, tmp_path):
     config = load(overlay)
-    configuration.check(config, SCHEMA)
+    configuration.check(config)
     assert config["experiment"] == (overlay.stem if overlay else "embedded")
     cold_start = sft(config, tmp_path)
     grpo = grpo_config(config["grpo"], tmp_path, seed=0)
@@ -98,7 +98,7 @@ def test_the_paper_overlays_launch_by_files_that_accelerate_reads(overlay):
 
 
 def test_the_schema_knows_the_styles_of_questions():
-    schema = yaml.safe_load(SCHEMA.read_text())
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
     assert schema["properties"]["synthesize"]["properties"]["styles"]["propertyNames"]["enum"] == list(STYLES)
 
 
@@ -110,7 +110,7 @@ def test_styles_that_cannot_be_met_are_named(styles, message):
     config = load(None)
     config["synthesize"]["styles"] = styles
     with pytest.raises(InputError, match=message):
-        configuration.check(config, SCHEMA)
+        configuration.check(config)
 
 
 def test_the_conda_environment_holds_the_one_list_of_dependencies():

@@ -17,7 +17,7 @@ from sqlr1.provenance import settings, sources
 from sqlr1.records import InputError
 
 try:
-    configuration.check(config, Path(workflow.current_basedir) / "../schemas/config.schema.yaml")
+    configuration.check(config)
 except InputError as error:
     raise WorkflowError(str(error)) from None
 

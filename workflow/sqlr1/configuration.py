@@ -1,29 +1,20 @@
-"""Checks of the configuration against its schema, with one clear line for each fault."""
+"""Checks of a whole configuration, and what the workflow's jobs inherit from the process that runs them."""
 
-import difflib
-import math
 import os
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jsonschema import Draft202012Validator, ValidationError
-
 from sqlr1.records import InputError
+from sqlr1.schema import check_keys, unknown_line
 
 
-def check(config: Mapping[str, Any], schema_file: Path) -> None:
+def check(config: Mapping[str, Any]) -> None:
     """Raise InputError naming every faulty key of `config`: unknown, missing, of the wrong type, out of range, or at
     odds with another.
     """
-    schema = yaml.safe_load(Path(schema_file).read_text(encoding="utf-8"))
-    errors = sorted(Draft202012Validator(schema).iter_errors(config), key=lambda e: list(map(str, e.absolute_path)))
-    if errors:
-        raise InputError("; ".join(dict.fromkeys(line for error in errors for line in _explain(error))))
-    _check_numbers(config)
+    check_keys(config)
     _check_domains(config["synthesize"])
     for section, key, one in (
         ("synthesize", "classes", "class"),
@@ -38,20 +29,11 @@ def check(config: Mapping[str, Any], schema_file: Path) -> None:
     _check_groups(config)
 
 
-def _check_numbers(value: Any, key: str = "") -> None:
-    """YAML's .nan and .inf pass every comparison that a schema can make."""
-    if isinstance(value, Mapping):
-        for name, part in value.items():
-            _check_numbers(part, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"config key {key}: {value} is not a finite number")
-
-
 def _check_domains(synthesize: Mapping[str, Any]) -> None:
     known = [path.stem for path in (Path(__file__).parent / "synthesis/domains").glob("*.yaml")]
     for key in ("domains", "held_out_domains"):
         if unknown := [name for name in synthesize[key] if name not in known]:
-            raise InputError(_unknown(f"synthesize.{key}", unknown[0], known))
+            raise InputError(unknown_line(f"synthesize.{key}", unknown[0], known))
     if both := sorted(set(synthesize["domains"]) & set(synthesize["held_out_domains"])):
         raise InputError(f"config key synthesize.held_out_domains: {', '.join(both)} also stands in synthesize.domains")
 
@@ -82,25 +64,3 @@ def prepare_environment(data_root: str, package_root: str) -> str:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     return root
-
-
-def _explain(error: ValidationError) -> list[str]:
-    key = ".".join(str(part) for part in error.absolute_path)
-    if error.validator == "additionalProperties" and isinstance(error.instance, Mapping):
-        known = list(error.schema.get("properties", {}))
-        return [_unknown(key, name, known) for name in error.instance if name not in known]
-    if error.validator == "type" and isinstance(error.instance, str) and re.fullmatch(r"-?\d+e-?\d+", error.instance):
-        return [
-            f"config key {key}: {error.instance!r} is a string; YAML needs a dot in a number: write 1.0e-4, not 1e-4"
-        ]
-    if error.validator in ("anyOf", "oneOf", "not"):
-        return [
-            f"config key {key}: {error.instance!r} is not one of the allowed forms: {error.schema.get('description')}"
-        ]
-    return [f"config key {key or '(top level)'}: {error.message}"]
-
-
-def _unknown(key: str, name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(sorted(known))}"
-    return f"config key {key + '.' if key else ''}{name}: unknown; {hint}"

@@ -16,8 +16,6 @@ from sqlr1.planning.stages import Cost, Planner
 from sqlr1.records import InputError
 from sqlr1.reporting.tables import markdown_table
 
-_SCHEMA = Path(__file__).parents[2] / "schemas/config.schema.yaml"
-
 
 def add_parser(commands: Any) -> None:
     """Add the sub-command `plan` to argparse's sub-parsers."""
@@ -82,7 +80,7 @@ def merged(base: Path, overlay: Path | None) -> dict[str, Any]:
         if not isinstance(read, dict):
             raise InputError(f"{path}: not a mapping of config sections")
         update_config(config, read)
-    configuration.check(config, _SCHEMA)
+    configuration.check(config)
     return config
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from sqlr1.base_model import MODEL_FILES, copy_model, load_tokenizer, model_folder
 from sqlr1.inference.numerics import fix_numerics, native_precision
 from sqlr1.records import Catalogue, InputError, Question, read_records, write_jsonl
+from sqlr1.schema import check_section
 from sqlr1.stages.common import Job, data_root, stage, stage_parser
 
 STRATEGIES = ("none", "sql_only", "reasoning")
@@ -46,6 +47,7 @@ def _train(job: Job, source: Path) -> None:
     from sqlr1.training.tracking_callback import write_metrics
 
     settings = job.settings["cold_start"]
+    check_section("cold_start", settings)
     fix_numerics(settings.get("threads", 2))
     tokenizer = load_tokenizer(source)
     questions = read_records(job.args.questions, Question)

@@ -19,6 +19,7 @@ from sqlr1.execution import Executor, Limits
 from sqlr1.inference.numerics import fix_numerics, native_precision
 from sqlr1.records import Catalogue, InputError, Question, read_records
 from sqlr1.rewards import VARIANTS, reward_functions
+from sqlr1.schema import check_section
 from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, data_root, stage, stage_parser
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ def _train(job: Job) -> None:
     from sqlr1.training.validation import PREFIX, Validate
 
     settings, reward = job.settings["grpo"], job.settings["reward"]
+    check_section("grpo", settings)
     fix_numerics(settings.get("threads", 2))
     source = model_folder(job.args.model_manifest)
     tokenizer = load_tokenizer(source)
