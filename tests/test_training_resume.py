@@ -48,7 +48,7 @@ KILLS = {
         "checkpoint-2": ("", "2"),  # before there is a whole one
         "checkpoint-4/optimizer.pt": ("2", "4"),  # within a save
         "checkpoint-6/complete": ("6",),
-        "metrics.jsonl": ("8",),  # after the last step, while the outputs are written
+        "metrics.jsonl": ("7",),  # after the last step, which is logged by itself, while the outputs are written
     },
     "grpo": {
         "checkpoint-2/complete": ("2",),
@@ -57,7 +57,7 @@ KILLS = {
         "metrics.jsonl": ("10",),  # after the last step, while the outputs are written
     },
     "grpo_all_weights": {"checkpoint-2/complete": ("2",), "checkpoint-4/complete": ("4",)},
-    "candidates": {"1-*.jsonl": ("",)},  # the second question's answers
+    "candidates": {"1-*.jsonl": ("",), "5-*.jsonl": ("",)},  # answers of a question of an early batch, of a later one
 }
 
 
@@ -71,6 +71,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(folder, whole, st
     logs.append(run(folder, stage, out))
     for (file, expected), log in zip(KILLS[stage].items(), logs[1:], strict=True):
         assert "".join(re.findall(r"resuming from \S+checkpoint-(\d+)", log)) in expected, file
+        assert all(line in (folder / f"{out}.log").read_text() for line in re.findall(r".*resuming from.*", log)), file
     assert hashes(folder / out) == whole(stage)
     assert not work(folder, "*")  # the work folder is gone
 
@@ -92,4 +93,6 @@ def test_an_orphan_and_its_successor_never_write_the_same_folder(folder, whole):
         time.sleep(0.05)
     assert "still alive: waiting" in run(folder, "candidates", "orphan")
     assert orphan.wait() == 0
+    assert "\0" not in (folder / "orphan.log").read_text()
+    assert (folder / "orphan.log").read_text().count("files and their manifest") == 1  # the orphan's lines are gone
     assert hashes(folder / "orphan") == whole("candidates")

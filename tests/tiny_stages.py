@@ -25,7 +25,7 @@ SETTINGS = {
     "cold_start": {
         "prompt": PROMPT,
         "cold_start": {
-            "learning_rate": 1e-3, "max_steps": 8, "save_steps": 2, "threads": 1,
+            "learning_rate": 1e-3, "max_steps": 7, "save_steps": 2, "logging_steps": 2, "threads": 1,
             "per_device_train_batch_size": 2, "lora": {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1},
         },
     },
@@ -107,6 +107,7 @@ def command(folder: Path, stage: str, out: str, launch: Sequence[str] = ()) -> l
         "candidates": ["--questions", "dev.json", "--databases", "databases"],
     }[module]
     common = ["--settings", json.dumps(SETTINGS[stage]), "--model-manifest", "base/manifest.json", "--out", out]
+    common += ["--log", f"{out}.log"]
     return [sys.executable, *launch, "-m", f"sqlr1.stages.{module}", *common, *inputs]
 
 

@@ -144,11 +144,14 @@ def stage(
                 yield Job(args, settings, tracking.SilentRun(), work_key, first=False)
             return
         shown = settings | ({"arguments": origin["arguments"]} if origin["arguments"] else {})
-        with _sole_writer(args.out, rank), tracking.track(args.experiment, str(args.out), tags, shown, hashes) as run:
-            job = Job(args, settings, run, work_key)
-            yield job
-            _write_manifest(origin, job, hashes)
-            shutil.rmtree(job.work, ignore_errors=True)
+        with _sole_writer(args.out, rank):
+            if args.log and not (WORK / work_key).exists():
+                os.truncate(args.log, 0)  # the log of a run that goes on goes on, too
+            with tracking.track(args.experiment, str(args.out), tags, shown, hashes) as run:
+                job = Job(args, settings, run, work_key)
+                yield job
+                _write_manifest(origin, job, hashes)
+                shutil.rmtree(job.work, ignore_errors=True)
     except InputError as error:
         logging.getLogger(name).error("%s", error)
         sys.exit(1)
@@ -229,7 +232,7 @@ def _log_to(path: Path | None) -> None:
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(path, mode="w"))
+        handlers.append(logging.FileHandler(path))  # appends: a killed run may not have ended yet
     logging.basicConfig(
         level=logging.INFO, handlers=handlers, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
