@@ -12,7 +12,7 @@ and DeepSpeed's two buckets of 5e8 bf16 gradients.
 
 What the backward pass keeps a token and layer is 34 * hidden + 8 * intermediate bytes beside bf16 weights,
 44 * hidden + 10 * intermediate beside float32 ones under autocast: constants measured with saved-tensor hooks
-(tests/test_planning.py), within 15 % over shapes. With checkpointing a layer keeps its input alone, and one layer at a
+(tests/test_planning.py), within 20 % over shapes. With checkpointing a layer keeps its input alone, and one layer at a
 time the rest. The head adds three float32 tiles of logits and, where it is trained, its float32 gradient.
 
 Sampling holds keys and values of each prompt once and of each completion, and beside them the greater of the prefill

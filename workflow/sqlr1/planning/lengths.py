@@ -21,7 +21,9 @@ class Lengths:
 
 
 def bounds(config: Mapping[str, Any]) -> Lengths:
-    """The longest lengths that the config allows, as means too."""
+    """The longest lengths that the config allows, as means too; a cold start's responses, which it does not limit, are
+    taken to be as long as GRPO's may be.
+    """
     prompt, response = config["prompt"]["max_length"], config["grpo"].get("max_completion_length", 256)
     return Lengths(prompt, response, prompt, response)
 

@@ -2,8 +2,10 @@
 
 Hours are FLOPs over devices * peak * utilisation (`mfu`); decoding reads all weights and the cache once a step, and
 takes the longer of that (at 60 % of the bandwidth) and its FLOPs. They follow from mean lengths, memory from the
-longest rows. Starting up and executing SQL are not counted, and every prompt is counted whole, although our sampler
-computes a schema once for the questions of a batch. A round of refills is taken to replace half the groups.
+longest rows. Starting up and executing SQL are not counted: the spider overlay's cold start, 389 s by the plan, took
+512 to 652 s. Every prompt is counted whole, although our sampler computes a schema once for the questions of a batch,
+and every group as trained on, although those that dynamic sampling drops cost no pass. A round of refills is taken to
+replace half the groups.
 
 Memory of a device: the process, the state (`costs.state_bytes`), in GRPO a bf16 copy of the policy for rollouts (but
 where DeepSpeed holds it in bf16) and the reference, and the greatest of training pass, sampling and validation, times
@@ -12,14 +14,19 @@ never vLLM's, unless it sleeps meanwhile.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from sqlr1.planning import costs
 from sqlr1.planning.costs import Pass, Tuning
 from sqlr1.planning.lengths import Lengths
 from sqlr1.planning.shapes import Accelerator, Shape
+from sqlr1.records import InputError
 
 _BANDWIDTH_USED = 0.6
 # Published sizes, where a benchmark is scored whole: Spider dev, BIRD dev.
@@ -54,7 +61,7 @@ class Planner:
     lengths: Lengths
 
     def costs(self) -> list[Cost]:
-        """The stages that compute with the model, in their order."""
+        """The stages that compute with the model, in their order. Raises InputError for a missing launcher's file."""
         sampled = self.config["select"]["n"] > 0
         return [self._cold_start(), *([self._select()] if sampled else []), self._grpo(), self._candidates()]
 
@@ -195,9 +202,19 @@ class Planner:
 
     def _tuning(self, settings: Mapping[str, Any], stage: str) -> Tuning:
         rank = (settings.get("lora") or {}).get("r", 8 if settings.get("lora") else 0)
-        launch = self.config["launch"][stage]
-        sharded = self._devices(stage) if "zero2" in launch else 1
-        return Tuning(rank, settings.get("gradient_checkpointing", False), sharded, "offload" in launch)
+        deepspeed = self._deepspeed(stage)
+        sharded = self._devices(stage) if deepspeed else 1
+        offloaded = deepspeed.get("offload_optimizer_device", "none") != "none"
+        return Tuning(rank, settings.get("gradient_checkpointing", False), sharded, offloaded)
+
+    def _deepspeed(self, stage: str) -> Mapping[str, Any]:
+        """The section `deepspeed_config` of the file that `accelerate launch --config_file` names; empty without."""
+        given = re.search(r"--config_file[ =](\S+)", self.config["launch"][stage])
+        if not given:
+            return {}
+        if not Path(given[1]).is_file():
+            raise InputError(f"{given[1]}: no such file (config key launch.{stage})")
+        return yaml.safe_load(Path(given[1]).read_text(encoding="utf-8")).get("deepspeed_config") or {}
 
     def _devices(self, stage: str) -> int:
         launched = self.config["launch"][stage] != "python"
