@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from sqlr1.inference.numerics import native_precision
-from sqlr1.planning.shapes import Shape
+from sqlr1.planning.shapes import shape_in
 
 SETTINGS = {
     "learning_rate": 1e-4,
@@ -84,18 +84,6 @@ def train(kind: str, folder: str, data: list[dict[str, list[int]]], steps: int) 
         elapsed = time.perf_counter() - marks[1][0]
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     return sum(tokens for _, tokens in marks[1:]) / elapsed, losses
-
-
-def layer_weights(folder: str) -> int:
-    """Weights of the matrices of all layers, which each token is multiplied with; the head sees few tokens."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(folder)
-    heads = config.num_attention_heads, config.num_key_value_heads
-    shape = Shape(
-        config.hidden_size, config.num_hidden_layers, *heads, config.intermediate_size, config.vocab_size, True
-    )
-    return shape.layer_weights
 
 
 def peak_flops() -> float:
@@ -166,7 +154,7 @@ def main() -> None:
         result[name] = {"stock": round(stock, 1), "ours": round(ours, 1), "ratio": round(ours / stock, 2)}
         print(f"{name:18} stock {stock:8.1f}  ours {ours:8.1f}  ratio {ours / stock:.2f}")
     # A frozen weight costs two products a token (forward, gradient of its input): 4 FLOPs a parameter.
-    share = result["training tokens/s"]["ours"] * 4 * layer_weights(args.model) / peak_flops()
+    share = result["training tokens/s"]["ours"] * 4 * shape_in(Path(args.model)).layer_weights / peak_flops()
     result |= {"share_of_peak": round(share, 2), "losses": losses}
     print(f"share of the {native_precision()} matmul peak: {share:.0%}")
     print(f"losses: stock {losses['stock']}, ours {losses['ours']}")

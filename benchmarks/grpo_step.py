@@ -15,7 +15,6 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from sqlr1.inference.numerics import native_precision
@@ -52,7 +51,7 @@ def measure(kind: str, folder: str, prompt: int, completion: int, prompts: int, 
         peft_config=LoraConfig(r=32, lora_alpha=64, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
     trainer.eos_token_ids = []
-    assert kind == "stock" or not (trainer.not_sampled or trainer.not_shared)
+    assert kind == "stock" or not (trainer.unsampled_reason or trainer.unshared_reason)
     trainer.create_optimizer_and_scheduler(10)
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
@@ -107,7 +106,7 @@ def main() -> None:
         prompt, completion = map(int, args.sizes[0].split("x"))
         print(json.dumps(measure(args.child, args.model, prompt, completion, args.prompts, args.threads)))
         return
-    results: dict[str, Any] = {"model": Path(args.model).name, "prompts": args.prompts, "threads": args.threads}
+    results: dict[str, Any] = {"model": args.model, "prompts": args.prompts, "threads": args.threads}
     results["precision"] = native_precision()
     print(f"{'prompt x completion':>20} {'':14} {'stock':>9} {'ours':>9} {'ratio':>6}")
     for size in args.sizes:

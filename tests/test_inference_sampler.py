@@ -6,7 +6,7 @@ from tiny_models import smollm2, tiny_model
 
 from sqlr1.base_model import eos_token_ids, load_model, load_tokenizer
 from sqlr1.inference.batches import batches, complete_all
-from sqlr1.inference.prefill import common_beginnings
+from sqlr1.inference.prefill import shared_prefixes
 from sqlr1.inference.sampler import GREEDY, Sampling, choose, row_seed, sample
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [20, 21, 22], [30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41], [50]]
@@ -74,8 +74,8 @@ def test_what_prompts_begin_with_is_computed_once(architecture, monkeypatch):
         ([[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 7, 8], [9], [7, 6, 5, 4]], [(4, [0, 1]), (2, [3]), (0, [2])]),
     ],
 )
-def test_common_beginnings(prompts, expected):
-    assert common_beginnings(prompts) == expected
+def test_shared_prefixes(prompts, expected):
+    assert shared_prefixes(prompts) == expected
 
 
 def test_a_row_does_not_depend_on_its_batch():

@@ -12,33 +12,32 @@ from sqlr1.training.rollout_policy import _plain_copy, rollout_policy
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
 
 
-def owner(bf16):
-    return SimpleNamespace(args=SimpleNamespace(bf16=bf16))
+def trainer(bf16):
+    return SimpleNamespace(args=SimpleNamespace(bf16=bf16), rollout_model=None)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])  # a tied head and one of its own
 def test_the_copy_answers_as_the_adapted_policy(architecture):
     policy = get_peft_model(tiny_model(architecture), LORA).eval()
     ids = torch.arange(3, 60)[None]
-    with rollout_policy(policy, owner(bf16=False)) as copied, torch.no_grad():
+    copied = rollout_policy(policy, trainer(bf16=False))
+    with torch.no_grad():
         torch.testing.assert_close(copied(ids).logits, policy(ids).logits, atol=1e-4, rtol=1e-4)
 
 
 def test_the_copy_rounds_weights_but_not_the_rotary_frequencies():
     policy = tiny_model()
-    with rollout_policy(policy, owner(bf16=True)) as copied:
-        assert copied.dtype == torch.bfloat16
-        assert torch.equal(copied.model.rotary_emb.inv_freq, policy.model.rotary_emb.inv_freq)
-        assert torch.equal(
-            copied.model.layers[0].mlp.up_proj.weight, policy.model.layers[0].mlp.up_proj.weight.bfloat16()
-        )
+    copied = rollout_policy(policy, trainer(bf16=True))
+    assert copied.dtype == torch.bfloat16
+    assert torch.equal(copied.model.rotary_emb.inv_freq, policy.model.rotary_emb.inv_freq)
+    assert torch.equal(copied.model.layers[0].mlp.up_proj.weight, policy.model.layers[0].mlp.up_proj.weight.bfloat16())
 
 
 def test_the_copy_takes_no_random_numbers():
     policy = get_peft_model(tiny_model(), LORA)
     before = torch.get_rng_state()
-    with rollout_policy(policy, owner(bf16=True)):
-        assert torch.equal(torch.get_rng_state(), before)
+    rollout_policy(policy, trainer(bf16=True))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_copy_is_on_the_policys_device():

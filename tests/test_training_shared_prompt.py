@@ -72,7 +72,7 @@ def make(folders, out, shared, architecture="llama", lora=None, dtype=torch.floa
         processing_class=load_tokenizer(folders[architecture]),
         peft_config=lora,
     )
-    assert not (shared and trainer.not_shared)
+    assert not (shared and trainer.unshared_reason)
     return trainer
 
 

@@ -66,7 +66,7 @@ UNSHARED = {
 
 @pytest.mark.parametrize(("model", "reason"), UNSHARED.values(), ids=UNSHARED.keys())
 def test_what_cannot_be_shared_falls_back_and_says_why(tmp_path, caplog, model, reason):
-    assert trainer_of(model, tmp_path).not_shared.startswith(reason)
+    assert trainer_of(model, tmp_path).unshared_reason.startswith(reason)
     assert f"TRL's own path: {reason}" in caplog.text
     with pytest.raises(ValueError, match=reason):
         sample(model, [[5, 6]], [[1]], Sampling(2), [2])
@@ -83,7 +83,7 @@ def test_an_adapter_of_the_embeddings_is_not_left_out(tmp_path):
     reason = "the embeddings or the head are not plain layers"
     lora = {"r": 2, "target_modules": ["q_proj", "embed_tokens"]}
     config = LoraConfig(**lora, task_type="CAUSAL_LM")
-    assert trainer_of(tiny_model(), tmp_path, peft_config=config).not_shared.startswith(reason)
+    assert trainer_of(tiny_model(), tmp_path, peft_config=config).unshared_reason.startswith(reason)
     with pytest.raises(InputError, match=reason):
         cold_start.make_trainer(tiny_model(), tiny_tokenizer(), ROWS, {"bf16": False, "lora": lora}, tmp_path, seed=0)
 
@@ -96,7 +96,7 @@ def test_an_adapter_of_no_module_is_one_line(tmp_path):
 
 def test_logits_in_float32_are_left_to_trl(tmp_path):
     trainer = trainer_of(LlamaForCausalLM(LlamaConfig(**SMALL)), tmp_path, cast_lm_head_to_fp32=True)
-    assert trainer.not_shared == "the logits are cast to float32"
+    assert trainer.unshared_reason == "the logits are cast to float32"
 
 
 @pytest.mark.parametrize("settings", [{"min_p": 0.1}, {"repetition_penalty": 1.2}, {"generation_kwargs": {"top_k": 3}}])

@@ -33,6 +33,7 @@ COMMON = {
     "save_steps": 8,
     "lora": {"r": 4},
 }
+LIVE_GROUPS = "dynamic_sampling/live_groups"
 ROWS = 8  # a step, over all processes
 
 
@@ -74,7 +75,10 @@ def dropping(model, work, per_device):
 
 
 def refilling(model, work, per_device):
-    return grpo(model, work, per_device, refill_rounds=1)
+    trainer = grpo(model, work, per_device, refill_rounds=1)
+    trainer.refilled, scored = [], trainer._scored_aside
+    trainer._scored_aside = lambda rows: (trainer.refilled.append(len(rows)), scored(rows))[1]
+    return trainer
 
 
 def validating(model, work, per_device):
@@ -137,9 +141,15 @@ def train(case, data, work, per_device, course):
     train_on(trainer, work)
     if trainer.is_world_process_zero():
         trained = {n: p.detach() for n, p in trainer.model.named_parameters() if p.requires_grad}
-        losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-        validations = [line for line in trainer.state.log_history if "validation/match" in line]
-        torch.save({"weights": trained, "losses": losses, "validations": validations}, work.with_suffix(".pt"))
+        history = trainer.state.log_history
+        made = {
+            "weights": trained,
+            "losses": [line["loss"] for line in history if "loss" in line],
+            "validations": [line for line in history if "validation/match" in line],
+            "live_groups": [line[LIVE_GROUPS] for line in history if LIVE_GROUPS in line],
+            "refilled": getattr(trainer, "refilled", []),
+        }
+        torch.save(made, work.with_suffix(".pt"))
 
 
 def run(cases, data, out, processes, course="whole"):
@@ -216,6 +226,12 @@ def test_two_processes_refill_together(two):
     """Each draws as many groups as the neediest: other groups than one process draws, but both go on to the end."""
     assert len(two["refilling"]["losses"]) == 10
     assert largest_update(two["refilling"]) > 1e-2
+    assert two["refilling"]["refilled"]
+
+
+def test_dropped_groups_are_counted_over_all_processes(one, two):
+    assert min(one["dropping"]["live_groups"]) < 1
+    assert two["dropping"]["live_groups"] == one["dropping"]["live_groups"]
 
 
 if __name__ == "__main__":

@@ -62,9 +62,9 @@ def training_panels(
 
 def validation_point(row: Mapping[str, float], bootstrap: Bootstrap) -> Estimate | float:
     """Execution accuracy on the validation set, with its interval where the row says of how many questions."""
-    if VALIDATION_SIZE not in row:
+    n = round(row.get(VALIDATION_SIZE, 0))
+    if not n:
         return row[VALIDATION]
-    n = round(row[VALIDATION_SIZE])
     return bootstrap.share(round(row[VALIDATION] * n), n)
 
 

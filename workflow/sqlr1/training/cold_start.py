@@ -82,7 +82,8 @@ class ColdStartTrainer(SFTTrainer):
     """SFTTrainer over packed rows: no padding, and logits only where there are labels."""
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
-        # Of all processes together: the same rows make up a step, however many processes share them.
+        # Of all processes together: the same rows make up a step, however many processes share them. But several have
+        # an epoch's short last batch filled up with its first rows, by accelerate.
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return LengthGroupedSampler(list(self.train_dataset["length"]), batch, self.args.seed, epoch_of(self))
 

@@ -85,7 +85,6 @@ class TokenLogProbs(torch.autograd.Function):
         ctx: Any,
         hidden: torch.Tensor,
         weight: torch.Tensor,
-        bias: torch.Tensor | None,
         targets: torch.Tensor,
         temperature: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -95,37 +94,35 @@ class TokenLogProbs(torch.autograd.Function):
         log_probs, entropies, normalizers = (hidden.new_empty(len(targets), dtype=torch.float32) for _ in range(3))
         cast = weight.to(dtype)
         for rows in _tiles(len(targets), weight.requires_grad):
-            scores = _scores(hidden[rows], cast, bias, dtype, temperature)  # (tile, V)
+            scores = _scores(hidden[rows], cast, temperature)  # (tile, V)
             normalizers[rows] = scores.logsumexp(-1)
             log_probs[rows] = scores.gather(-1, targets[rows, None]).squeeze(-1) - normalizers[rows]
             probabilities = (scores - normalizers[rows, None]).exp_()
             entropies[rows] = normalizers[rows] - torch.linalg.vecdot(probabilities, scores)
-        ctx.save_for_backward(hidden, weight, bias, targets, normalizers, entropies)
+        ctx.save_for_backward(hidden, weight, targets, normalizers, entropies)
         return log_probs, entropies
 
     @staticmethod
     def backward(ctx: Any, d_log_probs: torch.Tensor, d_entropies: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        hidden, weight, bias, targets, normalizers, entropies = ctx.saved_tensors
+        hidden, weight, targets, normalizers, entropies = ctx.saved_tensors
         dtype, temperature = ctx.arguments
         cast = weight.to(dtype)
         d_hidden = torch.empty_like(hidden)
         d_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        d_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and ctx.needs_input_grad[2] else None
+        by_entropy = bool(d_entropies.any())
         for rows in _tiles(len(targets), ctx.needs_input_grad[1]):
-            log_p = _scores(hidden[rows], cast, bias, dtype, temperature) - normalizers[rows, None]
+            log_p = _scores(hidden[rows], cast, temperature) - normalizers[rows, None]
             p = log_p.exp()
             # d log p_t / dz_j = [j = t] - p_j;  d entropy / dz_j = -p_j (log p_j + entropy)
             d_scores = p * -d_log_probs[rows, None]
-            if d_entropies.any():
+            if by_entropy:
                 d_scores -= p * (log_p + entropies[rows, None]) * d_entropies[rows, None]
             d_scores.scatter_add_(1, targets[rows, None], d_log_probs[rows, None].float())
             d_scores = (d_scores / temperature).to(dtype)
             d_hidden[rows] = (d_scores @ cast).to(hidden.dtype)
             if d_weight is not None:
                 d_weight.addmm_(d_scores.float().T, hidden[rows].float())
-            if d_bias is not None:
-                d_bias += d_scores.float().sum(0)
-        return d_hidden, None if d_weight is None else d_weight.to(weight.dtype), d_bias, None, None
+        return d_hidden, None if d_weight is None else d_weight.to(weight.dtype), None, None
 
 
 def _tiles(number: int, head_is_trained: bool) -> list[slice]:
@@ -133,11 +130,9 @@ def _tiles(number: int, head_is_trained: bool) -> list[slice]:
     return [slice(start, min(start + size, number)) for start in range(0, number, size)]
 
 
-def _scores(
-    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype, temperature: float
-) -> torch.Tensor:
-    """Logits over temperature, in float32 from a product in `dtype`."""
-    scores = torch.nn.functional.linear(hidden.to(dtype), weight, None if bias is None else bias.to(dtype)).float()
+def _scores(hidden: torch.Tensor, weight: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Logits over temperature, in float32 from a product in the precision of `weight` (V, H)."""
+    scores = (hidden.to(weight.dtype) @ weight.T).float()
     return scores if temperature == 1.0 else scores.div_(temperature)
 
 
@@ -166,8 +161,7 @@ def add_packed_forward(model: "PreTrainedModel", temperature: float = 1.0) -> No
             use_cache=False,
             packed=packed,
         )
-        head = self.get_output_embeddings()
         hidden = output.last_hidden_state[0, packed.sources]
-        return TokenLogProbs.apply(hidden, head.weight, head.bias, packed.targets, temperature)
+        return TokenLogProbs.apply(hidden, self.get_output_embeddings().weight, packed.targets, temperature)
 
     model.forward = types.MethodType(forward, model)

@@ -4,9 +4,7 @@ Sampling reads every weight once a token; an unmerged adapter would double the n
 memory traffic. The merged weights live in a second model that is refilled before each batch of rollouts.
 """
 
-import contextlib
 import copy
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,19 +13,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-@contextlib.contextmanager
-def rollout_policy(model: Any, owner: Any) -> Iterator["PreTrainedModel"]:
-    """Yield a model to sample from that equals `model` now. The merged copy is kept on `owner` between calls."""
+def rollout_policy(model: Any, trainer: Any) -> "PreTrainedModel":
+    """A model to sample from that equals `model` now. The merged copy is kept as `trainer.rollout_model`."""
     from peft import PeftModel
 
-    dtype = torch.bfloat16 if owner.args.bf16 else None
+    dtype = torch.bfloat16 if trainer.args.bf16 else None
     if not isinstance(model, PeftModel) and (dtype is None or model.dtype == dtype):
-        yield model
-        return
-    if getattr(owner, "_rollout_model", None) is None:
-        owner._rollout_model = _plain_copy(model, dtype)
-    _refill(owner._rollout_model, model)
-    yield owner._rollout_model
+        return model
+    if trainer.rollout_model is None:
+        trainer.rollout_model = _plain_copy(model, dtype)
+    _refill(trainer.rollout_model, model)
+    return trainer.rollout_model
 
 
 def _plain_copy(model: Any, dtype: torch.dtype | None) -> "PreTrainedModel":

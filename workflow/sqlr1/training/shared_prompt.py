@@ -38,17 +38,19 @@ class SharedPromptTrainer(GRPOTrainer):
     def __init__(self, *args: Any, shared_prompt: bool = True, refill_rounds: int | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.refill_rounds, self._round = refill_rounds, 0
-        self.not_shared = self._why_not_shared() if shared_prompt else "grpo.shared_prompt is false"
-        if self.not_shared:
-            log.warning("prompts are computed once a completion, by TRL's own path: %s", self.not_shared)
-        self.not_sampled = self._why_not_sampled()
-        if self.not_sampled:
+        self.rollout_model: Any = None
+        self.unshared_reason = self._why_not_shared() if shared_prompt else "grpo.shared_prompt is false"
+        if self.unshared_reason:
+            log.warning("prompts are computed once a completion, by TRL's own path: %s", self.unshared_reason)
+        self.unsampled_reason = self._why_not_sampled()
+        if self.unsampled_reason:
             log.warning(
-                "rollouts are TRL's own, without seeds of their own: %s; a resumed run draws others", self.not_sampled
+                "rollouts are TRL's own, without seeds of their own: %s; a resumed run draws others",
+                self.unsampled_reason,
             )
         if refill_rounds is not None and (reason := self._why_not_refilled()):
             raise InputError(f"config key grpo.dynamic_sampling: {reason}")
-        if self.not_shared:
+        if self.unshared_reason:
             return
         for wrapped in filter(None, (self.model, self.ref_model)):
             model = self.accelerator.unwrap_model(wrapped)  # the reference may be DeepSpeed's engine by now
@@ -67,11 +69,11 @@ class SharedPromptTrainer(GRPOTrainer):
         settings = ("use_vllm", "use_transformers_continuous_batching", "min_p", "generation_kwargs")
         given = [f"grpo.{name}" for name in settings if getattr(self.args, name)]
         given += ["grpo.repetition_penalty"] if self.repetition_penalty != 1.0 else []
-        return " and ".join([*given, *([self.not_shared] if self.not_shared else [])])
+        return " and ".join([*given, *([self.unshared_reason] if self.unshared_reason else [])])
 
     def _why_not_refilled(self) -> str:
-        if self.not_shared:
-            return f"prompts are not shared ({self.not_shared})"
+        if self.unshared_reason:
+            return f"prompts are not shared ({self.unshared_reason})"
         if self.args.per_device_train_batch_size * self.args.steps_per_generation % self.num_generations:
             return "a process has to hold whole groups: make its batch of rollouts a multiple of grpo.num_generations"
         if self.scale_rewards == "batch" or self.multi_objective_aggregation == "normalize_then_sum":
@@ -85,7 +87,7 @@ class SharedPromptTrainer(GRPOTrainer):
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, *a: Any, **k: Any
     ) -> tuple[list[list[int]], Any]:
         """Completions of `prompt_ids`, which holds each prompt `num_generations` times."""
-        if self.not_sampled:
+        if self.unsampled_reason:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, *a, **k)
         first = self.accelerator.process_index * len(prompt_ids)
         groups = _rows_by_prompt(prompt_ids)
@@ -93,8 +95,8 @@ class SharedPromptTrainer(GRPOTrainer):
             [row_seed(self.args.seed, self._step, self._round, first + row) for row in rows] for rows in groups.values()
         ]
         sampling = Sampling(self.max_completion_length, self.temperature, self.top_p, self.top_k)
-        with rollout_policy(self.accelerator.unwrap_model(self.model), self) as policy:
-            drawn = sample(policy, list(groups), seeds, sampling, self.eos_token_ids)
+        policy = rollout_policy(self.accelerator.unwrap_model(self.model), self)
+        drawn = sample(policy, list(groups), seeds, sampling, self.eos_token_ids)
         completions: list[list[int]] = [[] for _ in prompt_ids]
         for rows, group in zip(groups.values(), drawn, strict=True):
             for row, tokens in zip(rows, group, strict=True):
@@ -112,7 +114,7 @@ class SharedPromptTrainer(GRPOTrainer):
         **more: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Log-probabilities and entropies (B, T) of the completions; 0 where there is no token, as TRL has it."""
-        if self.not_shared:
+        if self.unshared_reason:
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **more
             )
@@ -158,7 +160,7 @@ class SharedPromptTrainer(GRPOTrainer):
         """
         per_generation = self.args.steps_per_generation
         fresh = self._buffered_inputs is None or self._step % (per_generation * self.num_iterations) == 0
-        if self.not_shared or not self.model.training or not fresh:
+        if self.unshared_reason or not self.model.training or not fresh:
             return super()._prepare_inputs(generation_batch)
         batch = self._refilled(self._generate_and_score_completions(generation_batch))
         rewards = batch.pop("rewards")
@@ -173,11 +175,12 @@ class SharedPromptTrainer(GRPOTrainer):
         self._buffered_inputs = split_tensor_dict(batch, per_generation)
         rows = [inputs.pop("dead") for inputs in self._buffered_inputs]
         if self.refill_rounds is not None:
-            everywhere = self.accelerator.gather(dead.float())
-            self._metrics["train"]["dynamic_sampling/live_groups"].append(1 - everywhere.mean().item())
-            tokens = dead.new_tensor(drop_rows(self._buffered_inputs, rows), dtype=torch.long)
+            dead_share = self.accelerator.gather(dead.float()).mean().item()
+            self._metrics["train"]["dynamic_sampling/live_groups"].append(1 - dead_share)
+            left = dead.new_tensor(drop_rows(self._buffered_inputs, rows), dtype=torch.long)
+            tokens = self.accelerator.gather(left).sum()
             for inputs in self._buffered_inputs:
-                inputs["num_items_in_batch"] = self.accelerator.gather(tokens).sum()
+                inputs["num_items_in_batch"] = tokens
         return self._buffered_inputs[self._step % per_generation]
 
     def _refilled(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class Validate(TrainerCallback):
             self._record(state)
 
     def _record(self, state: TrainerState) -> None:
-        scores = self.score() | {"questions": len(self.rows)}
+        scores = self.score()
         before = [entry for entry in state.log_history if f"{PREFIX}match" in entry]
         first = {name: before[0][f"{PREFIX}{name}"] for name in scores} if before else scores
         if distinct := [entry["rollout/distinct"] for entry in state.log_history if "rollout/distinct" in entry]:
@@ -65,28 +65,30 @@ class Validate(TrainerCallback):
                 callback.send(line, state.global_step)
 
     def score(self) -> dict[str, float]:
-        """Greedy shares and mean reward of the current policy on the fixed set; the same on all processes."""
+        """Greedy shares and mean reward of the current policy on the fixed set, the same on all processes; and
+        `questions`: how many of them have a gold that runs.
+        """
         trainer, accelerator = self.trainer, self.trainer.accelerator
         rows = self.rows[accelerator.process_index :: accelerator.num_processes]
         sampling = Sampling(trainer.max_completion_length)
-        with rollout_policy(accelerator.unwrap_model(trainer.model), trainer) as policy:
-            prompts = [row["prompt_ids"] for row in rows]
-            if why_not_shared(policy):
-                was_training = policy.training
-                policy.eval()  # its dropout would draw from the global generator
-                drawn = [
-                    [_generate(policy, prompt, sampling, trainer)] for prompt in tqdm(prompts, "validate", disable=None)
-                ]
-                policy.train(was_training)
-            else:
-                seeds, eos = [[GREEDY]] * len(rows), trainer.eos_token_ids
-                drawn = complete_all(policy, prompts, seeds, sampling, eos, BATCH_TOKENS, "validate")
+        policy = rollout_policy(accelerator.unwrap_model(trainer.model), trainer)
+        prompts = [row["prompt_ids"] for row in rows]
+        if why_not_shared(policy):
+            was_training = policy.training
+            policy.eval()  # its dropout would draw from the global generator
+            asked = tqdm(prompts, "validate", disable=None)
+            drawn = [[_generate(policy, prompt, sampling, trainer)] for prompt in asked]
+            policy.train(was_training)
+        else:
+            seeds, eos = [[GREEDY]] * len(rows), trainer.eos_token_ids
+            drawn = complete_all(policy, prompts, seeds, sampling, eos, BATCH_TOKENS, "validate")
         decode = trainer.processing_class.decode  # `batch_decode` makes one text of none: a process may have no rows
         own = [decode(group[0], skip_special_tokens=True) for group in drawn]
         outcomes = self.judge.outcomes(own, [r["gold"] for r in rows], [r["database"] for r in rows])
         judged, texts = zip(*gather_object(list(zip(outcomes, own, strict=True))), strict=True)
         rewards = [total for outcome in judged if (total := self.judge.total(outcome)) is not None]
-        return {**summary(judged, texts), "reward": sum(rewards) / max(1, len(rewards))}
+        reward = sum(rewards) / max(1, len(rewards))
+        return {**summary(judged, texts), "reward": reward, "questions": sum(outcome.judged for outcome in judged)}
 
 
 def _generate(policy: Any, prompt: Sequence[int], sampling: Sampling, trainer: Any) -> list[int]:
