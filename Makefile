@@ -23,12 +23,12 @@ lint: $(STAMP)
 
 setup: $(STAMP)
 
+# Compiled on all cores, where pip takes one; some packages hold templates that are no Python, which pip skips, too.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name it with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	'$(BIN)/pip' install --quiet --no-compile --editable '.[dev]' --constraint constraints.txt
-	# On all cores, where pip takes one; some packages hold templates that are no Python, which pip skips, too.
 	'$(BIN)/python' -m compileall -qq -j 0 $(VENV)/lib || true
 	touch $(STAMP)
 

@@ -11,8 +11,8 @@ import sqlr1
 PACKAGE = Path(sqlr1.__file__).parent
 # Each may import only what stands before it; filtering and synthesis run their SQL through execution and scoring.
 ORDER = [
-    "records", "cpus", "configuration", "provenance", "databases", "prompting", "execution", "scoring", "synthesis",
-    "filtering", "outcomes", "rewards", "base_model", "inference", "training", "tracking", "reporting",
+    "records", "cpus", "schema", "configuration", "provenance", "databases", "prompting", "execution", "scoring",
+    "synthesis", "filtering", "outcomes", "rewards", "base_model", "inference", "training", "tracking", "reporting",
     "planning", "stages", "cli",
 ]  # fmt: skip
 

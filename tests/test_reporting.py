@@ -20,6 +20,7 @@ from sqlr1.reporting.curves import (
     mean_curve,
     read_metrics,
     training_panels,
+    validation_point,
 )
 from sqlr1.reporting.estimates import Bootstrap, Estimate, mcnemar, paired_difference, pooled
 from sqlr1.reporting.examples import choose_examples, example_markdown
@@ -248,6 +249,7 @@ def test_curves_are_means_over_seeds(tmp_path):
     panels = training_panels([metrics], [], {"seed 0": [{"step": 0, VALIDATION: 0.25, VALIDATION_SIZE: 8}]}, BOOTSTRAP)
     assert list(panels) == ["Cold start: loss", "Validation: execution accuracy"]
     assert panels["Validation: execution accuracy"]["seed 0"][0][1] == BOOTSTRAP.share(2, 8)
+    assert validation_point({VALIDATION: 0.0, VALIDATION_SIZE: 0}, BOOTSTRAP) == 0.0  # no gold ran
 
 
 DRAW = """

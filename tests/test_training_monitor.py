@@ -96,6 +96,7 @@ def test_validation_warns_in_the_log_and_in_mlflow(tmp_path, monkeypatch, caplog
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     rows, tokenizer = validation_rows(tmp_path)
+    rows[0]["gold"] = "SELECT nothing FROM nowhere"  # a question that cannot be judged
     before = {
         "format": 0.5,
         "questions": 12,
@@ -129,7 +130,7 @@ def test_validation_warns_in_the_log_and_in_mlflow(tmp_path, monkeypatch, caplog
     assert len(both) == 2
     for logged in both:
         assert logged.data.metrics["validation/collapse_signs"] == 3
-        assert logged.data.metrics["validation/questions"] == 12
+        assert logged.data.metrics["validation/questions"] == 11
         assert logged.data.tags["validation/collapse"].startswith(f"step 3: the policy may be collapsing: {fell}")
 
 

@@ -47,7 +47,7 @@ KILLS = {
     "cold_start": {
         "checkpoint-2": ("", "2"),  # before there is a whole one
         "checkpoint-4/optimizer.pt": ("2", "4"),  # within a save
-        "checkpoint-6/complete": ("6",),
+        "checkpoint-6/complete": ("6", "7"),
         "metrics.jsonl": ("7",),  # after the last step, which is logged by itself, while the outputs are written
     },
     "grpo": {

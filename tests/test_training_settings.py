@@ -33,6 +33,7 @@ def test_the_published_settings_make_real_configurations(overlay, tmp_path):
         ({"learning_rat": 1e-5}, "config key grpo.learning_rat: unknown; did you mean 'learning_rate'?"),
         ({"learning_rate": "1e-4"}, "config key grpo.learning_rate: '1e-4' is a string; YAML needs a dot"),
         ({"max_steps": 1.5}, "config key grpo.max_steps: 1.5 is not of type 'integer'"),
+        ({"max_steps": 6.0}, "config key grpo.max_steps: 6.0 is not of type 'integer'"),
         ({"bf16": 1}, "config key grpo.bf16: 1 is not of type 'boolean'"),
         ({"loss_type": "nll"}, "config key grpo.loss_type: 'nll' is not one of"),
         ({"lora": {"rank": 16}}, "config key grpo.lora.rank: unknown"),

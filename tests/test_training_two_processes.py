@@ -230,7 +230,7 @@ def test_two_processes_refill_together(two):
 
 
 def test_dropped_groups_are_counted_over_all_processes(one, two):
-    assert min(one["dropping"]["live_groups"]) < 1
+    assert 0.5 in one["dropping"]["live_groups"]  # the group of one of the two
     assert two["dropping"]["live_groups"] == one["dropping"]["live_groups"]
 
 

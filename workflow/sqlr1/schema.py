@@ -9,28 +9,47 @@ from typing import Any
 
 import yaml
 from jsonschema import Draft202012Validator, ValidationError
+from jsonschema.validators import extend
 
 from sqlr1.records import InputError
 
 SCHEMA = Path(__file__).parents[1] / "schemas/config.schema.yaml"
+# JSON's 6.0 is an integer; Python's is none, and fails where a number of rows is asked.
+_integers = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+_Validator = extend(Draft202012Validator, type_checker=_integers)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, empty where the file is. Raises InputError naming it where it is missing or holds
+    something else.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        read = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(read, dict):
+        raise InputError(f"{path}: not a mapping of config sections")
+    return read
 
 
 def check_keys(config: Mapping[str, Any]) -> None:
     """Raise InputError naming every faulty key of a whole configuration: unknown, missing, of the wrong type, or out of
     range.
     """
-    _check(config, yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
+    _check(config, read_yaml(SCHEMA))
 
 
 def check_section(name: str, values: Mapping[str, Any]) -> None:
     """Raise InputError naming every faulty key of one section, as a stage by itself gets it; keys may be missing."""
-    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    schema = read_yaml(SCHEMA)
     section = schema["properties"][name] | {"required": []}
     _check({name: values}, {"$defs": schema["$defs"], "properties": {name: section}})
 
 
 def _check(values: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
-    errors = sorted(Draft202012Validator(schema).iter_errors(values), key=lambda e: list(map(str, e.absolute_path)))
+    errors = sorted(_Validator(schema).iter_errors(values), key=lambda e: list(map(str, e.absolute_path)))
     if errors:
         raise InputError("; ".join(dict.fromkeys(line for error in errors for line in _explain(error))))
     _check_numbers(values)

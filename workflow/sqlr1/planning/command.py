@@ -7,14 +7,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sqlr1 import configuration
 from sqlr1.planning.lengths import bounds, measured
 from sqlr1.planning.shapes import ACCELERATORS, Shape, shape_in, shape_of
 from sqlr1.planning.stages import Cost, Planner
 from sqlr1.records import InputError
 from sqlr1.reporting.tables import markdown_table
+from sqlr1.schema import read_yaml
 
 
 def add_parser(commands: Any) -> None:
@@ -71,15 +70,7 @@ def merged(base: Path, overlay: Path | None) -> dict[str, Any]:
 
     config: dict[str, Any] = {}
     for path in filter(None, (base, overlay)):
-        if not path.is_file():
-            raise InputError(f"{path}: no such file")
-        try:
-            read = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError as error:
-            raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(read, dict):
-            raise InputError(f"{path}: not a mapping of config sections")
-        update_config(config, read)
+        update_config(config, read_yaml(path))
     configuration.check(config)
     return config
 

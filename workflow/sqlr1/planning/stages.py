@@ -20,13 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sqlr1.planning import costs
 from sqlr1.planning.costs import Pass, Tuning
 from sqlr1.planning.lengths import Lengths
 from sqlr1.planning.shapes import Accelerator, Shape
-from sqlr1.records import InputError
+from sqlr1.schema import read_yaml
 
 _BANDWIDTH_USED = 0.6
 # Published sizes, where a benchmark is scored whole: Spider dev, BIRD dev.
@@ -204,17 +202,15 @@ class Planner:
         rank = (settings.get("lora") or {}).get("r", 8 if settings.get("lora") else 0)
         deepspeed = self._deepspeed(stage)
         sharded = self._devices(stage) if deepspeed else 1
-        offloaded = deepspeed.get("offload_optimizer_device", "none") != "none"
+        offloaded = (deepspeed.get("offload_optimizer_device") or "none") != "none"
         return Tuning(rank, settings.get("gradient_checkpointing", False), sharded, offloaded)
 
     def _deepspeed(self, stage: str) -> Mapping[str, Any]:
-        """The section `deepspeed_config` of the file that `accelerate launch --config_file` names; empty without."""
-        given = re.search(r"--config_file[ =](\S+)", self.config["launch"][stage])
-        if not given:
-            return {}
-        if not Path(given[1]).is_file():
-            raise InputError(f"{given[1]}: no such file (config key launch.{stage})")
-        return yaml.safe_load(Path(given[1]).read_text(encoding="utf-8")).get("deepspeed_config") or {}
+        """The section `deepspeed_config` of the file that `accelerate launch --config_file` names, empty without; a
+        file that it names in turn (`deepspeed_config_file`) is not read.
+        """
+        given = re.search(r"--config_file(?:\s+|=)['\"]?([^\s'\"]+)", self.config["launch"][stage])
+        return read_yaml(Path(given[1])).get("deepspeed_config") or {} if given else {}
 
     def _devices(self, stage: str) -> int:
         launched = self.config["launch"][stage] != "python"

@@ -115,7 +115,7 @@ def stage(
     decides the result, too. The manifest holds seed, settings, other arguments, precision, library versions, hashes of
     inputs and outputs: no time, no run id, so that two equal runs write equal manifests. Until it is written, `out` is
     locked against other runs and the job's work folder is kept; only a run with the same code and the same of all these
-    goes on from there.
+    goes on from there, and adds to its log: any other empties the log once it has the lock.
     """
     args = parser.parse_args(argv)
     rank = os.environ.get("RANK", "0")  # among the processes that a launcher started
@@ -145,7 +145,7 @@ def stage(
             return
         shown = settings | ({"arguments": origin["arguments"]} if origin["arguments"] else {})
         with _sole_writer(args.out, rank):
-            if args.log and not (WORK / work_key).exists():
+            if args.log and args.log.is_file() and not (WORK / work_key).exists():
                 os.truncate(args.log, 0)  # the log of a run that goes on goes on, too
             with tracking.track(args.experiment, str(args.out), tags, shown, hashes) as run:
                 job = Job(args, settings, run, work_key)

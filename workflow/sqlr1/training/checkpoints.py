@@ -61,10 +61,10 @@ def train_on(trainer: "Trainer", work: Path) -> list[dict[str, Any]]:
 
 
 class MarkComplete(TrainerCallback):
-    """Marks each checkpoint once everything in it is on disk, the last step's too."""
+    """Has the last step logged before its checkpoint, and marks each checkpoint once everything in it is on disk."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """Have the last step logged: what it leaves unlogged a run that goes on after it would not know."""
+        """What the last step left unlogged a run that goes on after it would not know."""
         control.should_log = control.should_log or state.global_step >= state.max_steps
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:

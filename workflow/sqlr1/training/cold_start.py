@@ -126,15 +126,16 @@ def make_trainer(
     from datasets import Dataset
 
     dataset = Dataset.from_list([{**r, "length": len(r["input_ids"])} for r in rows])
-    with named_section("cold_start"):
+    args, callbacks = sft_config(settings, work, seed), [MarkComplete(), *([LogToRun(run)] if run else [])]
+    with named_section("cold_start"):  # PEFT refuses some settings only when it sees the model
         trainer = ColdStartTrainer(
             model=model,
-            args=sft_config(settings, work, seed),
+            args=args,
             data_collator=collate,
             train_dataset=dataset,
             processing_class=tokenizer,
             peft_config=lora_config(settings),
-            callbacks=[MarkComplete(), *([LogToRun(run)] if run else [])],
+            callbacks=callbacks,
         )
     base = trainer.model.get_base_model() if lora_config(settings) else trainer.model
     if reason := why_not_shared(base):

@@ -73,16 +73,18 @@ def make_trainer(
     # TRL wants the tokenizer's padding on the left for prompts.
     tokenizer.padding_side = "left"
     dataset = Dataset.from_list([{n: r[n] for n in ("prompt", "gold", "database")} for r in rows])
+    # Whoever tracks comes first: it sends what a resumed run has logged, and then each line once.
+    callbacks = [*([LogToRun(run)] if run else []), validate, MarkComplete()]
+    functions, lora = judge.functions(), lora_config(settings)
     with named_section("grpo"):  # TRL and PEFT refuse some settings only when they see the model
         trainer = SharedPromptTrainer(
             model=model,
             args=args,
-            reward_funcs=judge.functions(),
+            reward_funcs=functions,
             train_dataset=dataset,
             processing_class=tokenizer,
-            peft_config=lora_config(settings),
-            # Whoever tracks comes first: it sends what a resumed run has logged, and then each line once.
-            callbacks=[*([LogToRun(run)] if run else []), validate, MarkComplete()],
+            peft_config=lora,
+            callbacks=callbacks,
             shared_prompt=settings.get("shared_prompt", True),
             refill_rounds=(settings.get("dynamic_sampling") or {}).get("refill_rounds"),
         )

@@ -59,10 +59,8 @@ class Judge:
 
 
 def summary(judged: Sequence[Outcome], texts: Sequence[str]) -> dict[str, float]:
-    """What a batch came to: shares of right format, executable and matching, of distinct texts, mean characters, share
-    of SQL that joins or groups.
-
-    Completions whose gold cannot be run count in none of the first three.
+    """What a batch came to: shares of right format, executable, matching, and of SQL that joins or groups, among the
+    completions whose gold can be run; of distinct texts, and mean characters, among all.
     """
     counted = [outcome for outcome in judged if outcome.judged]
     number = max(1, len(counted))
@@ -72,5 +70,5 @@ def summary(judged: Sequence[Outcome], texts: Sequence[str]) -> dict[str, float]
         "match": sum(o.matches for o in counted) / number,
         "distinct": len(set(texts)) / len(texts),
         "characters": sum(map(len, texts)) / len(texts),
-        "joins_or_groups": sum(o.joins_or_groups for o in judged) / len(judged),
+        "joins_or_groups": sum(o.joins_or_groups for o in counted) / number,
     }

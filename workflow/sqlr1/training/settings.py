@@ -56,7 +56,7 @@ def named_section(section: str) -> Iterator[None]:
     """What the libraries refuse of a section's values as they make something of them, as InputError in one line."""
     try:
         yield
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
         raise InputError(f"config section {section}: {' '.join(str(error).split())}") from error
 
 
