@@ -1,6 +1,7 @@
 """The collapse monitor on the courses that runs took (architecture notes: executable .37 -> .85, match still .11)."""
 
 import re
+import sqlite3
 from types import SimpleNamespace
 
 import mlflow
@@ -61,9 +62,12 @@ def test_samples_that_repeat_one_another_are_told_even_where_more_is_right():
 def test_the_sql_of_a_batch_is_asked_whether_it_joins_or_groups(tmp_path):
     answers = ["SELECT a.x FROM a JOIN b USING (id)", "select count(*) from a group\nby x", "SELECT joint FROM a"]
     texts = [format_response("We join the tables.", sql) for sql in answers]
+    golds = ["SELECT 1", "SELECT 1", "SELECT x FROM nowhere"]  # the last cannot be judged
+    with sqlite3.connect(tmp_path / "a.sqlite") as connection:
+        connection.execute("CREATE TABLE a (x INTEGER)")
     with Executor() as executor:
-        judged = outcomes(executor, texts, ["SELECT 1"] * 3, [tmp_path / "absent.sqlite"] * 3, "bird")
-    assert summary(judged, texts)["joins_or_groups"] == pytest.approx(2 / 3)
+        judged = outcomes(executor, [*texts, texts[0]], ["SELECT 1", *golds], [tmp_path / "a.sqlite"] * 4, "bird")
+    assert summary(judged, [*texts, texts[0]])["joins_or_groups"] == pytest.approx(2 / 3)
 
 
 def test_neither_is_standing_still():
