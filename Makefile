@@ -23,7 +23,7 @@ lint: $(STAMP)
 
 setup: $(STAMP)
 
-# Compiled on all cores, where pip takes one; some packages hold templates that are no Python, which pip skips, too.
+# Compiled on all cores, where pip takes one. Files in a newer Python's syntax do not compile: pip skips them, too.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name it with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }

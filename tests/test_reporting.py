@@ -13,7 +13,6 @@ import pytest
 from sqlr1.records import InputError, write_json, write_jsonl
 from sqlr1.reporting.ablation import ablation_rows, csv_rows
 from sqlr1.reporting.curves import (
-    COLLAPSE,
     VALIDATION,
     VALIDATION_SIZE,
     collapse_warnings,
@@ -30,6 +29,7 @@ from sqlr1.reporting.scores import change_markdown, headline_markdown, report_po
 from sqlr1.reporting.selection import selection_markdown
 from sqlr1.reporting.tables import markdown_table
 from sqlr1.stages import ablation
+from sqlr1.training.monitor import COLLAPSE
 
 BOOTSTRAP = Bootstrap(resamples=500)
 

@@ -11,12 +11,13 @@ from typing import Any
 
 from sqlr1.records import read_jsonl
 from sqlr1.reporting.estimates import Bootstrap, Estimate
+from sqlr1.training.monitor import COLLAPSE
 
 Metrics = Sequence[Mapping[str, Any]]
 Panels = dict[str, dict[str, list[tuple[float, Any]]]]
 EXECUTABLE, MATCH = "rollout/executable", "rollout/match"
 LENGTH, ZERO_VARIANCE = "completions/mean_length", "frac_reward_zero_std"
-VALIDATION, VALIDATION_SIZE, COLLAPSE = "validation/match", "validation/questions", "validation/collapse"
+VALIDATION, VALIDATION_SIZE = "validation/match", "validation/questions"
 REWARD_PARTS = ("format", "execution", "result", "length", "binary", "graded")
 # Panel -> {line: metric}.
 COLD_START_PANELS = {"Cold start: loss": {"loss": "loss"}}

@@ -47,8 +47,6 @@ def _train(job: Job, source: Path) -> None:
     from sqlr1.training.tracking_callback import write_metrics
 
     settings = job.settings["cold_start"]
-    if "strategy" in settings:
-        raise InputError("config key cold_start.strategy: leave it out of --settings, --strategy says it")
     check_section("cold_start", settings)
     fix_numerics(settings.get("threads", 2))
     tokenizer = load_tokenizer(source)

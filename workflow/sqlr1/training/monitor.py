@@ -8,6 +8,7 @@ one whose samples repeat one another: groups without variance teach nothing.
 
 from collections.abc import Mapping
 
+COLLAPSE = "validation/collapse"  # under which a validation's line holds what the monitor says
 EXECUTABLE_GAIN = 0.10
 MATCH_GAIN = 0.02
 FEW = 2  # questions: on a small set a share may move by so many and mean nothing

@@ -17,13 +17,12 @@ from sqlr1.inference.batches import BATCH_TOKENS, complete_all
 from sqlr1.inference.sampler import GREEDY, Sampling
 from sqlr1.inference.shared_attention import why_not_shared
 from sqlr1.training.judge import Judge, summary
-from sqlr1.training.monitor import collapse_signs
+from sqlr1.training.monitor import COLLAPSE, collapse_signs
 from sqlr1.training.rollout_policy import rollout_policy
 
 log = logging.getLogger(__name__)
 
 PREFIX = "validation/"
-COLLAPSE = f"{PREFIX}collapse"
 
 
 class Validate(TrainerCallback):
