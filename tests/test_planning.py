@@ -137,7 +137,7 @@ def spider_plan(tmp_path, **changed):
     """Stages by name, for two cores; mean lengths are those of the overlay's data. `changed`: keys of its sections."""
     config = yaml.safe_load((ROOT / "workflow/config/spider.yaml").read_text())
     for section, keys in changed.items():
-        config[section] = config.get(section, {}) | keys
+        config[section] |= keys
     (tmp_path / "spider.yaml").write_text(yaml.safe_dump(config))
     arguments = ["--accelerator", "cpu", "--prompt-tokens", "190", "--completion-tokens", "46", "--json"]
     done = plan("--configfile", str(tmp_path / "spider.yaml"), *arguments)
