@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from sqlr1.inference.numerics import native_precision
+from sqlr1.model.numerics import native_precision
 from sqlr1.planning.shapes import shape_in
 
 SETTINGS = {
@@ -49,19 +49,19 @@ def train(kind: str, folder: str, data: list[dict[str, list[int]]], steps: int) 
     from datasets import Dataset
     from trl import SFTTrainer
 
-    from sqlr1.base_model import load_model, load_tokenizer
-    from sqlr1.training import cold_start
-    from sqlr1.training.settings import lora_config, sft_config
+    from sqlr1.model.base import load_model, load_tokenizer
+    from sqlr1.train import sft
+    from sqlr1.train.trainer_config import lora_config, sft_config
 
     settings = SETTINGS | {"lora": LORA, "max_steps": steps + 1, "disable_tqdm": True}
     model, tokenizer = load_model(folder, native_precision()), load_tokenizer(folder)
     with tempfile.TemporaryDirectory() as work:
         if kind == "ours":
-            trainer = cold_start.make_trainer(model, tokenizer, data, settings, Path(work), 0)
+            trainer = sft.make_trainer(model, tokenizer, data, settings, Path(work), 0)
         else:
 
             class Stock(SFTTrainer):
-                _get_train_sampler = cold_start.ColdStartTrainer._get_train_sampler
+                _get_train_sampler = sft.ColdStartTrainer._get_train_sampler
 
             trainer = Stock(
                 model=model,
@@ -104,8 +104,8 @@ def candidates(
 
     The first `common` tokens of all prompts are equal, as those of questions over one database are.
     """
-    from sqlr1.base_model import load_model
-    from sqlr1.inference.sampler import Sampling, sample
+    from sqlr1.model.base import load_model
+    from sqlr1.model.sampler import Sampling, sample
 
     model = load_model(folder, native_precision())
     ids = torch.randint(10, 40_000, (questions, prompt), generator=torch.Generator().manual_seed(0))

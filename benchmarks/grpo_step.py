@@ -17,7 +17,7 @@ import sys
 import time
 from typing import Any
 
-from sqlr1.inference.numerics import native_precision
+from sqlr1.model.numerics import native_precision
 
 KINDS = ("stock", "ours")
 PHASES = ("sampling", "training pass", "step")
@@ -30,8 +30,8 @@ def measure(kind: str, folder: str, prompt: int, completion: int, prompts: int, 
     from peft import LoraConfig
     from trl import GRPOConfig, GRPOTrainer
 
-    from sqlr1.base_model import load_model, load_tokenizer
-    from sqlr1.training.shared_prompt import SharedPromptTrainer
+    from sqlr1.model.base import load_model, load_tokenizer
+    from sqlr1.train.shared_prompt import SharedPromptTrainer
 
     torch.set_num_threads(threads)
     rows, precision = prompts * 8, native_precision()

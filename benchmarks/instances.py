@@ -17,13 +17,13 @@ from collections import Counter
 from pathlib import Path
 
 import sqlglot
+from mutants import mutants
 
-from sqlr1.execution import Executor, Limits, Pair
+from sqlr1.data.readers import locate, read_questions
+from sqlr1.database.instances import write_instances
+from sqlr1.database.sql import to_sql
 from sqlr1.records import Question
-from sqlr1.synthesis.instances import write_instances
-from sqlr1.synthesis.mutants import mutants
-from sqlr1.synthesis.readers import locate, read_questions
-from sqlr1.synthesis.sql import to_sql
+from sqlr1.sandbox import Executor, Limits, Pair
 
 METRICS = ("spider_exec_keep_distinct", "bird_ex")
 

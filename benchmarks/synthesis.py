@@ -16,13 +16,13 @@ from pathlib import Path
 
 import psutil
 
+from sqlgen.corpus import Order, folder_sources, generate_all
+from sqlgen.generate import DEFAULT_STYLES, Manner
 from sqlr1.cpus import usable_cpus
-from sqlr1.execution import Limits
-from sqlr1.filtering.funnel import Benchmark, Rules, filter_rows
+from sqlr1.data.filtering import Benchmark, Rules, filter_rows
+from sqlr1.data.readers import read_questions
 from sqlr1.records import Question, RecordFile, write_jsonl
-from sqlr1.synthesis.corpus import Order, folder_sources, generate_all
-from sqlr1.synthesis.generate import DEFAULT_STYLES, Manner
-from sqlr1.synthesis.readers import read_questions
+from sqlr1.sandbox import Limits
 
 CLASSES = {"Simple": 0.4, "Moderate": 0.35, "Complex": 0.17, "Highly Complex": 0.08}
 

@@ -17,9 +17,9 @@ from tiny_models import tiny_tokenizer
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sqlr1.inference.sampler import Sampling, sample
-from sqlr1.training import cold_start
-from sqlr1.training.checkpoints import train_on
+from sqlr1.model.sampler import Sampling, sample
+from sqlr1.train import sft
+from sqlr1.train.checkpoints import train_on
 
 
 def random_model(shape: dict) -> LlamaForCausalLM:
@@ -41,10 +41,10 @@ def random_model(shape: dict) -> LlamaForCausalLM:
 
 def training(model: LlamaForCausalLM, rows: int, prompt: int, response: int) -> None:
     """One update of LoRA over one pass."""
-    row = {"input_ids": [5] * (prompt + response), "labels": [cold_start.IGNORED] * prompt + [5] * response}
+    row = {"input_ids": [5] * (prompt + response), "labels": [sft.IGNORED] * prompt + [5] * response}
     settings = {"bf16": True, "lora": {"r": 32}, "per_device_train_batch_size": rows, "max_steps": 1}
     with tempfile.TemporaryDirectory() as work:
-        trainer = cold_start.make_trainer(model, tiny_tokenizer(), [row] * rows, settings, Path(work), 0)
+        trainer = sft.make_trainer(model, tiny_tokenizer(), [row] * rows, settings, Path(work), 0)
         train_on(trainer, Path(work))
 
 

@@ -238,7 +238,7 @@ def test_keys_at_odds_are_named(checkout, change, message):
 def test_a_damaged_model_folder_is_one_line(tmp_path, case):
     from tiny_models import tiny_folder
 
-    from sqlr1.base_model import load_model, load_tokenizer
+    from sqlr1.model.base import load_model, load_tokenizer
 
     folder = tiny_folder(tmp_path / "model")
     if case == "weights":

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import WHEEL, smollm2, tiny_folder, tiny_model
 
-from sqlr1.base_model import MODEL_FILES, copy_model, load_model, load_tokenizer, make_base_model, model_folder
+from sqlr1.model.base import MODEL_FILES, copy_model, load_model, load_tokenizer, make_base_model, model_folder
 from sqlr1.records import InputError, sha256
 
 

@@ -188,7 +188,7 @@ def test_values_out_of_range_are_named(files, option, value):
 
 
 def test_an_output_that_cannot_be_written_is_named_before_the_work(files, monkeypatch):
-    monkeypatch.setattr("sqlr1.scoring.command.read_questions", lambda *_: pytest.fail("the work has begun"))
+    monkeypatch.setattr("sqlr1.evaluate.command.read_questions", lambda *_: pytest.fail("the work has begun"))
     before = (files / "pred.txt").read_text()
     for out, message in (
         ("databases", "databases: is a folder"),

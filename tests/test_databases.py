@@ -6,7 +6,7 @@ import pytest
 import sqlglot
 from sqlglot import exp
 
-from sqlr1.databases import identifier, profile, read_schema, schema_text
+from sqlr1.database import identifier, profile, read_schema, schema_text
 from sqlr1.records import InputError
 
 DDL = """

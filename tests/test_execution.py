@@ -10,9 +10,9 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from sqlr1.execution import METRICS, Executor, Limits, Pair, Query, Status, Verdict
-from sqlr1.execution.sandbox import Sandbox, defend_connections
 from sqlr1.records import InputError
+from sqlr1.sandbox import METRICS, Executor, Limits, Pair, Query, Status, Verdict
+from sqlr1.sandbox.connection import Sandbox, defend_connections
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
 

@@ -3,8 +3,8 @@
 import pytest
 from test_execution import database, make, predictions_run  # noqa: F401
 
-from sqlr1.execution import Executor, Limits, Pair, Query, Verdict
 from sqlr1.records import InputError
+from sqlr1.sandbox import Executor, Limits, Pair, Query, Verdict
 
 
 def test_memory_stays_flat(database):  # noqa: F811

@@ -6,8 +6,8 @@ import time
 import pytest
 from test_execution import ENDLESS, make
 
-from sqlr1.execution import Executor, Limits, Pair, Query, Verdict
 from sqlr1.records import InputError
+from sqlr1.sandbox import Executor, Limits, Pair, Query, Verdict
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_a_damaged_entry_of_the_cache_is_named(tmp_path, database):
 
 
 def test_a_locked_cache_is_not_called_damaged(tmp_path, database, monkeypatch):
-    monkeypatch.setattr("sqlr1.execution.cache._BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("sqlr1.sandbox.cache._BUSY_SECONDS", 0.1)
     with Executor(workers=1, cache=tmp_path) as executor:
         other = sqlite3.connect(tmp_path / "golds.sqlite", isolation_level=None)
         other.execute("BEGIN EXCLUSIVE")

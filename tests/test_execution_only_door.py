@@ -7,20 +7,25 @@ import pytest
 
 import sqlr1
 
-PACKAGE = Path(sqlr1.__file__).parent
+PACKAGE = Path(sqlr1.__file__).parents[1]
 # What else opens SQLite files, and what for. None of them is given any SQL: they only run statements of their own.
 OPENERS = {
-    "databases/schema.py": "reads schemas and sample values",
-    "synthesis/populate.py": "writes the synthetic databases",
-    "synthesis/instances.py": "writes further instances of them",
-    "synthesis/backward.py": "copies databases that the filter reads backwards",
-    "execution/sandbox.py": "the sandbox",
-    "execution/cache.py": "the file of kept gold results",
+    "sqlr1/database/schema.py": "reads schemas and sample values",
+    "sqlgen/populate.py": "writes the synthetic databases",
+    "sqlr1/database/instances.py": "writes further instances of them",
+    "sqlr1/database/backward.py": "copies databases that the filter reads backwards",
+    "sqlr1/sandbox/connection.py": "the sandbox",
+    "sqlr1/sandbox/cache.py": "the file of kept gold results",
 }
 # What hands an open connection to others, and the modules that may so much as name it.
 HANDED_ON = {
-    "open_read_only": {"databases/__init__.py", "databases/schema.py", "databases/statistics.py", "databases/text.py"},
-    "Sandbox": {"execution/sandbox.py", "execution/worker.py"},
+    "open_read_only": {
+        "sqlr1/database/__init__.py",
+        "sqlr1/database/schema.py",
+        "sqlr1/database/profile.py",
+        "sqlr1/database/text.py",
+    },
+    "Sandbox": {"sqlr1/sandbox/connection.py", "sqlr1/sandbox/worker.py"},
 }
 DRIVERS = {"sqlite3", "apsw", "pysqlite3", "duckdb", "sqlalchemy", "aiosqlite", "records", "dataset"}
 ANSWERS = {"Candidates", "parse_response", "Response", "Question"}
@@ -73,22 +78,22 @@ def check_drivers(trees):
     for name, tree in trees.items():
         found = set(imported(tree)) & DRIVERS
         assert found <= {"sqlite3"}, name
-        assert not found or name.split("/")[0] in ("databases", "execution", "synthesis"), name
+        assert not found or any(f"/{r}/" in f"/{name}" for r in ("database", "sandbox", "sqlgen")), name
 
 
 def check_modules_with_a_connection_see_no_models_answer(trees):
     """Those that read or write databases name neither candidates nor the response parser."""
     for name, tree in trees.items():
         has_connection = "sqlite3" in imported(tree) or "open_read_only" in named(tree)
-        if has_connection and not name.startswith("execution/"):
+        if has_connection and not name.startswith("sqlr1/sandbox/"):
             assert not set(named(tree)) & ANSWERS, name
 
 
 def check_the_worker_runs_sql_in_the_sandbox_only(trees):
-    execution = {name: called(tree) for name, tree in trees.items() if name.startswith("execution/")}
+    execution = {name: called(tree) for name, tree in trees.items() if name.startswith("sqlr1/sandbox/")}
     assert {name for name, calls in execution.items() if calls & RUNNERS} <= {
-        "execution/sandbox.py",
-        "execution/cache.py",
+        "sqlr1/sandbox/connection.py",
+        "sqlr1/sandbox/cache.py",
     }
     assert not {name for name, calls in execution.items() if calls & {"exec", "eval", "system"}}
 
@@ -99,15 +104,15 @@ SNEAKY = {
     "check_openers": ("stages/sneaky.py", "import sqlite3\nsqlite3.connect(path).execute(answer)"),
     "check_what_is_handed_on": (
         "stages/sneaky.py",
-        "from sqlr1.databases import open_read_only as look\nwith look(path) as c: c.execute(answer)",
+        "from sqlr1.database import open_read_only as look\nwith look(path) as c: c.execute(answer)",
     ),
-    "check_nothing_is_imported_from_sqlite_by_name": ("synthesis/sneaky.py", "from sqlite3 import connect as look"),
-    "check_drivers": ("synthesis/sneaky.py", "import duckdb"),
+    "check_nothing_is_imported_from_sqlite_by_name": ("sqlgen/sneaky.py", "from sqlite3 import connect as look"),
+    "check_drivers": ("sqlgen/sneaky.py", "import duckdb"),
     "check_modules_with_a_connection_see_no_models_answer": (
-        "databases/statistics.py",
-        "from sqlr1.databases.schema import open_read_only\nfrom sqlr1.prompting import parse_response",
+        "sqlr1/database/profile.py",
+        "from sqlr1.database.schema import open_read_only\nfrom sqlr1.prompt import parse_response",
     ),
-    "check_the_worker_runs_sql_in_the_sandbox_only": ("execution/worker.py", "sandbox._connection.execute(answer)"),
+    "check_the_worker_runs_sql_in_the_sandbox_only": ("sqlr1/sandbox/worker.py", "sandbox._connection.execute(answer)"),
 }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import sqlr1
-from sqlr1.execution import Execution, Executor, Limits, Pair, Query, Verdict, pool
+from sqlr1.sandbox import Execution, Executor, Limits, Pair, Query, Verdict, pool
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
 # About half a second; long enough to be hit in the middle.
@@ -100,7 +100,7 @@ def test_a_worker_killed_between_calls_is_replaced(database):
 
 def test_a_stopped_worker_is_replaced(database, monkeypatch):
     """Long before a comparison would have to end."""
-    monkeypatch.setattr("sqlr1.execution.pool._HANG_SECONDS", 0.3)
+    monkeypatch.setattr("sqlr1.sandbox.pool._HANG_SECONDS", 0.3)
     with Executor(workers=1, limits=Limits(seconds=0.2)) as executor:
         executor.execute([Query(database, "SELECT 1")])
         [stopped] = executor.worker_pids()
@@ -116,7 +116,7 @@ def test_a_stopped_worker_is_replaced(database, monkeypatch):
 
 def test_a_worker_stopped_in_a_race_is_replaced(database, monkeypatch):
     """After one statement's limit, not after that of the race's two thousand."""
-    monkeypatch.setattr("sqlr1.execution.pool._HANG_SECONDS", 0.3)
+    monkeypatch.setattr("sqlr1.sandbox.pool._HANG_SECONDS", 0.3)
     with Executor(workers=1, limits=Limits(seconds=0.2)) as executor:
         executor.execute([Query(database, "SELECT 1")])
         [stopped] = executor.worker_pids()
@@ -212,7 +212,7 @@ def test_interrupted_call_leaves_no_stale_reply(database):
 
 
 def test_workers_that_cannot_start_are_reported(monkeypatch):
-    monkeypatch.setattr("sqlr1.execution.pool._START", "raise SystemExit(7)")
+    monkeypatch.setattr("sqlr1.sandbox.pool._START", "raise SystemExit(7)")
     workers = pool.Pool(1, Limits())
     with pytest.raises(RuntimeError, match=r"do not start \(exit code 7\)"):
         workers.run([("execute", "x", "SELECT 1")])
@@ -236,7 +236,7 @@ def test_closing_ends_the_workers(database):
 def test_workers_end_with_their_parent(database):
     code = f"""
 from pathlib import Path; import os, signal
-from sqlr1.execution import Executor, Query
+from sqlr1.sandbox import Executor, Query
 executor = Executor(workers=2)
 executor.execute([Query(Path({str(database)!r}), "SELECT 1")])
 print(*executor.worker_pids(), flush=True)
@@ -261,7 +261,7 @@ def test_a_process_full_of_torch_threads_can_use_it(database):
     code = f"""
 from pathlib import Path; import torch
 torch.set_num_threads(2); torch.randn(500, 500) @ torch.randn(500, 500)
-from sqlr1.execution import Executor, Query
+from sqlr1.sandbox import Executor, Query
 with Executor(workers=2) as executor:
     print(executor.execute([Query(Path({str(database)!r}), "SELECT count(*) FROM t")])[0].rows)
 """
@@ -272,7 +272,7 @@ with Executor(workers=2) as executor:
 def test_a_worker_imports_nothing_heavy():
     code = (
         f"import sys; sys.path.insert(0, {str(Path(sqlr1.__file__).parents[1])!r})\n"
-        "import sqlr1.execution.worker; print(*sys.modules)"
+        "import sqlr1.sandbox.worker; print(*sys.modules)"
     )
     run = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.split(".")[0] for name in run.stdout.split()}

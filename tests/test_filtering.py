@@ -11,13 +11,13 @@ import pytest
 import sqlglot
 from music import DDL, FAILING, GOOD, row, write_database
 
-from sqlr1.execution import Limits
-from sqlr1.filtering.funnel import REASONS, Benchmark, Rules, filter_rows
-from sqlr1.filtering.similarity import QuestionIndex, sketches
-from sqlr1.filtering.sql import normal_form, without_literals
+from sqlr1.data.filtering import REASONS, Benchmark, Rules, filter_rows
+from sqlr1.data.readers import read_questions
+from sqlr1.data.similarity import QuestionIndex, sketches
+from sqlr1.database.sql import normal_form, without_literals
+from sqlr1.database.tie_probes import unmentioned_value
 from sqlr1.records import Question, RecordFile, write_jsonl
-from sqlr1.synthesis.readers import read_questions
-from sqlr1.synthesis.validation import unmentioned_value
+from sqlr1.sandbox import Limits
 
 SLOW = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n, singer"
 WIDE = "SELECT COUNT(*) FROM singer"
@@ -241,9 +241,9 @@ def test_reasons_depend_neither_on_processes_nor_on_batches_nor_on_the_order_of_
     paths, limits = {"music": database, "other": database}, Limits(seconds=0.5, rows=20)
     alone = filter_rows(list(mixed), paths, BENCHMARK, Rules(), limits, 1)
     assert set(alone) == {None, "duplicate", *CASES} - {"contaminated_database"}
-    monkeypatch.setattr("sqlr1.filtering.funnel._BATCH", 2)
+    monkeypatch.setattr("sqlr1.data.filtering._BATCH", 2)
     assert filter_rows(mixed, paths, BENCHMARK, Rules(), limits, 1) == alone
-    monkeypatch.setattr("sqlr1.filtering.funnel._WORTH_A_PROCESS", 0)
+    monkeypatch.setattr("sqlr1.data.filtering._WORTH_A_PROCESS", 0)
     assert filter_rows(mixed, paths, BENCHMARK, Rules(), limits, 2) == alone
     by_database = sorted(mixed, key=lambda r: r.db_id)
     assert Counter(filter_rows(by_database, paths, BENCHMARK, Rules(), limits, 1)) == Counter(alone)

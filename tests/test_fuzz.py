@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from sqlr1.execution import Executor, Limits, Query, Status
 from sqlr1.records import sha256
+from sqlr1.sandbox import Executor, Limits, Query, Status
 
 BUDGET_SECONDS = float(os.environ.get("SQLR1_FUZZ_SECONDS", "120"))
 LIMITS = Limits(seconds=0.1, rows=5_000, result_bytes=1 << 20, memory_bytes=48 << 20, sql_length=20_000)

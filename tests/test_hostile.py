@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sqlr1.execution import Executor, Limits, Pair, Query
 from sqlr1.records import sha256
+from sqlr1.sandbox import Executor, Limits, Pair, Query
 
 LIMITS = Limits(seconds=0.4, rows=20_000, result_bytes=8 << 20, memory_bytes=96 << 20, sql_length=60_000)
 # "Within 50 ms of the limit"; on a busy machine the best of a few attempts counts.

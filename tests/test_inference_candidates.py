@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from tiny_stages import PROMPT, command, prepare
 
-from sqlr1.inference.backends import TransformersBackend, make_backend
-from sqlr1.inference.candidates import Prompted, generate
+from sqlr1.model.answers import Prompted, generate
+from sqlr1.model.backends import TransformersBackend, make_backend
 from sqlr1.records import Candidates, read_records
 from sqlr1.stages import candidates as stage
 

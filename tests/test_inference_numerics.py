@@ -4,10 +4,10 @@ import pytest
 import torch
 from tiny_models import tiny_folder
 
-from sqlr1.inference.backends import make_backend
-from sqlr1.inference.numerics import fix_numerics, native_precision
-from sqlr1.training.models import load_policy
-from sqlr1.training.settings import grpo_config, sft_config
+from sqlr1.model.backends import make_backend
+from sqlr1.model.numerics import fix_numerics, native_precision
+from sqlr1.train.policy import load_policy
+from sqlr1.train.trainer_config import grpo_config, sft_config
 
 LAPTOP = {"architecture": "x86_64", "avx2": True, "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}
 SERVER = LAPTOP | {"amx_bf16": True}

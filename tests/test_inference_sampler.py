@@ -4,10 +4,10 @@ import pytest
 import torch
 from tiny_models import smollm2, tiny_model
 
-from sqlr1.base_model import eos_token_ids, load_model, load_tokenizer
-from sqlr1.inference.batches import batches, complete_all
-from sqlr1.inference.prefill import shared_prefixes
-from sqlr1.inference.sampler import GREEDY, Sampling, choose, row_seed, sample
+from sqlr1.model.base import eos_token_ids, load_model, load_tokenizer
+from sqlr1.model.batches import batches, complete_all
+from sqlr1.model.prefill import shared_prefixes
+from sqlr1.model.sampler import GREEDY, Sampling, choose, row_seed, sample
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [20, 21, 22], [30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41], [50]]
 
@@ -90,7 +90,7 @@ def test_a_row_does_not_depend_on_its_batch():
 
 
 def test_a_prompt_is_held_once_whatever_the_number_of_rows(monkeypatch):
-    from sqlr1.inference import sampler
+    from sqlr1.model import sampler
 
     caches = []
 

@@ -8,13 +8,13 @@ from conftest import ROOT
 from snakemake.utils import update_config
 from trl import SFTConfig
 
+from sqlgen.styles import STYLES
 from sqlr1 import configuration
-from sqlr1.execution import Limits
 from sqlr1.records import SQL_CLASSES, InputError
 from sqlr1.rewards import reward_functions
+from sqlr1.sandbox import Limits
 from sqlr1.schema import SCHEMA
-from sqlr1.synthesis.styles import STYLES
-from sqlr1.training.settings import grpo_config, lora_config, sft_config
+from sqlr1.train.trainer_config import grpo_config, lora_config, sft_config
 
 OVERLAYS = sorted((ROOT / "workflow/config").glob("*.yaml"))
 PAPER = [path for path in OVERLAYS if path.stem.startswith("paper")]

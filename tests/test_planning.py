@@ -15,16 +15,16 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sqlr1.inference.batches import BATCH_TOKENS
+from sqlr1.model.batches import BATCH_TOKENS
 from sqlr1.planning import costs, stages
 from sqlr1.planning.costs import Pass, Tuning
 from sqlr1.planning.lengths import Lengths
 from sqlr1.planning.lengths import measured as measured_lengths
 from sqlr1.planning.shapes import ACCELERATORS, SHAPES, Shape, shape_in
 from sqlr1.planning.stages import Planner
-from sqlr1.training import packed_forward
-from sqlr1.training.packed_forward import add_packed_forward
-from sqlr1.training.packing import pack_groups, pack_sequences
+from sqlr1.train import packed_forward
+from sqlr1.train.packed_forward import add_packed_forward
+from sqlr1.train.packing import pack_groups, pack_sequences
 
 # SmolLM2-135M with four of its layers and a tenth of its vocabulary; another with a wide MLP, as Qwen2.5's.
 SMALL = {"smollm2": Shape(576, 4, 9, 3, 1536, 5000, True), "wide": Shape(512, 4, 8, 2, 2688, 5000, True)}

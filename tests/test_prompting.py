@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sqlr1.prompting import format_response, parse_response, prompt_messages
+from sqlr1.prompt import format_response, parse_response, prompt_messages
 
 WRITTEN = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="`<>"), max_size=60)
 

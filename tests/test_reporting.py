@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from sqlr1.evaluate.estimates import Bootstrap, Estimate, mcnemar, paired_difference, pooled
 from sqlr1.records import InputError, write_json, write_jsonl
-from sqlr1.reporting.ablation import ablation_rows, csv_rows
-from sqlr1.reporting.curves import (
+from sqlr1.report.ablation_table import ablation_rows, csv_rows
+from sqlr1.report.curves import (
     VALIDATION,
     VALIDATION_SIZE,
     collapse_warnings,
@@ -21,15 +22,14 @@ from sqlr1.reporting.curves import (
     training_panels,
     validation_point,
 )
-from sqlr1.reporting.estimates import Bootstrap, Estimate, mcnemar, paired_difference, pooled
-from sqlr1.reporting.examples import choose_examples, example_markdown
-from sqlr1.reporting.figures import bars, curve_panels, interval_panels, save
-from sqlr1.reporting.policies import load_runs, policy_label, pooled_estimate, select
-from sqlr1.reporting.scores import change_markdown, headline_markdown, report_policies, score_rows
-from sqlr1.reporting.selection import selection_markdown
-from sqlr1.reporting.tables import markdown_table
+from sqlr1.report.examples import choose_examples, example_markdown
+from sqlr1.report.figures import bars, curve_panels, interval_panels, save
+from sqlr1.report.policies import load_runs, policy_label, pooled_estimate, select
+from sqlr1.report.scores import change_markdown, headline_markdown, report_policies, score_rows
+from sqlr1.report.selection_table import selection_markdown
+from sqlr1.report.tables import markdown_table
 from sqlr1.stages import ablation
-from sqlr1.training.monitor import COLLAPSE
+from sqlr1.train.monitor import COLLAPSE
 
 BOOTSTRAP = Bootstrap(resamples=500)
 
@@ -254,8 +254,8 @@ def test_curves_are_means_over_seeds(tmp_path):
 
 DRAW = """
 from pathlib import Path
-from sqlr1.reporting.estimates import Estimate
-from sqlr1.reporting.figures import bars, curve_panels, interval_panels, save
+from sqlr1.evaluate.estimates import Estimate
+from sqlr1.report.figures import bars, curve_panels, interval_panels, save
 estimate = Estimate(0.5, 0.4, 0.6, 10)
 save(interval_panels({"tiny": [("base", {"greedy": estimate, "vote": estimate}), ("none", {})]}, "%"), Path("a.svg"))
 save(bars({"kept": 10, "duplicate": 2}, ["kept"]), Path("b.svg"))

@@ -6,9 +6,9 @@ import pytest
 from test_reporting import BASE, FULL, write_run
 
 from sqlr1.records import Database, read_json, write_json, write_jsonl
-from sqlr1.reporting.curves import EXECUTABLE, LENGTH, MATCH, VALIDATION, VALIDATION_SIZE
+from sqlr1.report.curves import EXECUTABLE, LENGTH, MATCH, VALIDATION, VALIDATION_SIZE
 from sqlr1.stages import report
-from sqlr1.training.monitor import COLLAPSE
+from sqlr1.train.monitor import COLLAPSE
 
 FUNNEL = {
     "input": 100,

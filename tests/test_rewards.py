@@ -5,11 +5,11 @@ import sqlite3
 import pytest
 
 from sqlr1 import rewards
-from sqlr1.execution import Executor
 from sqlr1.outcomes import Outcome, outcomes
-from sqlr1.prompting import format_response
+from sqlr1.prompt import format_response
 from sqlr1.records import InputError
 from sqlr1.rewards import reward_functions
+from sqlr1.sandbox import Executor
 
 RIGHT = Outcome(True, True, True, think_length=100, answer_length=80, sql_length=60)
 WRONG = Outcome(True, True, False, 100, 80, 60)

@@ -5,9 +5,9 @@ import sqlite3
 
 import pytest
 
-from sqlr1.prompting import format_response
+from sqlr1.evaluate.formats import read_predictions, read_questions
+from sqlr1.prompt import format_response
 from sqlr1.records import Candidates, read_jsonl, read_records, write_json, write_jsonl
-from sqlr1.scoring.predictions import read_predictions, read_questions
 from sqlr1.stages import score
 
 SETTINGS = {

@@ -1,8 +1,8 @@
 """The records and the summary of a scored benchmark."""
 
-from sqlr1.execution import Executor
-from sqlr1.scoring.benchmark import score
-from sqlr1.scoring.predictions import BenchmarkQuestion
+from sqlr1.evaluate.benchmark import score
+from sqlr1.evaluate.formats import BenchmarkQuestion
+from sqlr1.sandbox import Executor
 
 
 def test_questions_need_not_be_all_of_their_file(tmp_path):

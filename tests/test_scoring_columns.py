@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sqlr1.execution import columns
-from sqlr1.execution.comparison import bird_equal, soft_f1, spider_exec_equal
+from sqlr1.sandbox import columns
+from sqlr1.sandbox.compare import bird_equal, soft_f1, spider_exec_equal
 
 VALUES = st.sampled_from([None, 0, 1, 1.0, 2, "1", "", b"1", "a", float("inf"), 0.5])
 

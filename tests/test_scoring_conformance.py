@@ -5,9 +5,9 @@ import sqlite3
 
 import pytest
 
-from sqlr1.execution import Executor, Limits, Pair
-from sqlr1.execution.rewriting import is_ordered, mend, remove_distinct
-from sqlr1.scoring.compare import r_ves
+from sqlr1.evaluate.metrics import r_ves
+from sqlr1.sandbox import Executor, Limits, Pair
+from sqlr1.sandbox.rewriting import is_ordered, mend, remove_distinct
 
 METRICS = ("bird_ex", "spider_exec", "spider_exec_keep_distinct", "soft_f1")
 ORDERED, REVERSED = "SELECT a FROM t ORDER BY a", "SELECT a FROM t ORDER BY a DESC"

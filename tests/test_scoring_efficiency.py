@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from sqlr1.execution import Executor, Limits, Pair, Status
-from sqlr1.scoring.benchmark import score
-from sqlr1.scoring.predictions import BenchmarkQuestion
+from sqlr1.evaluate.benchmark import score
+from sqlr1.evaluate.formats import BenchmarkQuestion
+from sqlr1.sandbox import Executor, Limits, Pair, Status
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
 COUNT = "SELECT count(*) FROM item"

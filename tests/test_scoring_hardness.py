@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sqlr1.scoring.hardness import spider_hardness
+from sqlr1.evaluate.hardness import spider_hardness
 
 
 def test_official_labels_of_spider_dev(data_root):

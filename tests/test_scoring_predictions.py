@@ -6,14 +6,14 @@ import time
 
 import pytest
 
-from sqlr1.execution.rewriting import on_one_line
-from sqlr1.records import InputError
-from sqlr1.scoring.predictions import (
+from sqlr1.evaluate.formats import (
     read_predictions,
     read_questions,
     write_bird_json,
     write_spider_text,
 )
+from sqlr1.records import InputError
+from sqlr1.sandbox.rewriting import on_one_line
 
 SPIDER = [{"db_id": "shop", "question": f"q{i}", "query": f"SELECT {i}"} for i in range(3)]
 SPIDER.append({"db_id": "bank", "question": "q3", "query": "SELECT 3"})

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from sqlr1.scoring.statistics import (
+from sqlr1.evaluate.statistics import (
     bootstrap_interval,
     mcnemar_exact,
     mean_interval,
@@ -14,7 +14,7 @@ from sqlr1.scoring.statistics import (
     pass_at_k,
     sign_flip,
 )
-from sqlr1.scoring.vote import majority
+from sqlr1.evaluate.vote import majority
 
 
 @pytest.mark.parametrize(

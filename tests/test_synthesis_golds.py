@@ -7,18 +7,18 @@ import sqlite3
 
 import pytest
 
-from sqlr1.databases import profile
-from sqlr1.execution import Executor
+from sqlgen.english import HIDING, Speaker, plain
+from sqlgen.generate import DEFAULT_STYLES, Manner, generate
+from sqlgen.query_plan import Filter, Query, Ref
+from sqlgen.shapes import cte, groups, joined, nested, ratio, sets, single, window, yearly
+from sqlgen.shapes.catalogue import expression_of, request_of
+from sqlgen.shapes.ratio import Ranges
+from sqlgen.world import World
+from sqlr1.database import profile
+from sqlr1.database.sql import to_sql
+from sqlr1.database.tie_probes import unmentioned_value
 from sqlr1.records import Question
-from sqlr1.synthesis.english import HIDING, Speaker, plain
-from sqlr1.synthesis.generate import DEFAULT_STYLES, Manner, generate
-from sqlr1.synthesis.plan import Filter, Query, Ref
-from sqlr1.synthesis.shapes import cte, groups, joined, nested, ratio, sets, single, window, yearly
-from sqlr1.synthesis.shapes.catalogue import expression_of, request_of
-from sqlr1.synthesis.shapes.ratio import Ranges
-from sqlr1.synthesis.sql import to_sql
-from sqlr1.synthesis.validation import unmentioned_value
-from sqlr1.synthesis.world import World
+from sqlr1.sandbox import Executor
 
 
 def world_of(path, ddl):

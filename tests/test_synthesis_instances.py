@@ -4,14 +4,14 @@ import sqlite3
 
 import pytest
 import sqlglot
+from mutants import mutants
 
-from sqlr1.databases import profile, read_schema, schema_text
-from sqlr1.execution import Executor, Pair, Verdict
+from sqlgen.populate import build_database
+from sqlr1.database import profile, read_schema, schema_text
+from sqlr1.database.instances import write_instances
+from sqlr1.database.sql import to_sql
 from sqlr1.records import sha256
-from sqlr1.synthesis.instances import write_instances
-from sqlr1.synthesis.mutants import mutants
-from sqlr1.synthesis.populate import build_database
-from sqlr1.synthesis.sql import to_sql
+from sqlr1.sandbox import Executor, Pair, Verdict
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,13 @@ import pytest
 import sqlglot
 from tiny_models import smollm2
 
-from sqlr1.execution import Executor
-from sqlr1.prompting import format_response
+from sqlr1.data.llm import Client, Endpoint, Prompt
+from sqlr1.data.paraphrase import explain, paraphrase
+from sqlr1.database.tie_probes import unmentioned_value
+from sqlr1.prompt import format_response
 from sqlr1.records import InputError, Question, read_json, read_records
+from sqlr1.sandbox import Executor
 from sqlr1.stages.synthesize import main
-from sqlr1.synthesis.llm import Client, Endpoint, Prompt
-from sqlr1.synthesis.polish import explain, paraphrase
-from sqlr1.synthesis.validation import unmentioned_value
 
 
 @pytest.fixture(scope="module")

@@ -6,22 +6,22 @@ import sqlite3
 import pytest
 import sqlglot
 
-from sqlr1.databases import ForeignKey, profile
-from sqlr1.synthesis.classes import sql_class
-from sqlr1.synthesis.english import Speaker, plain
-from sqlr1.synthesis.plan import Filter, Having, Join, Measure, Order, Query, Ref
-from sqlr1.synthesis.reasoning import trace
-from sqlr1.synthesis.shapes.catalogue import expression_of, request_of
-from sqlr1.synthesis.shapes.correlated import AboveOwnGroup, CountWithZero, Existence, Pairs
-from sqlr1.synthesis.shapes.cte import MostFrequentAmong, MostFrequentIn, TwoCounts, TwoKinds
-from sqlr1.synthesis.shapes.groups import GroupAboveAverage, GroupAboveMean, GroupRanking, GroupShare
-from sqlr1.synthesis.shapes.ratio import Percentage, Ranges, Ratio
-from sqlr1.synthesis.shapes.recursive import Descendants, EveryYear
-from sqlr1.synthesis.shapes.sets import SetPlan, ThreeSets
-from sqlr1.synthesis.shapes.window import BestOfGroup, Distance, Ranking
-from sqlr1.synthesis.shapes.yearly import ByYear
-from sqlr1.synthesis.sql import to_sql
-from sqlr1.synthesis.world import World
+from sqlgen.english import Speaker, plain
+from sqlgen.query_plan import Filter, Having, Join, Measure, Order, Query, Ref
+from sqlgen.shapes.catalogue import expression_of, request_of
+from sqlgen.shapes.correlated import AboveOwnGroup, CountWithZero, Existence, Pairs
+from sqlgen.shapes.cte import MostFrequentAmong, MostFrequentIn, TwoCounts, TwoKinds
+from sqlgen.shapes.groups import GroupAboveAverage, GroupAboveMean, GroupRanking, GroupShare
+from sqlgen.shapes.ratio import Percentage, Ranges, Ratio
+from sqlgen.shapes.recursive import Descendants, EveryYear
+from sqlgen.shapes.sets import SetPlan, ThreeSets
+from sqlgen.shapes.window import BestOfGroup, Distance, Ranking
+from sqlgen.shapes.yearly import ByYear
+from sqlgen.world import World
+from sqlr1.data.reasoning import trace
+from sqlr1.database import ForeignKey, profile
+from sqlr1.database.sql import to_sql
+from sqlr1.database.sql_features import sql_class
 
 DDL = """
 CREATE TABLE singer (singer_id INTEGER PRIMARY KEY, name TEXT, country TEXT, age INTEGER, born DATE, mentor_id INTEGER,

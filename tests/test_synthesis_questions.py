@@ -12,17 +12,18 @@ import pytest
 import sqlglot
 from sqlglot import exp
 
-from sqlr1.databases import profile
-from sqlr1.execution import Executor, Limits
+from sqlgen.corpus import Order, Source, folder_sources, generate_all, quotas
+from sqlgen.generate import DEFAULT_STYLES, Manner, generate, held_out, sql_key
+from sqlgen.populate import build_database, domain_names
+from sqlgen.shapes.catalogue import SHAPES
+from sqlgen.styles import STYLES
+from sqlgen.world import World
+from sqlr1.data.split import shares
+from sqlr1.database import profile
+from sqlr1.database.sql_features import sql_class
+from sqlr1.database.tie_probes import unmentioned_value
 from sqlr1.records import SQL_CLASSES, Question
-from sqlr1.synthesis.classes import sql_class
-from sqlr1.synthesis.corpus import Order, Source, folder_sources, generate_all, quotas, shares
-from sqlr1.synthesis.generate import DEFAULT_STYLES, Manner, generate, held_out, sql_key
-from sqlr1.synthesis.populate import build_database, domain_names
-from sqlr1.synthesis.shapes.catalogue import SHAPES
-from sqlr1.synthesis.styles import STYLES
-from sqlr1.synthesis.validation import unmentioned_value
-from sqlr1.synthesis.world import World
+from sqlr1.sandbox import Executor, Limits
 
 CLASSES = {"Simple": 0.3, "Moderate": 0.3, "Complex": 0.25, "Highly Complex": 0.15}
 MANNER = Manner(DEFAULT_STYLES)
@@ -181,7 +182,7 @@ def test_held_out_templates_are_disjoint(sources, rows):
 
 
 def test_output_does_not_depend_on_the_number_of_processes(sources, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr("sqlr1.synthesis.corpus._WORTH_A_PROCESS", 0)
+    monkeypatch.setattr("sqlgen.corpus._WORTH_A_PROCESS", 0)
     order = Order(160, CLASSES, MANNER, 5)
     one = list(generate_all(sources[:4], order, Limits(), 1, tmp_path / "one"))
     assert list(generate_all(sources[:4], order, Limits(), 2, tmp_path / "two")) == one
@@ -212,7 +213,7 @@ def test_interrupted_synthesis_goes_on_where_it_was(sources, tmp_path, monkeypat
             raise KeyboardInterrupt
         return generate(world, db_id, *more)
 
-    monkeypatch.setattr("sqlr1.synthesis.corpus.generate", interrupted)
+    monkeypatch.setattr("sqlgen.corpus.generate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         list(generate_all(sources[:3], order, Limits(), 1, tmp_path / "again"))
     assert list(generate_all(sources[:3], order, Limits(), 1, tmp_path / "again")) == whole
@@ -229,10 +230,10 @@ def test_few_rows_are_in_memory_while_they_are_read(sources, tmp_path):
 
 def test_output_and_databases_do_not_depend_on_string_hashing(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from sqlr1.databases import profile\n"
-        "from sqlr1.execution import Executor\n"
-        "from sqlr1.synthesis.generate import *; from sqlr1.synthesis.populate import build_database\n"
-        "from sqlr1.synthesis.world import World; from sqlr1.records import sha256\n"
+        "import sys; from pathlib import Path; from sqlr1.database import profile\n"
+        "from sqlr1.sandbox import Executor\n"
+        "from sqlgen.generate import *; from sqlgen.populate import build_database\n"
+        "from sqlgen.world import World; from sqlr1.records import sha256\n"
         "path = Path(sys.argv[1]); build_database('zoo', 3, path)\n"
         "with Executor(workers=1) as executor:\n"
         "    quotas = {'Moderate': 12, 'Complex': 8}\n"

@@ -9,10 +9,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from sqlr1.execution import Executor
+from sqlr1.data import mix
+from sqlr1.data.readers import draw, locate, read_questions
 from sqlr1.records import InputError
-from sqlr1.synthesis import mix
-from sqlr1.synthesis.readers import draw, locate, read_questions
+from sqlr1.sandbox import Executor
 
 SYNSQL = {
     "db_id": "shop's\n db", "sql_complexity": "Complex", "question_style": "Formal", "question": "q",

@@ -7,13 +7,13 @@ import sqlite3
 
 import pytest
 
-from sqlr1.databases import read_schema
-from sqlr1.execution import Executor, Limits, Query, Status
+from sqlgen.corpus import _described_names
+from sqlgen.generate import held_out
+from sqlr1.database import read_schema
+from sqlr1.evaluate.formats import read_questions as read_benchmark
 from sqlr1.records import Catalogue, Database, Question, read_json, read_records, sha256
-from sqlr1.scoring.predictions import read_questions as read_benchmark
+from sqlr1.sandbox import Executor, Limits, Query, Status
 from sqlr1.stages.synthesize import main
-from sqlr1.synthesis.corpus import _described_names
-from sqlr1.synthesis.generate import held_out
 
 CLASSES = {"Simple": 0.4, "Moderate": 0.3, "Complex": 0.2, "Highly Complex": 0.1}
 OWN = {

@@ -5,13 +5,13 @@ import sqlite3
 
 import pytest
 
-from sqlr1.databases import profile
-from sqlr1.synthesis.english import Speaker, plain
-from sqlr1.synthesis.naming import Names, plural, words
-from sqlr1.synthesis.plan import Having, Measure, Order, Query, Ref
-from sqlr1.synthesis.requests import request
-from sqlr1.synthesis.shapes import nested, single
-from sqlr1.synthesis.world import World
+from sqlgen.english import Speaker, plain
+from sqlgen.naming import Names, plural, words
+from sqlgen.query_plan import Having, Measure, Order, Query, Ref
+from sqlgen.requests import request
+from sqlgen.shapes import nested, single
+from sqlgen.world import World
+from sqlr1.database import profile
 
 DDL = """
 CREATE TABLE all_orders (order_id INTEGER PRIMARY KEY, buyer TEXT, city TEXT, total REAL, num_items INTEGER,

@@ -9,11 +9,11 @@ from tiny_models import tiny_model, tiny_tokenizer
 from tiny_stages import PROMPT, prepare
 from trl import SFTTrainer
 
-from sqlr1.inference.prompts import Prompts
-from sqlr1.prompting import parse_response
+from sqlr1.model.prompts import Prompts
+from sqlr1.prompt import parse_response
 from sqlr1.records import Catalogue, Question, read_records
-from sqlr1.training import cold_start
-from sqlr1.training.settings import lora_config, sft_config
+from sqlr1.train import sft
+from sqlr1.train.trainer_config import lora_config, sft_config
 
 SETTINGS = {
     "learning_rate": 1e-3, "lr_scheduler_type": "constant", "max_steps": 5, "per_device_train_batch_size": 3,
@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 def encoded(folder: Path, strategy: str, **prompt):
     questions = read_records(folder / "questions.jsonl", Question)
     prompts = Prompts(tiny_tokenizer(), PROMPT | prompt)
-    return cold_start.encode(questions, Catalogue(folder / "catalogue.jsonl", folder), prompts, strategy)
+    return sft.encode(questions, Catalogue(folder / "catalogue.jsonl", folder), prompts, strategy)
 
 
 @pytest.mark.parametrize(("strategy", "think"), [("sql_only", ""), ("reasoning", "Count pets by age.")])
@@ -40,9 +40,7 @@ def test_a_row_teaches_the_response_and_the_end_token(folder, strategy, think):
     rows, dropped = encoded(folder, strategy)
     assert not dropped
     row = rows[3]
-    taught = [
-        token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label != cold_start.IGNORED
-    ]
+    taught = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label != sft.IGNORED]
     response = parse_response(tiny_tokenizer().decode(taught[:-1]))
     assert taught[-1] == tiny_tokenizer().eos_token_id
     assert (response.think, response.sql) == (think, "SELECT count(*) FROM pet WHERE age > 3")
@@ -63,11 +61,11 @@ def trained(folder, tmp_path, stock):
     rows = [{"input_ids": r["input_ids"][i:], "labels": r["labels"][i:]} for i, r in enumerate(rows)]  # mixed lengths
     model = tiny_model()
     if not stock:
-        trainer = cold_start.make_trainer(model, tiny_tokenizer(), rows, SETTINGS, tmp_path, seed=1)
+        trainer = sft.make_trainer(model, tiny_tokenizer(), rows, SETTINGS, tmp_path, seed=1)
     else:
 
         class Stock(SFTTrainer):
-            _get_train_sampler = cold_start.ColdStartTrainer._get_train_sampler
+            _get_train_sampler = sft.ColdStartTrainer._get_train_sampler
 
         trainer = Stock(
             model=model,
@@ -92,7 +90,7 @@ def test_batches_are_of_like_length_and_follow_seed_and_epoch_alone():
     lengths = torch.randint(10, 500, (1000,), generator=torch.Generator().manual_seed(0)).tolist()
 
     def order(epoch):
-        return list(cold_start.LengthGroupedSampler(lengths, 8, seed=4, epoch=lambda: epoch))
+        return list(sft.LengthGroupedSampler(lengths, 8, seed=4, epoch=lambda: epoch))
 
     first = order(0)
     assert sorted(first) == list(range(1000))

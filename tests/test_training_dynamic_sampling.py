@@ -5,8 +5,8 @@ import torch
 from test_training_shared_prompt import LORA, assert_equal_gradients, first_update, folders, make  # noqa: F401
 
 from sqlr1.records import InputError
-from sqlr1.training.dynamic_sampling import dead_groups, drop_rows, replace_groups
-from sqlr1.training.shared_prompt import SharedPromptTrainer
+from sqlr1.train.dynamic_sampling import dead_groups, drop_rows, replace_groups
+from sqlr1.train.shared_prompt import SharedPromptTrainer
 
 
 def test_dead_groups_earn_the_same():

@@ -8,7 +8,7 @@ from datasets import Dataset
 from tiny_models import tiny_model, tiny_tokenizer
 from trl import GRPOConfig
 
-from sqlr1.training.shared_prompt import SharedPromptTrainer
+from sqlr1.train.shared_prompt import SharedPromptTrainer
 
 
 def make(tmp_path, rewards=(0.0,) * 4, **settings):

@@ -11,17 +11,17 @@ from tiny_stages import PROMPT, SETTINGS, prepare
 from transformers import TrainerState
 
 from sqlr1 import tracking
-from sqlr1.execution import Executor, Limits
-from sqlr1.inference.prompts import Prompts
+from sqlr1.model.prompts import Prompts
 from sqlr1.outcomes import outcomes
-from sqlr1.prompting import format_response
+from sqlr1.prompt import format_response
 from sqlr1.records import Catalogue, InputError, Question, read_records
 from sqlr1.rewards import reward_functions
-from sqlr1.training.grpo import grpo_rows, make_trainer
-from sqlr1.training.judge import Judge, summary
-from sqlr1.training.monitor import collapse_signs
-from sqlr1.training.tracking_callback import LogToRun
-from sqlr1.training.validation import Validate
+from sqlr1.sandbox import Executor, Limits
+from sqlr1.train.execution_reward import Judge, summary
+from sqlr1.train.grpo_trainer import grpo_rows, make_trainer
+from sqlr1.train.monitor import collapse_signs
+from sqlr1.train.tracking_callback import LogToRun
+from sqlr1.train.validation import Validate
 
 START = {
     "format": 0.9, "executable": 0.37, "match": 0.11, "characters": 96.0, "distinct": 0.98, "reward": -0.4,

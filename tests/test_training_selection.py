@@ -8,7 +8,7 @@ import pytest
 from tiny_stages import PROMPT, prepare
 
 from sqlr1.records import Question
-from sqlr1.training.selection import PassRate, easy_first, select
+from sqlr1.train.selection import PassRate, easy_first, select
 
 RATES = [PassRate(f"q{i}", "Simple", 8, 8, matches) for i, matches in enumerate([0, 1, 4, 8, 7, 3])]
 BAND = {"low": 0.1, "high": 0.9, "rows": None}

@@ -11,7 +11,7 @@ import yaml
 
 from sqlr1.records import InputError
 from sqlr1.schema import check_section
-from sqlr1.training.settings import grpo_config, lora_config, sft_config
+from sqlr1.train.trainer_config import grpo_config, lora_config, sft_config
 
 OVERLAYS = sorted((Path(__file__).parent.parent / "workflow/config").glob("paper-*.yaml"))
 

@@ -14,8 +14,8 @@ from tiny_models import ARCHITECTURES, smollm2, tiny_folder
 from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
-from sqlr1.base_model import load_tokenizer
-from sqlr1.training.shared_prompt import SharedPromptTrainer
+from sqlr1.model.base import load_tokenizer
+from sqlr1.train.shared_prompt import SharedPromptTrainer
 
 PROMPTS = [
     "How many singers?",
@@ -234,7 +234,7 @@ def test_log_probabilities_and_entropies_equal_stock(folders, tmp_path, batch, a
 
 
 def test_one_wrong_bit_of_the_mask_shows(folders, tmp_path, batch, architecture, monkeypatch):
-    from sqlr1.training import packing
+    from sqlr1.train import packing
 
     lay_out = packing._lay_out
 

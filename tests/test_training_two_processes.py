@@ -16,7 +16,7 @@ from tiny_stages import PROMPT, kill_when, prepare
 from tiny_stages import run as run_stage
 from transformers import TrainerCallback
 
-from sqlr1.training.checkpoints import MarkComplete, train_on
+from sqlr1.train.checkpoints import MarkComplete, train_on
 
 # Of the launchers of accelerate only the one for GPUs starts several processes without MPI; the environment says CPU.
 LAUNCH = [
@@ -43,7 +43,7 @@ def letters(completions, **_):
 
 
 def cold_start(model, work, per_device):
-    from sqlr1.training.cold_start import make_trainer
+    from sqlr1.train.sft import make_trainer
 
     texts = [(list(range(3, 9 + 2 * i)), list(range(40, 44 + i))) for i in range(24)]
     rows = [{"input_ids": p + r, "labels": [-100] * len(p) + r} for p, r in texts]
@@ -54,8 +54,8 @@ def cold_start(model, work, per_device):
 def grpo(model, work, per_device, beta=0.05, refill_rounds=None):
     from datasets import Dataset
 
-    from sqlr1.training.settings import grpo_config, lora_config
-    from sqlr1.training.shared_prompt import SharedPromptTrainer
+    from sqlr1.train.shared_prompt import SharedPromptTrainer
+    from sqlr1.train.trainer_config import grpo_config, lora_config
 
     settings = COMMON | {"num_generations": 4, "per_device_train_batch_size": per_device, "max_completion_length": 6}
     return SharedPromptTrainer(
@@ -83,13 +83,13 @@ def refilling(model, work, per_device):
 
 def validating(model, work, per_device):
     """GRPO that is validated on five questions: one process has three of them, the other two."""
-    from sqlr1.execution import Executor, Limits
-    from sqlr1.inference.prompts import Prompts
+    from sqlr1.model.prompts import Prompts
     from sqlr1.records import Catalogue, Question, read_records
     from sqlr1.rewards import reward_functions
-    from sqlr1.training.grpo import grpo_rows
-    from sqlr1.training.judge import Judge
-    from sqlr1.training.validation import Validate
+    from sqlr1.sandbox import Executor, Limits
+    from sqlr1.train.execution_reward import Judge
+    from sqlr1.train.grpo_trainer import grpo_rows
+    from sqlr1.train.validation import Validate
 
     data, prompts = work.parents[1], Prompts(tiny_tokenizer(), PROMPT)
     questions = read_records(data / "questions.jsonl", Question)[:5]

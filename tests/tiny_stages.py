@@ -16,9 +16,9 @@ import psutil
 import torch
 from tiny_models import tiny_folder, tiny_model, tiny_tokenizer
 
-from sqlr1.inference.prompts import Prompts
+from sqlr1.model.prompts import Prompts
 from sqlr1.records import Catalogue, Database, Question, read_records, write_json, write_jsonl
-from sqlr1.training.cold_start import IGNORED, encode
+from sqlr1.train.sft import IGNORED, encode
 
 PROMPT = {"schema": "compact", "example_values": 0, "max_length": 400}
 SETTINGS = {

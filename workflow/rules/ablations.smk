@@ -8,7 +8,7 @@ ABLATION_INPUTS = {
 
 rule ablation:
     input:
-        code=sources("stages.ablation"),
+        code=sources("sqlr1.stages.ablation"),
         summaries=lambda wildcards: ABLATION_INPUTS[wildcards.ablation],
         questions=lambda wildcards: question_rows(ABLATION_INPUTS[wildcards.ablation]),
     output:

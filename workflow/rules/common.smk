@@ -12,7 +12,7 @@ PACKAGE_ROOT = str(Path(workflow.basedir) / "workflow")
 sys.path.insert(0, PACKAGE_ROOT)
 
 from sqlr1 import configuration
-from sqlr1.base_model import MODEL_FILES, local_files
+from sqlr1.model.base import MODEL_FILES, local_files
 from sqlr1.provenance import settings, sources
 from sqlr1.records import InputError
 

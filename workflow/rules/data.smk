@@ -1,6 +1,6 @@
 rule base_model:
     input:
-        code=sources("stages.base_model"),
+        code=sources("sqlr1.stages.base_model"),
         pins=PINS,
         files=base_model_files(),
     output:
@@ -29,7 +29,7 @@ rule base_model:
 
 rule synthesize:
     input:
-        code=sources("stages.synthesize"),
+        code=sources("sqlr1.stages.synthesize"),
         pins=PINS,
         files=source_files(),
     output:
@@ -65,7 +65,7 @@ rule synthesize:
 
 rule filter:
     input:
-        code=sources("stages.filter"),
+        code=sources("sqlr1.stages.filter"),
         pins=PINS,
         questions="<results>/synthesize/questions.jsonl",
         catalogue="<results>/synthesize/catalogue.jsonl",

@@ -2,7 +2,7 @@ rule candidates:
     input:
         unpack(lambda wildcards: benchmark_files(wildcards.benchmark)),
         untrusted=lambda wildcards: untrusted_questions(wildcards.benchmark),
-        code=sources("stages.candidates"),
+        code=sources("sqlr1.stages.candidates"),
         pins=PINS,
         model=lambda wildcards: f"{model_of(wildcards)}/manifest.json",
         weights=lambda wildcards: expand(f"{model_of(wildcards)}/model/{{file}}", file=MODEL_FILES),

@@ -4,7 +4,7 @@ SCORES = sorted({*scores(["none"], [WITHOUT_RL]), *scores([STRATEGY], [WITHOUT_R
 
 rule report:
     input:
-        code=sources("stages.report"),
+        code=sources("sqlr1.stages.report"),
         funnel="<results>/filter/funnel.json",
         catalogue="<results>/synthesize/catalogue.jsonl",
         cold_start=expand(

@@ -1,7 +1,7 @@
 rule score:
     input:
         unpack(lambda wildcards: benchmark_files(wildcards.benchmark)),
-        code=sources("stages.score"),
+        code=sources("sqlr1.stages.score"),
         pins=PINS,
         untrusted=lambda wildcards: untrusted_questions(wildcards.benchmark),
         candidates="<results>/candidates/{strategy}/{reward}/seed-{seed}/{benchmark}/candidates.jsonl",

@@ -1,6 +1,6 @@
 rule cold_start:
     input:
-        code=sources("stages.cold_start"),
+        code=sources("sqlr1.stages.cold_start"),
         pins=PINS,
         launcher=launcher_files("cold_start"),
         base="<results>/base_model/manifest.json",
@@ -37,7 +37,7 @@ rule cold_start:
 
 rule select:
     input:
-        code=sources("stages.select"),
+        code=sources("sqlr1.stages.select"),
         pins=PINS,
         start="<results>/cold_start/{strategy}/seed-{seed}/manifest.json",
         weights=expand("<results>/cold_start/{{strategy}}/seed-{{seed}}/model/{file}", file=MODEL_FILES),
@@ -71,7 +71,7 @@ rule select:
 
 rule grpo:
     input:
-        code=sources("stages.grpo"),
+        code=sources("sqlr1.stages.grpo"),
         pins=PINS,
         launcher=launcher_files("grpo"),
         start="<results>/cold_start/{strategy}/seed-{seed}/manifest.json",

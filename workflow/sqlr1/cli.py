@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from sqlr1 import tracking
+from sqlr1.evaluate import command as score
 from sqlr1.planning import command as plan
 from sqlr1.records import InputError
-from sqlr1.scoring import command as score
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -30,7 +30,7 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def _check_domains(synthesize: Mapping[str, Any]) -> None:
-    known = [path.stem for path in (Path(__file__).parent / "synthesis/domains").glob("*.yaml")]
+    known = [path.stem for path in (Path(__file__).parents[1] / "sqlgen/domains").glob("*.yaml")]
     for key in ("domains", "held_out_domains"):
         if unknown := [name for name in synthesize[key] if name not in known]:
             raise InputError(unknown_line(f"synthesize.{key}", unknown[0], known))

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlr1.execution import Executor, Pair, Verdict
-from sqlr1.prompting import parse_response
+from sqlr1.prompt import parse_response
+from sqlr1.sandbox import Executor, Pair, Verdict
 
 # No parser: most of what a weak model writes is no valid SQL. A comma between tables does not count.
 _JOINS_OR_GROUPS = re.compile(r"\bJOIN\b|\bGROUP\s+BY\b", re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""What a stage depends on: the package's own modules it can execute, and the config sections it reads.
+"""What a stage depends on: the project's own modules that it can execute, and the config sections that it reads.
 
 Snakemake notices neither by itself when a rule's command is `python -m sqlr1.stages.NAME`. So rules take
 `sources(...)` as input files, which Snakemake compares by content, and `settings(...)` as one string parameter.
@@ -12,22 +12,26 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-PACKAGE = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("sqlr1", "sqlgen")
+# config.py only declares and checks keys. A stage gets every value, defaults included, through `settings`, so an edit
+# of config.py re-runs a stage only if it changes a value that the stage reads.
+DECLARATIONS = ("sqlr1/config.py",)
 _DATA = (".yaml", ".json", ".txt", ".csv")
+_MODULE = re.compile(rf"\b(?:{'|'.join(PACKAGES)})\.[\w.]+")
 
 
 def sources(module: str) -> list[str]:
-    """Paths of the package's modules in the transitive closure of what `sqlr1.<module>` imports, itself included.
+    """Paths of all modules that the module `module` (`sqlr1.stages.grpo`) can execute, itself included.
 
     Found with `ast`, without importing: imports inside functions count, and so do strings (but for docstrings) that
-    name a module of the package, as in the command that starts a worker. Data files beside a module count with it.
+    name a module of the project, as in the command that starts a worker. Data files beside a module count with it.
     Raises FileNotFoundError if there is no such module.
     """
-    name = f"{PACKAGE.name}.{module}"
-    if _file(name) is None:
-        raise FileNotFoundError(f"{PACKAGE / module.replace('.', '/')}.py")
+    if _file(module) is None:
+        raise FileNotFoundError(f"{ROOT / module.replace('.', '/')}.py")
     seen: set[Path] = set()
-    queue = _executed(name)
+    queue = _executed(module)
     while queue:
         path = queue.pop()
         if path not in seen:
@@ -49,11 +53,11 @@ def _display(path: Path) -> str:
 
 
 def _file(name: str) -> Path | None:
-    """The file of module `name` (`sqlr1.a.b`), or None if the package has no such module."""
-    base = PACKAGE.parent.joinpath(*name.split("."))
+    """The file of module `name` (`sqlr1.a.b`), or None if there is no such module or it only declares settings."""
+    base = ROOT.joinpath(*name.split("."))
     for candidate in (base.with_suffix(".py"), base / "__init__.py"):
         if candidate.is_file():
-            return candidate
+            return None if candidate.relative_to(ROOT).as_posix() in DECLARATIONS else candidate
     return None
 
 
@@ -80,18 +84,17 @@ def _data_files(folder: Path) -> Iterator[Path]:
 
 
 def _names(tree: ast.AST) -> Iterator[str]:
-    """Names of the package's modules (or of something in them) that the code imports or names in a string."""
-    prefix = f"{PACKAGE.name}."
+    """Names of the project's modules (or of something in them) that the code imports or names in a string."""
     docstrings = set()
     for node in ast.walk(tree):  # a docstring comes after its statement
         if isinstance(node, ast.Expr):
             docstrings.add(id(node.value))
         elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.startswith(prefix))
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] in PACKAGES)
         elif isinstance(node, ast.ImportFrom):
             if node.level:
-                raise ValueError("relative imports are not used in this package: sources() cannot follow them")
-            if node.module == PACKAGE.name or (node.module or "").startswith(prefix):
+                raise ValueError("relative imports are not used in this project: sources() cannot follow them")
+            if node.module and node.module.split(".")[0] in PACKAGES:
                 yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
-            yield from re.findall(rf"\b{re.escape(prefix)}[\w.]+", node.value)
+            yield from _MODULE.findall(node.value)

@@ -12,7 +12,7 @@ from sqlr1.planning.lengths import bounds, measured
 from sqlr1.planning.shapes import ACCELERATORS, Shape, shape_in, shape_of
 from sqlr1.planning.stages import Cost, Planner
 from sqlr1.records import InputError
-from sqlr1.reporting.tables import markdown_table
+from sqlr1.report.tables import markdown_table
 from sqlr1.schema import read_yaml
 
 

@@ -34,9 +34,9 @@ def measured(config: Mapping[str, Any], results: Path) -> Lengths | None:
     model = results / "base_model/model"
     if not (questions.is_file() and catalogue.is_file() and (model / "tokenizer.json").is_file()):
         return None
-    from sqlr1.base_model import load_tokenizer
-    from sqlr1.inference.prompts import Prompts
-    from sqlr1.training.cold_start import IGNORED, encode
+    from sqlr1.model.base import load_tokenizer
+    from sqlr1.model.prompts import Prompts
+    from sqlr1.train.sft import IGNORED, encode
 
     databases = Catalogue(catalogue, Path(os.environ.get("SQLR1_DATA", config["data"]["root"])))
     prompts = Prompts(load_tokenizer(model), config["prompt"])

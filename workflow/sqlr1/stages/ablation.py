@@ -7,12 +7,12 @@ table.md and figure.svg.
 from collections.abc import Sequence
 from pathlib import Path
 
+from sqlr1.evaluate.estimates import Bootstrap
 from sqlr1.records import atomic_write
-from sqlr1.reporting.ablation import PAPER, ablation_markdown, ablation_panels, ablation_rows, csv_rows
-from sqlr1.reporting.estimates import Bootstrap
-from sqlr1.reporting.figures import interval_panels, save
-from sqlr1.reporting.policies import benchmarks_of, load_runs
-from sqlr1.reporting.tables import write_csv
+from sqlr1.report.ablation_table import PAPER, ablation_markdown, ablation_panels, ablation_rows, csv_rows
+from sqlr1.report.figures import interval_panels, save
+from sqlr1.report.policies import benchmarks_of, load_runs
+from sqlr1.report.tables import write_csv
 from sqlr1.stages.common import Job, stage, stage_parser
 
 

@@ -8,7 +8,7 @@ Method: SmolLM2-135M-Instruct by default, out of a wheel on PyPI; SQL-R1 starts 
 
 from collections.abc import Sequence
 
-from sqlr1.base_model import MODEL_FILES, local_files, make_base_model
+from sqlr1.model.base import MODEL_FILES, local_files, make_base_model
 from sqlr1.stages.common import stage, stage_parser
 
 

@@ -13,12 +13,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from sqlr1.base_model import context_length, load_tokenizer, model_folder
-from sqlr1.inference.candidates import Prompted, generate
-from sqlr1.inference.numerics import fix_numerics, native_precision
+from sqlr1.evaluate.benchmark import database_path
+from sqlr1.evaluate.formats import excluded_questions, read_questions
+from sqlr1.model.answers import Prompted, generate
+from sqlr1.model.base import context_length, load_tokenizer, model_folder
+from sqlr1.model.numerics import fix_numerics, native_precision
 from sqlr1.records import InputError, write_jsonl
-from sqlr1.scoring.benchmark import database_path
-from sqlr1.scoring.predictions import excluded_questions, read_questions
 from sqlr1.stages.common import Job, stage, stage_parser
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _answer(job: Job) -> None:
-    from sqlr1.inference.backends import make_backend
+    from sqlr1.model.backends import make_backend
 
     settings = job.settings["candidates"]
     folder = model_folder(job.args.model_manifest)
@@ -52,7 +52,7 @@ def _answer(job: Job) -> None:
 
 def _prompts(job: Job, folder: Path) -> list[Prompted]:
     """The questions to answer: trusted ones whose database is here, at most `limit`; what is left out is counted."""
-    from sqlr1.inference.prompts import Prompts
+    from sqlr1.model.prompts import Prompts
 
     # Training bounds its prompts for memory; an answer may use all that the model can read.
     room = context_length(folder) - job.settings["candidates"]["max_new_tokens"]

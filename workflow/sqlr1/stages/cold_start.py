@@ -13,8 +13,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from sqlr1.base_model import MODEL_FILES, copy_model, load_tokenizer, model_folder
-from sqlr1.inference.numerics import fix_numerics, native_precision
+from sqlr1.model.base import MODEL_FILES, copy_model, load_tokenizer, model_folder
+from sqlr1.model.numerics import fix_numerics, native_precision
 from sqlr1.records import Catalogue, InputError, Question, read_records, write_jsonl
 from sqlr1.schema import check_section
 from sqlr1.stages.common import Job, data_root, stage, stage_parser
@@ -40,11 +40,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _train(job: Job, source: Path) -> None:
-    from sqlr1.inference.prompts import Prompts
-    from sqlr1.training import cold_start
-    from sqlr1.training.checkpoints import train_on
-    from sqlr1.training.models import load_policy, save_policy
-    from sqlr1.training.tracking_callback import write_metrics
+    from sqlr1.model.prompts import Prompts
+    from sqlr1.train import sft
+    from sqlr1.train.checkpoints import train_on
+    from sqlr1.train.policy import load_policy, save_policy
+    from sqlr1.train.tracking_callback import write_metrics
 
     settings = job.settings["cold_start"]
     check_section("cold_start", settings)
@@ -53,13 +53,13 @@ def _train(job: Job, source: Path) -> None:
     questions = read_records(job.args.questions, Question)
     catalogue = Catalogue(job.args.catalogue, data_root())
     prompts = Prompts(tokenizer, job.settings["prompt"])
-    rows, dropped = cold_start.encode(questions, catalogue, prompts, job.args.strategy)
+    rows, dropped = sft.encode(questions, catalogue, prompts, job.args.strategy)
     logging.getLogger(__name__).info("%d rows, dropped: %s", len(rows), dict(dropped))
     job.run.metrics({"rows": len(rows), **{f"dropped/{reason}": n for reason, n in dropped.items()}})
     if not rows:
         raise InputError(f"{job.args.questions}: no row to train on (of {len(questions)}; dropped: {dict(dropped)})")
     model = load_policy(source, settings)
-    trainer = cold_start.make_trainer(model, tokenizer, rows, settings, job.work, job.seed, job.run)
+    trainer = sft.make_trainer(model, tokenizer, rows, settings, job.work, job.seed, job.run)
     history = train_on(trainer, job.work)
     if trainer.is_world_process_zero():
         write_metrics(job.out / "metrics.jsonl", history)

@@ -128,7 +128,7 @@ def stage(
         hashes = {str(p): sha256(p) for p in named.values()}
         origin = _origin(name, args, settings, inputs)
         origin |= {"native_precision": precision()} if precision else {}
-        code = [sha256(Path(path)) for path in sources(f"stages.{name}")]
+        code = [sha256(Path(path)) for path in sources(f"sqlr1.stages.{name}")]
         # How many processes divide a step, and how: a checkpoint of another launcher's settings is not gone on from.
         launched = {name: value for name, value in os.environ.items() if name.startswith("ACCELERATE_")}
         launched["WORLD_SIZE"] = os.environ.get("WORLD_SIZE", "1")

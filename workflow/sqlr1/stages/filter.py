@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlr1.execution import Limits
-from sqlr1.filtering.card import data_card
-from sqlr1.filtering.funnel import REASONS, Benchmark, Rules, filter_rows
-from sqlr1.filtering.subsets import SUBSETS, cap_styles, held_out, split
+from sqlr1.data.card import data_card
+from sqlr1.data.filtering import REASONS, Benchmark, Rules, filter_rows
+from sqlr1.data.readers import read_questions
+from sqlr1.data.split import SUBSETS, cap_styles, held_out, split
 from sqlr1.records import (
     SQL_CLASSES,
     Catalogue,
@@ -26,8 +26,8 @@ from sqlr1.records import (
     write_json,
     write_jsonl,
 )
+from sqlr1.sandbox import Limits
 from sqlr1.stages.common import Job, add_workers, data_root, stage, stage_parser
-from sqlr1.synthesis.readers import read_questions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -129,7 +129,7 @@ def _count(rows: Sequence[Question], field: str) -> dict[str, int]:
 
 
 def _track(job: Job, counts: Mapping[str, Any]) -> None:
-    from sqlr1.reporting.funnel import funnel_figure
+    from sqlr1.report.funnel_table import funnel_figure
 
     job.run.metrics({"input": counts["input"]} | {f"dropped/{k}": v for k, v in counts["dropped"].items()})
     job.run.metrics({f"rows/{k}": v for k, v in counts["subsets"].items()})

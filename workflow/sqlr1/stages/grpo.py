@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlr1.base_model import MODEL_FILES, load_tokenizer, model_folder
-from sqlr1.execution import Executor, Limits
-from sqlr1.inference.numerics import fix_numerics, native_precision
+from sqlr1.model.base import MODEL_FILES, load_tokenizer, model_folder
+from sqlr1.model.numerics import fix_numerics, native_precision
 from sqlr1.records import Catalogue, InputError, Question, read_records
 from sqlr1.rewards import VARIANTS, reward_functions
+from sqlr1.sandbox import Executor, Limits
 from sqlr1.schema import check_section
 from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, data_root, stage, stage_parser
 
@@ -40,12 +40,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _train(job: Job) -> None:
-    from sqlr1.training import grpo
-    from sqlr1.training.checkpoints import train_on
-    from sqlr1.training.judge import Judge
-    from sqlr1.training.models import load_policy, save_policy
-    from sqlr1.training.tracking_callback import write_metrics
-    from sqlr1.training.validation import PREFIX, Validate
+    from sqlr1.train import grpo_trainer
+    from sqlr1.train.checkpoints import train_on
+    from sqlr1.train.execution_reward import Judge
+    from sqlr1.train.policy import load_policy, save_policy
+    from sqlr1.train.tracking_callback import write_metrics
+    from sqlr1.train.validation import PREFIX, Validate
 
     settings, reward = job.settings["grpo"], job.settings["reward"]
     check_section("grpo", settings)
@@ -58,7 +58,7 @@ def _train(job: Job) -> None:
         judge = Judge(executor, reward.get("semantics", "bird"), reward_functions(reward, job.args.reward_variant))
         every = settings.get("validation", {}).get("every", 10)
         model = load_policy(source, settings)
-        trainer = grpo.make_trainer(
+        trainer = grpo_trainer.make_trainer(
             model, tokenizer, rows, judge, Validate(validation, judge, every), settings, job.work, job.seed, job.run
         )
         history = train_on(trainer, job.work)
@@ -72,8 +72,8 @@ def _train(job: Job) -> None:
 
 def _rows(job: Job, tokenizer: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Training and validation rows; over-long prompts are dropped and counted."""
-    from sqlr1.inference.prompts import Prompts
-    from sqlr1.training.grpo import grpo_rows
+    from sqlr1.model.prompts import Prompts
+    from sqlr1.train.grpo_trainer import grpo_rows
 
     prompts = Prompts(tokenizer, job.settings["prompt"])
     catalogue = Catalogue(job.args.catalogue, data_root())

@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from sqlr1.evaluate.estimates import Bootstrap
 from sqlr1.records import Database, atomic_write, read_json, read_jsonl, read_records
-from sqlr1.reporting import report, scores
-from sqlr1.reporting.curves import collapse_warnings, read_metrics, training_panels
-from sqlr1.reporting.estimates import Bootstrap
-from sqlr1.reporting.examples import choose_examples, example_markdown
-from sqlr1.reporting.figures import curve_panels, interval_panels, save
-from sqlr1.reporting.funnel import funnel_figure, funnel_markdown
-from sqlr1.reporting.policies import ScoreRun, benchmarks_of, load_runs, select
-from sqlr1.reporting.selection import selection_figure, selection_markdown
-from sqlr1.reporting.tables import write_csv
+from sqlr1.report import scores, sections
+from sqlr1.report.curves import collapse_warnings, read_metrics, training_panels
+from sqlr1.report.examples import choose_examples, example_markdown
+from sqlr1.report.figures import curve_panels, interval_panels, save
+from sqlr1.report.funnel_table import funnel_figure, funnel_markdown
+from sqlr1.report.policies import ScoreRun, benchmarks_of, load_runs, select
+from sqlr1.report.selection_table import selection_figure, selection_markdown
+from sqlr1.report.tables import write_csv
 from sqlr1.stages.common import LIBRARIES, Job, stage, stage_parser
 
 logger = logging.getLogger(__name__)
@@ -45,9 +45,9 @@ def _report(job: Job) -> None:
     runs = load_runs(job.args.scores, job.args.questions)
     bootstrap = Bootstrap(**job.settings["score"])
     libraries = {name: version(name) for name in LIBRARIES}
-    sections = [
+    parts = [
         f"# Report: {job.settings['experiment']}",
-        report.configuration_section(job.settings, _commit(), libraries),
+        sections.configuration_section(job.settings, _commit(), libraries),
         _data(job),
         _selection(job),
         _training(job, bootstrap),
@@ -55,7 +55,7 @@ def _report(job: Job) -> None:
         _examples(job, runs),
     ]
     with atomic_write(job.out / "../report.md") as file:
-        file.write("\n\n".join(sections) + "\n")
+        file.write("\n\n".join(parts) + "\n")
     job.outputs("../report.md", "funnel.svg", "selection.svg", "training.svg", "scores.svg", "scores.csv")
     job.run.artifact(job.out / "../report.md")
 
@@ -65,7 +65,7 @@ def _data(job: Job) -> str:
     figure = funnel_figure(funnel)
     save(figure, job.out / "funnel.svg")
     job.run.figure(figure, "funnel.png")
-    databases = report.databases_line(read_records(job.args.catalogue, Database))
+    databases = sections.databases_line(read_records(job.args.catalogue, Database))
     return f"## Data\n\n{databases}\n\n![Data funnel](report/funnel.svg)\n\n{funnel_markdown(funnel)}"
 
 
@@ -91,7 +91,7 @@ def _training(job: Job, bootstrap: Bootstrap) -> str:
         for text in texts:
             logger.warning("GRPO, %s: %s", name, text)
     job.run.tags({"collapse_warnings": sum(map(len, warnings.values()))})
-    return report.training_section(warnings, validation, bootstrap)
+    return sections.training_section(warnings, validation, bootstrap)
 
 
 def _scores(job: Job, runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> str:
@@ -115,7 +115,7 @@ def _scores(job: Job, runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> str:
         "![Scores](report/scores.svg)",
         f"### Change by GRPO\n\n{scores.change_markdown(strategy, rewards, runs, bootstrap)}",
         f"### By difficulty\n\n{scores.difficulty_markdown(policies, runs, bootstrap)}",
-        report.coverage_section([run.summary for run in runs], job.settings["skipped"]),
+        sections.coverage_section([run.summary for run in runs], job.settings["skipped"]),
     ]
     return "\n\n".join(parts)
 

@@ -14,24 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlr1.databases import read_schema
-from sqlr1.execution import Executor, Limits, Pair, Query
-from sqlr1.execution.judging import instances
-from sqlr1.prompting import Response, parse_response
-from sqlr1.records import Candidates, InputError, read_records, write_json, write_jsonl
-from sqlr1.reporting.estimates import Bootstrap, Estimate
-from sqlr1.reporting.figures import interval_panels
-from sqlr1.reporting.rows import answer_row, preview, samples_row
-from sqlr1.reporting.summary import HEADLINE, SEMANTICS, flat_metrics, in_order, summarise
-from sqlr1.scoring.benchmark import database_path
-from sqlr1.scoring.predictions import (
+from sqlr1.database import read_schema
+from sqlr1.evaluate.benchmark import database_path
+from sqlr1.evaluate.estimates import Bootstrap, Estimate
+from sqlr1.evaluate.formats import (
     BenchmarkQuestion,
     excluded_questions,
     read_questions,
     write_bird_json,
     write_spider_text,
 )
-from sqlr1.scoring.vote import majority
+from sqlr1.evaluate.rows import answer_row, preview, samples_row
+from sqlr1.evaluate.summary import HEADLINE, SEMANTICS, flat_metrics, in_order, summarise
+from sqlr1.evaluate.vote import majority
+from sqlr1.prompt import Response, parse_response
+from sqlr1.records import Candidates, InputError, read_records, write_json, write_jsonl
+from sqlr1.report.figures import interval_panels
+from sqlr1.sandbox import Executor, Limits, Pair, Query
+from sqlr1.sandbox.judging import instances
 from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, stage, stage_parser
 
 logger = logging.getLogger(__name__)

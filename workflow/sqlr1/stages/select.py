@@ -15,15 +15,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlr1.base_model import load_tokenizer, model_folder
-from sqlr1.execution import Executor, Limits
-from sqlr1.inference.numerics import fix_numerics, native_precision
+from sqlr1.model.base import load_tokenizer, model_folder
+from sqlr1.model.numerics import fix_numerics, native_precision
 from sqlr1.outcomes import outcomes
 from sqlr1.records import Catalogue, InputError, Question, read_records, write_jsonl
+from sqlr1.sandbox import Executor, Limits
 from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, data_root, stage, stage_parser
 
 if TYPE_CHECKING:
-    from sqlr1.training.selection import PassRate
+    from sqlr1.train.selection import PassRate
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _select(job: Job, questions: Sequence[Question]) -> None:
-    from sqlr1.training.selection import easy_first, select
+    from sqlr1.train.selection import easy_first, select
 
     settings = job.settings["select"]
     answered, rates = _pass_rates(job, questions)
@@ -79,10 +79,10 @@ def _select(job: Job, questions: Sequence[Question]) -> None:
 
 def _pass_rates(job: Job, questions: Sequence[Question]) -> "tuple[list[Question], list[PassRate]]":
     """The questions whose prompt fits and whose gold runs, and how the policy answers them."""
-    from sqlr1.inference.backends import make_backend
-    from sqlr1.inference.candidates import Prompted, generate
-    from sqlr1.inference.prompts import Prompts
-    from sqlr1.training.selection import PassRate
+    from sqlr1.model.answers import Prompted, generate
+    from sqlr1.model.backends import make_backend
+    from sqlr1.model.prompts import Prompts
+    from sqlr1.train.selection import PassRate
 
     settings = job.settings["select"]
     fix_numerics(settings.get("threads", 2))

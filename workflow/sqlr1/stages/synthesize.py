@@ -16,18 +16,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlr1.execution import Executor, Limits
+from sqlgen.benchmark import write_benchmark
+from sqlgen.corpus import Order, Source, distinct, folder_sources, generate_all
+from sqlgen.generate import DEFAULT_STYLES, Manner
+from sqlgen.populate import build_database
+from sqlr1.data.llm import Client, Endpoint
+from sqlr1.data.mix import prepare
+from sqlr1.data.paraphrase import explain, paraphrase
+from sqlr1.data.readers import draw, locate, read_questions
+from sqlr1.database.instances import write_instances
 from sqlr1.records import Database, InputError, Question, RecordFile, sha256, write_jsonl
+from sqlr1.sandbox import Executor, Limits
 from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, data_root, stage, stage_parser
-from sqlr1.synthesis.benchmark import write_benchmark
-from sqlr1.synthesis.corpus import Order, Source, distinct, folder_sources, generate_all
-from sqlr1.synthesis.generate import DEFAULT_STYLES, Manner
-from sqlr1.synthesis.instances import write_instances
-from sqlr1.synthesis.llm import Client, Endpoint
-from sqlr1.synthesis.mix import prepare
-from sqlr1.synthesis.polish import explain, paraphrase
-from sqlr1.synthesis.populate import build_database
-from sqlr1.synthesis.readers import draw, locate, read_questions
 
 log = logging.getLogger(__name__)
 

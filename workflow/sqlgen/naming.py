@@ -1,0 +1,156 @@
+"""English nouns for tables and columns: `Song_release_year` is a "song release year", `singers` are of one "singer"."""
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+
+import inflect
+
+from sqlgen.query_plan import is_year
+from sqlr1.database import Profile, Schema
+
+_INFLECT = inflect.engine()
+_EXPANSIONS = {
+    "acc": "account", "addr": "address", "amt": "amount", "avg": "average", "cat": "category", "cnt": "count",
+    "crs": "course", "cust": "customer", "dept": "department", "desc": "description", "dob": "date of birth",
+    "emp": "employee", "fname": "first name", "lname": "last name", "hiredate": "hire date", "max": "maximum",
+    "min": "minimum", "num": "number", "pct": "percentage", "prof": "professor", "qty": "quantity", "stu": "student",
+    "tel": "telephone", "yr": "year", "ref": "reference", "bday": "birthday", "lat": "latitude", "long": "longitude",
+    "lng": "longitude", "abbr": "abbreviation", "mgr": "manager", "ssn": "social security number", "wt": "weight",
+    "ht": "height", "dname": "department name", "pname": "project name", "sname": "student name", "pts": "points",
+}  # fmt: skip
+_PARTICIPLES = ("ed", "ilt", "orn", "out", "eld", "old", "aid")
+_WHEN = {"on": "date", "in": "year"}
+_UNINFLECTED = {
+    "by", "from", "to", "in", "of", "at", "on", "for", "up", "no", "mf", "mfu", "acting", "feet", "m", "km", "billion",
+    "million", "mph",
+}  # fmt: skip
+_UNCOUNTED = {
+    "staff",
+    "information",
+    "equipment",
+    "data",
+    "history",
+    "music",
+    "weather",
+    "mail",
+    "furniture",
+    "personnel",
+}
+
+
+def words(name: str) -> list[str]:
+    """The words of an identifier in lower case, common abbreviations spelt out.
+
+    >>> words("stuFname"), words("opened_on"), words("built_in")
+    (['student', 'first', 'name'], ['date', 'opened'], ['year', 'built'])
+    """
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
+    pieces = [piece.lower() for piece in re.split(r"[\s_\-.]+", spaced) if piece]
+    if len(pieces) > 1 and pieces[-1] in _WHEN and pieces[-2].endswith(_PARTICIPLES):
+        pieces = [_WHEN[pieces[-1]], *pieces[:-1]]
+    return _counted(" ".join(_EXPANSIONS.get(piece, piece) for piece in pieces).split())
+
+
+def _counted(pieces: list[str]) -> list[str]:
+    """`num employees` as people say it: number of employees."""
+    if len(pieces) > 1 and pieces[0] in ("num", "number") and pieces[1] != "of" and _is_plural(pieces[-1]):
+        return ["number", "of", *pieces[1:]]
+    return pieces
+
+
+@lru_cache(maxsize=65536)
+def plural(noun: str) -> str:
+    """The plural of a noun phrase: of its head, which is the last word unless "of" follows it."""
+    head, of, rest = noun.partition(" of ")
+    first, _, last = head.rpartition(" ")
+    if last in _UNCOUNTED or last in _UNINFLECTED or _is_plural(last) or not last.isalpha():
+        return noun
+    if first and last.endswith(_PARTICIPLES) and first.split()[0] in ("date", "number", "amount", "year"):
+        return f"{plural(first)} {last}"
+    return f"{first} {_INFLECT.plural_noun(last)}".strip() + of + rest
+
+
+@lru_cache(maxsize=65536)
+def singular(noun: str) -> str:
+    """The singular of a noun phrase."""
+    first, _, last = noun.rpartition(" ")
+    return f"{first} {_INFLECT.singular_noun(last)}".strip() if _is_plural(last) else noun
+
+
+@lru_cache(maxsize=65536)
+def _is_plural(word: str) -> bool:
+    if not word.isalpha() or word in _UNCOUNTED or word.endswith(("ss", "us", "is", "ics")) or len(word) < 3:
+        return False
+    return bool(_INFLECT.singular_noun(word))
+
+
+def names_year(noun: str) -> bool:
+    """Whether a noun is of a year, which passengers per year and yearly visitors are not."""
+    return "year" in noun.split() and "per" not in noun.split()
+
+
+class Names:
+    """The nouns of one database. `given` overrides column nouns: (table, column) in lower case -> words."""
+
+    def __init__(self, profile: Profile, given: Mapping[tuple[str, str], str] | None = None) -> None:
+        schema = profile.schema
+        given = {key: " ".join(_counted(noun.split())) for key, noun in (given or {}).items()}
+        self._profile = profile
+        self._entities = {t.name: _entity(t.name) for t in schema.tables}
+        full = {
+            (t.name, c.name): given.get((t.name.lower(), c.name.lower())) or " ".join(words(c.name))
+            for t in schema.tables
+            for c in t.columns
+        }
+        self._columns = {key: self._short(schema, key, full) for key in full}
+
+    def _short(self, schema: Schema, key: tuple[str, str], full: Mapping[tuple[str, str], str]) -> str:
+        """The column's noun without its own entity's name: `customer_name` of customers is a "name"."""
+        noun, entity = full[key], self._entities[key[0]]
+        if (
+            noun == entity
+            and not self.numeric(*key)
+            and "name" not in {full[key[0], c.name] for c in schema.table(key[0]).columns}
+        ):
+            return "name"
+        if noun.startswith(entity + " ") and not noun.endswith(" id"):
+            rest = noun[len(entity) + 1 :]
+            taken = {full[key[0], c.name] for c in schema.table(key[0]).columns}
+            if rest not in taken and len(rest) > 2:
+                return rest
+        return noun
+
+    def numeric(self, table: str, column: str) -> bool:
+        """Whether a column has numbers: highest and lowest ones."""
+        return self._profile.columns[table, column].kind == "number"
+
+    def dated(self, table: str, column: str) -> bool:
+        """Whether a column says when: its highest value is the latest one. 3 is a number of years, no year."""
+        statistics, noun = self._profile.columns[table, column], self._columns[table, column]
+        years = names_year(noun) and all(map(is_year, statistics.quantiles))
+        return statistics.kind == "date" or (statistics.kind == "number" and (years or "date" in noun.split()))
+
+    def entity(self, table: str) -> str:
+        """The singular noun of a table's rows."""
+        return self._entities[table]
+
+    def column(self, table: str, column: str) -> str:
+        """The singular noun of a column."""
+        return self._columns[table, column]
+
+    def role(self, table: str, column: str, parent: str) -> str:
+        """What a foreign key to `parent` points to, in words: `winning_pilot` is a "winning pilot", `singer_id` a
+        "singer". Where tables are joined by several keys, or a table to itself, the column tells which is meant.
+        """
+        entity = self.entity(parent)
+        own = [w for w in words(column) if w not in ("id", "code", "key", "number", "ids", "no")]
+        role = singular(" ".join(own))
+        several = table == parent or self._profile.keys_between[frozenset((table, parent))] > 1
+        named = len(own) > 1 and role.endswith(entity.split()[-1])
+        return role if named or (several and own) else entity
+
+
+def _entity(table: str) -> str:
+    pieces = [w for w in words(table) if w not in ("reference", "tbl", "table", "all")] or words(table)
+    return singular(" ".join(pieces))

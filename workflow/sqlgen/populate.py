@@ -1,0 +1,179 @@
+"""Own databases: a domain's YAML file (tables, columns, how values are drawn) made into a populated SQLite file.
+
+A column is `KIND arguments [skew] [null P] [-- description]`. Kinds: key; ref TABLE; self COLUMN (an earlier row);
+int LOW HIGH; real LOW HIGH; date FROM TO; after|before [TABLE.]COLUMN MIN MAX (days, of this row or of the row referred
+to); near TABLE.COLUMN LOW HIGH (a factor); choice A*weight|B; distinct A|B; city N; the words of `vocabulary`. `skew`
+draws low values (or few parents) more often. Equal seeds make equal bytes.
+"""
+
+import random
+import re
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+
+import yaml
+from faker import Faker
+
+from sqlgen import vocabulary
+from sqlr1.records import InputError
+
+DOMAINS = Path(__file__).parent / "domains"
+_INTEGERS = ("key", "ref", "self", "int")
+_WORD = re.compile(r"\s(skew|null [\d.]+)$")
+
+
+@dataclass(frozen=True)
+class _Column:
+    name: str
+    kind: str
+    arguments: str
+    skew: bool
+    null: float
+    description: str
+
+    @classmethod
+    def parse(cls, name: str, text: str) -> "_Column":
+        text, _, description = text.partition(" -- ")
+        skew, null = False, 0.0
+        while match := _WORD.search(text):
+            word = match[1]
+            skew, null = skew or word == "skew", float(word[5:]) if word != "skew" else null
+            text = text[: match.start()]
+        kind, _, arguments = text.partition(" ")
+        return cls(name, kind, arguments, skew, null, description)
+
+    @property
+    def type(self) -> str:
+        if self.kind in _INTEGERS or (self.kind == "choice" and all(v.isdigit() for v, _ in _weighted(self.arguments))):
+            return "INTEGER"
+        return {"real": "REAL", "near": "REAL", "date": "DATE", "after": "DATE", "before": "DATE"}.get(
+            self.kind, "TEXT"
+        )
+
+
+def domain_names() -> list[str]:
+    """The domains that ship with the package."""
+    return sorted(path.stem for path in DOMAINS.glob("*.yaml"))
+
+
+def build_database(domain: str, seed: int, path: Path) -> None:
+    """Write the domain's populated database to `path`. Raises InputError for an unknown domain."""
+    if domain not in domain_names():
+        raise InputError(f"synthesize: unknown domain {domain!r}; known: {', '.join(domain_names())}")
+    tables = yaml.safe_load((DOMAINS / f"{domain}.yaml").read_text(encoding="utf-8"))
+    filler = _Filler(domain, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    with closing(sqlite3.connect(temporary)) as connection:
+        for table, spec in tables.items():
+            columns = [_Column.parse(name, text) for name, text in spec.items() if name != "rows"]
+            connection.execute(_create(table, columns, filler.keys))
+            rows = filler.fill(table, columns, spec["rows"])
+            connection.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(columns))})", rows)
+        connection.commit()
+        connection.execute("VACUUM")
+    temporary.replace(path)
+
+
+def _create(table: str, columns: list[_Column], keys: dict[str, str]) -> str:
+    bodies = []
+    for column in columns:
+        constraint = " PRIMARY KEY" if column.kind == "key" else "" if column.null else " NOT NULL"
+        bodies.append((f"{column.name} {column.type}{constraint}", column.description))
+    for column in columns:
+        if column.kind in ("ref", "self"):
+            parent = column.arguments if column.kind == "ref" else table
+            target = keys[parent] if column.kind == "ref" else column.arguments
+            bodies.append((f"FOREIGN KEY ({column.name}) REFERENCES {parent} ({target})", ""))
+    last = len(bodies) - 1
+    lines = [f"  {b}{',' if i < last else ''}{' -- ' + d if d else ''}" for i, (b, d) in enumerate(bodies)]
+    return f"CREATE TABLE {table} (\n" + "\n".join(lines) + "\n)"
+
+
+class _Filler:
+    """Draws the rows of one database, table by table; later tables see earlier ones."""
+
+    def __init__(self, domain: str, seed: int) -> None:
+        self._rng = random.Random(f"{domain}:{seed}")
+        self._faker = Faker("en_US")
+        self._faker.seed_instance(self._rng.randrange(2**32))
+        self._rows: dict[str, list[dict[str, object]]] = {}
+        self.keys: dict[str, str] = {}
+
+    def fill(self, table: str, columns: list[_Column], count: int) -> list[tuple]:
+        """The rows of a table, in the order of its columns."""
+        self.keys[table] = next(c.name for c in columns if c.kind == "key")
+        rows: list[dict[str, object]] = []
+        pools = {c.name: self._pool(c, count) for c in columns}
+        for number in range(count):
+            row: dict[str, object] = {}
+            parents: dict[str, dict[str, object]] = {}
+            for column in columns:
+                value = self._value(column, number, row, parents, pools[column.name])
+                row[column.name] = None if column.null and self._rng.random() < column.null else value
+            rows.append(row)
+        self._rows[table] = rows
+        return [tuple(row.values()) for row in rows]
+
+    def _pool(self, column: _Column, count: int) -> list:
+        """Values that are fixed before the first row: distinct ones, weighted ones, cities."""
+        if column.kind == "distinct":
+            return self._rng.sample(column.arguments.split("|"), count)
+        if column.kind == "choice":
+            numeric = column.type == "INTEGER"
+            return [int(v) if numeric else v for v, weight in _weighted(column.arguments) for _ in range(weight)]
+        if column.kind == "city":
+            return self._rng.sample(vocabulary.CITIES, int(column.arguments))
+        return []
+
+    def _value(self, column: _Column, number: int, row: dict, parents: dict, pool: list) -> object:
+        kind, arguments = column.kind, column.arguments.split()
+        if kind == "key":
+            return number + 1
+        if kind == "ref":
+            table = arguments[0]
+            parents[table] = self._rows[table][int(self._draw(0, len(self._rows[table]), column.skew))]
+            return parents[table][self.keys[table]]
+        if kind == "self":
+            return self._rng.randint(1, number) if number else None
+        if kind == "int":
+            return int(self._draw(int(arguments[0]), int(arguments[1]) + 1, column.skew))
+        if kind == "real":
+            return round(self._draw(float(arguments[0]), float(arguments[1]), column.skew), 2)
+        if kind == "date":
+            first, last = map(date.fromisoformat, arguments)
+            return (first + timedelta(days=self._rng.randint(0, (last - first).days))).isoformat()
+        if kind in ("after", "before", "near"):
+            return self._related(kind, arguments, row, parents)
+        if kind == "distinct":
+            return pool[number]
+        if kind in ("choice", "city"):
+            return self._rng.choice(pool)
+        return vocabulary.draw(kind, column.arguments, self._rng, self._faker)
+
+    def _related(self, kind: str, arguments: list[str], row: dict, parents: dict) -> object:
+        source, low, high = arguments
+        table, _, name = source.rpartition(".")
+        base = (parents[table] if table else row)[name]
+        if base is None:
+            return None
+        if kind == "near":
+            return round(base * self._rng.uniform(float(low), float(high)), 2)
+        days = self._rng.randint(int(low), int(high))
+        return (date.fromisoformat(base) + timedelta(days=days if kind == "after" else -days)).isoformat()
+
+    def _draw(self, low: float, high: float, skew: bool) -> float:
+        """Uniform in [low, high), or with low values three times as likely as high ones."""
+        return low + (high - low) * self._rng.random() ** (2 if skew else 1)
+
+
+def _weighted(arguments: str) -> list[tuple[str, int]]:
+    items = []
+    for item in arguments.split("|"):
+        value, _, weight = item.partition("*")
+        items.append((value, int(weight or 1)))
+    return items

@@ -1,0 +1,133 @@
+"""Figures of the reports: matplotlib, one style, equal bytes for equal input.
+
+Colours are Okabe and Ito's, which stay apart under the common forms of colour blindness; series also differ by marker.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from sqlr1.evaluate.estimates import Estimate
+from sqlr1.records import atomic_write
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+_STYLE = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "figure.dpi": 110,
+    "font.size": 9,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    # Ids of SVG elements are random without a salt.
+    "svg.hashsalt": "sqlr1",
+}
+
+# Rows of an interval plot: (label, {series: estimate}).
+Rows = Sequence[tuple[str, Mapping[str, Estimate]]]
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write `figure` as SVG, atomically and without a date, so that equal figures are equal files."""
+    with rc_context(_STYLE), atomic_write(path, "wb") as file:
+        figure.savefig(file, format="svg", metadata={"Date": None})
+
+
+def interval_panels(panels: Mapping[str, Rows], xlabel: str) -> Figure:
+    """One panel a key: a row a label, one dot with its interval a series, in percent. Equal labels are shown once."""
+    tallest = max((len(rows) for rows in panels.values()), default=1)
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(2.6 + 2.6 * max(len(panels), 1), 1.6 + 0.42 * tallest), layout="constrained")
+        series = list(dict.fromkeys(name for rows in panels.values() for _, row in rows for name in row))
+        for i, (title, rows) in enumerate(panels.items()):
+            axes = figure.add_subplot(1, len(panels), i + 1)
+            _intervals(axes, rows, series)
+            axes.set(title=title, xlabel=xlabel)
+            if i and [label for label, _ in rows] == [label for label, _ in next(iter(panels.values()))]:
+                axes.set_yticklabels([])
+        if figure.axes:
+            handles, labels = figure.axes[0].get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside lower center", ncols=len(series))
+    return figure
+
+
+def _intervals(axes: Axes, rows: Rows, series: Sequence[str]) -> None:
+    for k, name in enumerate(series):
+        offset = (k - (len(series) - 1) / 2) * 0.22
+        points = [(y + offset, row[name]) for y, (_, row) in enumerate(rows) if name in row]
+        values = [100 * e.value for _, e in points]
+        below = [100 * (e.value - e.low) for _, e in points]
+        above = [100 * (e.high - e.value) for _, e in points]
+        axes.errorbar(
+            values,
+            [y for y, _ in points],
+            xerr=(below, above),
+            fmt=_MARKERS[k % len(_MARKERS)],
+            color=PALETTE[k % len(PALETTE)],
+            markersize=5,
+            capsize=2,
+            label=name,
+        )
+    axes.set_yticks(range(len(rows)), [label for label, _ in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+
+
+def bars(counts: Mapping[str, int], highlight: Sequence[str] = ()) -> Figure:
+    """Horizontal bars in the given order, each with its count; the names in `highlight` have the first colour."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(7, 0.8 + 0.3 * len(counts)), layout="constrained")
+        axes = figure.add_subplot()
+        colours = [PALETTE[0] if name in highlight else PALETTE[1] for name in counts]
+        drawn = axes.barh(range(len(counts)), list(counts.values()), color=colours, height=0.7)
+        axes.bar_label(drawn, labels=[f"{n:,}" for n in counts.values()], padding=3)
+        axes.set_yticks(range(len(counts)), list(counts))
+        axes.set(xlabel="questions")
+        axes.margins(x=0.12)
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+    return figure
+
+
+def curve_panels(panels: Mapping[str, Mapping[str, Sequence[tuple[float, Any]]]], xlabel: str = "step") -> Figure:
+    """One panel a key, one line a series of (step, value) points; an `Estimate` is drawn with its interval."""
+    columns = min(3, max(len(panels), 1))
+    rows = -(-len(panels) // columns) or 1
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(3.6 * columns, 2.7 * rows), layout="constrained")
+        for i, (title, lines) in enumerate(panels.items()):
+            axes = figure.add_subplot(rows, columns, i + 1)
+            for k, (name, points) in enumerate(lines.items()):
+                _curve(axes, name, points, PALETTE[k % len(PALETTE)])
+            axes.set(title=title, xlabel=xlabel)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if axes.dataLim.ymin >= 0:
+                axes.set_ylim(bottom=0)
+            if len(lines) > 1:
+                axes.legend(fontsize=8)
+    return figure
+
+
+def _curve(axes: Axes, name: str, points: Sequence[tuple[float, Any]], colour: str) -> None:
+    steps = [step for step, _ in points]
+    values = [v.value if isinstance(v, Estimate) else v for _, v in points]
+    marker = "o" if len(points) <= 12 else None
+    axes.plot(steps, values, color=colour, marker=marker, markersize=3, linewidth=1.3, label=name)
+    banded = [(step, v) for step, v in points if isinstance(v, Estimate)]
+    if banded:
+        axes.fill_between(
+            [step for step, _ in banded],
+            [v.low for _, v in banded],
+            [v.high for _, v in banded],
+            color=colour,
+            alpha=0.15,
+            linewidth=0,
+        )

@@ -1,0 +1,88 @@
+"""Score runs grouped into policies: base model, cold start, cold start + GRPO, pooled over seeds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlr1.evaluate.estimates import Bootstrap, Estimate, Scores, pooled
+from sqlr1.evaluate.statistics import pass_at_k
+from sqlr1.records import InputError, read_json, read_jsonl
+
+WITHOUT_RL = "no_rl"
+_REWARDS = {
+    "full": "GRPO",
+    "no_format": "GRPO without format reward",
+    "no_execution": "GRPO without execution reward",
+    "no_result": "GRPO without result reward",
+    "no_length": "GRPO without length reward",
+}
+_STRATEGIES = {"none": "base model", "sql_only": "cold start (SQL only)", "reasoning": "cold start (reasoning)"}
+
+
+@dataclass(frozen=True)
+class ScoreRun:
+    """One policy of one seed on one benchmark: the score stage's summary and its questions' rows."""
+
+    summary: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+
+    @property
+    def policy(self) -> tuple[str, str]:
+        """(cold-start strategy, reward variant)."""
+        return self.summary["strategy"], self.summary["reward"]
+
+    @property
+    def benchmark(self) -> str:
+        return self.summary["benchmark"]
+
+    @property
+    def methods(self) -> list[str]:
+        """greedy, vote and the pass rate at the number of samples."""
+        return ["greedy", "vote", f"pass@{self.summary['n_samples']}"]
+
+    def scores(self, method: str, difficulty: str = "all") -> Scores:
+        """Headline score of each question whose gold ran, by question id."""
+        measure = self.summary["metric"]
+        rows = [row for row in self.rows if row["greedy"][measure] is not None]
+        rows = [row for row in rows if difficulty in ("all", row["difficulty"])]
+        if method in ("greedy", "vote"):
+            return {row["id"]: float(row[method][measure]) for row in rows}
+        k = int(method.removeprefix("pass@"))
+        return {row["id"]: pass_at_k(row["samples"]["n"], row["samples"][measure], k) for row in rows}
+
+
+def load_runs(summaries: Sequence[Path], questions: Sequence[Path]) -> list[ScoreRun]:
+    """Read score runs; `questions` holds the questions.jsonl beside each summary, in the same order.
+
+    A path given twice is read once. Raises InputError if the two lists do not belong together.
+    """
+    if [p.parent for p in summaries] != [p.parent for p in questions]:
+        raise InputError("score summaries and questions.jsonl files must lie side by side and come in the same order")
+    runs = []
+    for summary, rows in dict(zip(summaries, questions, strict=True)).items():
+        runs.append(ScoreRun(read_json(summary), [row for _, row in read_jsonl(rows)]))
+    return sorted(runs, key=lambda run: run.summary["seed"])
+
+
+def policy_label(strategy: str, reward: str) -> str:
+    """The policy's name in tables and figures."""
+    start = _STRATEGIES[strategy]
+    return start if reward == WITHOUT_RL else f"{start} + {_REWARDS.get(reward, f'GRPO ({reward} reward)')}"
+
+
+def select(runs: Sequence[ScoreRun], policy: tuple[str, str], benchmark: str) -> list[ScoreRun]:
+    """The runs (one a seed) of a policy on a benchmark."""
+    return [run for run in runs if run.policy == policy and run.benchmark == benchmark]
+
+
+def benchmarks_of(runs: Sequence[ScoreRun]) -> list[str]:
+    return sorted({run.benchmark for run in runs})
+
+
+def pooled_estimate(
+    runs: Sequence[ScoreRun], method: str, bootstrap: Bootstrap, difficulty: str = "all"
+) -> Estimate | None:
+    """Mean over seeds and questions, with an interval from resampled questions; None where there is no question."""
+    values = list(pooled([run.scores(method, difficulty) for run in runs]).values())
+    return bootstrap.mean(values) if values else None

@@ -1,0 +1,212 @@
+"""One read-only SQLite connection on which untrusted SQL runs. Workers only; see the package's docstring."""
+
+import contextlib
+import marshal
+import os
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from sqlr1.sandbox.verdicts import Limits, Status
+
+# SQLite's progress handler is not called inside one opcode (a LIKE over a long text, a sort in memory). When a
+# statement is still busy this long after its limit, the kernel ends the process by SIGALRM.
+GRACE_SECONDS = 0.01
+_STEPS_BETWEEN_CHECKS = 4000
+_ROWS_PER_FETCH = 256
+_CACHE_KIB = 1024
+_LONGEST_MESSAGE = 500  # SQLite's messages quote the statement
+_DBCONFIG_DEFENSIVE = 1010  # SQLITE_DBCONFIG_DEFENSIVE in sqlite3.h
+
+_ACTIONS = frozenset((sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE))
+_FUNCTIONS = frozenset(
+    """abs acos acosh asin asinh atan atan2 atanh avg ceil ceiling char coalesce concat concat_ws cos cosh count
+    cume_dist current_date current_time current_timestamp date datetime degrees dense_rank exp first_value floor format
+    glob group_concat hex if ifnull iif instr julianday lag last_value lead length like likelihood likely ln log log10
+    log2 lower ltrim match max median min mod nth_value ntile nullif octet_length percent_rank percentile
+    percentile_cont percentile_disc pi pow power printf quote radians random randomblob rank replace round row_number
+    rtrim sign sin sinh soundex sqlite_version sqrt strftime string_agg substr substring sum tan tanh time timediff
+    total trim trunc typeof unhex unicode unistr unistr_quote unixepoch unlikely upper zeroblob -> ->> json json_array
+    json_array_length json_error_position json_extract json_group_array json_group_object json_insert json_object
+    json_patch json_pretty json_quote json_remove json_replace json_set json_type json_valid""".split()  # noqa: SIM905
+)
+# Results of these may change from run to run. With arguments other than 'now' most do not, but who can tell.
+_VOLATILE = frozenset(
+    """current_date current_time current_timestamp date datetime julianday random randomblob strftime time timediff
+    unixepoch""".split()  # noqa: SIM905
+)
+# What SQLite and the sqlite3 module say of a statement that is itself too big, or several, for want of an error code.
+_SIZE_ERRORS = ("query string is too large", "Expression tree is too large", "parser stack overflow", "too many")
+_SEVERAL = "You can only execute one statement"
+_READABLE_MODULES = frozenset(("json_each", "json_tree"))
+_CATALOGUE = frozenset(("sqlite_master", "sqlite_schema", "sqlite_sequence", "sqlite_stat1"))
+
+
+@dataclass
+class Outcome:
+    """What one statement did: `columns` and `rows` if its status is ok, else `error`.
+
+    `volatile`: it calls a function, itself or in a view it reads, whose result may depend on the clock or on chance.
+    """
+
+    status: Status
+    columns: list[str]
+    rows: list[tuple]
+    error: str = ""
+    volatile: bool = False
+
+
+class Sandbox:
+    """A connection to one database file. Raises sqlite3.DatabaseError when the file is no database."""
+
+    def __init__(self, database: Path, limits: Limits) -> None:
+        self._limits = limits
+        self._deadline = 0.0
+        self._denied = False
+        self._volatile = False
+        uri = f"file:{quote(os.fsencode(database))}?mode=ro&immutable=1"
+        self._connection = sqlite3.connect(uri, uri=True, isolation_level=None, cached_statements=0)
+        self._connection.text_factory = _decode
+        if hasattr(self._connection, "setconfig"):  # before Python 3.12, see defend_connections
+            self._connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
+        self._harden()
+        names = self._connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
+        self._tables = frozenset(name.lower() for (name,) in names) | _CATALOGUE | _READABLE_MODULES
+        # Made on first use, by a CREATE TABLE inside SQLite that the authorizer would deny.
+        self._connection.execute("SELECT 1 FROM json_each('[]'), json_tree('[]')")
+        modules = self._connection.execute("SELECT name FROM pragma_module_list")
+        self._modules = frozenset(name for (name,) in modules) - _READABLE_MODULES
+        self._connection.set_authorizer(self._authorize)
+        self._connection.set_progress_handler(self._out_of_time, _STEPS_BETWEEN_CHECKS)
+
+    def close(self) -> None:
+        """Close the connection, and drop its references to this object, which would keep both alive."""
+        self._connection.set_authorizer(None)
+        self._connection.set_progress_handler(None, 0)
+        self._connection.close()
+
+    def _harden(self) -> None:
+        connection, limits = self._connection, self._limits
+        for pragma in (
+            "trusted_schema = OFF",
+            "query_only = ON",
+            "cell_size_check = ON",
+            "temp_store = MEMORY",
+            "mmap_size = 0",
+            f"cache_size = -{_CACHE_KIB}",
+            f"hard_heap_limit = {limits.memory_bytes}",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+        for category, value in (
+            (sqlite3.SQLITE_LIMIT_LENGTH, limits.result_bytes),
+            (sqlite3.SQLITE_LIMIT_SQL_LENGTH, limits.sql_length),
+            (sqlite3.SQLITE_LIMIT_EXPR_DEPTH, limits.expression_depth),
+            (sqlite3.SQLITE_LIMIT_ATTACHED, 0),
+            (sqlite3.SQLITE_LIMIT_WORKER_THREADS, 0),
+            (sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH, 1),
+        ):
+            connection.setlimit(category, value)
+
+    def _authorize(self, action: int, first: str | None, second: str | None, *_: str | None) -> int:
+        """Allow what reads tables of the database, and known functions; SQLite asks while it compiles a statement."""
+        allowed = action in _ACTIONS
+        if action == sqlite3.SQLITE_READ:
+            table = (first or "").lower()
+            if second:
+                allowed = table in self._tables
+            else:  # no column is read: a table, or a common table expression, which may not bear a module's name
+                allowed = table not in self._modules and not table.startswith("pragma_")
+        elif action == sqlite3.SQLITE_FUNCTION:
+            name = (second or "").lower()
+            allowed = name in _FUNCTIONS
+            self._volatile |= name in _VOLATILE
+        self._denied |= not allowed
+        return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
+
+    def _out_of_time(self) -> bool:
+        return time.monotonic() > self._deadline
+
+    def run(self, sql: str) -> Outcome:
+        """Run one statement within the limits. Never raises for anything the statement does."""
+        seconds = self._limits.seconds
+        self._denied = self._volatile = False
+        self._deadline = time.monotonic() + seconds
+        signal.setitimer(signal.ITIMER_REAL, seconds + GRACE_SECONDS)
+        try:
+            return self._fetch(sql)
+        except (sqlite3.Error, sqlite3.Warning, UnicodeError, MemoryError) as error:
+            return Outcome(self._classify(error), [], [], (str(error) or type(error).__name__)[:_LONGEST_MESSAGE])
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _fetch(self, sql: str) -> Outcome:
+        cursor = self._connection.execute(sql)
+        if cursor.description is None:
+            return Outcome(Status.FAILED, [], [], "there is no statement")
+        columns = [column[0] for column in cursor.description]
+        rows: list[tuple] = []
+        size = 0
+        while chunk := cursor.fetchmany(_ROWS_PER_FETCH):
+            rows += chunk
+            size += len(marshal.dumps(chunk, 2))
+            if len(rows) > self._limits.rows or size > self._limits.result_bytes:
+                cursor.close()
+                return Outcome(Status.TOO_LARGE, [], [], "the result exceeds the limit of rows or bytes")
+            if self._out_of_time():
+                cursor.close()
+                return Outcome(Status.TIMED_OUT, [], [], "interrupted")
+        return Outcome(Status.OK, columns, rows, volatile=self._volatile)
+
+    def _classify(self, error: Exception) -> Status:
+        code = getattr(error, "sqlite_errorcode", None)
+        if code == sqlite3.SQLITE_INTERRUPT:
+            return Status.TIMED_OUT
+        if code in (sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_NOMEM) or isinstance(error, MemoryError):
+            return Status.TOO_LARGE
+        if self._denied or code == sqlite3.SQLITE_AUTH or str(error).startswith(_SEVERAL):
+            return Status.REFUSED
+        # At the start or end: in between SQLite quotes names, which the statement chooses.
+        if str(error).startswith(_SIZE_ERRORS):
+            return Status.REFUSED
+        return Status.FAILED
+
+
+def _decode(text: bytes) -> str:
+    return text.decode(errors="ignore")
+
+
+@contextlib.contextmanager
+def defend_connections() -> Iterator[None]:
+    """Have SQLite open every connection of this process in defensive mode.
+
+    Before Python 3.12 the sqlite3 module has no call for it: a hook of SQLite's own does it. Raises RuntimeError where
+    SQLite's functions are out of reach (a Python that links it statically and hides them).
+    """
+    if hasattr(sqlite3.Connection, "setconfig"):
+        yield
+        return
+
+    import ctypes
+    import importlib.util
+
+    try:
+        origin = importlib.util.find_spec("_sqlite3").origin
+        library = ctypes.CDLL(None if origin == "built-in" else origin)
+        configure, register = library.sqlite3_db_config, library.sqlite3_auto_extension
+    except (AttributeError, OSError) as error:
+        raise RuntimeError("this Python cannot switch on SQLite's defensive mode; use Python 3.12 or later") from error
+    configure.argtypes = [ctypes.c_void_p, ctypes.c_int]  # the fixed ones; the others are variadic
+
+    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+    def on_connect(handle: int, *_: object) -> int:
+        return configure(handle, _DBCONFIG_DEFENSIVE, ctypes.c_int(1), ctypes.c_void_p())
+
+    register(on_connect)
+    try:
+        yield
+    finally:
+        library.sqlite3_cancel_auto_extension(on_connect)

@@ -1,0 +1,194 @@
+"""The pool of worker processes: hands out tasks, collects replies, replaces workers that die or hang."""
+
+import logging
+import marshal
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
+from pathlib import Path
+
+from sqlr1.sandbox.protocol import Inbox, Reply, Task, send
+from sqlr1.sandbox.verdicts import Limits, Status
+
+logger = logging.getLogger(__name__)
+_PACKAGE_ROOT = Path(__file__).parents[2]
+_START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from sqlr1.sandbox.worker import main; main()"
+# What finding Python's own libraries may take; nothing else of the environment is a worker's business.
+_ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+# A worker that is this much later than its limit is looked after, and again each time as much has passed.
+_HANG_SECONDS = 3.0
+# A comparison's limit is in CPU time; a worker starved of the CPU is given up after so many times that long.
+_STARVATION = 4
+# A task whose worker died is tried once more: it may have been killed from outside.
+_ATTEMPTS = 2
+_FAILED_STARTS = 100  # in a row
+
+
+class _Process:
+    """A worker process, its socket, and the task that it is doing (an index, or None)."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.socket, theirs = socket.socketpair()
+        with theirs:
+            arguments = [str(_PACKAGE_ROOT), str(theirs.fileno()), marshal.dumps(astuple(limits), 2).hex()]
+            # -I -S: no environment, no site-packages. This package and the standard library alone start fast.
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _START, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                cwd="/",
+                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+            )
+        self.socket.settimeout(_HANG_SECONDS)
+        self.pid = self._process.pid
+        self.ready = False
+        self.task: int | None = None
+        self.deadline = 0.0  # when to look after it
+        self.last_deadline = 0.0  # when to give it up
+        self.inbox = Inbox(self.socket)
+
+    def assign(self, task: int, message: Task, limits: Limits, statements: int) -> None:
+        """Hand out a task of so many statements; comparing their results has its own time."""
+        self.task = task
+        now = time.monotonic()
+        comparison = _STARVATION * limits.comparison_seconds
+        self.deadline = now + limits.seconds + _HANG_SECONDS
+        self.last_deadline = now + limits.seconds * statements + _HANG_SECONDS + comparison
+        try:
+            send(self.socket, message)
+        except OSError:  # gone, or stopped and not reading: to be replaced at once
+            self.deadline = self.last_deadline = 0.0
+
+    def hangs(self, now: float) -> bool:
+        """Whether a process that is past its deadline is stopped (SIGSTOP) or past all patience."""
+        if now >= self.last_deadline:
+            return True
+        import psutil
+
+        try:
+            return psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
+        except psutil.NoSuchProcess:
+            return True
+
+    def end(self) -> int:
+        """Kill the process, if it still lives: it has nothing to save. Its exit code, or minus the signal."""
+        self.socket.close()
+        self._process.kill()
+        return self._process.wait()
+
+
+class Pool:
+    """`workers` processes under `limits`. Not to be shared between threads."""
+
+    def __init__(self, workers: int, limits: Limits) -> None:
+        self._limits = limits
+        self._selector = selectors.DefaultSelector()
+        self._processes: list[_Process] = []
+        self._failed_starts = 0
+        self._spare: _Process | None = None
+        for _ in range(workers):
+            self._add(_Process(limits))
+
+    def pids(self) -> list[int]:
+        """The process ids of the workers."""
+        return [process.pid for process in self._processes]
+
+    def close(self) -> None:
+        """End all workers."""
+        for process in list(self._processes):
+            self._retire(process)
+        if self._spare:
+            self._spare.end()
+        self._selector.close()
+
+    def run(self, tasks: Sequence[Task], done: Callable[[], object] = lambda: None, statements: int = 1) -> list[Reply]:
+        """The replies to `tasks`, in their order; `done` is called after each. RuntimeError if no worker starts.
+
+        `statements`: how many statements a task runs at most, each with the full time limit.
+        """
+        waiting = deque(range(len(tasks)))
+        replies: dict[int, Reply] = {}
+        deaths = [0] * len(tasks)
+        try:
+            while len(replies) < len(tasks):
+                for process in self._processes:
+                    if process.task is None and waiting:
+                        task = waiting.popleft()
+                        process.assign(task, tasks[task], self._limits, statements)
+                for task, reply in self._collect():
+                    deaths[task] += reply is not None and reply[0] == Status.CRASHED
+                    if reply is None or (reply[0] == Status.CRASHED and deaths[task] < _ATTEMPTS):
+                        waiting.appendleft(task)
+                    else:
+                        replies[task] = reply
+                        done()
+        finally:  # after an exception (Ctrl-C, say) no late reply may be taken for that of another task
+            for process in [process for process in self._processes if process.task is not None]:
+                self._retire(process)
+                self._add(_Process(self._limits))
+        return [replies[task] for task in range(len(tasks))]
+
+    def _collect(self) -> list[tuple[int, Reply | None]]:
+        """Wait for replies: (task, reply). A worker that died or hangs is replaced; its reply says so.
+
+        The reply is None if the worker died before it was ready, and so before it had seen the task.
+        """
+        deadline = min(process.deadline for process in self._processes if process.task is not None)
+        found: list[tuple[int, Reply | None]] = []
+        for key, _ in self._selector.select(max(0.0, deadline - time.monotonic())):
+            process: _Process = key.data
+            try:
+                messages = process.inbox.receive()
+            except OSError:
+                found += self._replace(process)
+                continue
+            for message in messages:
+                if process.ready:
+                    found.append((process.task, message))
+                    process.task = None
+                else:  # the first message only says that the worker has started
+                    process.ready = True
+                    self._failed_starts = 0
+        now = time.monotonic()
+        for process in [process for process in self._processes if process.task is not None and process.deadline < now]:
+            if process.hangs(now):
+                found += self._replace(process)
+            else:  # comparing, racing, or short of CPU time
+                process.deadline = now + _HANG_SECONDS
+        return found
+
+    def _replace(self, process: _Process) -> list[tuple[int, Reply | None]]:
+        code = self._retire(process)
+        self._failed_starts += not process.ready
+        if self._failed_starts >= _FAILED_STARTS:
+            raise RuntimeError(f"SQL workers do not start (exit code {code}); their error stands above")
+        # A spare that has already started takes over at once; starting one takes as long as a hundred quick queries.
+        self._add(self._spare or _Process(self._limits))
+        self._spare = _Process(self._limits)
+        if process.task is None:
+            return []
+        if not process.ready:
+            return [(process.task, None)]
+        if code == -signal.SIGALRM:
+            return [(process.task, (Status.TIMED_OUT.value, None, "interrupted"))]
+        if code == -signal.SIGPROF:
+            return [(process.task, (Status.TOO_LARGE.value, None, "the result takes too long to compare"))]
+        logger.warning("a SQL worker died (exit code %d); another takes over", code)
+        return [(process.task, (Status.CRASHED.value, None, f"the worker died (exit code {code})"))]
+
+    def _add(self, process: _Process) -> None:
+        self._processes.append(process)
+        self._selector.register(process.socket, selectors.EVENT_READ, process)
+
+    def _retire(self, process: _Process) -> int:
+        self._selector.unregister(process.socket)
+        self._processes.remove(process)
+        return process.end()

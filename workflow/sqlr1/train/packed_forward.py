@@ -1,0 +1,167 @@
+"""Log-probabilities of a packed row in one pass of a Llama or Qwen2 model (`why_not_shared`)."""
+
+import functools
+import types
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention as attend
+
+from sqlr1.train.packing import Group, Packed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+NAME = "packed"
+# Rows of logits held at once: few enough for a tile to stay near the cache, many enough for fast products. A trained
+# head adds its whole gradient once a tile, and wants larger ones.
+_TILE, _TILE_TRAINED_HEAD = 64, 1024
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    packed: Packed | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention within each group of a packed row: query (1, H, L, D), key and value (1, K, L, D) -> (1, L, H, D).
+
+    Without `packed` this is transformers' SDPA attention.
+    """
+    if packed is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    query, key, value = query[0], key[0], value[0]
+    parts = []
+    for group in packed.groups:
+        prompt = slice(group.start, group.start + group.prompt)
+        own = [x[None, :, prompt] for x in (query, key, value)]
+        output = attend(*own, is_causal=True, scale=scaling, enable_gqa=True)  # (1, H, P, D)
+        parts.append(output[0].transpose(0, 1))
+        if group.gather is not None:
+            parts.append(_completions(group, query, key, value, scaling))
+    return torch.cat(parts)[None], None
+
+
+def _completions(
+    group: Group, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+) -> torch.Tensor:
+    """All completions of a group at once -> (their tokens, H, D). Query heads fold into rows of their key/value head,
+    so that keys and values are not repeated for each of them.
+    """
+    heads, kv_heads, dim = query.shape[0], key.shape[0], query.shape[-1]
+    repeat = heads // kv_heads
+    rows, longest = group.gather.shape
+    index = group.gather.flatten()
+    folded = query[:, index].view(kv_heads, repeat, rows, longest, dim).permute(2, 0, 1, 3, 4)
+    folded = folded.reshape(rows, kv_heads, repeat * longest, dim)
+    keys, values = (_prompt_and_own(group, x, index) for x in (key, value))
+    mask = torch.zeros(group.mask.shape, dtype=query.dtype, device=query.device).masked_fill(~group.mask, -torch.inf)
+    output = attend(folded, keys, values, attn_mask=mask.repeat(repeat, 1)[None, None], scale=scaling)
+    output = output.view(rows, kv_heads, repeat, longest, dim).permute(0, 3, 1, 2, 4)
+    return output.reshape(rows, longest, heads, dim)[group.real]
+
+
+def _prompt_and_own(group: Group, states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Keys or values (K, L, D) as each completion sees them: (G, K, P + C, D)."""
+    rows, longest = group.gather.shape
+    own = states[:, index].view(states.shape[0], rows, longest, -1).transpose(0, 1)
+    prompt = states[:, group.start : group.start + group.prompt]
+    return torch.cat([prompt[None].expand(rows, -1, -1, -1), own], 2)
+
+
+class TokenLogProbs(torch.autograd.Function):
+    """Log-probabilities (N,) of targets and entropies (N,) from hidden states (N, H), logits in tiles, recomputed in
+    the backward pass. `temperature` divides the logits.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        temperature: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        kind = hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+        ctx.arguments = (dtype, temperature)
+        log_probs, entropies, normalizers = (hidden.new_empty(len(targets), dtype=torch.float32) for _ in range(3))
+        cast = weight.to(dtype)
+        for rows in _tiles(len(targets), weight.requires_grad):
+            scores = _scores(hidden[rows], cast, temperature)  # (tile, V)
+            normalizers[rows] = scores.logsumexp(-1)
+            log_probs[rows] = scores.gather(-1, targets[rows, None]).squeeze(-1) - normalizers[rows]
+            probabilities = (scores - normalizers[rows, None]).exp_()
+            entropies[rows] = normalizers[rows] - torch.linalg.vecdot(probabilities, scores)
+        ctx.save_for_backward(hidden, weight, targets, normalizers, entropies)
+        return log_probs, entropies
+
+    @staticmethod
+    def backward(ctx: Any, d_log_probs: torch.Tensor, d_entropies: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        hidden, weight, targets, normalizers, entropies = ctx.saved_tensors
+        dtype, temperature = ctx.arguments
+        cast = weight.to(dtype)
+        d_hidden = torch.empty_like(hidden)
+        d_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        by_entropy = bool(d_entropies.any())
+        for rows in _tiles(len(targets), ctx.needs_input_grad[1]):
+            log_p = _scores(hidden[rows], cast, temperature) - normalizers[rows, None]
+            p = log_p.exp()
+            # d log p_t / dz_j = [j = t] - p_j;  d entropy / dz_j = -p_j (log p_j + entropy)
+            d_scores = p * -d_log_probs[rows, None]
+            if by_entropy:
+                d_scores -= p * (log_p + entropies[rows, None]) * d_entropies[rows, None]
+            d_scores.scatter_add_(1, targets[rows, None], d_log_probs[rows, None].float())
+            d_scores = (d_scores / temperature).to(dtype)
+            d_hidden[rows] = (d_scores @ cast).to(hidden.dtype)
+            if d_weight is not None:
+                d_weight.addmm_(d_scores.float().T, hidden[rows].float())
+        return d_hidden, None if d_weight is None else d_weight.to(weight.dtype), None, None
+
+
+def _tiles(number: int, head_is_trained: bool) -> list[slice]:
+    size = _TILE_TRAINED_HEAD if head_is_trained else _TILE
+    return [slice(start, min(start + size, number)) for start in range(0, number, size)]
+
+
+def _scores(hidden: torch.Tensor, weight: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Logits over temperature, in float32 from a product in the precision of `weight` (V, H)."""
+    scores = (hidden.to(weight.dtype) @ weight.T).float()
+    return scores if temperature == 1.0 else scores.div_(temperature)
+
+
+def add_packed_forward(model: "PreTrainedModel", temperature: float = 1.0) -> None:
+    """Let `model(packed=...)` return (log-probabilities, entropies) of a packed row's targets, (N,) each.
+
+    It goes through the model's own forward, so that wrappers around it (PEFT, DDP, DeepSpeed) see an ordinary call.
+    """
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(NAME, packed_attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
+    model.config._attn_implementation = NAME
+    original = model.forward
+
+    @functools.wraps(original)  # `generate` and the Trainer read the signature
+    def forward(self: "PreTrainedModel", *args: Any, packed: Packed | None = None, **kwargs: Any) -> Any:
+        if packed is None:
+            return original(*args, **kwargs)
+        no_mask = torch.zeros(1, 1, 1, 1, device=packed.input_ids.device)  # 4-D: the model builds none of its own
+        output = self.base_model(
+            input_ids=packed.input_ids,
+            position_ids=packed.position_ids,
+            attention_mask=no_mask,
+            use_cache=False,
+            packed=packed,
+        )
+        hidden = output.last_hidden_state[0, packed.sources]
+        return TokenLogProbs.apply(hidden, self.get_output_embeddings().weight, packed.targets, temperature)
+
+    model.forward = types.MethodType(forward, model)

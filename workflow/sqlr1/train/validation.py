@@ -1,0 +1,104 @@
+"""A fixed set of questions, answered greedily before, during and after training.
+
+Every step of GRPO sees other prompts, so a rising mean reward proves nothing by itself: the same questions do.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from tqdm.auto import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from sqlr1.model.batches import BATCH_TOKENS, complete_all
+from sqlr1.model.prefix_cache import why_not_shared
+from sqlr1.model.sampler import GREEDY, Sampling
+from sqlr1.train.execution_reward import Judge, summary
+from sqlr1.train.monitor import COLLAPSE, collapse_signs
+from sqlr1.train.rollout_policy import rollout_policy
+
+log = logging.getLogger(__name__)
+
+PREFIX = "validation/"
+
+
+class Validate(TrainerCallback):
+    """Scores `rows` (of `grpo_rows`) every `every` steps, and puts the result into the log history.
+
+    Each process answers its share of them. It takes nothing from the random number generators. `trainer` is set once
+    that is made.
+    """
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]], judge: Judge, every: int) -> None:
+        self.rows, self.judge, self.every = rows, judge, every
+        self.trainer: Any = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Before the first step; a resumed run has that line already."""
+        if state.global_step == 0:
+            self._record(state)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """During and after."""
+        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
+            self._record(state)
+
+    def _record(self, state: TrainerState) -> None:
+        scores = self.score()
+        before = [entry for entry in state.log_history if f"{PREFIX}match" in entry]
+        first = {name: before[0][f"{PREFIX}{name}"] for name in scores} if before else scores
+        if distinct := [entry["rollout/distinct"] for entry in state.log_history if "rollout/distinct" in entry]:
+            scores["rollouts_distinct"] = mean(distinct[-self.every :])
+        signs = collapse_signs(first, scores)
+        line: dict[str, Any] = {f"{PREFIX}{n}": v for n, v in (scores | {"collapse_signs": len(signs)}).items()}
+        log.info("step %d: %s", state.global_step, {n: round(v, 4) for n, v in line.items()})
+        if signs:
+            line[COLLAPSE] = f"step {state.global_step}: the policy may be collapsing: {'; '.join(signs)}"
+            log.warning("%s", line[COLLAPSE])
+        state.log_history.append({"step": state.global_step, **line})
+        for callback in self.trainer.callback_handler.callbacks:
+            if callback is not self and hasattr(callback, "send"):
+                callback.send(line, state.global_step)
+
+    def score(self) -> dict[str, float]:
+        """Greedy shares and mean reward of the current policy on the fixed set, the same on all processes; and
+        `questions`: how many of them have a gold that runs.
+        """
+        trainer, accelerator = self.trainer, self.trainer.accelerator
+        rows = self.rows[accelerator.process_index :: accelerator.num_processes]
+        sampling = Sampling(trainer.max_completion_length)
+        policy = rollout_policy(accelerator.unwrap_model(trainer.model), trainer)
+        prompts = [row["prompt_ids"] for row in rows]
+        if why_not_shared(policy):
+            was_training = policy.training
+            policy.eval()  # its dropout would draw from the global generator
+            asked = tqdm(prompts, "validate", disable=None)
+            drawn = [[_generate(policy, prompt, sampling, trainer)] for prompt in asked]
+            policy.train(was_training)
+        else:
+            seeds, eos = [[GREEDY]] * len(rows), trainer.eos_token_ids
+            drawn = complete_all(policy, prompts, seeds, sampling, eos, BATCH_TOKENS, "validate")
+        decode = trainer.processing_class.decode  # `batch_decode` makes one text of none: a process may have no rows
+        own = [decode(group[0], skip_special_tokens=True) for group in drawn]
+        outcomes = self.judge.outcomes(own, [r["gold"] for r in rows], [r["database"] for r in rows])
+        judged, texts = zip(*gather_object(list(zip(outcomes, own, strict=True))), strict=True)
+        rewards = [total for outcome in judged if (total := self.judge.total(outcome)) is not None]
+        reward = sum(rewards) / max(1, len(rewards))
+        return {**summary(judged, texts), "reward": reward, "questions": sum(outcome.judged for outcome in judged)}
+
+
+def _generate(policy: Any, prompt: Sequence[int], sampling: Sampling, trainer: Any) -> list[int]:
+    """The greedy completion of one prompt by a model that our own sampler does not serve."""
+    ids = torch.tensor([prompt], device=policy.device)  # (1, P)
+    completed = policy.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=sampling.max_new_tokens,
+        do_sample=False,
+        eos_token_id=list(trainer.eos_token_ids) or None,
+        pad_token_id=trainer.processing_class.pad_token_id,
+    )
+    return completed[0, len(prompt) :].tolist()
