@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from sqlr1.config import Section, plain
 from sqlr1.evaluate.estimates import Bootstrap, Estimate
 from sqlr1.report.curves import validation_point
 from sqlr1.report.tables import markdown_table
@@ -25,7 +26,8 @@ KEY_SECTIONS = (
 
 def configuration_section(settings: Mapping[str, Any], commit: str, versions: Mapping[str, str]) -> str:
     """Experiment, commit, key settings, machine and library versions."""
-    key = {name: settings[name] for name in KEY_SECTIONS if name in settings}
+    given = [name for name in KEY_SECTIONS if name in settings]
+    key = {name: plain(settings[name]) if isinstance(settings[name], Section) else settings[name] for name in given}
     facts = [("experiment", settings["experiment"]), ("commit", commit), *machine().items(), *versions.items()]
     text = yaml.safe_dump(key, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True).strip()
     return f"## Configuration\n\n{markdown_table(['what', 'value'], facts)}\n\n```yaml\n{text}\n```"
