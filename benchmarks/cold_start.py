@@ -19,16 +19,17 @@ from typing import Any
 
 import torch
 
+from sqlr1.config import ColdStart, Lora
 from sqlr1.model.numerics import native_precision
 from sqlr1.planning.shapes import shape_in
 
-SETTINGS = {
-    "learning_rate": 1e-4,
-    "per_device_train_batch_size": 8,
-    "save_steps": 10_000,
-    "lr_scheduler_type": "constant",
-}
-LORA = {"r": 32, "lora_alpha": 64}
+SETTINGS = ColdStart(
+    learning_rate=1e-4,
+    per_device_train_batch_size=8,
+    save_steps=10_000,
+    lr_scheduler_type="constant",
+    lora=Lora(r=32, lora_alpha=64),
+)
 # Both multiply in bf16 or float32, in other shapes: a loss may differ in its third figure, not by more.
 LOSS_TOLERANCE = 0.01
 
@@ -53,7 +54,7 @@ def train(kind: str, folder: str, data: list[dict[str, list[int]]], steps: int) 
     from sqlr1.train import sft
     from sqlr1.train.trainer_config import lora_config, sft_config
 
-    settings = SETTINGS | {"lora": LORA, "max_steps": steps + 1, "disable_tqdm": True}
+    settings = SETTINGS.model_copy(update={"max_steps": steps + 1})
     model, tokenizer = load_model(folder, native_precision()), load_tokenizer(folder)
     with tempfile.TemporaryDirectory() as work:
         if kind == "ours":

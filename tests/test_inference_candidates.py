@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from tiny_stages import PROMPT, command, prepare
 
+from sqlr1 import config
 from sqlr1.model.answers import Prompted, generate
 from sqlr1.model.backends import TransformersBackend, make_backend
 from sqlr1.records import Candidates, read_records
@@ -70,7 +71,7 @@ def test_a_batch_is_asked_again_only_if_an_answer_of_it_is_missing(folder, tmp_p
                 raise KeyboardInterrupt
             yield from super().complete(prompts, seeds, sampling)
 
-    settings = {"n": 2, "temperature": 1.0, "max_new_tokens": 8, "batch_tokens": 54}  # two questions
+    settings = config.Candidates(n=2, temperature=1.0, max_new_tokens=8, batch_tokens=54)  # two questions
     questions = [Prompted(f"q{number}", "pets", [number, 6, 7]) for number in (5, 6, 7, 8)]
 
     def answer():
@@ -92,8 +93,8 @@ def test_a_limit_keeps_the_same_questions_for_every_seed(folder):
             seed=seed,
             settings={
                 "prompt": PROMPT,
-                "candidates": {"max_new_tokens": 24},
-                "benchmark": {"layout": "spider", "limit": 3},
+                "candidates": config.Candidates(max_new_tokens=24),
+                "benchmark": config.BenchmarkOptions(layout="spider", limit=3),
             },
             args=SimpleNamespace(questions=folder / "dev.json", databases=folder / "databases", exclude=None),
             reads=list,
@@ -150,7 +151,7 @@ def engines(monkeypatch):
 
 
 def test_vllm_gets_all_questions_at_once_and_is_resumed_by_question(engines, tmp_path):
-    settings = {"n": 2, "temperature": 0.8, "max_new_tokens": 2048, "backend": "vllm"}
+    settings = config.Candidates(n=2, temperature=0.8, max_new_tokens=2048, backend="vllm")
     questions = [Prompted(f"q{i}", "pets", [i] * 4000) for i in range(6)]
 
     def answer(work):
@@ -181,7 +182,7 @@ def test_without_the_greedy_answer_the_samples_are_the_same_and_nothing_else_is_
         return tmp_path / str(greedy)
 
     questions = [Prompted("a", "pets", [5, 6, 7]), Prompted("b", "pets", [8, 9])]
-    settings = {"n": 2, "temperature": 1.0, "max_new_tokens": 8}
+    settings = config.Candidates(n=2, temperature=1.0, max_new_tokens=8)
     both, samples = (
         generate(questions, lambda: Counting(folder / "base/model", "float32"), settings, 0, work(greedy), greedy)
         for greedy in (True, False)

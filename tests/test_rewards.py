@@ -5,9 +5,9 @@ import sqlite3
 import pytest
 
 from sqlr1 import rewards
+from sqlr1.config import Reward
 from sqlr1.outcomes import Outcome, outcomes
 from sqlr1.prompt import format_response
-from sqlr1.records import InputError
 from sqlr1.rewards import reward_functions
 from sqlr1.sandbox import Executor
 
@@ -29,11 +29,14 @@ SPOILED = Outcome(True, False, False, 100, 80, 60, judged=False)
     ],
 )
 def test_each_part_of_each_case(outcome, parts):
-    assert tuple(f(outcome) for f in reward_functions({}).values()) == pytest.approx(parts)
+    assert tuple(f(outcome) for f in reward_functions(WEIGHTS, "full").values()) == pytest.approx(parts)
 
 
-def total(outcome, variant="full", settings=None):
-    return sum(f(outcome) for f in reward_functions(settings or {}, variant).values())
+WEIGHTS = Reward()
+
+
+def total(outcome, variant="full", settings=WEIGHTS):
+    return sum(f(outcome) for f in reward_functions(settings, variant).values())
 
 
 def test_totals_are_the_papers():
@@ -47,10 +50,10 @@ def test_length_stops_paying_at_the_maximum():
     assert rewards.length_reward(RIGHT, 180) == 0.5 + 0.75
 
 
-@pytest.mark.parametrize("part", rewards.PARTS)
+@pytest.mark.parametrize("part", rewards.REWARDS["full"].parts)
 def test_an_ablation_drops_one_part_and_nothing_else(part):
-    full = reward_functions({})
-    assert set(full) - set(reward_functions({}, f"no_{part}")) == {part}
+    full = reward_functions(WEIGHTS, "full")
+    assert set(full) - set(reward_functions(WEIGHTS, f"no_{part}")) == {part}
     assert total(RIGHT, f"no_{part}") == pytest.approx(total(RIGHT) - full[part](RIGHT))
 
 
@@ -61,14 +64,9 @@ def test_other_rewards():
 
 
 def test_weights_come_from_the_settings():
-    settings = {"execution": {"right": 0.5, "wrong": 0}, "result": {"right": 10, "wrong": 0}, "semantics": "bird"}
+    settings = Reward.model_validate({"execution": {"right": 0.5, "wrong": 0}, "result": {"right": 10, "wrong": 0}})
     assert total(WRONG, settings=settings) == 1.5
     assert total(RIGHT, "no_length", settings) == 11.5
-
-
-def test_an_unknown_variant_is_named():
-    with pytest.raises(InputError, match="'half' is none of full, no_format"):
-        reward_functions({}, "half")
 
 
 @pytest.fixture(scope="module")
@@ -105,4 +103,4 @@ def test_a_failing_gold_is_charged_to_nobody(database):
             executor, [format_response("", "SELECT 1")], ["SELECT nothing FROM nowhere"], [database], "bird"
         )
     assert not judged.judged
-    assert [f(judged) for f in reward_functions({}).values()] == [None] * 4
+    assert [f(judged) for f in reward_functions(WEIGHTS, "full").values()] == [None] * 4

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import mlflow
 import pytest
 from tiny_models import tiny_model, tiny_tokenizer
-from tiny_stages import PROMPT, SETTINGS, prepare
+from tiny_stages import GRPO, PROMPT, prepare
 from transformers import TrainerState
 
 from sqlr1 import tracking
+from sqlr1.config import Lora, Reward
 from sqlr1.model.prompts import Prompts
 from sqlr1.outcomes import outcomes
 from sqlr1.prompt import format_response
@@ -116,12 +117,12 @@ def test_validation_warns_in_the_log_and_in_mlflow(tmp_path, monkeypatch, caplog
         *({"step": step, "rollout/distinct": share} for step, share in enumerate((1.0, 0.4, 0.4, 0.1), 1)),
     ])  # fmt: skip
     with (
-        Executor(limits=Limits(**SETTINGS["grpo"]["execution"])) as executor,
+        Executor(limits=Limits(seconds=1.0, rows=1000)) as executor,
         tracking.track("e", "k", {}, {}, {}) as run,
     ):
-        judge = Judge(executor, "bird", reward_functions({}, "full"))
+        judge = Judge(executor, "bird", reward_functions(Reward(), "full"))
         validate = Validate(rows, judge, every=3)
-        make_trainer(tiny_model(), tokenizer, rows, judge, validate, SETTINGS["grpo"]["grpo"], tmp_path, 0, run)
+        make_trainer(tiny_model(), tokenizer, rows, judge, validate, GRPO, tmp_path, 0, run)
         validate.on_step_end(SimpleNamespace(), state, SimpleNamespace())
     fell = "only 30 % of the rollouts differ from one another; match share fell, 50 % -> 0 %; mean reward -10.00 ->"
     assert f"step 3: the policy may be collapsing: {fell}" in caplog.text
@@ -138,18 +139,18 @@ def test_validation_warns_in_the_log_and_in_mlflow(tmp_path, monkeypatch, caplog
         assert logged.data.tags["validation/collapse"].startswith(f"step 3: the policy may be collapsing: {fell}")
 
 
-@pytest.mark.parametrize("lora", [SETTINGS["grpo"]["grpo"]["lora"], None])
+@pytest.mark.parametrize("lora", [GRPO.lora, None])
 def test_a_model_without_shared_prompts_is_validated_with_the_same_answers(lora, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows, tokenizer = validation_rows(tmp_path)
     scores = []
-    with Executor(limits=Limits(**SETTINGS["grpo"]["execution"])) as executor:
-        judge = Judge(executor, "bird", reward_functions({}, "full"))
+    with Executor(limits=Limits(seconds=1.0, rows=1000)) as executor:
+        judge = Judge(executor, "bird", reward_functions(Reward(), "full"))
         for dropout in (0.0, 0.1):  # with dropout in attention TRL's own path is taken; it is off in validation
             validate = Validate(rows, judge, every=3)
             model, settings = (
                 tiny_model(attention_dropout=dropout),
-                SETTINGS["grpo"]["grpo"] | {"bf16": False, "dynamic_sampling": None, "lora": lora, "beta": 0.0},
+                GRPO.model_copy(update={"bf16": False, "dynamic_sampling": None, "lora": lora, "beta": 0.0}),
             )
             trainer = make_trainer(model, tokenizer, rows, judge, validate, settings, tmp_path, 0)
             assert bool(trainer.unshared_reason) == bool(dropout)
@@ -165,28 +166,25 @@ def test_fewer_questions_than_a_step_asks_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows, tokenizer = validation_rows(tmp_path)
     with Executor(workers=1) as executor:
-        judge = Judge(executor, "bird", reward_functions({}, "full"))
+        judge = Judge(executor, "bird", reward_functions(Reward(), "full"))
         validate = Validate(rows, judge, every=3)
         with pytest.raises(InputError, match="3 RL questions are fewer than the 4 of one batch"):
-            make_trainer(tiny_model(), tokenizer, rows[:3], judge, validate, SETTINGS["grpo"]["grpo"], tmp_path, 0)
+            make_trainer(tiny_model(), tokenizer, rows[:3], judge, validate, GRPO, tmp_path, 0)
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("module", "message"),
     [
-        ({"lora": {"r": 2, "target_modules": ["q_prj"]}}, "grpo: Target modules {'q_prj'} not found"),
-        (
-            {"lora": {"r": 2, "target_modules": ["lm_head"]}},
-            "grpo: Applying a PEFT adapter to `lm_head`",
-        ),
+        ("q_prj", "grpo: Target modules {'q_prj'} not found"),
+        ("lm_head", "grpo: Applying a PEFT adapter to `lm_head`"),
     ],
 )
-def test_what_the_libraries_refuse_once_they_see_the_model_is_one_line(settings, message, tmp_path, monkeypatch):
+def test_what_the_libraries_refuse_once_they_see_the_model_is_one_line(module, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows, tokenizer = validation_rows(tmp_path)
     with Executor(workers=1) as executor:
-        judge = Judge(executor, "bird", reward_functions({}, "full"))
-        given = SETTINGS["grpo"]["grpo"] | settings
+        judge = Judge(executor, "bird", reward_functions(Reward(), "full"))
+        given = GRPO.model_copy(update={"lora": Lora(r=2, target_modules=[module])})
         with pytest.raises(InputError, match=re.escape(f"config section {message}")) as error:
             make_trainer(tiny_model(), tokenizer, rows, judge, Validate(rows, judge, 3), given, tmp_path, 0)
     assert "\n" not in str(error.value)

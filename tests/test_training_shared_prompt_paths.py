@@ -16,6 +16,7 @@ from transformers import (
 )
 from trl import GRPOConfig, GRPOTrainer
 
+from sqlr1.config import ColdStart, Lora
 from sqlr1.model.sampler import Sampling, sample
 from sqlr1.records import InputError
 from sqlr1.train import sft, shared_prompt
@@ -75,7 +76,7 @@ def test_what_cannot_be_shared_falls_back_and_says_why(tmp_path, caplog, model, 
 @pytest.mark.parametrize(("model", "reason"), UNSHARED.values(), ids=UNSHARED.keys())
 def test_a_cold_start_of_what_cannot_be_packed_is_refused(tmp_path, model, reason):
     with pytest.raises(InputError, match=f"cannot pack its rows: {reason}"):
-        sft.make_trainer(model, tiny_tokenizer(), ROWS, {"bf16": False}, tmp_path, seed=0)
+        sft.make_trainer(model, tiny_tokenizer(), ROWS, ColdStart(bf16=False), tmp_path, seed=0)
 
 
 def test_an_adapter_of_the_embeddings_is_not_left_out(tmp_path):
@@ -85,11 +86,13 @@ def test_an_adapter_of_the_embeddings_is_not_left_out(tmp_path):
     config = LoraConfig(**lora, task_type="CAUSAL_LM")
     assert trainer_of(tiny_model(), tmp_path, peft_config=config).unshared_reason.startswith(reason)
     with pytest.raises(InputError, match=reason):
-        sft.make_trainer(tiny_model(), tiny_tokenizer(), ROWS, {"bf16": False, "lora": lora}, tmp_path, seed=0)
+        sft.make_trainer(
+            tiny_model(), tiny_tokenizer(), ROWS, ColdStart(bf16=False, lora=Lora(**lora)), tmp_path, seed=0
+        )
 
 
 def test_an_adapter_of_no_module_is_one_line(tmp_path):
-    settings = {"bf16": False, "lora": {"r": 2, "target_modules": ["q_prj"]}}
+    settings = ColdStart(bf16=False, lora=Lora(r=2, target_modules=["q_prj"]))
     with pytest.raises(InputError, match=r"config section cold_start: Target modules \{.q_prj.\} not found"):
         sft.make_trainer(tiny_model(), tiny_tokenizer(), ROWS, settings, tmp_path, seed=0)
 

@@ -16,6 +16,7 @@ from tiny_stages import PROMPT, kill_when, prepare
 from tiny_stages import run as run_stage
 from transformers import TrainerCallback
 
+from sqlr1.config import ColdStart, Grpo, Lora, Reward
 from sqlr1.train.checkpoints import MarkComplete, train_on
 
 # Of the launchers of accelerate only the one for GPUs starts several processes without MPI; the environment says CPU.
@@ -24,15 +25,7 @@ LAUNCH = [
     *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
 ]
 PROMPTS = ["How many singers?", "Name?", "List the names of all the concerts held in 2014.", "a", "Which year?", "b c"]
-# Adam divides by a gradient's size: at its default epsilon the rounding of vanishing gradients becomes whole steps.
-COMMON = {
-    "adam_epsilon": 1e-4,
-    "learning_rate": 1e-2,
-    "bf16": False,
-    "max_steps": 10,
-    "save_steps": 8,
-    "lora": {"r": 4},
-}
+COMMON = {"learning_rate": 1e-2, "bf16": False, "max_steps": 10, "save_steps": 8, "lora": Lora(r=4)}
 LIVE_GROUPS = "dynamic_sampling/live_groups"
 ROWS = 8  # a step, over all processes
 
@@ -47,7 +40,7 @@ def cold_start(model, work, per_device):
 
     texts = [(list(range(3, 9 + 2 * i)), list(range(40, 44 + i))) for i in range(24)]
     rows = [{"input_ids": p + r, "labels": [-100] * len(p) + r} for p, r in texts]
-    settings = COMMON | {"per_device_train_batch_size": per_device}
+    settings = ColdStart(**COMMON, per_device_train_batch_size=per_device)
     return make_trainer(model, tiny_tokenizer(), rows, settings, work, seed=3)
 
 
@@ -57,10 +50,11 @@ def grpo(model, work, per_device, beta=0.05, refill_rounds=None):
     from sqlr1.train.shared_prompt import SharedPromptTrainer
     from sqlr1.train.trainer_config import grpo_config, lora_config
 
-    settings = COMMON | {"num_generations": 4, "per_device_train_batch_size": per_device, "max_completion_length": 6}
+    batch = {"num_generations": 4, "per_device_train_batch_size": per_device, "num_iterations": 2}
+    settings = Grpo(**COMMON, **batch, max_completion_length=6, beta=beta)
     return SharedPromptTrainer(
         model=model,
-        args=grpo_config(settings | {"beta": beta, "num_iterations": 2}, work, seed=3),
+        args=grpo_config(settings, work, seed=3),
         reward_funcs=letters,
         train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in PROMPTS]),
         processing_class=tiny_tokenizer(),
@@ -102,7 +96,7 @@ def validating(model, work, per_device):
             own.append(len(completions))
             return super().outcomes(completions, *rest)
 
-    judge = Counting(Executor(1, Limits(seconds=1.0)), "bird", reward_functions({}, "full"))
+    judge = Counting(Executor(1, Limits(seconds=1.0)), "bird", reward_functions(Reward(), "full"))
     few, all_of_them = Validate(rows[:1], judge, every=4), Validate(rows, judge, every=4)
     few.trainer = all_of_them.trainer = trainer
     few.score()
@@ -134,6 +128,8 @@ def train(case, data, work, per_device, course):
     print("training", case, file=sys.stderr)
     torch.manual_seed(0)  # adapters begin alike, whatever was trained before
     trainer = globals()[case](AutoModelForCausalLM.from_pretrained(f"{data}/base/model"), work, per_device)
+    # Adam divides by a gradient's size: at its default epsilon the rounding of vanishing gradients becomes whole steps.
+    trainer.args.adam_epsilon = 1e-4
     if course == "cut":
         trainer.add_callback(End())
         save = trainer._save_rng_state

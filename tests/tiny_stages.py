@@ -16,21 +16,22 @@ import psutil
 import torch
 from tiny_models import tiny_folder, tiny_model, tiny_tokenizer
 
+from sqlr1.config import Grpo, Prompt, plain
 from sqlr1.model.prompts import Prompts
 from sqlr1.records import Catalogue, Database, Question, read_records, write_json, write_jsonl
 from sqlr1.train.sft import IGNORED, encode
 
-PROMPT = {"schema": "compact", "example_values": 0, "max_length": 400}
+PROMPT = Prompt(max_length=400)
 SETTINGS = {
     "cold_start": {
-        "prompt": PROMPT,
+        "prompt": plain(PROMPT),
         "cold_start": {
             "learning_rate": 1e-3, "max_steps": 7, "save_steps": 2, "logging_steps": 2, "threads": 1,
             "per_device_train_batch_size": 2, "lora": {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1},
         },
     },
     "grpo": {
-        "prompt": PROMPT,
+        "prompt": plain(PROMPT),
         "reward": {},
         "execution": {"seconds": 1.0, "rows": 1000},
         # A random model earns nothing; one that `teach` has taught earns something in some groups.
@@ -43,7 +44,7 @@ SETTINGS = {
         },
     },
     "candidates": {
-        "prompt": PROMPT,
+        "prompt": plain(PROMPT),
         "candidates": {
             "n": 2, "temperature": 0.8, "max_new_tokens": 24, "backend": "transformers", "batch_tokens": 500,
             "threads": 1,
@@ -51,6 +52,7 @@ SETTINGS = {
         "benchmark": {"layout": "spider"},
     },
 }  # fmt: skip
+GRPO = Grpo.model_validate(SETTINGS["grpo"]["grpo"])
 # All weights, with a reference model beside them: the paper's way.
 SETTINGS["grpo_all_weights"] = SETTINGS["grpo"] | {
     "grpo": SETTINGS["grpo"]["grpo"] | {"lora": None, "learning_rate": 1e-4, "max_steps": 4}

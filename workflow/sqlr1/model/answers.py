@@ -3,15 +3,15 @@
 Resumable question by question, of which our own sampler finishes those of a batch together.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from tqdm.auto import tqdm
 
+from sqlr1 import config
 from sqlr1.model.backends import Backend
-from sqlr1.model.batches import BATCH_TOKENS, batches
+from sqlr1.model.batches import batches
 from sqlr1.model.sampler import GREEDY, Sampling, row_seed
 from sqlr1.records import Candidates, read_records, write_jsonl
 
@@ -28,7 +28,7 @@ class Prompted:
 def generate(
     questions: Sequence[Prompted],
     make_backend: Callable[[], Backend],
-    settings: Mapping[str, Any],
+    settings: config.Candidates | config.Select,
     seed: int,
     work: Path,
     greedy: bool = True,
@@ -38,10 +38,8 @@ def generate(
     Every question's seeds follow from `seed` and its id. A finished question lies in `work` as a file of its own, and a
     killed run goes on from there. A question without a prompt gets empty completions: it stays in the score, as wrong.
     """
-    n = settings["n"]
-    sampling = Sampling(
-        settings["max_new_tokens"], settings["temperature"], settings.get("top_p", 1.0), settings.get("top_k", 0)
-    )
+    n = settings.n
+    sampling = Sampling(settings.max_new_tokens, settings.temperature, settings.top_p, settings.top_k)
     asked = [q for q in questions if q.token_ids is not None]
     # Named by the prompt too: a database or template that changed since the kill asks something else.
     files = [work / f"{number}-{row_seed(q.token_ids)}.jsonl" for number, q in enumerate(asked)]
@@ -60,17 +58,21 @@ def generate(
 
 
 def _together(
-    asked: Sequence[Prompted], missing: Sequence[int], rows: int, sampling: Sampling, settings: Mapping[str, Any]
+    asked: Sequence[Prompted],
+    missing: Sequence[int],
+    rows: int,
+    sampling: Sampling,
+    settings: config.Candidates | config.Select,
 ) -> list[list[int]]:
     """The questions (numbers in `asked`, `rows` answers each) that go to the backend in one call, call by call.
 
     vLLM schedules itself and gets all that are missing. Our own sampler gets batches that depend on `asked` alone, and
     one of which anything is missing as a whole: other company would change the last bits of its logits.
     """
-    if settings.get("backend") == "vllm":
+    if settings.backend == "vllm":
         return [list(missing)] if missing else []
     lengths = [len(q.token_ids or []) for q in asked]
-    planned = batches(lengths, rows, sampling, settings.get("batch_tokens", BATCH_TOKENS))
+    planned = batches(lengths, rows, sampling, settings.batch_tokens)
     return [batch for batch in planned if not set(missing).isdisjoint(batch)]
 
 

@@ -1,12 +1,13 @@
 """Where completions come from, chosen by config: the shared-prompt sampler, or vLLM (extra `gpu`). One interface."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from sqlr1 import config
 from sqlr1.model.base import eos_token_ids, load_model, load_tokenizer
 from sqlr1.model.numerics import native_precision
 from sqlr1.model.prefix_cache import why_not_shared
@@ -92,14 +93,8 @@ def _parameters(seed: int | None, sampling: Sampling) -> Any:
     )
 
 
-BACKENDS: Mapping[str, Any] = {"transformers": TransformersBackend, "vllm": VllmBackend}
-
-
-def make_backend(settings: Mapping[str, Any], model_folder: Path) -> Backend:
-    """The backend that section `candidates` or `select` names. Raises InputError for an unknown one."""
-    name = settings.get("backend", "transformers")
-    if name not in BACKENDS:
-        raise InputError(f"config key backend: {name!r} is none of {', '.join(BACKENDS)}")
-    dtype = settings.get("dtype") or native_precision()
-    log.info("%s, weights in %s", name, dtype)
-    return BACKENDS[name](model_folder, dtype)
+def make_backend(settings: config.Candidates | config.Select, model_folder: Path) -> Backend:
+    """The backend that a config section names, with its weights in `dtype` or in the machine's native precision."""
+    dtype = settings.dtype or native_precision()
+    log.info("%s, weights in %s", settings.backend, dtype)
+    return (VllmBackend if settings.backend == "vllm" else TransformersBackend)(model_folder, dtype)

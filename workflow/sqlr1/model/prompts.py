@@ -1,11 +1,11 @@
 """Questions as token ids: the one prompt of `sqlr1.prompt` through the tokenizer's chat template."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from sqlr1.config import Prompt
 from sqlr1.database import read_schema, schema_text
 from sqlr1.prompt import prompt_messages
 
@@ -32,14 +32,14 @@ class Prompts:
     """
 
     tokenizer: "PreTrainedTokenizerBase"
-    settings: Mapping[str, Any]
+    settings: Prompt
     _schemas: dict[Path, str] = field(default_factory=dict)
 
     def messages(self, asked: Asked, database: Path) -> list[dict[str, str]]:
         """The chat messages for a question over the SQLite file `database`."""
         if database not in self._schemas:
             schema = read_schema(database)
-            self._schemas[database] = schema_text(schema, self.settings["schema"], self.settings["example_values"])
+            self._schemas[database] = schema_text(schema, self.settings.schema_format, self.settings.example_values)
         return prompt_messages(self._schemas[database], asked.question, asked.evidence)
 
     def token_ids(self, asked: Asked, database: Path) -> list[int] | None:
@@ -47,7 +47,7 @@ class Prompts:
         ids = self.tokenizer.apply_chat_template(
             self.messages(asked, database), add_generation_prompt=True, tokenize=True, return_dict=False
         )
-        return ids if len(ids) <= self.settings["max_length"] else None
+        return ids if len(ids) <= self.settings.max_length else None
 
     def response_ids(self, response: str) -> list[int]:
         """A response as the model has to write it: its tokens and the end token."""

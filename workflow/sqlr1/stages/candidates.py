@@ -45,7 +45,7 @@ def _answer(job: Job) -> None:
     settings = job.settings["candidates"]
     folder = model_folder(job.args.model_manifest)
     prompted = _prompts(job, folder)
-    fix_numerics(settings.get("threads", 2))
+    fix_numerics(settings.threads)
     answers = generate(prompted, lambda: make_backend(settings, folder), settings, job.seed, job.work)
     write_jsonl(job.out / "candidates.jsonl", answers)
 
@@ -55,9 +55,9 @@ def _prompts(job: Job, folder: Path) -> list[Prompted]:
     from sqlr1.model.prompts import Prompts
 
     # Training bounds its prompts for memory; an answer may use all that the model can read.
-    room = context_length(folder) - job.settings["candidates"]["max_new_tokens"]
-    prompts = Prompts(load_tokenizer(folder), job.settings["prompt"] | {"max_length": room})
-    questions = read_questions(job.settings["benchmark"]["layout"], job.args.questions)
+    room = context_length(folder) - job.settings["candidates"].max_new_tokens
+    prompts = Prompts(load_tokenizer(folder), job.settings["prompt"].model_copy(update={"max_length": room}))
+    questions = read_questions(job.settings["benchmark"].layout, job.args.questions)
     excluded = excluded_questions(job.args.exclude, len(questions))
     questions = [q for q in questions if q.index not in excluded]
     path = {q.db_id: database_path(job.args.databases, q.db_id) for q in questions}
@@ -67,7 +67,7 @@ def _prompts(job: Job, folder: Path) -> list[Prompted]:
     here = [q for q in questions if q.db_id not in absent]
     if not here:
         raise InputError(f"{job.args.databases}: none of the databases of {job.args.questions} is there")
-    limit = job.settings["benchmark"].get("limit") or len(here)
+    limit = job.settings["benchmark"].limit or len(here)
     if limit < len(here):
         kept = sorted(random.Random(LIMIT_SEED).sample(range(len(here)), limit))
         here = [here[i] for i in kept]

@@ -45,7 +45,7 @@ def _train(job: Job, source: Path) -> None:
     from sqlr1.train.tracking_callback import write_metrics
 
     settings = job.settings["cold_start"]
-    fix_numerics(settings.get("threads", 2))
+    fix_numerics(settings.threads)
     tokenizer = load_tokenizer(source)
     questions = read_records(job.args.questions, Question)
     catalogue = Catalogue(job.args.catalogue, data_root())

@@ -18,7 +18,7 @@ from sqlr1.model.base import MODEL_FILES, load_tokenizer, model_folder
 from sqlr1.model.numerics import fix_numerics, native_precision
 from sqlr1.records import Catalogue, InputError, Question, read_records
 from sqlr1.rewards import REWARDS, reward_functions
-from sqlr1.sandbox import Executor, Limits
+from sqlr1.sandbox import Executor
 from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, data_root, stage, stage_parser
 
 log = logging.getLogger(__name__)
@@ -47,17 +47,24 @@ def _train(job: Job) -> None:
     from sqlr1.train.validation import PREFIX, Validate
 
     settings, reward = job.settings["grpo"], job.settings["reward"]
-    fix_numerics(settings.get("threads", 2))
+    fix_numerics(settings.threads)
     source = model_folder(job.args.model_manifest)
     tokenizer = load_tokenizer(source)
     rows, validation = _rows(job, tokenizer)
-    limits = Limits(**job.settings["execution"])
+    limits = job.settings["execution"].limits()
     with Executor(job.args.workers, limits, cache=GOLD_CACHE) as executor:
-        judge = Judge(executor, reward.get("semantics", "bird"), reward_functions(reward, job.args.reward_variant))
-        every = settings.get("validation", {}).get("every", 10)
+        judge = Judge(executor, reward.semantics, reward_functions(reward, job.args.reward_variant))
         model = load_policy(source, settings)
         trainer = grpo_trainer.make_trainer(
-            model, tokenizer, rows, judge, Validate(validation, judge, every), settings, job.work, job.seed, job.run
+            model,
+            tokenizer,
+            rows,
+            judge,
+            Validate(validation, judge, settings.validation.every),
+            settings,
+            job.work,
+            job.seed,
+            job.run,
         )
         history = train_on(trainer, job.work)
         scored = [line for line in history if any(name.startswith(PREFIX) for name in line)]
@@ -75,7 +82,7 @@ def _rows(job: Job, tokenizer: Any) -> tuple[list[dict[str, Any]], list[dict[str
 
     prompts = Prompts(tokenizer, job.settings["prompt"])
     catalogue = Catalogue(job.args.catalogue, data_root())
-    limit = job.settings["grpo"].get("validation", {}).get("questions")
+    limit = job.settings["grpo"].validation.questions
     found = []
     for path, most in ((job.args.questions, None), (job.args.validation, limit)):
         questions = read_records(path, Question)[:most]

@@ -19,7 +19,7 @@ from sqlr1.model.base import load_tokenizer, model_folder
 from sqlr1.model.numerics import fix_numerics, native_precision
 from sqlr1.outcomes import outcomes
 from sqlr1.records import Catalogue, InputError, Question, read_records, write_jsonl
-from sqlr1.sandbox import Executor, Limits
+from sqlr1.sandbox import Executor
 from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, data_root, stage, stage_parser
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     inputs = ["model_manifest", "questions", "catalogue"]
     with stage("select", parser, argv, inputs, native_precision) as job:
         questions = read_records(job.args.questions, Question)
-        if job.settings["select"]["n"]:
+        if job.settings["select"].n:
             _select(job, questions)
         else:
             write_jsonl(job.out / "rl.jsonl", questions)
@@ -55,7 +55,7 @@ def _select(job: Job, questions: Sequence[Question]) -> None:
     chosen, outside = select(rates, settings)
     if not chosen:
         raise InputError(
-            f"{job.args.questions}: no question has a pass rate from {settings['low']} to {settings['high']}; "
+            f"{job.args.questions}: no question has a pass rate from {settings.low} to {settings.high}; "
             "set select.rows, or widen select.low and select.high"
         )
     if outside:
@@ -85,7 +85,7 @@ def _pass_rates(job: Job, questions: Sequence[Question]) -> "tuple[list[Question
     from sqlr1.train.selection import PassRate
 
     settings = job.settings["select"]
-    fix_numerics(settings.get("threads", 2))
+    fix_numerics(settings.threads)
     folder = model_folder(job.args.model_manifest)
     prompts = Prompts(load_tokenizer(folder), job.settings["prompt"])
     catalogue = Catalogue(job.args.catalogue, data_root())
@@ -94,10 +94,10 @@ def _pass_rates(job: Job, questions: Sequence[Question]) -> "tuple[list[Question
     if not asked:
         raise InputError(f"{job.args.questions}: no question's prompt fits prompt.max_length")
     catalogued = [catalogue[q.db_id] for q, _ in asked]
-    with Executor(job.args.workers, Limits(**job.settings["execution"]), cache=GOLD_CACHE) as executor:
+    with Executor(job.args.workers, job.settings["execution"].limits(), cache=GOLD_CACHE) as executor:
         fitting = [p for _, p in asked]
         answers = generate(fitting, lambda: make_backend(settings, folder), settings, job.seed, job.work, greedy=False)
-        n = settings["n"]
+        n = settings.n
         texts = [sample for answer in answers for sample in answer.samples]
         golds = [question.sql for question, _ in asked for _ in range(n)]
         databases = [database for database in catalogued for _ in range(n)]

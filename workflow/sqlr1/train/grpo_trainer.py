@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sqlr1.config import Grpo
 from sqlr1.model.prompts import Prompts
 from sqlr1.records import Catalogue, InputError, Question
 from sqlr1.train.checkpoints import MarkComplete
@@ -45,7 +46,7 @@ def make_trainer(
     rows: Sequence[Mapping[str, Any]],
     judge: Judge,
     validate: Validate,
-    settings: Mapping[str, Any],
+    settings: Grpo,
     work: Path,
     seed: int,
     run: MetricSink | None = None,
@@ -85,8 +86,8 @@ def make_trainer(
             processing_class=tokenizer,
             peft_config=lora,
             callbacks=callbacks,
-            shared_prompt=settings.get("shared_prompt", True),
-            refill_rounds=(settings.get("dynamic_sampling") or {}).get("refill_rounds"),
+            shared_prompt=settings.shared_prompt,
+            refill_rounds=settings.dynamic_sampling.refill_rounds if settings.dynamic_sampling else None,
         )
     validate.trainer = trainer
     return trainer

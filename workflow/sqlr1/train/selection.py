@@ -4,10 +4,10 @@ A group whose completions all earn the same has no advantage, so a question that
 rollout and teaches nothing. With pass rate p a group of G has variance with probability 1 - p^G - (1 - p)^G.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from sqlr1.config import Select
 from sqlr1.records import SQL_CLASSES, Question
 
 
@@ -28,21 +28,21 @@ class PassRate:
         return self.matches / self.samples
 
 
-def select(rates: Sequence[PassRate], settings: Mapping[str, Any]) -> tuple[list[int], int]:
+def select(rates: Sequence[PassRate], settings: Select) -> tuple[list[int], int]:
     """Indices of the selected questions, and how many of them lie outside the band.
 
     `settings` is the config section `select`: pass rates from `low` to `high` are wanted; of more than `rows` the ones
     nearest to one half stay, for they have the most variance; what the band lacks of `rows` is filled with the
     questions nearest to it, the solved ones first. `rows` null takes the band as it is.
     """
-    low, high = settings["low"], settings["high"]
+    low, high = settings.low, settings.high
     wanted = [i for i, r in enumerate(rates) if low <= r.rate <= high]
-    if settings["rows"] is None:
+    if settings.rows is None:
         return wanted, 0
-    wanted = sorted(wanted, key=lambda i: (abs(rates[i].rate - 0.5), i))[: settings["rows"]]
+    wanted = sorted(wanted, key=lambda i: (abs(rates[i].rate - 0.5), i))[: settings.rows]
     others = [i for i, r in enumerate(rates) if not low <= r.rate <= high]
     others.sort(key=lambda i: (max(low - rates[i].rate, rates[i].rate - high), -rates[i].rate, i))
-    filled = others[: settings["rows"] - len(wanted)]
+    filled = others[: settings.rows - len(wanted)]
     return wanted + filled, len(filled)
 
 

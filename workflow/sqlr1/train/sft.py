@@ -16,6 +16,7 @@ from torch.utils.data import Sampler
 from tqdm.auto import tqdm
 from trl import SFTTrainer
 
+from sqlr1.config import ColdStart
 from sqlr1.model.prefix_cache import why_not_shared
 from sqlr1.model.prompts import Prompts
 from sqlr1.prompt import STRATEGIES
@@ -113,7 +114,7 @@ def make_trainer(
     model: "PreTrainedModel",
     tokenizer: Any,
     rows: Sequence[Mapping[str, np.ndarray | list[int]]],
-    settings: Mapping[str, Any],
+    settings: ColdStart,
     work: Path,
     seed: int,
     run: MetricSink | None = None,
