@@ -9,8 +9,7 @@ import pytest
 from tiny_stages import PROMPT, command, prepare
 
 from sqlr1 import config
-from sqlr1.model.answers import Prompted, generate
-from sqlr1.model.backends import TransformersBackend, make_backend
+from sqlr1.model.answers import Prompted, SamplerBackend, generate, make_backend
 from sqlr1.records import Candidates, read_records
 from sqlr1.stages import candidates as stage
 
@@ -39,8 +38,8 @@ def test_left_out_is_only_what_cannot_or_must_not_be_answered(folder):
     assert all(len(a.samples) == 2 for a in answers)
     assert (answers[2].greedy, answers[2].samples) == ("", ["", ""])  # does not fit the context: asked, unanswered
     assert all(a.greedy for a in answers if a.id != "3")
-    assert "1 questions get no candidates, their databases are absent: ['no_such_database']" in log
-    assert "1 questions stay unanswered and count as wrong: the prompt does not fit the " in log
+    assert "1 questions get no candidates, their databases are missing: ['no_such_database']" in log
+    assert "1 questions get no answer and count as wrong: the prompt does not fit into the " in log
 
 
 def test_answers_that_leave_no_room_for_any_prompt_are_an_error(folder):
@@ -49,7 +48,7 @@ def test_answers_that_leave_no_room_for_any_prompt_are_an_error(folder):
     ]
     done = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "dev.json: no question can be answered, the prompt does not fit the " in done.stderr.splitlines()[-1]
+    assert "dev.json: no question can be answered, the prompt does not fit into the " in done.stderr.splitlines()[-1]
     assert not (folder / "no/candidates.jsonl").exists()
 
 
@@ -57,14 +56,14 @@ def test_no_database_at_all_is_an_error(folder):
     call = [part if part != "databases" else "nowhere" for part in command(folder, "candidates", "none")]
     done = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "nowhere: none of the databases of dev.json is there" in done.stderr
+    assert "nowhere: holds none of the databases of dev.json" in done.stderr
     assert not (folder / "none/candidates.jsonl").exists()
 
 
 def test_a_batch_is_asked_again_only_if_an_answer_of_it_is_missing(folder, tmp_path):
     asked = []
 
-    class Dying(TransformersBackend):
+    class Dying(SamplerBackend):
         def complete(self, prompts, seeds, sampling):
             asked.append([prompt[0] for prompt in prompts])
             if len(asked) == 2:
@@ -172,7 +171,7 @@ def test_vllm_gets_all_questions_at_once_and_is_resumed_by_question(engines, tmp
 def test_without_the_greedy_answer_the_samples_are_the_same_and_nothing_else_is_drawn(folder, tmp_path):
     rows = []
 
-    class Counting(TransformersBackend):
+    class Counting(SamplerBackend):
         def complete(self, prompts, seeds, sampling):
             rows.append(sum(map(len, seeds)))
             return super().complete(prompts, seeds, sampling)

@@ -5,9 +5,8 @@ import torch
 from tiny_models import smollm2, tiny_model
 
 from sqlr1.model.base import eos_token_ids, load_model, load_tokenizer
-from sqlr1.model.batches import batches, complete_all
-from sqlr1.model.prefill import shared_prefixes
-from sqlr1.model.sampler import GREEDY, Sampling, choose, row_seed, sample
+from sqlr1.model.prefix_cache import shared_prefixes
+from sqlr1.model.sampler import GREEDY, Sampling, batches, choose, complete_all, row_seed, sample
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [20, 21, 22], [30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41], [50]]
 

@@ -18,10 +18,10 @@ from sqlr1.prompt import format_response
 from sqlr1.records import Catalogue, InputError, Question, read_records
 from sqlr1.rewards import reward_functions
 from sqlr1.sandbox import Executor, Limits
-from sqlr1.train.execution_reward import Judge, summary
+from sqlr1.train.checkpoints import LogToRun
+from sqlr1.train.execution_reward import ExecutionReward, summary
 from sqlr1.train.grpo_trainer import grpo_rows, make_trainer
 from sqlr1.train.monitor import collapse_signs
-from sqlr1.train.tracking_callback import LogToRun
 from sqlr1.train.validation import Validate
 
 START = {
@@ -120,9 +120,9 @@ def test_validation_warns_in_the_log_and_in_mlflow(tmp_path, monkeypatch, caplog
         Executor(limits=Limits(seconds=1.0, rows=1000)) as executor,
         tracking.track("e", "k", {}, {}, {}) as run,
     ):
-        judge = Judge(executor, "bird", reward_functions(Reward(), "full"))
-        validate = Validate(rows, judge, every=3)
-        make_trainer(tiny_model(), tokenizer, rows, judge, validate, GRPO, tmp_path, 0, run)
+        reward = ExecutionReward(executor, "bird", reward_functions(Reward(), "full"))
+        validate = Validate(rows, reward, every=3)
+        make_trainer(tiny_model(), tokenizer, rows, reward, validate, GRPO, tmp_path, 0, run)
         validate.on_step_end(SimpleNamespace(), state, SimpleNamespace())
     fell = "only 30 % of the rollouts differ from one another; match share fell, 50 % -> 0 %; mean reward -10.00 ->"
     assert f"step 3: the policy may be collapsing: {fell}" in caplog.text
@@ -145,14 +145,14 @@ def test_a_model_without_shared_prompts_is_validated_with_the_same_answers(lora,
     rows, tokenizer = validation_rows(tmp_path)
     scores = []
     with Executor(limits=Limits(seconds=1.0, rows=1000)) as executor:
-        judge = Judge(executor, "bird", reward_functions(Reward(), "full"))
+        reward = ExecutionReward(executor, "bird", reward_functions(Reward(), "full"))
         for dropout in (0.0, 0.1):  # with dropout in attention TRL's own path is taken; it is off in validation
-            validate = Validate(rows, judge, every=3)
+            validate = Validate(rows, reward, every=3)
             model, settings = (
                 tiny_model(attention_dropout=dropout),
                 GRPO.model_copy(update={"bf16": False, "dynamic_sampling": None, "lora": lora, "beta": 0.0}),
             )
-            trainer = make_trainer(model, tokenizer, rows, judge, validate, settings, tmp_path, 0)
+            trainer = make_trainer(model, tokenizer, rows, reward, validate, settings, tmp_path, 0)
             assert bool(trainer.unshared_reason) == bool(dropout)
             trainer.model.train()
             scores.append(validate.score())
@@ -166,10 +166,10 @@ def test_fewer_questions_than_a_step_asks_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows, tokenizer = validation_rows(tmp_path)
     with Executor(workers=1) as executor:
-        judge = Judge(executor, "bird", reward_functions(Reward(), "full"))
-        validate = Validate(rows, judge, every=3)
+        reward = ExecutionReward(executor, "bird", reward_functions(Reward(), "full"))
+        validate = Validate(rows, reward, every=3)
         with pytest.raises(InputError, match="3 RL questions are fewer than the 4 of one batch"):
-            make_trainer(tiny_model(), tokenizer, rows[:3], judge, validate, GRPO, tmp_path, 0)
+            make_trainer(tiny_model(), tokenizer, rows[:3], reward, validate, GRPO, tmp_path, 0)
 
 
 @pytest.mark.parametrize(
@@ -183,8 +183,8 @@ def test_what_the_libraries_refuse_once_they_see_the_model_is_one_line(module, m
     monkeypatch.chdir(tmp_path)
     rows, tokenizer = validation_rows(tmp_path)
     with Executor(workers=1) as executor:
-        judge = Judge(executor, "bird", reward_functions(Reward(), "full"))
+        reward = ExecutionReward(executor, "bird", reward_functions(Reward(), "full"))
         given = GRPO.model_copy(update={"lora": Lora(r=2, target_modules=[module])})
         with pytest.raises(InputError, match=re.escape(f"config section {message}")) as error:
-            make_trainer(tiny_model(), tokenizer, rows, judge, Validate(rows, judge, 3), given, tmp_path, 0)
+            make_trainer(tiny_model(), tokenizer, rows, reward, Validate(rows, reward, 3), given, tmp_path, 0)
     assert "\n" not in str(error.value)

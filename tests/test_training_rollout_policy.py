@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tiny_models import tiny_model
 
-from sqlr1.train.rollout_policy import _plain_copy, rollout_policy
+from sqlr1.train.policy import _plain_copy, rollout_policy
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
 

@@ -19,11 +19,11 @@ def test_the_band_is_taken_as_it_is_without_a_number_of_rows():
     assert select(RATES, BAND) == ([1, 2, 4, 5], 0)
 
 
-def test_of_too_many_those_nearest_to_one_half_stay():
+def test_if_too_many_qualify_those_closest_to_one_half_are_kept():
     assert select(RATES, BAND.model_copy(update={"rows": 2})) == ([2, 5], 0)
 
 
-def test_what_the_band_lacks_is_filled_and_counted():
+def test_missing_rows_are_filled_from_outside_the_band_and_counted():
     # Always and never solved are as far from the band; the solved one comes first.
     assert select(RATES, BAND.model_copy(update={"rows": 5})) == ([2, 5, 1, 4, 3], 1)
     assert select(RATES, BAND.model_copy(update={"rows": 9})) == ([2, 5, 1, 4, 3, 0], 2)
@@ -63,7 +63,7 @@ def run(folder, out, **changes):
 def test_a_policy_that_solves_nothing_still_gets_questions_and_the_log_says_so(folder):
     done = run(folder, "some")
     assert done.returncode == 0, done.stderr
-    assert "4 of 4 selected questions lie outside the band" in done.stderr
+    assert "4 of 4 selected questions are outside the band" in done.stderr
     rates = [json.loads(line) for line in (folder / "some/pass_rates.jsonl").read_text().splitlines()]
     assert len(rates) == 12
     assert [r["samples"] for r in rates] == [2] * 12

@@ -68,7 +68,7 @@ UNSHARED = {
 @pytest.mark.parametrize(("model", "reason"), UNSHARED.values(), ids=UNSHARED.keys())
 def test_what_cannot_be_shared_falls_back_and_says_why(tmp_path, caplog, model, reason):
     assert trainer_of(model, tmp_path).unshared_reason.startswith(reason)
-    assert f"TRL's own path: {reason}" in caplog.text
+    assert f"by TRL's own code: {reason}" in caplog.text
     with pytest.raises(ValueError, match=reason):
         sample(model, [[5, 6]], [[1]], Sampling(2), [2])
 
@@ -109,4 +109,4 @@ def test_a_setting_that_the_sampler_does_not_know_is_trls_and_the_log_says_so_on
         trainer._generate_single_turn([[5, 6]] * 4, None, None, 4)
         trainer._generate_single_turn([[5, 6]] * 4, None, None, 4)
     assert own.call_count == 2
-    assert caplog.text.count(f"rollouts are TRL's own, without seeds of their own: grpo.{next(iter(settings))}") == 1
+    assert caplog.text.count(f"TRL draws the rollouts, without a seed per rollout: grpo.{next(iter(settings))}") == 1

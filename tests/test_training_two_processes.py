@@ -81,7 +81,7 @@ def validating(model, work, per_device):
     from sqlr1.records import Catalogue, Question, read_records
     from sqlr1.rewards import reward_functions
     from sqlr1.sandbox import Executor, Limits
-    from sqlr1.train.execution_reward import Judge
+    from sqlr1.train.execution_reward import ExecutionReward
     from sqlr1.train.grpo_trainer import grpo_rows
     from sqlr1.train.validation import Validate
 
@@ -91,13 +91,13 @@ def validating(model, work, per_device):
     trainer = grpo(model, work, per_device)
     own = []
 
-    class Counting(Judge):
+    class Counting(ExecutionReward):
         def outcomes(self, completions, *rest):
             own.append(len(completions))
             return super().outcomes(completions, *rest)
 
-    judge = Counting(Executor(1, Limits(seconds=1.0)), "bird", reward_functions(Reward(), "full"))
-    few, all_of_them = Validate(rows[:1], judge, every=4), Validate(rows, judge, every=4)
+    reward = Counting(Executor(1, Limits(seconds=1.0)), "bird", reward_functions(Reward(), "full"))
+    few, all_of_them = Validate(rows[:1], reward, every=4), Validate(rows, reward, every=4)
     few.trainer = all_of_them.trainer = trainer
     few.score()
     all_of_them.score()

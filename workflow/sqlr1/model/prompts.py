@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Asked(Protocol):
-    """What a prompt is made of: `records.Question` and a benchmark's question both are."""
+    """What a prompt needs of a question. `records.Question` and the benchmarks' questions have it."""
 
     db_id: str
     question: str
@@ -25,11 +25,7 @@ class Asked(Protocol):
 
 @dataclass
 class Prompts:
-    """Builds prompts; reads each database's schema once.
-
-    `settings` is the config section `prompt`: `schema` (compact or ddl), `example_values` a column, `max_length` in
-    tokens (a longer prompt is None, for the caller to drop and count). Candidates set it to the model's context.
-    """
+    """Builds prompts; reads each database's schema once. `settings` is the config section `prompt`."""
 
     tokenizer: "PreTrainedTokenizerBase"
     settings: Prompt
@@ -43,12 +39,12 @@ class Prompts:
         return prompt_messages(self._schemas[database], asked.question, asked.evidence)
 
     def token_ids(self, asked: Asked, database: Path) -> list[int] | None:
-        """The prompt as token ids, ready for the response's first token; None when it is over `max_length`."""
+        """The prompt as token ids, up to the response's first token; None if it has more than `max_length` tokens."""
         ids = self.tokenizer.apply_chat_template(
             self.messages(asked, database), add_generation_prompt=True, tokenize=True, return_dict=False
         )
         return ids if len(ids) <= self.settings.max_length else None
 
     def response_ids(self, response: str) -> list[int]:
-        """A response as the model has to write it: its tokens and the end token."""
+        """A response as token ids, with the end token."""
         return [*self.tokenizer(response, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]

@@ -1,8 +1,8 @@
 """Select RL questions by the pass rate of the policy that reinforcement learning starts from.
 
-The policy answers each question `n` times; questions it solves sometimes are kept, easy ones first. Method: offline
-difficulty filtering, as SQL-R1's peers do (the paper takes random questions of class Complex: `n: 0` keeps all).
-Outputs: rl.jsonl, pass_rates.jsonl.
+The policy answers each question `n` times. Questions that it solves sometimes are kept, easy ones first. Method:
+offline difficulty filtering, as in work after SQL-R1. The paper itself takes random questions of class Complex: `n: 0`
+keeps all questions. Outputs: rl.jsonl, pass_rates.jsonl.
 
     python -m sqlr1.stages.select --model-manifest cold_start/manifest.json --questions filter/rl.jsonl \
         --catalogue synthesize/catalogue.jsonl --out select \
@@ -59,7 +59,7 @@ def _select(job: Job, questions: Sequence[Question]) -> None:
             "set select.rows, or widen select.low and select.high"
         )
     if outside:
-        log.warning("%d of %d selected questions lie outside the band of pass rates", outside, len(chosen))
+        log.warning("%d of %d selected questions are outside the band of pass rates", outside, len(chosen))
     kept = set(chosen)
     write_jsonl(job.out / "rl.jsonl", easy_first([answered[i] for i in chosen], [rates[i] for i in chosen]))
     rates = [replace(rate, selected=i in kept) for i, rate in enumerate(rates)]
@@ -78,9 +78,8 @@ def _select(job: Job, questions: Sequence[Question]) -> None:
 
 
 def _pass_rates(job: Job, questions: Sequence[Question]) -> "tuple[list[Question], list[PassRate]]":
-    """The questions whose prompt fits and whose gold runs, and how the policy answers them."""
-    from sqlr1.model.answers import Prompted, generate
-    from sqlr1.model.backends import make_backend
+    """The questions whose prompt fits and whose gold runs, and the policy's pass rates on them."""
+    from sqlr1.model.answers import Prompted, generate, make_backend
     from sqlr1.model.prompts import Prompts
     from sqlr1.train.selection import PassRate
 

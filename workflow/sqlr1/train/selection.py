@@ -1,7 +1,8 @@
-"""Which questions a policy can learn from: those its own samples answer sometimes, neither never nor always.
+"""Selects the questions that a policy can learn from: those that its samples solve sometimes.
 
-A group whose completions all earn the same has no advantage, so a question that is always or never solved costs a
-rollout and teaches nothing. With pass rate p a group of G has variance with probability 1 - p^G - (1 - p)^G.
+If all completions of a group have the same reward, all advantages are zero. So a question that is always or never
+solved costs rollouts and teaches nothing. With pass rate p, a group of G has variance with probability
+1 - p^G - (1 - p)^G.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from sqlr1.records import SQL_CLASSES, Question
 
 @dataclass(frozen=True)
 class PassRate:
-    """How a policy answered one question: counts over `samples` completions, and whether it was selected."""
+    """A policy's answers to one question: counts among its `samples` completions, and whether it was selected."""
 
     id: str
     sql_class: str
@@ -24,16 +25,16 @@ class PassRate:
 
     @property
     def rate(self) -> float:
-        """Share of the samples whose result is the gold's; in [0, 1]."""
+        """Share of the samples whose result matches the gold's, in [0, 1]."""
         return self.matches / self.samples
 
 
 def select(rates: Sequence[PassRate], settings: Select) -> tuple[list[int], int]:
-    """Indices of the selected questions, and how many of them lie outside the band.
+    """Indices of the selected questions, and how many of them are outside the band.
 
-    `settings` is the config section `select`: pass rates from `low` to `high` are wanted; of more than `rows` the ones
-    nearest to one half stay, for they have the most variance; what the band lacks of `rows` is filled with the
-    questions nearest to it, the solved ones first. `rows` null takes the band as it is.
+    The band is the pass rates from `settings.low` to `settings.high`. If more than `settings.rows` questions are in
+    it, those with a pass rate closest to 0.5 are kept, because they have the most variance. If fewer are, the questions
+    closest to the band are added, solved ones first. `rows` None takes the whole band.
     """
     low, high = settings.low, settings.high
     wanted = [i for i, r in enumerate(rates) if low <= r.rate <= high]
@@ -47,7 +48,7 @@ def select(rates: Sequence[PassRate], settings: Select) -> tuple[list[int], int]
 
 
 def easy_first(questions: Sequence[Question], rates: Sequence[PassRate]) -> list[Question]:
-    """Questions by class, then by falling pass rate: the curriculum that `grpo.shuffle_dataset: false` keeps."""
+    """Questions by class, then by falling pass rate: a curriculum, which `grpo.shuffle_dataset: false` keeps."""
     order = sorted(
         range(len(questions)),
         key=lambda i: (SQL_CLASSES.index(questions[i].sql_class), -rates[i].rate, questions[i].id),
