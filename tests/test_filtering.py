@@ -15,7 +15,7 @@ from sqlr1.data.filtering import REASONS, Benchmark, Rules, filter_rows
 from sqlr1.data.readers import read_questions
 from sqlr1.data.similarity import QuestionIndex, sketches
 from sqlr1.database.sql import normal_form, without_literals
-from sqlr1.database.tie_probes import unmentioned_value
+from sqlr1.data.mentions import unmentioned_value
 from sqlr1.records import Question, RecordFile, write_jsonl
 from sqlr1.sandbox import Limits
 

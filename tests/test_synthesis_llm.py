@@ -20,7 +20,7 @@ from tiny_models import smollm2
 
 from sqlr1.data.llm import Client, Endpoint, Prompt
 from sqlr1.data.paraphrase import explain, paraphrase
-from sqlr1.database.tie_probes import unmentioned_value
+from sqlr1.data.mentions import unmentioned_value
 from sqlr1.prompt import format_response
 from sqlr1.records import InputError, Question, read_json, read_records
 from sqlr1.sandbox import Executor

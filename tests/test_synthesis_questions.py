@@ -19,9 +19,9 @@ from sqlgen.shapes.catalogue import SHAPES
 from sqlgen.styles import STYLES
 from sqlgen.world import World
 from sqlr1.data.split import shares
-from sqlr1.database import profile
+from sqlr1.database import read_profile
 from sqlr1.database.sql_features import sql_class
-from sqlr1.database.tie_probes import unmentioned_value
+from sqlr1.data.mentions import unmentioned_value
 from sqlr1.records import SQL_CLASSES, Question
 from sqlr1.sandbox import Executor, Limits
 
@@ -111,7 +111,7 @@ def test_highly_complex_shape_occurs(shape, rows):
 
 def test_one_small_database_yields_many_highly_complex_rows(sources):
     with Executor(workers=1) as executor:
-        world = World(profile(sources[0].path))
+        world = World(read_profile(sources[0].path))
         found = list(generate(world, "x", {"Highly Complex": 150}, MANNER, 0, executor))
     assert len({sql_key(row.sql) for row in found}) == 150
 
@@ -165,14 +165,14 @@ def test_verbs_agree_with_what_they_ask_for(rows):
 
 def test_long_reasoning_says_what_is_asked(sources):
     with Executor(workers=1) as executor:
-        world = World(profile(sources[0].path))
+        world = World(read_profile(sources[0].path))
         found = list(generate(world, "x", {"Moderate": 10}, Manner(DEFAULT_STYLES, "long"), 1, executor))
     assert all(row.reasoning.startswith("We are asked for") and "The output is" in row.reasoning for row in found)
 
 
 def test_held_out_templates_are_disjoint(sources, rows):
     with Executor(workers=1) as executor:
-        world = World(profile(sources[0].path))
+        world = World(read_profile(sources[0].path))
         other = list(
             generate(world, "x", {"Simple": 20, "Complex": 10}, Manner(DEFAULT_STYLES, held_out=True), 0, executor)
         )
@@ -230,14 +230,14 @@ def test_few_rows_are_in_memory_while_they_are_read(sources, tmp_path):
 
 def test_output_and_databases_do_not_depend_on_string_hashing(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from sqlr1.database import profile\n"
+        "import sys; from pathlib import Path; from sqlr1.database import read_profile\n"
         "from sqlr1.sandbox import Executor\n"
         "from sqlgen.generate import *; from sqlgen.populate import build_database\n"
         "from sqlgen.world import World; from sqlr1.records import sha256\n"
         "path = Path(sys.argv[1]); build_database('zoo', 3, path)\n"
         "with Executor(workers=1) as executor:\n"
         "    quotas = {'Moderate': 12, 'Complex': 8}\n"
-        "    rows = list(generate(World(profile(path)), 'zoo', quotas, Manner(DEFAULT_STYLES), 3, executor))\n"
+        "    rows = list(generate(World(read_profile(path)), 'zoo', quotas, Manner(DEFAULT_STYLES), 3, executor))\n"
         "print(sha256(path), rows)"
     )
     outputs = set()
@@ -250,7 +250,7 @@ def test_output_and_databases_do_not_depend_on_string_hashing(tmp_path):
 
 def test_other_seed_other_questions(sources):
     with Executor(workers=1) as executor:
-        world = World(profile(sources[0].path))
+        world = World(read_profile(sources[0].path))
         first, second = (list(generate(world, "x", {"Simple": 10}, MANNER, seed, executor)) for seed in (0, 1))
     assert first != second
 
@@ -274,5 +274,5 @@ def test_spider_training_databases_yield_all_classes(data_root, tmp_path):
 def test_any_database_will_do(data_root):
     path = data_root / "chinook/Chinook_Sqlite.sqlite"
     with Executor(workers=1) as executor:
-        rows = list(generate(World(profile(path)), "chinook", {"Simple": 10, "Complex": 10}, MANNER, 0, executor))
+        rows = list(generate(World(read_profile(path)), "chinook", {"Simple": 10, "Complex": 10}, MANNER, 0, executor))
     assert len(rows) == 20

@@ -25,7 +25,7 @@ from sqlgen.world import World
 from sqlr1.data.reasoning import trace
 from sqlr1.database.sql import to_sql
 from sqlr1.database.sql_features import sql_class
-from sqlr1.database.tie_probes import fault, probe
+from sqlr1.database.tie_probes import rejection_reason, tie_probe
 from sqlr1.records import SQL_CLASSES, InputError, Question
 from sqlr1.sandbox import Executor, Query, Status
 
@@ -146,12 +146,12 @@ def _plan(world: World, shape: Shape, style: str, rng: random.Random) -> SomePla
 
 def _valid(path: Path, drafts: list[_Draft], executor: Executor) -> list[_Draft]:
     """The drafts whose results are worth learning from."""
-    executions = executor.execute([Query(path, to_sql(probe(draft.expression))) for draft in drafts])
+    executions = executor.execute([Query(path, to_sql(tie_probe(draft.expression))) for draft in drafts])
     return [
         draft
         for draft, execution in zip(drafts, executions, strict=True)
         if execution.status == Status.OK
-        and not fault(draft.expression, execution.rows)
+        and not rejection_reason(draft.expression, execution.rows)
         and not is_of_one_group(draft.plan, execution.rows)
     ]
 
