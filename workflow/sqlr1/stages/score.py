@@ -30,8 +30,7 @@ from sqlr1.evaluate.vote import majority
 from sqlr1.prompt import Response, parse_response
 from sqlr1.records import Candidates, InputError, read_records, write_json, write_jsonl
 from sqlr1.report.figures import interval_panels
-from sqlr1.sandbox import Executor, Limits, Pair, Query
-from sqlr1.sandbox.judging import instances
+from sqlr1.sandbox import Executor, Limits, Pair, Query, instances
 from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, stage, stage_parser
 
 logger = logging.getLogger(__name__)
