@@ -102,11 +102,6 @@ def test_identifiers_are_quoted_where_sqlite_or_sqlglot_needs_it(name):
     connection.execute(sql)
 
 
-def test_unknown_style_is_refused(database):
-    with pytest.raises(ValueError, match="unknown schema style"):
-        schema_text(read_schema(database), "json", 0)
-
-
 def test_missing_and_corrupt_files_are_named(tmp_path):
     with pytest.raises(InputError, match=r"gone\.sqlite: no such SQLite file"):
         read_schema(tmp_path / "gone.sqlite")

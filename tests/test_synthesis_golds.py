@@ -14,9 +14,9 @@ from sqlgen.shapes import cte, groups, joined, nested, ratio, sets, single, wind
 from sqlgen.shapes.catalogue import expression_of, request_of
 from sqlgen.shapes.ratio import Ranges
 from sqlgen.world import World
+from sqlr1.data.mentions import unmentioned_value
 from sqlr1.database import read_profile
 from sqlr1.database.sql import to_sql
-from sqlr1.data.mentions import unmentioned_value
 from sqlr1.records import Question
 from sqlr1.sandbox import Executor
 

@@ -69,8 +69,8 @@ def filter_rows(
 ) -> list[str | None]:
     """For each row the reason to drop it (one of REASONS), or None. `paths` has the database of each row.
 
-    Each of `workers` processes takes one database at a time and reads the rows itself. If `rows` is a `RecordFile`, only
-    few are in memory.
+    Each of `workers` processes takes one database at a time and reads the rows itself. If `rows` is a `RecordFile`,
+    only few of them are in memory.
     """
     groups: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
@@ -101,9 +101,7 @@ class _Candidate:
 class _Filter:
     """Finds the reasons to drop rows, one database at a time."""
 
-    def __init__(
-        self, rows: Sequence[Question], benchmark: Benchmark, rules: FilterRules, executor: Executor
-    ) -> None:
+    def __init__(self, rows: Sequence[Question], benchmark: Benchmark, rules: FilterRules, executor: Executor) -> None:
         self._rows = rows
         self._benchmark = benchmark
         self._rules = rules
@@ -164,9 +162,7 @@ class _Filter:
             else:
                 yield _FAILURES.get(execution.status, "failed")
 
-    def _ties(
-        self, path: Path, backward: Callable[[], Path | None], candidates: list[_Candidate]
-    ) -> list[str | None]:
+    def _ties(self, path: Path, backward: Callable[[], Path | None], candidates: list[_Candidate]) -> list[str | None]:
         """`ties` where the order in which tables are read, or ties in an inner block, may decide the result."""
         doubtful = [c for c in candidates if may_depend_on_order(c.expression)]
         tied = [*self._tied_inside(path, doubtful)]

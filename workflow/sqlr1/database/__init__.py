@@ -13,7 +13,7 @@ __all__ = [
     "Table",
     "identifier",
     "open_read_only",
-    "profile",
+    "read_profile",
     "read_schema",
     "schema_text",
 ]

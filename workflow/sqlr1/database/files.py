@@ -59,3 +59,8 @@ def portable(path: Path, root: Path) -> str:
     """`{data}/...` for a path inside the data root, so that it holds on other machines; else the absolute path."""
     root, path = root.resolve(), path.resolve()
     return "{data}/" + path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def resolve(path: str, root: Path) -> Path:
+    """A path of the configuration, with the data root for `{data}`."""
+    return Path(path.replace("{data}", str(root)))
