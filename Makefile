@@ -8,7 +8,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(BIN):$(PATH)
 
-.PHONY: run test lint setup ui lock clean
+.PHONY: run test lint setup ui lock schema clean
 
 run: $(STAMP)
 	snakemake --cores all
@@ -40,6 +40,10 @@ lock: $(STAMP)
 	uv pip compile --universal --python-version 3.11 --extra dev --quiet --no-header --no-annotate \
 		--output-file constraints.txt pyproject.toml
 	python envs/generate.py
+
+# What follows from workflow/sqlr1/config.py: the schema that editors read, and docs/configuration.md.
+schema: $(STAMP)
+	python workflow/schemas/generate.py
 
 # Results, MLflow's store and Snakemake's record of what made them are the user's work: they stay.
 clean:

@@ -10,14 +10,15 @@ include: "workflow/rules/common.smk"
 
 
 pathvars:
-    results=f"results/{config['experiment']}",
+    results=RESULTS,
+
+
+report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/data.smk"
-include: "workflow/rules/training.smk"
-include: "workflow/rules/inference.smk"
-include: "workflow/rules/scoring.smk"
-include: "workflow/rules/ablations.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -41,24 +42,35 @@ rule all:
         policies([STRATEGY], VARIANTS),
         rules.report.output,
     message:
-        "all: {config[experiment]}, from the base model to the report"
+        "all: {CONFIG.experiment}, from the base model to the report"
 
 
 # SQL-R1's reward, and each of its four parts dropped.
 rule ablation_reward:
     input:
         EVERYTHING,
-        policies([STRATEGY], [WITHOUT_RL, *REWARDS]),
+        policies([STRATEGY], [WITHOUT_RL, *ABLATED]),
         expand(rules.ablation.output, ablation="ablation_reward"),
     message:
         "ablation_reward: its policies, scores and table"
 
 
-# The three cold starts, each with and without RL.
+# The cold starts, each with and without RL.
 rule ablation_cold_start:
     input:
         EVERYTHING,
-        policies(STRATEGIES, [WITHOUT_RL, REWARDS[0]]),
+        policies(STRATEGIES, [WITHOUT_RL, ABLATED[0]]),
         expand(rules.ablation.output, ablation="ablation_cold_start"),
     message:
         "ablation_cold_start: its policies, scores and table"
+
+
+onsuccess:
+    logger.info(f"Results: {RESULTS}/   Report: {RESULTS}/report.md   Log: {log}   Runs in MLflow: make ui")
+
+
+onerror:
+    logger.error(f"Failed. The failed job's log is named above; Snakemake's own: {log}. Runs in MLflow: make ui")
+    logger.error(
+        "Finished jobs are kept: the same command continues from there, training from its last checkpoint."
+    )

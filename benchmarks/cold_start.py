@@ -68,7 +68,7 @@ def train(kind: str, folder: str, data: list[dict[str, list[int]]], steps: int) 
                 args=sft_config(settings, Path(work), 0),
                 train_dataset=Dataset.from_list([{**r, "length": len(r["input_ids"])} for r in data]),
                 processing_class=tokenizer,
-                peft_config=lora_config(settings),
+                peft_config=lora_config(settings.lora),
             )
         marks: list[tuple[float, int]] = []
         step = trainer.training_step

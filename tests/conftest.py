@@ -26,8 +26,9 @@ def data_root() -> Path:
 def snakemake(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
     """Run the real workflow in `folder` (a copy of the checkout) and capture what it prints."""
     command = [sys.executable, "-m", "snakemake", "--nocolor", *arguments]
-    # A store that the caller tracks to would keep the runs out of the copy's own.
-    inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    # The caller's store would keep the runs out of the copy's own, its PYTHONPATH would hide the copy's code.
+    aside = ("MLFLOW_TRACKING_URI", "PYTHONPATH")
+    inherited = {name: value for name, value in os.environ.items() if name not in aside}
     return subprocess.run(
         command, cwd=folder, env=inherited | environment, capture_output=True, text=True, timeout=1200, check=False
     )

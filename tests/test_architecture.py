@@ -12,8 +12,9 @@ ROOT = Path(sqlr1.__file__).parents[2]
 WORKFLOW = ROOT / "workflow"
 # Each may import only what is above it.
 ORDER = [
-    "records", "cpus", "schema", "configuration", "provenance", "database", "prompt", "sandbox", "outcomes", "rewards",
-    "evaluate", "data", "sqlgen", "model", "train", "tracking", "report", "planning", "stages", "cli",
+    "records", "cpus", "provenance", "database", "prompt", "sandbox", "outcomes", "rewards", "config", "config_files",
+    "evaluate",
+    "data", "sqlgen", "model", "train", "tracking", "report", "planning", "stages", "cli",
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from conftest import copy_checkout, snakemake
 
-from sqlr1 import configuration
+from sqlr1.config_files import load
 from sqlr1.records import Candidates, Catalogue, Database, InputError, Question, RecordFile, read_records, write_jsonl
 
 
@@ -26,27 +26,27 @@ def default_config(checkout):
     [
         ("grpo", "learning_rat", 1e-5, "config key grpo.learning_rat: unknown; did you mean 'learning_rate'?"),
         ("grpo", "learning_rate", "1e-4", "config key grpo.learning_rate: '1e-4' is a string; YAML needs a dot"),
-        ("candidates", "temperature", -1, "config key candidates.temperature: -1 is less than the minimum of 0"),
-        ("cold_start", "strategy", "sft", "config key cold_start.strategy: 'sft' is not one of"),
-        ("prompt", "max_length", "long", "config key prompt.max_length: 'long' is not of type 'integer'"),
-        ("cold_start", "max_steps", 0, "config key cold_start.max_steps: 0 is not one of the allowed forms"),
+        ("candidates", "temperature", -1, "config key candidates.temperature: -1: input should be greater than or"),
+        ("cold_start", "strategy", "sft", "config key cold_start.strategy: 'sft': input should be 'none', 'sql_only'"),
+        ("prompt", "max_length", "long", "config key prompt.max_length: 'long': input should be a valid integer"),
+        ("cold_start", "max_steps", 0, "config key cold_start.max_steps: 0 is no number of steps"),
         ("grpo", "learning_rate", float("nan"), "config key grpo.learning_rate: nan is not a finite number"),
         ("grpo", "num_generations", 5, "config key grpo.num_generations: 5 does not divide the 32 completions"),
-        ("select", "low", 0.995, "config key select.low: 0.995 is above select.high, 0.99"),
+        ("select", "low", 0.995, "config key select.high: 0.99 is below select.low, 0.995"),
         (
             "synthesize",
             "domains",
             ["bookshp"],
             "synthesize.domains.bookshp: unknown; did you mean 'bookshop'?",
         ),
-        ("launch", "grpo", "", "config key launch.grpo: '' should be non-empty"),
+        ("launch", "grpo", "", "config key launch.grpo: '': string should have at least 1 character"),
     ],
 )
 def test_a_faulty_config_key_is_named(checkout, section, key, value, message):
     config = default_config(checkout)
     config[section][key] = value
     with pytest.raises(InputError, match="config key") as error:
-        configuration.check(config)
+        load(config)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -54,8 +54,22 @@ def test_a_faulty_config_key_is_named(checkout, section, key, value, message):
 def test_a_mixed_in_class_that_does_not_exist_is_named(checkout):
     config = default_config(checkout)
     config["synthesize"]["mix"] = [{"layout": "spider", "questions": "q", "databases": "d", "classes": {"Smiple": 3}}]
-    with pytest.raises(InputError, match=r"config key synthesize\.mix\.0\.classes: 'Smiple' is not one of"):
-        configuration.check(config)
+    with pytest.raises(InputError, match=r"config key synthesize\.mix\.0\.classes\.Smiple: 'Smiple': input should be"):
+        load(config)
+
+
+def test_all_faulty_keys_are_named_at_once(checkout):
+    config = default_config(checkout)
+    config["grpo"] |= {"learning_rat": 1, "beta": -1}
+    config["select"]["low"] = 2
+    config["colour"] = "red"
+    del config["experiment"]
+    with pytest.raises(InputError) as error:
+        load(config)
+    lines = str(error.value).split("; config key ")
+    assert [line.removeprefix("config key ").split(":")[0] for line in lines] == [
+        "experiment", "select.low", "grpo.beta", "grpo.learning_rat", "colour",
+    ]  # fmt: skip
 
 
 def test_a_run_without_any_benchmark_stops_before_any_work(checkout):
@@ -219,7 +233,7 @@ def test_a_wheel_with_a_wrong_hash_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"held_out_domains": ["clinic"]}, "config key synthesize.held_out_domains: clinic also stands in"),
+        ({"held_out_domains": ["clinic"]}, "config key synthesize.held_out_domains: clinic is also in"),
         (
             {"classes": dict.fromkeys(("Simple", "Moderate", "Complex", "Highly Complex"), 0)},
             "config key synthesize.classes: no class has a share above 0",
@@ -230,7 +244,7 @@ def test_keys_at_odds_are_named(checkout, change, message):
     config = default_config(checkout)
     config["synthesize"] |= change
     with pytest.raises(InputError) as error:
-        configuration.check(config)
+        load(config)
     assert message in str(error.value)
 
 

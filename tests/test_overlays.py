@@ -1,58 +1,60 @@
 """Every shipped experiment: its config fits the schema and builds each stage's real trainer configuration."""
 
-from pathlib import Path
+import dataclasses
+import json
+import runpy
 
+import jsonschema
 import pytest
 import yaml
 from conftest import ROOT
-from snakemake.utils import update_config
-from trl import SFTConfig
+from trl import GRPOConfig, SFTConfig
 
-from sqlgen.styles import STYLES
-from sqlr1 import configuration
+from sqlr1.config import ColdStart, Config, Grpo, plain
+from sqlr1.config_files import load, read_config
 from sqlr1.records import SQL_CLASSES, InputError
 from sqlr1.rewards import reward_functions
-from sqlr1.sandbox import Limits
-from sqlr1.schema import SCHEMA
 from sqlr1.train.trainer_config import grpo_config, lora_config, sft_config
 
-OVERLAYS = sorted((ROOT / "workflow/config").glob("*.yaml"))
-PAPER = [path for path in OVERLAYS if path.stem.startswith("paper")]
+FOLDER = ROOT / "workflow/config"
+SIZES = sorted(FOLDER.glob("paper-*.yaml"))
+# Each experiment as it is named on the command line: overlays in layers.
+EXPERIMENTS = {
+    path.stem: ([FOLDER / "paper.yaml", path] if path in SIZES else [path])
+    for path in sorted(FOLDER.glob("*.yaml"))
+    if path.stem != "paper"
+} | {"embedded": []}
 
 
-def load(overlay: Path | None) -> dict:
+def read(name: str) -> Config:
     """The configuration as Snakemake merges it."""
-    config = yaml.safe_load((ROOT / "config.yaml").read_text())
-    if overlay:
-        update_config(config, yaml.safe_load(overlay.read_text()))
-    return config
+    return read_config([ROOT / "config.yaml", *EXPERIMENTS[name]])
 
 
-def sft(config: dict, folder: Path) -> SFTConfig:
-    """What the cold start trains with; the strategy is an argument of its stage."""
-    return sft_config({key: value for key, value in config["cold_start"].items() if key != "strategy"}, folder, seed=0)
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_builds_its_real_configurations(name, tmp_path):
+    config = read(name)
+    assert config.experiment == name
+    cold_start = sft_config(config.cold_start, tmp_path, seed=0)
+    grpo = grpo_config(config.grpo, tmp_path, seed=0)
+    assert cold_start.learning_rate == config.cold_start.learning_rate
+    assert grpo.num_generations == config.grpo.num_generations
+    assert (lora_config(config.grpo.lora) is None) == (config.grpo.lora is None)
+    assert list(reward_functions(config.reward, "full")) == ["format", "execution", "result", "length"]
+    assert config.execution.limits().seconds == config.execution.seconds
 
 
-@pytest.mark.parametrize("overlay", [None, *OVERLAYS], ids=lambda p: p.stem if p else "default")
-def test_an_experiment_builds_its_real_configurations(overlay, tmp_path):
-    config = load(overlay)
-    configuration.check(config)
-    assert config["experiment"] == (overlay.stem if overlay else "embedded")
-    cold_start = sft(config, tmp_path)
-    grpo = grpo_config(config["grpo"], tmp_path, seed=0)
-    assert cold_start.learning_rate == config["cold_start"]["learning_rate"]
-    assert grpo.num_generations == config["grpo"]["num_generations"]
-    assert (lora_config(config["grpo"]) is None) == (config["grpo"].get("lora") is None)
-    assert list(reward_functions(config["reward"])) == ["format", "execution", "result", "length"]
-    assert Limits(**config["execution"]).seconds == config["execution"]["seconds"]
+def test_the_paper_settings_need_a_size():
+    with pytest.raises(InputError, match=r"config key base_model\.name"):
+        read_config([ROOT / "config.yaml", FOLDER / "paper.yaml"])
 
 
-@pytest.mark.parametrize("overlay", PAPER, ids=lambda p: p.stem)
+@pytest.mark.parametrize("overlay", SIZES, ids=lambda p: p.stem)
 def test_the_paper_overlays_hold_the_published_settings(overlay, tmp_path):
-    config = load(overlay)
+    config = read(overlay.stem)
     size = overlay.stem.removeprefix("paper-").upper()
-    assert config["base_model"]["name"] == f"Qwen/Qwen2.5-Coder-{size}-Instruct"
-    grpo = grpo_config(config["grpo"], tmp_path, seed=0)
+    assert config.base_model.name == f"Qwen/Qwen2.5-Coder-{size}-Instruct"
+    grpo = grpo_config(config.grpo, tmp_path, seed=0)
     published = {
         "num_generations": 8, "learning_rate": 3.0e-7, "lr_scheduler_type": "constant", "epsilon": 0.2, "beta": 0.001,
         "entropy_coef": 0.001,
@@ -61,32 +63,31 @@ def test_the_paper_overlays_hold_the_published_settings(overlay, tmp_path):
     }  # fmt: skip
     assert {name: getattr(grpo, name) for name in published} == published
     assert grpo.loss_type in ("dapo", "bnpo")
-    # 8 prompts of 8 completions a step on 8 accelerators.
+    # 8 prompts of 8 completions per step on 8 GPUs.
     assert grpo.per_device_train_batch_size * 8 * grpo.gradient_accumulation_steps == 8 * 8
-    cold_start = sft(config, tmp_path)
+    cold_start = sft_config(config.cold_start, tmp_path, seed=0)
     assert (cold_start.learning_rate, cold_start.per_device_train_batch_size) == (5.0e-5, 1)
     assert cold_start.save_steps == 1000  # of 25,000: a checkpoint of 7B is 120 GB
-    assert config["cold_start"]["dtype"] == config["grpo"]["dtype"] == "bfloat16"  # as on the devices
-    assert config["prompt"] == {"schema": "ddl", "example_values": 2, "max_length": 4096}
-    assert config["filter"]["rl_classes"] == ["Complex"]
-    assert len(set(config["filter"]["classes"].values())) == 1  # SynSQL-200K: 50,000 of each class
-    assert config["grpo"]["validation"]["every"] == 500  # of 5,000 steps: 4,000 questions ten times, eight a step
-    # The filter drops rows: more are drawn than the 50,000 of each class and 5,000 of class Complex that shall be left.
-    (drawn,) = (entry["classes"] for entry in config["synthesize"]["mix"])
+    assert config.cold_start.dtype == config.grpo.dtype == "bfloat16"  # as on the GPUs
+    assert plain(config.prompt) == {"schema": "ddl", "example_values": 2, "max_length": 4096}
+    assert config.filter.rl_classes == ["Complex"]
+    assert len(set(config.filter.classes.values())) == 1  # SynSQL-200K: 50,000 of each class
+    assert config.grpo.validation.every == 500  # of 5,000 steps: 4,000 questions ten times, eight per step
+    # The filter drops rows: more are drawn than the 50,000 of each class and 5,000 of class Complex to keep.
+    (drawn,) = (entry.classes for entry in config.synthesize.mix)
     assert all(drawn[name] >= 1.5 * (55000 if name == "Complex" else 50000) for name in SQL_CLASSES)
-    assert {name: config["candidates"][name] for name in ("n", "temperature", "max_new_tokens")} == {
-        "n": 8, "temperature": 0.8, "max_new_tokens": 2048,
-    }  # fmt: skip
+    answers = config.candidates
+    assert (answers.n, answers.temperature, answers.max_new_tokens) == (8, 0.8, 2048)
 
 
-@pytest.mark.parametrize("overlay", PAPER, ids=lambda p: p.stem)
+@pytest.mark.parametrize("overlay", SIZES, ids=lambda p: p.stem)
 def test_the_paper_overlays_launch_by_files_that_accelerate_reads(overlay):
     from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.commands.launch import launch_command_parser
 
-    config = load(overlay)
-    for stage in ("cold_start", "grpo"):
-        program, verb, *flags = config["launch"][stage].split()
+    gpus = yaml.safe_load((ROOT / "profiles/8gpu/config.yaml").read_text())["set-resources"]
+    for stage, command in plain(read(overlay.stem).launch).items():
+        program, verb, *flags = command.split()
         assert (program, verb) == ("accelerate", "launch")
         several = ["--num_machines", "2", "--num_processes", "16", "--machine_rank", "1", "--main_process_ip", "node0"]
         args = launch_command_parser().parse_args([*flags, *several, "-m", f"sqlr1.stages.{stage}"])
@@ -94,23 +95,41 @@ def test_the_paper_overlays_launch_by_files_that_accelerate_reads(overlay):
         launched = load_config_from_file(str(ROOT / args.config_file))
         assert launched.distributed_type == "DEEPSPEED"
         assert launched.deepspeed_config["zero_stage"] == 2
-        assert launched.num_processes == config["resources"][stage]["gpu"]
+        assert f"{stage}:gpu={launched.num_processes}" in gpus
 
 
-def test_the_schema_knows_the_styles_of_questions():
-    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
-    assert schema["properties"]["synthesize"]["properties"]["styles"]["propertyNames"]["enum"] == list(STYLES)
+def test_what_is_generated_from_the_configuration_is_up_to_date():
+    generated = runpy.run_path(str(ROOT / "workflow/schemas/generate.py"))
+    assert json.loads(generated["SCHEMA"].read_text()) == generated["schema"](), "run `make schema`"
+    assert generated["REFERENCE"].read_text() == generated["reference"](), "run `make schema`"
+
+
+@pytest.mark.parametrize("path", [ROOT / "config.yaml", *sorted(FOLDER.glob("*.yaml"))], ids=lambda p: p.stem)
+def test_the_schema_that_editors_read_accepts_every_file(path):
+    schema = json.loads((ROOT / "workflow/schemas/config.schema.json").read_text())
+    jsonschema.validate(yaml.safe_load(path.read_text()), schema)
+
+
+def test_the_defaults_of_the_trainers_keys_are_the_libraries_own():
+    """Where they differ on purpose: no checkpointed gradients, a log row per step, more frequent checkpoints."""
+    ours = {"gradient_checkpointing", "logging_steps", "save_steps"}
+    for section, library in ((ColdStart, SFTConfig), (Grpo, GRPOConfig)):
+        defaults = {field.name: field.default for field in dataclasses.fields(library)}
+        for name, field in section.model_fields.items():
+            if name in defaults and name not in ours:
+                assert field.default == defaults[name], name
 
 
 @pytest.mark.parametrize(
     ("styles", "message"),
-    [({"formal": 0}, "synthesize.styles: no style has a share above 0"), ({"shouting": 1}, "'shouting' is not one of")],
+    [
+        ({"formal": 0.0}, "synthesize.styles: no style has a share above 0"),
+        ({"shouting": 1.0}, "synthesize.styles.shouting: 'shouting': input should be 'interrogative'"),
+    ],
 )
 def test_styles_that_cannot_be_met_are_named(styles, message):
-    config = load(None)
-    config["synthesize"]["styles"] = styles
     with pytest.raises(InputError, match=message):
-        configuration.check(config)
+        load({"experiment": "x", "synthesize": {"styles": styles}})
 
 
 def test_the_conda_environment_holds_the_one_list_of_dependencies():

@@ -27,6 +27,6 @@ def test_jobs_on_slurm_get_the_cores_of_the_profile_and_not_those_of_the_submitt
 def test_every_rule_that_asks_for_gpus_is_sent_to_their_partition():
     """Snakemake takes resources for a rule that does not exist without a word."""
     rules = "\n".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
-    asking = re.findall(r'^rule (\w+):(?:(?!^rule ).)*?\*\*config\["resources"\]', rules, re.MULTILINE | re.DOTALL)
+    asking = re.findall(r"^rule (\w+):(?:(?!^rule ).)*?^        gpu=1,$", rules, re.MULTILINE | re.DOTALL)
     assert len(asking) >= 4
     assert sorted(SLURM["set-resources"]) == sorted(f"{rule}:slurm_partition=gpu" for rule in asking)

@@ -72,7 +72,7 @@ def trained(folder, tmp_path, stock):
             args=sft_config(SETTINGS, tmp_path, 1),
             train_dataset=Dataset.from_list([{**r, "length": len(r["input_ids"])} for r in rows]),
             processing_class=tiny_tokenizer(),
-            peft_config=lora_config(SETTINGS),
+            peft_config=lora_config(SETTINGS.lora),
         )
     trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]

@@ -64,7 +64,7 @@ def grpo(model, work, per_device, beta=0.05, refill_rounds=None):
         reward_funcs=letters,
         train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in PROMPTS]),
         processing_class=tiny_tokenizer(),
-        peft_config=lora_config(settings),
+        peft_config=lora_config(settings.lora),
         callbacks=[MarkComplete()],
         refill_rounds=refill_rounds,
     )

@@ -2,48 +2,72 @@ import itertools
 import os
 import shlex
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
+from snakemake.settings.types import DeploymentMethod
 
-# The package is found beside the workflow: by these files, and by jobs in environments of their own.
-PACKAGE_ROOT = str(Path(workflow.basedir) / "workflow")
-sys.path.insert(0, PACKAGE_ROOT)
+PACKAGES = Path(workflow.basedir) / "workflow"
+INSTALLED = find_spec("sqlr1")
+# This checkout's code is used, whichever checkout is installed in the environment.
+sys.path.insert(0, str(PACKAGES))
 
-from sqlr1 import configuration
+from sqlr1.config import plain
+from sqlr1.config_files import load
 from sqlr1.model.base import MODEL_FILES, local_files
+from sqlr1.prompt import STRATEGIES
 from sqlr1.provenance import settings, sources
 from sqlr1.records import InputError
+from sqlr1.rewards import REWARDS
 
 try:
-    configuration.check(config)
+    CONFIG = load(config)
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
-DATA_ROOT = configuration.prepare_environment(config["data"]["root"], PACKAGE_ROOT)
-RESULTS = f"results/{config['experiment']}"
+DATA_ROOT = os.environ.setdefault("SQLR1_DATA", os.path.expanduser(CONFIG.data.root))
+# Threads that spin for long while they wait make two jobs on the same cores tens of times slower; threads that sleep
+# at once make small products, of which decoding consists, half as fast. Read by libgomp (torch on Linux).
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+# Jobs use the Python that runs Snakemake, unless each rule has a conda environment; that one holds the libraries alone.
+CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+if not CONDA:
+    shell.prefix(f'set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; ')
+if CONDA or INSTALLED is None or Path(INSTALLED.origin).parents[1] != PACKAGES:
+    if os.environ.setdefault("PYTHONPATH", str(PACKAGES)).split(os.pathsep)[0] != str(PACKAGES):
+        raise WorkflowError(
+            f"jobs would not find this checkout's code: put {PACKAGES} first in PYTHONPATH, or unset it"
+        )
+
+RESULTS = f"results/{CONFIG.experiment}"
 # A stage depends on the libraries too: another version of one may give other results.
 PINS = "constraints.txt"
 ENV = "../../envs/sqlr1.yaml"
-EMBEDDED = config["base_model"]["source"] == "wheel"
+EMBEDDED = CONFIG.base_model.source == "wheel"
 CORES = workflow.cores or 1
-COLD_START = dict(config["cold_start"])
-STRATEGY = COLD_START.pop("strategy")
+SEEDS = CONFIG.seeds
+STRATEGY = CONFIG.cold_start.strategy
+VARIANTS = CONFIG.reward.variants
 WITHOUT_RL = "no_rl"
-SEEDS = config["seeds"]
-REWARD = dict(config["reward"])
-VARIANTS = REWARD.pop("variants")
+ABLATED = [name for name, reward in REWARDS.items() if reward.ablated]
+PLAIN = plain(CONFIG)
+# A policy does not depend on which strategy and which rewards are this experiment's main ones.
+TRAINED = PLAIN | {
+    "cold_start": plain(CONFIG.cold_start, "strategy"),
+    "reward": plain(CONFIG.reward, "variants"),
+}
 
 
 envvars:
     "SQLR1_DATA",
-    "PYTHONPATH",
 
 
 wildcard_constraints:
-    strategy="none|sql_only|reasoning",
-    reward="full|no_format|no_execution|no_result|no_length|binary|graded|no_rl",
+    strategy="|".join(STRATEGIES),
+    reward="|".join([*REWARDS, WITHOUT_RL]),
     seed=r"\d+",
 
 
@@ -52,9 +76,14 @@ def resolve(path):
     return path.replace("{data}", DATA_ROOT).replace("{results}", RESULTS)
 
 
+def launcher_files(stage):
+    """The files that a stage's launch command names, such as an accelerate config: they decide what a step is."""
+    return [word for word in shlex.split(PLAIN["launch"][stage]) if os.path.isfile(word)]
+
+
 def database_files(entry):
     """The SQLite files of a benchmark's databases folder."""
-    return sorted(map(str, Path(resolve(entry["databases"])).glob("*/*.sqlite")))
+    return sorted(map(str, Path(resolve(entry.databases)).glob("*/*.sqlite")))
 
 
 def configured_benchmarks():
@@ -63,23 +92,23 @@ def configured_benchmarks():
     A required one that is missing stops the run before any work.
     """
     here, skipped = {}, {}
-    for name, entry in config["benchmarks"].items():
+    for name, entry in CONFIG.benchmarks.items():
         if entry is None:
             continue
-        made_here = "{results}" in entry["questions"]
-        missing = [p for p in (entry["questions"], entry["databases"]) if not os.path.exists(resolve(p))]
+        made_here = "{results}" in entry.questions
+        missing = [p for p in (entry.questions, entry.databases) if not os.path.exists(resolve(p))]
         if not missing and not made_here and not database_files(entry):
-            missing = [f"{entry['databases']}/<db_id>/<db_id>.sqlite"]
+            missing = [f"{entry.databases}/<db_id>/<db_id>.sqlite"]
         if made_here or not missing:
             here[name] = entry
-        elif entry.get("required"):
+        elif entry.required:
             raise WorkflowError(
-                f"benchmark {name}: {resolve(missing[0])} is missing. {entry.get('download', '')} "
-                f"Put it under the data root ({os.environ['SQLR1_DATA']}; set data.root or SQLR1_DATA), "
+                f"benchmark {name}: {resolve(missing[0])} is missing. {entry.download} "
+                f"Put it under the data root ({DATA_ROOT}; set data.root or SQLR1_DATA), "
                 f"or set benchmarks.{name}.required to false."
             )
         else:
-            skipped[name] = f"{resolve(missing[0])} is missing. {entry.get('download', '')}"
+            skipped[name] = f"{resolve(missing[0])} is missing. {entry.download}"
     return here, skipped
 
 
@@ -97,12 +126,42 @@ wildcard_constraints:
 def benchmark_files(name):
     """The files a benchmark's results depend on: its questions and each SQLite file in its databases folder."""
     entry = BENCHMARKS[name]
-    files = {"questions": resolve(entry["questions"])}
-    if "{results}" in entry["databases"]:
-        files["databases"] = "<results>/synthesize/catalogue.jsonl"
-    else:
-        files["databases"] = database_files(entry)
-    return files
+    made_here = "{results}" in entry.databases
+    databases = "<results>/synthesize/catalogue.jsonl" if made_here else database_files(entry)
+    return {"questions": resolve(entry.questions), "databases": databases}
+
+
+def untrusted_questions(name):
+    """The file of a benchmark's excluded questions; only some copies of a benchmark come with one."""
+    path = resolve(BENCHMARKS[name].exclude or "")
+    return [path] if os.path.exists(path) else []
+
+
+def asked_of(name, *more):
+    """What of a benchmark's entry changes its answers, beside the files; `more` are keys that change its scores."""
+    entry = plain(BENCHMARKS[name])
+    return {key: entry[key] for key in ("layout", "limit", *more)}
+
+
+def base_model_files():
+    """The files of a base model that is on this machine already; Snakemake names one that is missing."""
+    model = CONFIG.base_model
+    return list(map(str, local_files(model))) or [model.name] * (model.source in ("path", "gguf"))
+
+
+OWN_DATABASES = CONFIG.synthesize.domains + CONFIG.synthesize.held_out_domains
+
+
+def source_files():
+    """Databases and question files outside the project that synthesis reads; a missing one is named by Snakemake."""
+    folders, mix = CONFIG.synthesize.folders, CONFIG.synthesize.mix
+    files = [resolve(path) for entry in folders for path in (entry.db_ids, entry.tables) if path]
+    files += [resolve(entry.questions) for entry in mix]
+    for entry in (*folders, *mix):
+        place = Path(resolve(entry.databases))
+        for database in [place] if place.is_file() else place.glob("*/*.sqlite"):
+            files += map(str, [database, *database.parent.glob("database_description/*.csv")])
+    return sorted(set(files))
 
 
 def is_base_model(strategy, reward):
@@ -139,53 +198,15 @@ def scores(strategies, rewards):
     ]
 
 
-def untrusted_questions(name):
-    """The file of a benchmark's excluded questions; only some copies of a benchmark come with one."""
-    path = resolve(BENCHMARKS[name].get("exclude", ""))
-    return [path] if os.path.exists(path) else []
-
-
-def asked_of(name, *more):
-    """What of a benchmark's entry changes its answers, beside the files; `more` are keys that change its scores."""
-    return {key: BENCHMARKS[name][key] for key in ("layout", "limit", *more) if key in BENCHMARKS[name]}
-
-
-def base_model_files():
-    """The files of a base model that lies here already; Snakemake names one that is missing."""
-    settings = config["base_model"]
-    return list(map(str, local_files(settings))) or [settings["name"]] * (settings["source"] in ("path", "gguf"))
-
-
-def launcher_files(stage):
-    """The files that a stage's launch command names, such as an accelerate config: they decide what a step is."""
-    return [word for word in shlex.split(config["launch"][stage]) if os.path.isfile(word)]
+def question_rows(summaries):
+    """The rows by question beside score summaries."""
+    return [path.replace("summary.json", "questions.jsonl") for path in summaries]
 
 
 def training_files(name):
     """A file of each GRPO run, those of the first variant first."""
     folder = "<results>/grpo/{strategy}/{reward}/seed-{seed}/"
     return expand(folder + name, strategy=STRATEGY, reward=VARIANTS, seed=SEEDS)
-
-
-def question_rows(summaries):
-    """The rows by question that lie beside score summaries."""
-    return [path.replace("summary.json", "questions.jsonl") for path in summaries]
-
-
-SYNTHESIZE = config["synthesize"]
-OWN_DATABASES = SYNTHESIZE["domains"] + SYNTHESIZE["held_out_domains"]
-
-
-def source_files():
-    """Databases and question files outside the project that synthesis reads; a missing one is named by Snakemake."""
-    folders = SYNTHESIZE["folders"]
-    files = [resolve(f[key]) for f in folders for key in ("db_ids", "tables") if f.get(key)]
-    files += [resolve(m["questions"]) for m in SYNTHESIZE["mix"]]
-    for entry in folders + SYNTHESIZE["mix"]:
-        place = Path(resolve(entry["databases"]))
-        for database in [place] if place.is_file() else place.glob("*/*.sqlite"):
-            files += map(str, [database, *database.parent.glob("database_description/*.csv")])
-    return sorted(set(files))
 
 
 def policies(strategies, rewards):

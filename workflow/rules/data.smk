@@ -17,11 +17,11 @@ rule base_model:
         mem_mb=4000 if EMBEDDED else 96000,
         runtime=30 if EMBEDDED else 240,
     params:
-        cfg=settings(config, "base_model"),
-        out=lambda wildcards, output: Path(output.manifest).parent,
-        experiment=config["experiment"],
+        cfg=settings(PLAIN, "base_model"),
+        out=subpath(output.manifest, parent=True),
+        experiment=CONFIG.experiment,
     message:
-        "base_model: {config[base_model][name]} (log: {log})"
+        "base_model: {CONFIG.base_model.name} (log: {log})"
     shell:
         "python -m sqlr1.stages.base_model --settings {params.cfg:q} --out {params.out:q} "
         "--experiment {params.experiment:q} --log {log:q}"
@@ -52,10 +52,10 @@ rule synthesize:
         runtime=240,
     params:
         # A function, for Snakemake would take {data} inside the string for a wildcard.
-        cfg=lambda wildcards: settings(config, "synthesize", "execution"),
-        out=lambda wildcards, output: Path(output.manifest).parent,
-        experiment=config["experiment"],
-        seed=config["synthesize"]["seed"],
+        cfg=lambda wildcards: settings(PLAIN, "synthesize", "execution"),
+        out=subpath(output.manifest, parent=True),
+        experiment=CONFIG.experiment,
+        seed=CONFIG.synthesize.seed,
     message:
         "synthesize: databases, and questions with SQL and reasoning over them (log: {log})"
     shell:
@@ -89,10 +89,10 @@ rule filter:
         mem_mb=4000,
         runtime=240,
     params:
-        cfg=settings(config, "filter", "execution"),
-        out=lambda wildcards, output: Path(output.manifest).parent,
-        experiment=config["experiment"],
-        seed=config["synthesize"]["seed"],
+        cfg=settings(PLAIN, "filter", "execution"),
+        out=subpath(output.manifest, parent=True),
+        experiment=CONFIG.experiment,
+        seed=CONFIG.synthesize.seed,
     message:
         "filter: the questions for cold start, RL and validation (log: {log})"
     shell:

@@ -23,12 +23,42 @@ rule report:
         questions=question_rows(SCORES),
     output:
         manifest="<results>/report/manifest.json",
-        markdown=report("<results>/report.md", caption="../report/report.rst", category="Report"),
-        funnel=report("<results>/report/funnel.svg", caption="../report/funnel.rst", category="Data"),
-        selection=report("<results>/report/selection.svg", caption="../report/selection.rst", category="Data"),
-        training=report("<results>/report/training.svg", caption="../report/training.rst", category="Training"),
-        scores=report("<results>/report/scores.svg", caption="../report/scores.rst", category="Scores"),
-        table=report("<results>/report/scores.csv", caption="../report/scores.rst", category="Scores"),
+        markdown=report(
+            "<results>/report.md",
+            caption="../report/report.rst",
+            category="Report",
+            labels={"content": "report", "kind": "text"},
+        ),
+        funnel=report(
+            "<results>/report/funnel.svg",
+            caption="../report/funnel.rst",
+            category="Data",
+            labels={"content": "dropped and kept questions", "kind": "figure"},
+        ),
+        selection=report(
+            "<results>/report/selection.svg",
+            caption="../report/selection.rst",
+            category="Data",
+            labels={"content": "pass rates of the RL questions", "kind": "figure"},
+        ),
+        training=report(
+            "<results>/report/training.svg",
+            caption="../report/training.rst",
+            category="Training",
+            labels={"content": "cold start and GRPO", "kind": "figure"},
+        ),
+        scores=report(
+            "<results>/report/scores.svg",
+            caption="../report/scores.rst",
+            category="Scores",
+            labels={"content": "execution accuracy", "kind": "figure"},
+        ),
+        table=report(
+            "<results>/report/scores.csv",
+            caption="../report/scores.rst",
+            category="Scores",
+            labels={"content": "execution accuracy", "kind": "table"},
+        ),
     log:
         "<results>/logs/report.log",
     benchmark:
@@ -40,9 +70,9 @@ rule report:
         runtime=10,
     params:
         # A function, for Snakemake would take {data} inside the string for a wildcard.
-        cfg=lambda wildcards: settings(config, *sorted(config), skipped=SKIPPED),
-        out=lambda wildcards, output: Path(output.manifest).parent,
-        experiment=config["experiment"],
+        cfg=lambda wildcards: settings(PLAIN, *PLAIN, skipped=SKIPPED),
+        out=subpath(output.manifest, parent=True),
+        experiment=CONFIG.experiment,
     message:
         "report: {output.markdown} (log: {log})"
     shell:
@@ -50,3 +80,52 @@ rule report:
         "--catalogue {input.catalogue:q} --cold-start {input.cold_start:q} --pass-rates {input.pass_rates:q} "
         "--grpo {input.grpo:q} --validation {input.validation:q} --scores {input.scores:q} --questions {input.questions:q} "
         "--out {params.out:q} --experiment {params.experiment:q} --log {log:q}"
+
+
+ABLATION_INPUTS = {
+    "ablation_reward": scores([STRATEGY], [WITHOUT_RL, *ABLATED]),
+    "ablation_cold_start": scores(STRATEGIES, [WITHOUT_RL, ABLATED[0]]),
+}
+
+
+rule ablation:
+    input:
+        code=sources("sqlr1.stages.ablation"),
+        summaries=lambda wildcards: ABLATION_INPUTS[wildcards.ablation],
+        questions=lambda wildcards: question_rows(ABLATION_INPUTS[wildcards.ablation]),
+    output:
+        manifest="<results>/{ablation}/manifest.json",
+        table=report(
+            "<results>/{ablation}/table.csv",
+            caption="../report/ablation.rst",
+            category="Ablations",
+            labels={"ablation": "{ablation}", "kind": "table"},
+        ),
+        markdown="<results>/{ablation}/table.md",
+        figure=report(
+            "<results>/{ablation}/figure.svg",
+            caption="../report/ablation.rst",
+            category="Ablations",
+            labels={"ablation": "{ablation}", "kind": "figure"},
+        ),
+    log:
+        "<results>/logs/{ablation}.log",
+    benchmark:
+        "<results>/benchmarks/{ablation}.tsv"
+    wildcard_constraints:
+        ablation="ablation_reward|ablation_cold_start",
+    conda:
+        ENV
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        cfg=settings(PLAIN, "score"),
+        out=subpath(output.manifest, parent=True),
+        experiment=CONFIG.experiment,
+    message:
+        "{wildcards.ablation}: {output.table}, {output.figure} (log: {log})"
+    shell:
+        "python -m sqlr1.stages.ablation --settings {params.cfg:q} --ablation {wildcards.ablation} "
+        "--summaries {input.summaries:q} --questions {input.questions:q} --out {params.out:q} "
+        "--experiment {params.experiment:q} --log {log:q} --tag ablation={wildcards.ablation}"

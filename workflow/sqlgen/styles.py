@@ -5,18 +5,8 @@
 
 from sqlgen.english import Speaker, surface
 from sqlgen.requests import Request
+from sqlr1.records import STYLES
 
-STYLES = (
-    "interrogative",
-    "imperative",
-    "formal",
-    "colloquial",
-    "descriptive",
-    "concise",
-    "vague",
-    "metaphorical",
-    "dialogue",
-)
 _IMPERATIVES = (
     "Show {}.", "List {}.", "Find {}.", "Give me {}.", "Return {}.", "Display {}.", "Give {}.", "Tell me {}.",
     "Show me {}.", "Please list {}.", "Please show {}.", "Report {}.", "Get {}.",

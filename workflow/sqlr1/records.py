@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import IO, Any, TypeVar, overload
 
 SQL_CLASSES = ("Simple", "Moderate", "Complex", "Highly Complex")
+# The nine question styles of OmniSQL.
+STYLES = (
+    "interrogative", "imperative", "formal", "colloquial", "descriptive", "concise", "vague", "metaphorical", "dialogue"
+)  # fmt: skip
 
 
 class InputError(Exception):

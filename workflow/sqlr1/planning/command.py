@@ -7,19 +7,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sqlr1 import configuration
+from sqlr1.config import Config
+from sqlr1.config_files import read_config
 from sqlr1.planning.lengths import bounds, measured
 from sqlr1.planning.shapes import ACCELERATORS, Shape, shape_in, shape_of
 from sqlr1.planning.stages import Cost, Planner
 from sqlr1.records import InputError
 from sqlr1.report.tables import markdown_table
-from sqlr1.schema import read_yaml
 
 
 def add_parser(commands: Any) -> None:
     """Add the sub-command `plan` to argparse's sub-parsers."""
     parser = commands.add_parser("plan", help="what an experiment will cost", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--configfile", type=Path, metavar="FILE", help="an overlay, as for snakemake (default: none)")
+    parser.add_argument("--configfile", type=Path, nargs="+", default=[], metavar="FILE", help="overlays")
     parser.add_argument("--base", type=Path, default=Path("config.yaml"), metavar="FILE", help="(default: config.yaml)")
     parser.add_argument("--accelerator", choices=ACCELERATORS, default="a100-80gb", help="(default: a100-80gb)")
     parser.add_argument("--mfu", type=float, help="share of the peak that is reached (default: the accelerator's)")
@@ -64,15 +64,9 @@ def _shape(model: Mapping[str, Any]) -> Shape:
     return shape_of(model["name"], model.get("file", "") if model["source"] == "wheel" else "")
 
 
-def merged(base: Path, overlay: Path | None) -> dict[str, Any]:
-    """The config as Snakemake merges it, checked against the schema."""
-    from snakemake.utils import update_config
-
-    config: dict[str, Any] = {}
-    for path in filter(None, (base, overlay)):
-        update_config(config, read_yaml(path))
-    configuration.check(config)
-    return config
+def merged(base: Path, overlays: list[Path]) -> Config:
+    """The config as Snakemake merges it."""
+    return read_config([base, *overlays])
 
 
 def _line(cost: Cost) -> list[Any]:

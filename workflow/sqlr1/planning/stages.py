@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sqlr1.config_files import read_yaml
 from sqlr1.planning import costs
 from sqlr1.planning.costs import Pass, Tuning
 from sqlr1.planning.lengths import Lengths
 from sqlr1.planning.shapes import Accelerator, Shape
-from sqlr1.schema import read_yaml
 
 _BANDWIDTH_USED = 0.6
 # Published sizes, where a benchmark is scored whole: Spider dev, BIRD dev.
@@ -206,15 +206,15 @@ class Planner:
         return Tuning(rank, settings.get("gradient_checkpointing", False), sharded, offloaded)
 
     def _deepspeed(self, stage: str) -> Mapping[str, Any]:
-        """The section `deepspeed_config` of the file that `accelerate launch --config_file` names, empty without; a
-        file that it names in turn (`deepspeed_config_file`) is not read.
-        """
+        return self._launcher(stage).get("deepspeed_config") or {}
+
+    def _launcher(self, stage: str) -> Mapping[str, Any]:
+        """The file that `accelerate launch --config_file` names, empty without."""
         given = re.search(r"--config_file(?:\s+|=)['\"]?([^\s'\"]+)", self.config["launch"][stage])
-        return read_yaml(Path(given[1])).get("deepspeed_config") or {} if given else {}
+        return read_yaml(Path(given[1])) if given else {}
 
     def _devices(self, stage: str) -> int:
-        launched = self.config["launch"][stage] != "python"
-        return max(1, self.config["resources"][stage].get("gpu", 1)) if launched else 1
+        return max(1, self._launcher(stage).get("num_processes", 1)) if stage in ("cold_start", "grpo") else 1
 
     def _vllm(self, stage: str) -> bool:
         return self.config[stage].get("use_vllm", False) or self.config[stage].get("backend") == "vllm"

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlr1.evaluate.estimates import Bootstrap, Estimate, paired_difference
+from sqlr1.prompt import STRATEGIES
 from sqlr1.records import InputError
 from sqlr1.report.figures import Rows
 from sqlr1.report.policies import WITHOUT_RL, ScoreRun, benchmarks_of, policy_label, pooled_estimate, select
 from sqlr1.report.tables import markdown_table
+from sqlr1.rewards import REWARDS
 
 PAPER_NOTE = (
     "The paper's numbers are SQL-R1's (arXiv 2504.08600): another model (Qwen2.5-Coder-7B), another benchmark "
@@ -17,30 +19,13 @@ PAPER_NOTE = (
 _PAPER_START = (
     " The paper ablates its reward in RL from the base model, without a cold start: the same reward stands beside it."
 )
-PAPER = {
-    "ablation_reward": {
-        WITHOUT_RL: 58.2,
-        "full": 63.1,
-        "no_format": 60.4,
-        "no_execution": 60.7,
-        "no_result": 62.4,
-        "no_length": 61.0,
-    },
-    "ablation_cold_start": {
-        ("none", WITHOUT_RL): 58.2,
-        ("none", "full"): 63.1,
-        ("reasoning", WITHOUT_RL): 57.0,
-        ("reasoning", "full"): 59.2,
-    },
-}
 ESTIMATES = ("greedy", "greedy_change", "vote", "vote_change")
-_STRATEGIES = ("none", "sql_only", "reasoning")
-_REWARDS = (WITHOUT_RL, "full", "no_format", "no_execution", "no_result", "no_length", "binary", "graded")
 
 
 def variants(runs: Sequence[ScoreRun]) -> list[tuple[str, str]]:
     """The policies among the runs, weakest cold start first, each without RL first."""
-    return sorted({run.policy for run in runs}, key=lambda p: (_STRATEGIES.index(p[0]), _REWARDS.index(p[1])))
+    strategies, rewards = list(STRATEGIES), [WITHOUT_RL, *REWARDS]
+    return sorted({run.policy for run in runs}, key=lambda p: (strategies.index(p[0]), rewards.index(p[1])))
 
 
 def reference(ablation: str, runs: Sequence[ScoreRun]) -> tuple[str, str]:
@@ -53,8 +38,15 @@ def reference(ablation: str, runs: Sequence[ScoreRun]) -> tuple[str, str]:
 
 
 def paper_number(ablation: str, policy: tuple[str, str]) -> float | None:
-    key = policy[1] if ablation == "ablation_reward" else policy
-    return PAPER[ablation].get(key)
+    """The paper's vote on BIRD dev for this row, in percent, if it has one."""
+    strategy, reward = policy
+    without, with_rl = (STRATEGIES["none"] if ablation == "ablation_reward" else STRATEGIES[strategy]).published or (
+        None,
+        None,
+    )
+    if reward == WITHOUT_RL:
+        return without
+    return REWARDS[reward].published if ablation == "ablation_reward" else with_rl if reward == "full" else None
 
 
 def ablation_rows(ablation: str, runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlr1.evaluate.estimates import Bootstrap, Estimate
 from sqlr1.records import read_jsonl
+from sqlr1.rewards import PARTS
 from sqlr1.train.monitor import COLLAPSE
 
 Metrics = Sequence[Mapping[str, Any]]
@@ -18,11 +19,10 @@ Panels = dict[str, dict[str, list[tuple[float, Any]]]]
 EXECUTABLE, MATCH = "rollout/executable", "rollout/match"
 LENGTH, ZERO_VARIANCE = "completions/mean_length", "frac_reward_zero_std"
 VALIDATION, VALIDATION_SIZE = "validation/match", "validation/questions"
-REWARD_PARTS = ("format", "execution", "result", "length", "binary", "graded")
 # Panel -> {line: metric}.
 COLD_START_PANELS = {"Cold start: loss": {"loss": "loss"}}
 GRPO_PANELS = {
-    "GRPO: reward parts": {part: f"rewards/{part}/mean" for part in REWARD_PARTS},
+    "GRPO: reward parts": {part: f"rewards/{part}/mean" for part in PARTS},
     "GRPO: share of rollouts": {"executable": EXECUTABLE, "match": MATCH},
     "GRPO: completion length (tokens)": {"length": LENGTH},
     "GRPO: groups without variance": {"share": ZERO_VARIANCE},

@@ -7,17 +7,11 @@ from typing import Any
 
 from sqlr1.evaluate.estimates import Bootstrap, Estimate, Scores, pooled
 from sqlr1.evaluate.statistics import pass_at_k
+from sqlr1.prompt import STRATEGIES
 from sqlr1.records import InputError, read_json, read_jsonl
+from sqlr1.rewards import REWARDS
 
 WITHOUT_RL = "no_rl"
-_REWARDS = {
-    "full": "GRPO",
-    "no_format": "GRPO without format reward",
-    "no_execution": "GRPO without execution reward",
-    "no_result": "GRPO without result reward",
-    "no_length": "GRPO without length reward",
-}
-_STRATEGIES = {"none": "base model", "sql_only": "cold start (SQL only)", "reasoning": "cold start (reasoning)"}
 
 
 @dataclass(frozen=True)
@@ -67,8 +61,8 @@ def load_runs(summaries: Sequence[Path], questions: Sequence[Path]) -> list[Scor
 
 def policy_label(strategy: str, reward: str) -> str:
     """The policy's name in tables and figures."""
-    start = _STRATEGIES[strategy]
-    return start if reward == WITHOUT_RL else f"{start} + {_REWARDS.get(reward, f'GRPO ({reward} reward)')}"
+    start = STRATEGIES[strategy].label
+    return start if reward == WITHOUT_RL else f"{start} + {REWARDS[reward].label}"
 
 
 def select(runs: Sequence[ScoreRun], policy: tuple[str, str], benchmark: str) -> list[ScoreRun]:

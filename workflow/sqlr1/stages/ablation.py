@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sqlr1.evaluate.estimates import Bootstrap
 from sqlr1.records import atomic_write
-from sqlr1.report.ablation_table import PAPER, ablation_markdown, ablation_panels, ablation_rows, csv_rows
+from sqlr1.report.ablation_table import ablation_markdown, ablation_panels, ablation_rows, csv_rows
 from sqlr1.report.figures import interval_panels, save
 from sqlr1.report.policies import benchmarks_of, load_runs
 from sqlr1.report.tables import write_csv
@@ -18,7 +18,7 @@ from sqlr1.stages.common import Job, stage, stage_parser
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = stage_parser(__doc__)
-    parser.add_argument("--ablation", choices=sorted(PAPER), required=True)
+    parser.add_argument("--ablation", choices=["ablation_reward", "ablation_cold_start"], required=True)
     parser.add_argument("--summaries", type=Path, nargs="+", required=True, help="summary.json of every variant")
     parser.add_argument("--questions", type=Path, nargs="+", required=True, help="questions.jsonl beside each summary")
     with stage("ablation", parser, argv, inputs=["summaries", "questions"]) as job:

@@ -15,11 +15,9 @@ from pathlib import Path
 
 from sqlr1.model.base import MODEL_FILES, copy_model, load_tokenizer, model_folder
 from sqlr1.model.numerics import fix_numerics, native_precision
+from sqlr1.prompt import STRATEGIES
 from sqlr1.records import Catalogue, InputError, Question, read_records, write_jsonl
-from sqlr1.schema import check_section
 from sqlr1.stages.common import Job, data_root, stage, stage_parser
-
-STRATEGIES = ("none", "sql_only", "reasoning")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     inputs = ["model_manifest", "questions", "catalogue"]
     with stage("cold_start", parser, argv, inputs, native_precision) as job:
         source = model_folder(job.args.model_manifest)
-        if job.args.strategy != "none":
+        if STRATEGIES[job.args.strategy].response:
             _train(job, source)
         elif job.first:
             copy_model(source, job.out / "model")
@@ -47,7 +45,6 @@ def _train(job: Job, source: Path) -> None:
     from sqlr1.train.tracking_callback import write_metrics
 
     settings = job.settings["cold_start"]
-    check_section("cold_start", settings)
     fix_numerics(settings.get("threads", 2))
     tokenizer = load_tokenizer(source)
     questions = read_records(job.args.questions, Question)

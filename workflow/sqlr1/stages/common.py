@@ -32,6 +32,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sqlr1 import tracking
+from sqlr1.config import Section, plain
+from sqlr1.config_files import load_sections
 from sqlr1.cpus import usable_cpus
 from sqlr1.provenance import sources
 from sqlr1.records import InputError, sha256, write_json
@@ -123,10 +125,14 @@ def stage(
     _log_to(args.log if first else None)
     signal.signal(signal.SIGTERM, _stop)
     try:
-        settings = _settings(args.settings)
+        try:
+            settings = load_sections(json.loads(args.settings))
+        except json.JSONDecodeError as error:
+            raise InputError(f"--settings: not valid JSON ({error.msg}, column {error.colno})") from error
+        resolved = {name: plain(value) if isinstance(value, Section) else value for name, value in settings.items()}
         named = dict(_files(args, inputs))
         hashes = {str(p): sha256(p) for p in named.values()}
-        origin = _origin(name, args, settings, inputs)
+        origin = _origin(name, args, resolved, inputs)
         origin |= {"native_precision": precision()} if precision else {}
         code = [sha256(Path(path)) for path in sources(f"sqlr1.stages.{name}")]
         # How many processes divide a step, and how: a checkpoint of another launcher's settings is not gone on from.
@@ -137,13 +143,13 @@ def stage(
         tags = dict(t.split("=", 1) for t in args.tag)
         tags |= {"stage": name, "seed": args.seed, "identity": key}
         tags |= {f"input.{name}": hashes[str(p)][:16] for name, p in named.items()}
-        tags["settings_sha256"] = hashlib.sha256(args.settings.encode()).hexdigest()[:16]
+        tags["settings_sha256"] = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()[:16]
         work_key = f"{name}-{key}-{_place(args.out)}"
         if not first:
             with _sole_writer(args.out, rank):
                 yield Job(args, settings, tracking.SilentRun(), work_key, first=False)
             return
-        shown = settings | ({"arguments": origin["arguments"]} if origin["arguments"] else {})
+        shown = resolved | ({"arguments": origin["arguments"]} if origin["arguments"] else {})
         with _sole_writer(args.out, rank):
             if args.log and args.log.is_file() and not (WORK / work_key).exists():
                 os.truncate(args.log, 0)  # the log of a run that goes on goes on, too
@@ -185,13 +191,6 @@ def _sole_writer(out: Path, rank: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _settings(text: str) -> dict[str, Any]:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"--settings: not valid JSON ({error.msg}, column {error.colno})") from error
 
 
 def _origin(name: str, args: argparse.Namespace, settings: dict[str, Any], inputs: Sequence[str]) -> dict[str, object]:

@@ -17,9 +17,8 @@ from typing import Any
 from sqlr1.model.base import MODEL_FILES, load_tokenizer, model_folder
 from sqlr1.model.numerics import fix_numerics, native_precision
 from sqlr1.records import Catalogue, InputError, Question, read_records
-from sqlr1.rewards import VARIANTS, reward_functions
+from sqlr1.rewards import REWARDS, reward_functions
 from sqlr1.sandbox import Executor, Limits
-from sqlr1.schema import check_section
 from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, data_root, stage, stage_parser
 
 log = logging.getLogger(__name__)
@@ -31,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--questions", type=Path, required=True)
     parser.add_argument("--validation", type=Path, required=True)
     parser.add_argument("--catalogue", type=Path, required=True)
-    parser.add_argument("--reward-variant", choices=VARIANTS, default="full")
+    parser.add_argument("--reward-variant", choices=REWARDS, default="full")
     add_workers(parser)
     inputs = ["model_manifest", "questions", "validation", "catalogue"]
     with stage("grpo", parser, argv, inputs, native_precision) as job:
@@ -48,7 +47,6 @@ def _train(job: Job) -> None:
     from sqlr1.train.validation import PREFIX, Validate
 
     settings, reward = job.settings["grpo"], job.settings["reward"]
-    check_section("grpo", settings)
     fix_numerics(settings.get("threads", 2))
     source = model_folder(job.args.model_manifest)
     tokenizer = load_tokenizer(source)

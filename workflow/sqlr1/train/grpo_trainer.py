@@ -75,7 +75,7 @@ def make_trainer(
     dataset = Dataset.from_list([{n: r[n] for n in ("prompt", "gold", "database")} for r in rows])
     # Whoever tracks comes first: it sends what a resumed run has logged, and then each line once.
     callbacks = [*([LogToRun(run)] if run else []), validate, MarkComplete()]
-    functions, lora = judge.functions(), lora_config(settings)
+    functions, lora = judge.functions(), lora_config(settings.lora)
     with named_section("grpo"):  # TRL and PEFT refuse some settings only when they see the model
         trainer = SharedPromptTrainer(
             model=model,

