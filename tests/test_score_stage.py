@@ -97,7 +97,8 @@ def test_rows_tell_greedy_from_vote_and_gold_faults_from_wrong_answers(benchmark
     assert rows[3]["greedy"]["spider_exec"] is None
     assert rows[5]["vote"]["verdict"] == "failed"
     assert "nothing" in rows[5]["vote"]["error"]
-    assert rows[0]["samples"] == {"n": 3, "well_formed": 3, "executable": 3, "spider_exec": 2, "bird_ex": 2}
+    counts = {"spider_exec": 2, "spider_exec_keep_distinct": 2, "bird_ex": 2}
+    assert rows[0]["samples"] == {"n": 3, "well_formed": 3, "executable": 3} | counts
     assert rows[0]["preview"]["gold"] == {
         "status": "ok", "columns": ["name"], "total": 3, "rows": [["Rex"], ["Tom"], ["Ann"]],
     }  # fmt: skip

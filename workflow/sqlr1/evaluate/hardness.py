@@ -129,9 +129,12 @@ def _split(tokens: Tokens, separator: str) -> list[Tokens]:
 def _joins(tokens: Tokens) -> tuple[int, list[_Condition]]:
     """How many tables are joined to the first one, by JOIN or a comma, and the conditions of all ON."""
     tables = [table for part in _split(tokens, "JOIN") for table in _split(part, ",")]
-    words = ("NATURAL", "LEFT", "RIGHT", "FULL", "INNER", "OUTER", "CROSS")
-    on = [[token for token in table[table.index("ON") + 1 :] if token not in words] for table in tables if "ON" in table]
-    return max(0, len(tables) - 1), [condition for tokens in on for condition in _conditions(tokens)]
+    words = ("NATURAL", "LEFT", "RIGHT", "FULL", "INNER", "OUTER", "CROSS")  # they belong to the next JOIN
+    found: list[_Condition] = []
+    for table in tables:
+        if "ON" in table:
+            found += _conditions([token for token in table[table.index("ON") + 1 :] if token not in words])
+    return max(0, len(tables) - 1), found
 
 
 def _conditions(tokens: Tokens, negated: bool = False) -> Iterator[_Condition]:

@@ -2,6 +2,7 @@
 
 import marshal
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -150,10 +151,10 @@ class Executor:
         return {item: found[item[:2]] for item in comparisons if item[:2] in found}
 
     def _run(self, tasks: list[Task], progress: str | None, statements: int = 1) -> list[Reply]:
-        if progress:
+        if progress and sys.stderr.isatty():
             from tqdm import tqdm
 
-            with tqdm(total=len(tasks), desc=progress, unit="query", disable=None) as bar:
+            with tqdm(total=len(tasks), desc=progress, unit="query") as bar:
                 replies = self._pool.run(tasks, bar.update, statements)
         else:
             replies = self._pool.run(tasks, statements=statements)

@@ -15,7 +15,6 @@ logger = logging.getLogger(__name__)
 SEMANTICS = {"spider": "spider_exec", "bird": "bird_ex"}
 METRICS = ("spider_exec", "spider_exec_keep_distinct", "bird_ex", "soft_f1")
 SQLITE_MAGIC = b"SQLite format 3\0"
-_GOLD_AT_FAULT = (Verdict.GOLD_FAILED, Verdict.GOLD_TIMED_OUT, Verdict.MISSING_DATABASE)
 
 
 class Gold(NamedTuple):
@@ -87,7 +86,7 @@ class Plan:
             return Judgement(Verdict.MISSING_DATABASE, {}, "the database is not there")
         decided = {metric: _decide(comparisons, golds, replies) for metric, comparisons in by_metric.items()}
         verdict, _, error = decided[self._verdict_metric]
-        values = {m: decided[m][1] for m in self._metrics if decided[m][0] not in _GOLD_AT_FAULT}
+        values = {m: decided[m][1] for m in self._metrics if not decided[m][0].is_gold_fault}
         return Judgement(verdict, values, error)
 
 

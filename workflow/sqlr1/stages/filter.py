@@ -129,7 +129,7 @@ def _count(rows: Sequence[Question], field: str) -> dict[str, int]:
 
 
 def _track(job: Job, counts: Mapping[str, Any]) -> None:
-    from sqlr1.report.funnel_table import funnel_figure
+    from sqlr1.report.data_tables import funnel_figure
 
     job.run.metrics({"input": counts["input"]} | {f"dropped/{k}": v for k, v in counts["dropped"].items()})
     job.run.metrics({f"rows/{k}": v for k, v in counts["subsets"].items()})
