@@ -1,6 +1,7 @@
-# make run    set up what is missing, then the default experiment      make ui      browse the runs in MLflow
-# make test   set up what is missing, then lint and tests               make lock    pin the dependencies anew
-# make setup  the virtual environment alone                             make clean   remove the environment and caches
+# make run        set up what is missing, then the default experiment   make ui      browse the runs in MLflow
+# make test       set up what is missing, then lint and the fast tests   make lock    pin the dependencies anew
+# make test-slow  lint and every test                                    make schema  write the config's schema and page
+# make setup      the virtual environment alone                          make clean   remove the environment and caches
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,13 +9,22 @@ BIN := $(CURDIR)/$(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(BIN):$(PATH)
 
-.PHONY: run test lint setup ui lock schema clean
+.PHONY: run test test-slow lint setup ui lock schema clean
 
 run: $(STAMP)
 	snakemake --cores all
 
+# Two processes with one thread each: as fast on two cores as it gets, and 6 GB at most.
+PYTEST := OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: $(STAMP) lint
-	pytest
+	$(PYTEST)
+
+# CI has run the fast tests before, and asks for TIER=slow. What measures time runs alone.
+TIER ?= slow or not slow
+test-slow: export SQLR1_FUZZ_SECONDS = 120
+test-slow: $(STAMP) lint
+	$(PYTEST) -m '($(TIER)) and not alone' --durations=25
+	pytest -m alone
 
 lint: $(STAMP)
 	ruff check . && ruff format --check .

@@ -66,11 +66,11 @@ rule ablation_cold_start:
 
 
 onsuccess:
-    logger.info(f"Results: {RESULTS}/   Report: {RESULTS}/report.md   Log: {log}   Runs in MLflow: make ui")
+    logger.info(f"Results: {RESULTS}/   Report: {RESULTS}/report.md   Log: {log[0]}   Runs in MLflow: make ui")
 
 
 onerror:
-    logger.error(f"Failed. The failed job's log is named above; Snakemake's own: {log}. Runs in MLflow: make ui")
+    logger.error(f"Failed. The failed job's log is named above; Snakemake's own: {log[0]}. Runs in MLflow: make ui")
     logger.error(
         "Finished jobs are kept: the same command continues from there, training from its last checkpoint."
     )

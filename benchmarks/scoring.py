@@ -23,9 +23,8 @@ from typing import Any
 
 import sqlparse  # comes with mlflow; what the official evaluator uses
 
-from sqlr1.sandbox import Executor, Limits, Pair, Query
+from sqlr1.sandbox import Executor, Limits, Pair, Query, is_ordered, mend
 from sqlr1.sandbox.compare import spider_exec_equal
-from sqlr1.sandbox.rewriting import is_ordered, mend
 
 DATA = Path(sys.argv[1] if len(sys.argv) > 1 else os.environ.get("SQLR1_DATA", "data"))
 WORKERS = 2

@@ -15,6 +15,11 @@ BESIDE = next((place for place in (ROOT / "data", ROOT.parent / "shared/data") i
 DATA = Path(os.environ.get("SQLR1_DATA", BESIDE))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first: with two processes the other one runs all others meanwhile."""
+    items.sort(key=lambda item: item.path.name != "test_workflow.py")
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """Spider, BIRD and the predictions with official verdicts. Without them the tests that need them are skipped."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import sqlr1
+import sqlr1.sandbox
 
 ROOT = Path(sqlr1.__file__).parents[2]
 WORKFLOW = ROOT / "workflow"
@@ -47,6 +48,20 @@ def test_imports_run_downwards(path):
     for name in imports(path):
         if name.split(".")[0] in ("sqlr1", "sqlgen"):
             assert ORDER.index(room(name)) <= here, f"{path.name} imports {name}"
+
+
+def test_the_sandbox_is_imported_as_a_whole():
+    """Other code uses what `sqlr1.sandbox` exports, never the modules inside it."""
+    inside = {path.stem for path in (WORKFLOW / "sqlr1/sandbox").glob("*.py")}
+    for path in modules():
+        if room(dotted(path)) != "sandbox":
+            used = [name.split(".") for name in imports(path) if name.startswith("sqlr1.sandbox")]
+            assert not [parts for parts in used if len(parts) > 2 and parts[2] in inside], path
+
+
+def test_everything_the_sandbox_exports_exists():
+    """Some names are imported on first use only."""
+    assert all(getattr(sqlr1.sandbox, name) for name in sqlr1.sandbox.__all__)
 
 
 @pytest.mark.parametrize("path", modules(), ids=dotted)

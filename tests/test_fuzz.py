@@ -1,8 +1,8 @@
 """Property-based fuzzing of the sandbox: no escape, no hang, no lost query.
 
 Statements are grown from a grammar (reads, writes, bombs, every function name SQLite knows and some it should not),
-then some are mutilated. Seeded: round r of every run generates the same statements. SQLR1_FUZZ_SECONDS sets how long it
-looks (default 120).
+then some are mutilated. Seeded: round r of every run generates the same statements. SQLR1_FUZZ_SECONDS sets how long
+it looks: 20 by default, 120 in `make test-slow`.
 """
 
 import os
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sqlr1.records import sha256
 from sqlr1.sandbox import Executor, Limits, Query, Status
 
-BUDGET_SECONDS = float(os.environ.get("SQLR1_FUZZ_SECONDS", "120"))
+BUDGET_SECONDS = float(os.environ.get("SQLR1_FUZZ_SECONDS", "20"))
 LIMITS = Limits(seconds=0.1, rows=5_000, result_bytes=1 << 20, memory_bytes=48 << 20, sql_length=20_000)
 # Replacing workers and a busy machine: per query, on top of the limit.
 MARGIN_SECONDS = 0.4

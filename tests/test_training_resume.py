@@ -61,15 +61,28 @@ KILLS = {
 }
 
 
+WITHIN_A_SAVE = "checkpoint-4/optimizer.pt"
+
+
+@pytest.mark.parametrize("stage", ["cold_start", "grpo"])
+def test_a_run_killed_within_a_save_ends_with_the_same_bytes(folder, whole, stage):
+    """Some 20 s: five processes, each of which imports torch and trl."""
+    check_kills(folder, whole, stage, {WITHIN_A_SAVE: KILLS[stage][WITHIN_A_SAVE]}, f"once/{stage}")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", KILLS)
 def test_a_run_killed_again_and_again_ends_with_the_same_bytes(folder, whole, stage):
-    out = f"killed/{stage}"
+    check_kills(folder, whole, stage, KILLS[stage], f"killed/{stage}")
+
+
+def check_kills(folder, whole, stage, kills, out):
     logs = []
-    for file in KILLS[stage]:
+    for file in kills:
         logs.append(kill_when(folder, stage, out, functools.partial(seen, folder, out, file)))
         assert not (folder / out / "manifest.json").exists(), file
     logs.append(run(folder, stage, out))
-    for (file, expected), log in zip(KILLS[stage].items(), logs[1:], strict=True):
+    for (file, expected), log in zip(kills.items(), logs[1:], strict=True):
         assert "".join(re.findall(r"resuming from \S+checkpoint-(\d+)", log)) in expected, file
         assert all(line in (folder / f"{out}.log").read_text() for line in re.findall(r".*resuming from.*", log)), file
     assert hashes(folder / out) == whole(stage)

@@ -171,14 +171,27 @@ def data(tmp_path_factory):
     return folder
 
 
+TRAINERS = ["cold_start", "grpo"]
+
+
 @pytest.fixture(scope="module")
 def one(data):
-    return run(["cold_start", "grpo", "dropping", "validating"], data, "one", 1)
+    return run(TRAINERS, data, "one", 1)
 
 
 @pytest.fixture(scope="module")
 def two(data):
-    return run(["cold_start", "grpo", "dropping", "validating", "refilling"], data, "two", 2)
+    return run(TRAINERS, data, "two", 2)
+
+
+@pytest.fixture(scope="module")
+def more_of_one(data):
+    return run(["dropping", "validating"], data, "more-of-one", 1)
+
+
+@pytest.fixture(scope="module")
+def more_of_two(data):
+    return run(["dropping", "validating", "refilling"], data, "more-of-two", 2)
 
 
 def largest_update(made):
@@ -186,21 +199,33 @@ def largest_update(made):
     return max(weights.abs().max() for name, weights in made["weights"].items() if "lora_B" in name)
 
 
-@pytest.mark.parametrize("case", ["cold_start", "grpo", "dropping"])
+@pytest.mark.parametrize("case", TRAINERS)
 def test_two_processes_train_as_one(one, two, case):
+    """Some 30 s: a launch of one process and one of two."""
+    check_equal(one, two, case)
+
+
+@pytest.mark.slow
+def test_two_processes_that_drop_groups_train_as_one(more_of_one, more_of_two):
+    check_equal(more_of_one, more_of_two, "dropping")
+
+
+def check_equal(one, two, case):
     assert largest_update(one[case]) > 1e-2
     assert max((one[case]["weights"][n] - w).abs().max() for n, w in two[case]["weights"].items()) < 1e-4
     assert two[case]["losses"] == pytest.approx(one[case]["losses"], abs=1e-4)
 
 
-def test_two_processes_share_the_validation(one, two):
-    alone, shared = one["validating"]["validations"], two["validating"]["validations"]
+@pytest.mark.slow
+def test_two_processes_share_the_validation(more_of_one, more_of_two):
+    alone, shared = more_of_one["validating"]["validations"], more_of_two["validating"]["validations"]
     assert [line["step"] for line in shared] == [0, 4, 8, 10]
     # Before training; afterwards the weights differ in their last bits, which may decide a greedy token.
     assert shared[0] == pytest.approx(alone[0])
 
 
-@pytest.mark.parametrize("case", ["cold_start", "grpo"])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", TRAINERS)
 def test_two_processes_resume_within_a_later_epoch(data, two, case):
     assert run([case], data, f"cut-{case}", 2, "cut") == {}
     checkpoint = data / f"cut-{case}/{case}.work/checkpoint-8"
@@ -210,6 +235,7 @@ def test_two_processes_resume_within_a_later_epoch(data, two, case):
     assert resumed["losses"] == two[case]["losses"]
 
 
+@pytest.mark.slow
 def test_a_launched_stage_goes_on_after_a_kill_and_writes_its_outputs_once(data, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -222,16 +248,18 @@ def test_a_launched_stage_goes_on_after_a_kill_and_writes_its_outputs_once(data,
     assert [path.suffix for path in works.iterdir()] == [".lock"] * 2  # one a process
 
 
-def test_two_processes_refill_together(two):
+@pytest.mark.slow
+def test_two_processes_refill_together(more_of_two):
     """Each draws as many groups as the neediest: other groups than one process draws, but both go on to the end."""
-    assert len(two["refilling"]["losses"]) == 10
-    assert largest_update(two["refilling"]) > 1e-2
-    assert two["refilling"]["refilled"]
+    assert len(more_of_two["refilling"]["losses"]) == 10
+    assert largest_update(more_of_two["refilling"]) > 1e-2
+    assert more_of_two["refilling"]["refilled"]
 
 
-def test_dropped_groups_are_counted_over_all_processes(one, two):
-    assert 0.5 in one["dropping"]["live_groups"]  # the group of one of the two
-    assert two["dropping"]["live_groups"] == one["dropping"]["live_groups"]
+@pytest.mark.slow
+def test_dropped_groups_are_counted_over_all_processes(more_of_one, more_of_two):
+    assert 0.5 in more_of_one["dropping"]["live_groups"]  # the group of one of the two
+    assert more_of_two["dropping"]["live_groups"] == more_of_one["dropping"]["live_groups"]
 
 
 if __name__ == "__main__":

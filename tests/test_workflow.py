@@ -3,39 +3,35 @@
 import json
 import os
 import re
+import shutil
 import sqlite3
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import copy_checkout, snakemake
+from conftest import ROOT, copy_checkout, snakemake
 
 from sqlr1.records import sha256
 
-SMOKE = ("--configfile", "workflow/config/smoke.yaml")
+# The overlay that the tests edit lies in the copy.
+SMOKE = ("--configfile", "workflow/config/smoke.yaml", "fast.yaml")
 # Of the smoke experiment's three policies (base model, cold start, GRPO) those that an edit touches.
 TRAINED = {"grpo": 1, "candidates": 1, "score": 1, "report": 1}
 SELECTED = {"select": 1} | TRAINED
 EVERYTHING = {"base_model": 1, "synthesize": 1, "filter": 1, "cold_start": 1} | SELECTED | {"candidates": 3, "score": 3}
 
 
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A finished run of the smoke experiment in a copy of the checkout: all stages, with the real pretrained model."""
+    return clean_run(tmp_path_factory.mktemp("smoke"))
+
+
 def clean_run(folder):
-    """A finished smoke run in a copy of the checkout."""
-    run = snakemake(copy_checkout(folder), *SMOKE)
+    copy_checkout(folder)
+    shutil.copy2(ROOT / "tests/fast.yaml", folder)
+    run = snakemake(folder, *SMOKE)
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
     return folder
-
-
-@pytest.fixture(scope="module")
-def clean_runs(tmp_path_factory):
-    """Two of them, beside each other: much of a smoke job is imports, which keep one core busy."""
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(clean_run, [tmp_path_factory.mktemp("smoke") for _ in range(2)]))
-
-
-@pytest.fixture(scope="module")
-def checkout(clean_runs):
-    return clean_runs[0]
 
 
 @pytest.fixture
@@ -79,9 +75,10 @@ def test_everything_asked_for_is_there(checkout):
         assert json.loads(path.read_text())["questions"] > 0
 
 
-def test_another_clean_run_gives_equal_files(clean_runs):
-    """Every result file; times and run ids lie in logs, benchmarks and MLflow's store."""
-    first, second = (result_hashes(folder / "results/smoke") for folder in clean_runs)
+@pytest.mark.slow
+def test_another_clean_run_gives_equal_files(checkout, tmp_path):
+    """Every result file; times and run ids are in logs, benchmarks and MLflow's store. It runs everything again."""
+    first, second = (result_hashes(folder / "results/smoke") for folder in (checkout, clean_run(tmp_path)))
     assert len(first) > 50
     assert first == second
 
@@ -118,7 +115,7 @@ def html_report(folder, *targets):
 def test_the_html_report_has_the_results_by_category_with_their_captions(checkout):
     captions = html_report(checkout)
     assert captions.keys() == {"Report", "Data", "Training", "Scores"}
-    assert "three worked examples of experiment" in captions["Report"]
+    assert "worked examples and configuration of experiment" in captions["Report"]
     assert "smoke" in captions["Report"]
     assert "How many synthesized questions were dropped" in captions["Data"]
     assert "RL questions by how many of the cold start" in captions["Data"]
@@ -126,6 +123,7 @@ def test_the_html_report_has_the_results_by_category_with_their_captions(checkou
     assert "self-consistency vote" in captions["Scores"]
 
 
+@pytest.mark.alone
 def test_no_op_plans_nothing_in_two_seconds(checkout, tmp_path):
     """Or, where Snakemake needs more than a second for an empty workflow, in twice as long as that."""
     assert planned(checkout) == {}
@@ -170,7 +168,7 @@ def test_an_edit_in_rewards_reruns_grpo_and_what_follows(checkout, edit):
 
 
 def test_one_key_of_select_reruns_the_selection_and_what_follows(checkout, edit):
-    edit("workflow/config/smoke.yaml", "max_new_tokens: 32, rows: 8", "max_new_tokens: 32, rows: 7")
+    edit("fast.yaml", "max_new_tokens: 16", "max_new_tokens: 15")  # the first one is of select
     assert planned(checkout) == SELECTED
 
 
@@ -181,7 +179,7 @@ def test_another_reward_variant_trains_only_itself(checkout):
 
 
 def test_one_key_of_grpo_reruns_grpo_and_what_follows(checkout, edit):
-    edit("workflow/config/smoke.yaml", "max_completion_length: 32", "max_completion_length: 31")
+    edit("fast.yaml", "max_completion_length: 16", "max_completion_length: 15")
     assert planned(checkout) == TRAINED
 
 
@@ -240,8 +238,9 @@ def test_the_cold_start_ablation_plans_the_policies_that_are_not_there_yet(check
     }
 
 
+@pytest.mark.slow
 def test_ablation_reward_runs(checkout):
-    # Two variants at a time, for the reason that clean_runs gives.
+    """It trains four more policies, two at a time: much of such a small job is imports, which keep one core busy."""
     run = snakemake(checkout, "ablation_reward", *SMOKE, "--set-threads", "grpo=1", "candidates=1", "score=1")
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
     table = (checkout / "results/smoke/ablation_reward/table.csv").read_text()

@@ -69,6 +69,9 @@ class Section(BaseModel):
     def keys(self) -> list[str]:
         return [field.alias or name for name, field in type(self).model_fields.items()]
 
+    def __or__(self, other: Any) -> dict[str, Any]:
+        return dict(self.items()) | dict(other.items())
+
     def items(self) -> list[tuple[str, Any]]:
         return [(key, self[key]) for key in self.keys()]
 

@@ -10,7 +10,7 @@ from typing import Any
 from sqlr1.evaluate.hardness import UNKNOWN, spider_hardness
 from sqlr1.prompt import Response, parse_response
 from sqlr1.records import Candidates, InputError, atomic_write, read_json, read_jsonl, read_records, readable
-from sqlr1.sandbox.rewriting import on_one_line
+from sqlr1.sandbox import on_one_line
 
 LAYOUTS = ("spider", "bird")
 _BIRD_MARK = "\t----- bird -----\t"

@@ -24,8 +24,7 @@ from sqlr1.evaluate.formats import (
 from sqlr1.evaluate.statistics import Bootstrap, Estimate
 from sqlr1.records import InputError, write_json, write_jsonl
 from sqlr1.report.figures import interval_panels
-from sqlr1.sandbox import Executor
-from sqlr1.sandbox.judging import SEMANTICS, instances
+from sqlr1.sandbox import SEMANTICS, Executor, instances
 from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, stage, stage_parser
 
 logger = logging.getLogger(__name__)
