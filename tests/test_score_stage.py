@@ -132,6 +132,14 @@ def test_a_question_without_an_answer_is_wrong(benchmark):
     assert summary["metrics"]["well_formed"]["greedy"]["all"]["value"] == 0
 
 
+def test_r_ves_is_measured_when_the_config_asks_for_it(benchmark):
+    summary, rows = run(benchmark, SETTINGS | {"score": SETTINGS["score"] | {"ves": 2}})
+    assert set(summary["metrics"]["r_ves"]) == {"greedy", "vote"}
+    assert rows[0]["vote"]["r_ves"] > 0 == rows[1]["greedy"]["r_ves"]
+    assert rows[3]["greedy"]["r_ves"] is None
+    assert "r_ves" not in run(benchmark, out="without")[0]["metrics"]
+
+
 def test_excluded_questions_are_counted_apart(benchmark):
     (benchmark / "untrusted.txt").write_text("2\n4\n")
     summary, rows = run(benchmark, exclude="untrusted.txt")

@@ -19,8 +19,10 @@ from typing import Any, NamedTuple
 
 UNKNOWN = "unknown"
 _DEEPEST = 100  # nested parentheses; SQLite's own parser stops at about as many
+# What is quoted and never closed runs to the end, so that any text is read in linear time.
 _TOKEN = re.compile(
-    r"""'(?:[^']|'')*+' | "(?:[^"]|"")*+" | `[^`]*+` | \[[^\]]*+\] | --[^\n]*+ | /\*.*?\*/ | [\w.$]+ | \|\| | \S""",
+    r"""'(?:[^']|'')*+'? | "(?:[^"]|"")*+"? | `[^`]*+`? | \[[^\]]*+\]? | --[^\n]*+ | /\*.*?(?:\*/|\Z)
+    | [\w.$]+ | \|\| | \S""",
     re.DOTALL | re.VERBOSE,
 )
 _SET_OPERATIONS = ("UNION", "INTERSECT", "EXCEPT")
@@ -152,9 +154,8 @@ def _conditions(tokens: Tokens, negated: bool = False) -> Iterator[_Condition]:
         if isinstance(part, str):
             yield _Condition(part)
             continue
-        flipped = negated and len(parts) == 1
-        while part and part[0] == "NOT":
-            part, flipped = part[1:], not flipped
+        nots = next((place for place, token in enumerate(part) if token != "NOT"), len(part))
+        part, flipped = part[nots:], (negated and len(parts) == 1) != bool(nots % 2)
         if len(part) == 1 and isinstance(part[0], list) and not _is_query(part[0]):
             yield from _conditions(part[0], flipped)
         else:
@@ -177,10 +178,7 @@ def _is_query(token: Any) -> bool:
 
 def _has_aggregate(tokens: Tokens) -> bool:
     """Whether an aggregate or window function is called, at any depth."""
-    for token, following in zip(tokens, [*tokens[1:], ""], strict=False):
-        if isinstance(token, list):
-            if _has_aggregate(token):
-                return True
-        elif token in _AGGREGATES and isinstance(following, list):
-            return True
-    return False
+    return any(
+        _has_aggregate(token) if isinstance(token, list) else token in _AGGREGATES and isinstance(following, list)
+        for token, following in zip(tokens, [*tokens[1:], ""], strict=False)
+    )
