@@ -1,5 +1,7 @@
 """The Slurm profile as far as it can be tried without Slurm: Snakemake reads it, and jobs get what it says."""
 
+import json
+import os
 import re
 
 import pytest
@@ -30,3 +32,25 @@ def test_every_rule_that_asks_for_gpus_is_sent_to_their_partition():
     asking = re.findall(r"^rule (\w+):(?:(?!^rule ).)*?^        gpu=1,$", rules, re.MULTILINE | re.DOTALL)
     assert len(asking) >= 4
     assert sorted(SLURM["set-resources"]) == sorted(f"{rule}:slurm_partition=gpu" for rule in asking)
+
+
+def test_parsing_changes_no_variable_that_the_user_set(checkout, tmp_path):
+    """And the jobs find this copy's code all the same, whichever checkout is installed."""
+    snakefile = checkout / "Snakefile.printing"
+    snakefile.write_text(
+        (checkout / "Snakefile").read_text()
+        + "\n\nimport json\n\nPath('environment.json').write_text(json.dumps(dict(os.environ)))\n"
+    )
+    given = {"SQLR1_DATA": "no_such_folder", "GOMP_SPINCOUNT": "7", "PATH": f"{os.environ['PATH']}:{tmp_path}"}
+    run = snakemake(checkout, "-n", "--snakefile", str(snakefile), **given)
+    assert run.returncode == 0, run.stderr
+    seen = json.loads((checkout / "environment.json").read_text())
+    before = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTEST_CURRENT_TEST")}
+    assert {name: seen.get(name) for name in before | given} == before | given
+    assert seen["PYTHONPATH"] == str(checkout / "workflow")
+
+
+def test_a_python_path_that_hides_this_checkouts_code_is_refused(checkout, tmp_path):
+    run = snakemake(checkout, "-n", SQLR1_DATA="no_such_folder", PYTHONPATH=str(tmp_path))
+    assert run.returncode != 0
+    assert f"put {checkout / 'workflow'} first in PYTHONPATH" in run.stdout + run.stderr

@@ -6,8 +6,8 @@ import sqlite3
 import pytest
 
 from sqlr1.evaluate.metrics import r_ves
-from sqlr1.sandbox import Executor, Limits, Pair
-from sqlr1.sandbox.rewriting import is_ordered, mend, remove_distinct
+from sqlr1.sandbox import Executor, Limits, Pair, is_ordered, mend
+from sqlr1.sandbox.judging import remove_distinct
 
 METRICS = ("bird_ex", "spider_exec", "spider_exec_keep_distinct", "soft_f1")
 ORDERED, REVERSED = "SELECT a FROM t ORDER BY a", "SELECT a FROM t ORDER BY a DESC"
@@ -56,7 +56,7 @@ def executor():
         yield executor
 
 
-# Accidents of Spider's evaluator, described in `scoring.compare`: there, each of these predictions is wrong.
+# Accidents of Spider's evaluator, described in `evaluate.metrics`: there, each of these predictions is wrong.
 ACCIDENTS = {
     "cells sorted by their text": ("SELECT 2, 25", "SELECT 2.0, 25"),
     "blanks after the year": ("SELECT a FROM t", "SELECT a FROM t WHERE 2020 = YEAR(CURDATE()) AND a"),

@@ -13,7 +13,7 @@ from sqlr1.evaluate.formats import (
     write_spider_text,
 )
 from sqlr1.records import InputError
-from sqlr1.sandbox.rewriting import on_one_line
+from sqlr1.sandbox import on_one_line
 
 SPIDER = [{"db_id": "shop", "question": f"q{i}", "query": f"SELECT {i}"} for i in range(3)]
 SPIDER.append({"db_id": "bank", "question": "q3", "query": "SELECT 3"})

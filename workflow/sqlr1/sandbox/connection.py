@@ -1,4 +1,4 @@
-"""One read-only SQLite connection on which untrusted SQL runs. Workers only; see the package's docstring."""
+"""One read-only SQLite connection on which untrusted SQL runs. For workers only; see the package's docstring."""
 
 import contextlib
 import marshal
@@ -7,14 +7,14 @@ import signal
 import sqlite3
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
-from sqlr1.sandbox.verdicts import Limits, Status
+from sqlr1.sandbox.protocol import Limits, Status
 
-# SQLite's progress handler is not called inside one opcode (a LIKE over a long text, a sort in memory). When a
-# statement is still busy this long after its limit, the kernel ends the process by SIGALRM.
+# SQLite's progress handler is not called inside one opcode (a LIKE over a long text, a sort in memory). If a statement
+# is still running this long after its limit, the kernel ends the process by SIGALRM.
 GRACE_SECONDS = 0.01
 _STEPS_BETWEEN_CHECKS = 4000
 _ROWS_PER_FETCH = 256
@@ -34,12 +34,12 @@ _FUNCTIONS = frozenset(
     json_array_length json_error_position json_extract json_group_array json_group_object json_insert json_object
     json_patch json_pretty json_quote json_remove json_replace json_set json_type json_valid""".split()  # noqa: SIM905
 )
-# Results of these may change from run to run. With arguments other than 'now' most do not, but who can tell.
+# Results of these may change from run to run. Most do not if the argument is not 'now', but that is hard to tell.
 _VOLATILE = frozenset(
     """current_date current_time current_timestamp date datetime julianday random randomblob strftime time timediff
     unixepoch""".split()  # noqa: SIM905
 )
-# What SQLite and the sqlite3 module say of a statement that is itself too big, or several, for want of an error code.
+# Messages of SQLite and the sqlite3 module about a statement that is too big or several statements: there is no code.
 _SIZE_ERRORS = ("query string is too large", "Expression tree is too large", "parser stack overflow", "too many")
 _SEVERAL = "You can only execute one statement"
 _READABLE_MODULES = frozenset(("json_each", "json_tree"))
@@ -47,21 +47,21 @@ _CATALOGUE = frozenset(("sqlite_master", "sqlite_schema", "sqlite_sequence", "sq
 
 
 @dataclass
-class Outcome:
+class RawResult:
     """What one statement did: `columns` and `rows` if its status is ok, else `error`.
 
-    `volatile`: it calls a function, itself or in a view it reads, whose result may depend on the clock or on chance.
+    `volatile`: the statement, or a view it reads, calls a function whose result may depend on the clock or on chance.
     """
 
     status: Status
-    columns: list[str]
-    rows: list[tuple]
     error: str = ""
+    columns: list[str] = field(default_factory=list)
+    rows: list[tuple] = field(default_factory=list)
     volatile: bool = False
 
 
 class Sandbox:
-    """A connection to one database file. Raises sqlite3.DatabaseError when the file is no database."""
+    """A connection to one database file. Raises sqlite3.DatabaseError if the file is no database."""
 
     def __init__(self, database: Path, limits: Limits) -> None:
         self._limits = limits
@@ -70,13 +70,13 @@ class Sandbox:
         self._volatile = False
         uri = f"file:{quote(os.fsencode(database))}?mode=ro&immutable=1"
         self._connection = sqlite3.connect(uri, uri=True, isolation_level=None, cached_statements=0)
-        self._connection.text_factory = _decode
-        if hasattr(self._connection, "setconfig"):  # before Python 3.12, see defend_connections
+        self._connection.text_factory = lambda text: text.decode(errors="ignore")
+        if hasattr(self._connection, "setconfig"):  # before Python 3.12: see defend_connections
             self._connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
         self._harden()
         names = self._connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
         self._tables = frozenset(name.lower() for (name,) in names) | _CATALOGUE | _READABLE_MODULES
-        # Made on first use, by a CREATE TABLE inside SQLite that the authorizer would deny.
+        # SQLite creates these tables on first use, with a CREATE TABLE that the authorizer would deny.
         self._connection.execute("SELECT 1 FROM json_each('[]'), json_tree('[]')")
         modules = self._connection.execute("SELECT name FROM pragma_module_list")
         self._modules = frozenset(name for (name,) in modules) - _READABLE_MODULES
@@ -84,7 +84,7 @@ class Sandbox:
         self._connection.set_progress_handler(self._out_of_time, _STEPS_BETWEEN_CHECKS)
 
     def close(self) -> None:
-        """Close the connection, and drop its references to this object, which would keep both alive."""
+        """Close the connection and drop its references to this object, which would keep both alive."""
         self._connection.set_authorizer(None)
         self._connection.set_progress_handler(None, 0)
         self._connection.close()
@@ -112,13 +112,13 @@ class Sandbox:
             connection.setlimit(category, value)
 
     def _authorize(self, action: int, first: str | None, second: str | None, *_: str | None) -> int:
-        """Allow what reads tables of the database, and known functions; SQLite asks while it compiles a statement."""
+        """Allow reads of the database's tables and known functions. SQLite asks while it compiles a statement."""
         allowed = action in _ACTIONS
         if action == sqlite3.SQLITE_READ:
             table = (first or "").lower()
             if second:
                 allowed = table in self._tables
-            else:  # no column is read: a table, or a common table expression, which may not bear a module's name
+            else:  # no column is read: a table, or a common table expression, which may not have a module's name
                 allowed = table not in self._modules and not table.startswith("pragma_")
         elif action == sqlite3.SQLITE_FUNCTION:
             name = (second or "").lower()
@@ -130,7 +130,7 @@ class Sandbox:
     def _out_of_time(self) -> bool:
         return time.monotonic() > self._deadline
 
-    def run(self, sql: str) -> Outcome:
+    def run(self, sql: str) -> RawResult:
         """Run one statement within the limits. Never raises for anything the statement does."""
         seconds = self._limits.seconds
         self._denied = self._volatile = False
@@ -139,14 +139,14 @@ class Sandbox:
         try:
             return self._fetch(sql)
         except (sqlite3.Error, sqlite3.Warning, UnicodeError, MemoryError) as error:
-            return Outcome(self._classify(error), [], [], (str(error) or type(error).__name__)[:_LONGEST_MESSAGE])
+            return RawResult(self._classify(error), (str(error) or type(error).__name__)[:_LONGEST_MESSAGE])
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
-    def _fetch(self, sql: str) -> Outcome:
+    def _fetch(self, sql: str) -> RawResult:
         cursor = self._connection.execute(sql)
         if cursor.description is None:
-            return Outcome(Status.FAILED, [], [], "there is no statement")
+            return RawResult(Status.FAILED, "there is no statement")
         columns = [column[0] for column in cursor.description]
         rows: list[tuple] = []
         size = 0
@@ -155,11 +155,11 @@ class Sandbox:
             size += len(marshal.dumps(chunk, 2))
             if len(rows) > self._limits.rows or size > self._limits.result_bytes:
                 cursor.close()
-                return Outcome(Status.TOO_LARGE, [], [], "the result exceeds the limit of rows or bytes")
+                return RawResult(Status.TOO_LARGE, "the result exceeds the limit of rows or bytes")
             if self._out_of_time():
                 cursor.close()
-                return Outcome(Status.TIMED_OUT, [], [], "interrupted")
-        return Outcome(Status.OK, columns, rows, volatile=self._volatile)
+                return RawResult(Status.TIMED_OUT, "interrupted")
+        return RawResult(Status.OK, "", columns, rows, self._volatile)
 
     def _classify(self, error: Exception) -> Status:
         code = getattr(error, "sqlite_errorcode", None)
@@ -169,22 +169,18 @@ class Sandbox:
             return Status.TOO_LARGE
         if self._denied or code == sqlite3.SQLITE_AUTH or str(error).startswith(_SEVERAL):
             return Status.REFUSED
-        # At the start or end: in between SQLite quotes names, which the statement chooses.
+        # Only at the start of the message: further on SQLite quotes names, which the statement chooses.
         if str(error).startswith(_SIZE_ERRORS):
             return Status.REFUSED
         return Status.FAILED
 
 
-def _decode(text: bytes) -> str:
-    return text.decode(errors="ignore")
-
-
 @contextlib.contextmanager
 def defend_connections() -> Iterator[None]:
-    """Have SQLite open every connection of this process in defensive mode.
+    """Make SQLite open every connection of this process in defensive mode.
 
-    Before Python 3.12 the sqlite3 module has no call for it: a hook of SQLite's own does it. Raises RuntimeError where
-    SQLite's functions are out of reach (a Python that links it statically and hides them).
+    Before Python 3.12 the sqlite3 module has no call for that, so this registers a hook in SQLite. Raises RuntimeError
+    if SQLite's functions cannot be reached (a Python that links SQLite statically and hides them).
     """
     if hasattr(sqlite3.Connection, "setconfig"):
         yield
@@ -199,7 +195,7 @@ def defend_connections() -> Iterator[None]:
         configure, register = library.sqlite3_db_config, library.sqlite3_auto_extension
     except (AttributeError, OSError) as error:
         raise RuntimeError("this Python cannot switch on SQLite's defensive mode; use Python 3.12 or later") from error
-    configure.argtypes = [ctypes.c_void_p, ctypes.c_int]  # the fixed ones; the others are variadic
+    configure.argtypes = [ctypes.c_void_p, ctypes.c_int]  # the fixed arguments; the others are variadic
 
     @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
     def on_connect(handle: int, *_: object) -> int:

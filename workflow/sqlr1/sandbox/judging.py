@@ -1,21 +1,27 @@
-"""From pairs and metrics to the comparisons the workers do, and from their replies back to verdicts."""
+"""From pairs and metrics to the comparisons that the workers do, and from their replies to verdicts."""
 
 import logging
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from sqlr1.sandbox.protocol import Reply
-from sqlr1.sandbox.rewriting import is_ordered, mend, remove_distinct
-from sqlr1.sandbox.verdicts import Judgement, Pair, Status, Verdict
+from sqlr1.sandbox.protocol import Judgement, Pair, Reply, Status, Verdict
 
 logger = logging.getLogger(__name__)
-# What each official evaluator calls right; `soft_f1` is BIRD's graded metric.
+# The metric that decides the verdict under each benchmark's semantics. `soft_f1` is BIRD's graded metric.
 SEMANTICS = {"spider": "spider_exec", "bird": "bird_ex"}
 METRICS = ("spider_exec", "spider_exec_keep_distinct", "bird_ex", "soft_f1")
 SQLITE_MAGIC = b"SQLite format 3\0"
-_GOLD_AT_FAULT = (Verdict.GOLD_FAILED, Verdict.GOLD_TIMED_OUT, Verdict.MISSING_DATABASE)
+# Literals, quoted names and comments are matched first, so that keywords inside them are ignored. The quantifiers are
+# possessive, and an unclosed literal runs to the end: a model wrote the text, and it must be read in linear time.
+_TOKEN = re.compile(
+    r"""'(?:[^']|'')*+'? | "(?:[^"]|"")*+"? | `(?:[^`]|``)*+`? | \[[^\]]*+\]?
+    | (?P<blank>(?: \s | --[^\n]*+ | /\*.*?(?:\*/|\Z) )++) | (?P<distinct>\bDISTINCT\b)""",
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+)
+_CURRENT_YEAR = re.compile(r"YEAR\s*\(\s*CURDATE\s*\(\s*\)\s*\)", re.IGNORECASE)
 
 
 class Gold(NamedTuple):
@@ -33,78 +39,44 @@ class Comparison(NamedTuple):
     comparator: str
 
 
-def instances(database: Path) -> list[Path]:
-    """The files on which a match must hold: all `*.sqlite` in the database's own folder, itself first."""
-    if database.parent.name != database.stem:
-        return [database]
-    others = sorted(path for path in database.parent.glob("*.sqlite") if path.name != database.name)
-    return [database, *filter(_is_instance, others)]
-
-
-def _is_instance(path: Path) -> bool:
-    if start_of(path) == SQLITE_MAGIC:
-        return True
-    logger.warning("%s: not a SQLite database, and so not run as an instance of the one beside it", path)
-    return False
-
-
-def start_of(path: Path) -> bytes:
-    """What stands in the file where SQLite writes `SQLITE_MAGIC`; b"" where there is no such file."""
-    if not os.path.isfile(path):
-        return b""
-    with open(path, "rb") as file:
-        return file.read(len(SQLITE_MAGIC))
-
-
-class Plan:
-    """The comparisons that decide the metrics of pairs: all those of a metric must hold."""
+class ComparisonPlan:
+    """The comparisons that decide the metrics of pairs. A metric counts only if all its comparisons succeed."""
 
     def __init__(self, pairs: Iterable[Pair], semantics: str, metrics: Iterable[str]) -> None:
         self._verdict_metric = SEMANTICS[semantics]
         self._metrics = tuple(metrics)
         self._instances: dict[Path, list[Path]] = {}
         self._by_pair: dict[Pair, dict[str, list[Comparison]]] = {}
-        for pair in pairs:
-            if pair not in self._by_pair:
-                wanted = {self._verdict_metric, *self._metrics} if pair.database else ()
-                self._by_pair[pair] = {metric: self._decide(pair, metric) for metric in wanted}
+        for pair in dict.fromkeys(pairs):
+            wanted = {self._verdict_metric, *self._metrics} if pair.database else ()
+            self._by_pair[pair] = {metric: self._comparisons(pair, metric) for metric in wanted}
 
-    def _decide(self, pair: Pair, metric: str) -> list[Comparison]:
+    def _comparisons(self, pair: Pair, metric: str) -> list[Comparison]:
         gold, predicted, comparator = _statements(pair, metric)
         if pair.database not in self._instances:
             self._instances[pair.database] = instances(pair.database)
         return [Comparison(Gold(path, gold), predicted, comparator) for path in self._instances[pair.database]]
 
     def comparisons(self) -> list[Comparison]:
-        """All of them, each once."""
+        """All of them, without repetitions."""
         groups = (group for by_metric in self._by_pair.values() for group in by_metric.values())
         return list(dict.fromkeys(comparison for group in groups for comparison in group))
 
-    def judge(self, pair: Pair, golds: Mapping[Gold, Reply], replies: Mapping[Comparison, Reply]) -> Judgement:
-        """The judgement on a pair. A metric that the gold's own fault leaves undecided is left out."""
+    def judge(self, pair: Pair, golds: Mapping[Gold, Reply], replies: Mapping[tuple[Gold, str], Reply]) -> Judgement:
+        """The judgement on a pair. A metric whose gold could not be run is left out."""
         by_metric = self._by_pair[pair]
         if not by_metric:
-            return Judgement(Verdict.MISSING_DATABASE, {}, "the database is not there")
+            return Judgement(Verdict.MISSING_DATABASE, {}, "the database is missing")
         decided = {metric: _decide(comparisons, golds, replies) for metric, comparisons in by_metric.items()}
         verdict, _, error = decided[self._verdict_metric]
-        values = {m: decided[m][1] for m in self._metrics if decided[m][0] not in _GOLD_AT_FAULT}
+        values = {m: decided[m][1] for m in self._metrics if not decided[m][0].is_gold_fault}
         return Judgement(verdict, values, error)
 
 
-def _statements(pair: Pair, metric: str) -> tuple[str, str, str]:
-    """The gold and the prediction as the metric runs them, and its comparator."""
-    if metric in ("bird_ex", "soft_f1"):
-        return pair.gold, pair.predicted, "bird" if metric == "bird_ex" else metric
-    gold, predicted = mend(pair.gold), mend(pair.predicted)
-    if metric == "spider_exec":
-        gold, predicted = remove_distinct(gold), remove_distinct(predicted)
-    return gold, predicted, "ordered" if is_ordered(gold) else "unordered"
-
-
 def _decide(
-    comparisons: list[Comparison], golds: Mapping[Gold, Reply], replies: Mapping[Comparison, Reply]
+    comparisons: list[Comparison], golds: Mapping[Gold, Reply], replies: Mapping[tuple[Gold, str], Reply]
 ) -> tuple[Verdict, float, str]:
-    """Verdict, value 0..1 and error of one metric. Golds come first: their fault is never the prediction's."""
+    """Verdict, value 0..1 and error of one metric. Golds are checked first: their fault is never the prediction's."""
     for comparison in comparisons:
         status, _, error = golds[comparison.gold]
         if status == Status.MISSING_DATABASE:
@@ -113,8 +85,90 @@ def _decide(
             return Verdict.GOLD_TIMED_OUT if status == Status.TIMED_OUT else Verdict.GOLD_FAILED, 0.0, error
     value = 1.0
     for comparison in comparisons:
-        status, values, error = replies[comparison]
+        status, values, error = replies[comparison.gold, comparison.predicted]
         if status != Status.OK:
             return Verdict(status), 0.0, error
         value = min(value, values[comparison.comparator])
     return Verdict.MATCH if value == 1.0 else Verdict.MISMATCH, value, ""
+
+
+def instances(database: Path) -> list[Path]:
+    """The files on which a match must hold: the database itself, then all other `*.sqlite` in its own folder.
+
+    A file beside it that is no SQLite database is logged and left out.
+    """
+    found = [database]
+    if database.parent.name == database.stem:
+        for path in sorted(database.parent.glob("*.sqlite")):
+            if path.name == database.name:
+                continue
+            if start_of(path) == SQLITE_MAGIC:
+                found.append(path)
+            else:
+                logger.warning("%s: not a SQLite database, not used as an instance of the one beside it", path)
+    return found
+
+
+def start_of(path: Path) -> bytes:
+    """The first bytes of the file, as many as `SQLITE_MAGIC` has; b"" if there is no such file."""
+    if not os.path.isfile(path):
+        return b""
+    with open(path, "rb") as file:
+        return file.read(len(SQLITE_MAGIC))
+
+
+def _statements(pair: Pair, metric: str) -> tuple[str, str, str]:
+    """The gold and the prediction as the metric's official evaluator runs them, and its comparator."""
+    if metric in ("bird_ex", "soft_f1"):
+        return pair.gold, pair.predicted, "bird" if metric == "bird_ex" else metric
+    gold, predicted = mend(pair.gold), mend(pair.predicted)
+    if metric == "spider_exec":
+        gold, predicted = remove_distinct(gold), remove_distinct(predicted)
+    return gold, predicted, "ordered" if is_ordered(gold) else "unordered"
+
+
+def mend(sql: str) -> str:
+    """Spider's corrections of predictions and golds: `> =` becomes `>=`, and `YEAR(CURDATE())` becomes 2020.
+
+    >>> mend("SELECT a FROM t WHERE a > = YEAR(CURDATE())")
+    'SELECT a FROM t WHERE a >= 2020'
+    """
+    for broken, whole in (("> =", ">="), ("< =", "<="), ("! =", "!=")):
+        sql = sql.replace(broken, whole)
+    return _CURRENT_YEAR.sub("2020", sql)
+
+
+def remove_distinct(sql: str) -> str:
+    """Drop every DISTINCT keyword, as Spider's evaluator does by default.
+
+    >>> remove_distinct("SELECT count(DISTINCT a) FROM t WHERE b = 'distinct'")
+    "SELECT count( a) FROM t WHERE b = 'distinct'"
+    """
+    if "distinct" not in sql.lower():
+        return sql
+    return _TOKEN.sub(lambda match: "" if match["distinct"] else match[0], sql)
+
+
+def is_ordered(gold: str) -> bool:
+    """Spider's rule: the order of rows matters if the gold contains "order by" anywhere, even in a subquery."""
+    return "order by" in gold.lower()
+
+
+def on_one_line(sql: str) -> str:
+    """The same statement without line breaks, tabs and comments, for the official text formats.
+
+    >>> on_one_line("SELECT a -- the name\\nFROM t")
+    'SELECT a FROM t'
+    """
+
+    def flattened(token: re.Match[str]) -> str:
+        text = token[0]
+        if token["blank"]:
+            return " "
+        if text.startswith("'"):
+            for code in (9, 10, 13):
+                text = text.replace(chr(code), f"'||char({code})||'")
+            return text
+        return re.sub(r"[\t\r\n]", " ", text)  # a quoted name, or an unclosed one
+
+    return _TOKEN.sub(flattened, sql).strip()

@@ -1,4 +1,4 @@
-"""The pool of worker processes: hands out tasks, collects replies, replaces workers that die or hang."""
+"""The pool of worker processes: assigns tasks, collects replies, replaces workers that die or hang."""
 
 import logging
 import marshal
@@ -14,31 +14,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from pathlib import Path
 
-from sqlr1.sandbox.protocol import Inbox, Reply, Task, send
-from sqlr1.sandbox.verdicts import Limits, Status
+from sqlr1.sandbox.protocol import Inbox, Limits, Reply, Status, Task, send
 
 logger = logging.getLogger(__name__)
 _PACKAGE_ROOT = Path(__file__).parents[2]
 _START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from sqlr1.sandbox.worker import main; main()"
-# What finding Python's own libraries may take; nothing else of the environment is a worker's business.
+# Where Python finds its own libraries; a worker gets nothing else of the environment.
 _ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-# A worker that is this much later than its limit is looked after, and again each time as much has passed.
+# A worker this much later than its limit is checked, and then again each time as much has passed.
 _HANG_SECONDS = 3.0
-# A comparison's limit is in CPU time; a worker starved of the CPU is given up after so many times that long.
+# A comparison's limit is in CPU time. A worker that gets little CPU is killed after this many times that long.
 _STARVATION = 4
-# A task whose worker died is tried once more: it may have been killed from outside.
+# A task whose worker died is tried once more: something outside may have killed it.
 _ATTEMPTS = 2
 _FAILED_STARTS = 100  # in a row
 
 
 class _Process:
-    """A worker process, its socket, and the task that it is doing (an index, or None)."""
+    """A worker process, its socket, and its current task (an index, or None)."""
 
     def __init__(self, limits: Limits) -> None:
         self.socket, theirs = socket.socketpair()
         with theirs:
             arguments = [str(_PACKAGE_ROOT), str(theirs.fileno()), marshal.dumps(astuple(limits), 2).hex()]
-            # -I -S: no environment, no site-packages. This package and the standard library alone start fast.
+            # -I -S: no environment, no site-packages. With the standard library only, a worker starts fast.
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _START, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -51,12 +50,12 @@ class _Process:
         self.pid = self._process.pid
         self.ready = False
         self.task: int | None = None
-        self.deadline = 0.0  # when to look after it
-        self.last_deadline = 0.0  # when to give it up
+        self.deadline = 0.0  # when to check it
+        self.last_deadline = 0.0  # when to kill it
         self.inbox = Inbox(self.socket)
 
     def assign(self, task: int, message: Task, limits: Limits, statements: int) -> None:
-        """Hand out a task of so many statements; comparing their results has its own time."""
+        """Send a task of so many statements. The time to compare their results is added."""
         self.task = task
         now = time.monotonic()
         comparison = _STARVATION * limits.comparison_seconds
@@ -64,11 +63,11 @@ class _Process:
         self.last_deadline = now + limits.seconds * statements + _HANG_SECONDS + comparison
         try:
             send(self.socket, message)
-        except OSError:  # gone, or stopped and not reading: to be replaced at once
+        except OSError:  # dead, or stopped and not reading: replace it at once
             self.deadline = self.last_deadline = 0.0
 
     def hangs(self, now: float) -> bool:
-        """Whether a process that is past its deadline is stopped (SIGSTOP) or past all patience."""
+        """Whether a process past its deadline is stopped (SIGSTOP), dead, or past its last deadline."""
         if now >= self.last_deadline:
             return True
         import psutil
@@ -79,14 +78,14 @@ class _Process:
             return True
 
     def end(self) -> int:
-        """Kill the process, if it still lives: it has nothing to save. Its exit code, or minus the signal."""
+        """Kill the process, which has nothing to save. Returns its exit code, or minus the signal."""
         self.socket.close()
         self._process.kill()
         return self._process.wait()
 
 
 class Pool:
-    """`workers` processes under `limits`. Not to be shared between threads."""
+    """`workers` processes under `limits`. Threads must not share it."""
 
     def __init__(self, workers: int, limits: Limits) -> None:
         self._limits = limits
@@ -104,13 +103,13 @@ class Pool:
     def close(self) -> None:
         """End all workers."""
         for process in list(self._processes):
-            self._retire(process)
+            self._remove(process)
         if self._spare:
             self._spare.end()
         self._selector.close()
 
     def run(self, tasks: Sequence[Task], done: Callable[[], object] = lambda: None, statements: int = 1) -> list[Reply]:
-        """The replies to `tasks`, in their order; `done` is called after each. RuntimeError if no worker starts.
+        """The replies to `tasks`, in their order; calls `done` after each. Raises RuntimeError if no worker starts.
 
         `statements`: how many statements a task runs at most, each with the full time limit.
         """
@@ -130,16 +129,16 @@ class Pool:
                     else:
                         replies[task] = reply
                         done()
-        finally:  # after an exception (Ctrl-C, say) no late reply may be taken for that of another task
+        finally:  # after an exception (such as Ctrl-C) the next call must not receive replies to these tasks
             for process in [process for process in self._processes if process.task is not None]:
-                self._retire(process)
+                self._remove(process)
                 self._add(_Process(self._limits))
         return [replies[task] for task in range(len(tasks))]
 
     def _collect(self) -> list[tuple[int, Reply | None]]:
-        """Wait for replies: (task, reply). A worker that died or hangs is replaced; its reply says so.
+        """Wait for replies: (task, reply). Replaces workers that died or hang, and says so in the reply.
 
-        The reply is None if the worker died before it was ready, and so before it had seen the task.
+        The reply is None if the worker died before it was ready, so before it had read the task.
         """
         deadline = min(process.deadline for process in self._processes if process.task is not None)
         found: list[tuple[int, Reply | None]] = []
@@ -166,11 +165,11 @@ class Pool:
         return found
 
     def _replace(self, process: _Process) -> list[tuple[int, Reply | None]]:
-        code = self._retire(process)
+        code = self._remove(process)
         self._failed_starts += not process.ready
         if self._failed_starts >= _FAILED_STARTS:
-            raise RuntimeError(f"SQL workers do not start (exit code {code}); their error stands above")
-        # A spare that has already started takes over at once; starting one takes as long as a hundred quick queries.
+            raise RuntimeError(f"SQL workers do not start (exit code {code}); see their error above")
+        # The spare has already started. Starting a process takes as long as a hundred quick queries.
         self._add(self._spare or _Process(self._limits))
         self._spare = _Process(self._limits)
         if process.task is None:
@@ -181,14 +180,14 @@ class Pool:
             return [(process.task, (Status.TIMED_OUT.value, None, "interrupted"))]
         if code == -signal.SIGPROF:
             return [(process.task, (Status.TOO_LARGE.value, None, "the result takes too long to compare"))]
-        logger.warning("a SQL worker died (exit code %d); another takes over", code)
+        logger.warning("a SQL worker died (exit code %d); another replaces it", code)
         return [(process.task, (Status.CRASHED.value, None, f"the worker died (exit code {code})"))]
 
     def _add(self, process: _Process) -> None:
         self._processes.append(process)
         self._selector.register(process.socket, selectors.EVENT_READ, process)
 
-    def _retire(self, process: _Process) -> int:
+    def _remove(self, process: _Process) -> int:
         self._selector.unregister(process.socket)
         self._processes.remove(process)
         return process.end()

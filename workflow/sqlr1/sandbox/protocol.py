@@ -1,21 +1,25 @@
-"""What the executor and its workers say to each other.
+"""What goes into the executor and comes out of it, and the messages between the executor and its workers.
 
-A message is a 4-byte length and a marshalled value: unlike pickle, marshal runs no code when it is read.
+A message is a 4-byte length and a marshalled value. Unlike pickle, marshal runs no code when it is read.
 A task is `(kind, database, sql, *more)`, a reply `(status, payload, error)`:
 
-| kind        | more                                      | payload if ok                                         |
-|-------------|-------------------------------------------|-------------------------------------------------------|
-| execute     |                                           | (column names, marshalled rows, may change by itself) |
-| fingerprint |                                           | digest of the result                                  |
-| compare     | (key, marshalled rows, comparators)...    | comparator -> 0..1, one such a gold                   |
-| race        | gold SQL, repeats                         | ratios of gold time to predicted time, one a repeat   |
+| kind        | more                                   | payload if ok                                              |
+|-------------|----------------------------------------|------------------------------------------------------------|
+| execute     |                                        | (column names, marshalled rows, whether it is volatile)    |
+| fingerprint |                                        | digest of the result                                       |
+| compare     | for each gold: (marshalled rows, comparators) | for each gold: {comparator: 0..1}                   |
+| race        | gold SQL, repeats                      | for each repeat: time of the gold / time of the prediction |
 
-A race that is not ok has for its payload the statement that failed, "gold" or "predicted"; others have None.
+A result is volatile if it may change from run to run. The payload of a race that is not ok names the statement that
+failed, "gold" or "predicted". Otherwise the payload is None if the status is not ok.
 """
 
+import enum
 import marshal
 import socket
 import struct
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 _CHUNK = 1 << 20
@@ -25,6 +29,112 @@ Task = tuple
 Reply = tuple[str, Any, str]
 
 
+class Status(enum.StrEnum):
+    """How one statement ended."""
+
+    OK = "ok"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    TOO_LARGE = "too_large"
+    REFUSED = "refused"
+    CRASHED = "crashed"
+    MISSING_DATABASE = "missing_database"
+
+
+class Verdict(enum.StrEnum):
+    """How a prediction compares with its gold. A fault of the gold is never counted against the prediction."""
+
+    MATCH = "match"
+    MISMATCH = "mismatch"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    TOO_LARGE = "too_large"
+    REFUSED = "refused"
+    CRASHED = "crashed"
+    GOLD_FAILED = "gold_failed"
+    GOLD_TIMED_OUT = "gold_timed_out"
+    MISSING_DATABASE = "missing_database"
+
+    @property
+    def executes(self) -> bool:
+        """Whether prediction and gold both ran."""
+        return self in (Verdict.MATCH, Verdict.MISMATCH)
+
+    @property
+    def is_gold_fault(self) -> bool:
+        """Whether the gold or a missing database is at fault, so that nothing can be said about the prediction."""
+        return self in (Verdict.GOLD_FAILED, Verdict.GOLD_TIMED_OUT, Verdict.MISSING_DATABASE)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one statement may use.
+
+    `seconds`: wall time to execute and fetch. `rows`, `result_bytes`: size of the result; a single value may not
+    exceed `result_bytes` either. `memory_bytes`: SQLite's heap in a worker; the worker's address space is limited to
+    three times that plus eight times `result_bytes`. `sql_length`: bytes of the statement. `expression_depth`: depth
+    of its parse tree. `comparison_seconds`: CPU time to compare the result with all its golds; not wall time, so that
+    a busy machine does not turn a right answer into a wrong one.
+    """
+
+    seconds: float = 2.0
+    rows: int = 500_000
+    result_bytes: int = 32 << 20
+    memory_bytes: int = 256 << 20
+    sql_length: int = 100_000
+    expression_depth: int = 500
+    comparison_seconds: float = 10.0
+
+
+@dataclass(frozen=True)
+class Query:
+    """One statement to run on one database file."""
+
+    database: Path
+    sql: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prediction and its gold. `database` is None if the question's database is missing."""
+
+    database: Path | None
+    gold: str
+    predicted: str
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What a statement returned. `rows` is None unless `status` is ok; column names may repeat."""
+
+    status: Status
+    columns: list[str] = field(default_factory=list)
+    rows: list[tuple] | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Race:
+    """The speed of a prediction: `ratios` are time of the gold / time of the prediction, empty unless `status` is ok.
+
+    `failed`: which of the two did not run, "gold" or "predicted"; empty if unknown (the worker died).
+    """
+
+    status: Status
+    ratios: list[float] = field(default_factory=list)
+    failed: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdict on a pair. `metrics` maps each requested metric to 0..1; `error` says why a statement did not run."""
+
+    verdict: Verdict
+    metrics: dict[str, float] = field(default_factory=dict)
+    error: str = ""
+
+
 def send(connection: socket.socket, value: Any) -> None:
     """Write one message."""
     body = marshal.dumps(value, 2)
@@ -32,14 +142,14 @@ def send(connection: socket.socket, value: Any) -> None:
 
 
 class Inbox:
-    """Puts the messages that arrive on a socket together."""
+    """Assembles the messages that arrive on a socket."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._buffer = bytearray()
 
     def receive(self) -> list[Any]:
-        """Read once; the messages now complete, if any. Raises ConnectionError when the other side is gone."""
+        """Read once; the messages that are now complete. Raises ConnectionError if the other side is gone."""
         if not (part := self._connection.recv(_CHUNK)):
             raise ConnectionError("the other side closed the connection")
         self._buffer += part
