@@ -34,17 +34,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--exclude", type=Path, help="file with the indices of untrusted questions")
     inputs = ["model_manifest", "questions", "exclude"]
     with stage("candidates", parser, argv, inputs, native_precision) as job:
-        _answer(job)
+        settings = job.settings["candidates"]
+        folder = model_folder(job.args.model_manifest)
+        prompted = _prompts(job, folder)
+        fix_numerics(settings.threads)
+        answers = generate(prompted, lambda: make_backend(settings, folder), settings, job.seed, job.work)
+        write_jsonl(job.out / "candidates.jsonl", answers)
         job.outputs("candidates.jsonl")
-
-
-def _answer(job: Job) -> None:
-    settings = job.settings["candidates"]
-    folder = model_folder(job.args.model_manifest)
-    prompted = _prompts(job, folder)
-    fix_numerics(settings.threads)
-    answers = generate(prompted, lambda: make_backend(settings, folder), settings, job.seed, job.work)
-    write_jsonl(job.out / "candidates.jsonl", answers)
 
 
 def _prompts(job: Job, folder: Path) -> list[Prompted]:

@@ -121,37 +121,22 @@ def stage(
     """
     args = parser.parse_args(argv)
     rank = os.environ.get("RANK", "0")  # number of this process, if a launcher started several
-    first = rank == "0"
-    _log_to(args.log if first else None)
+    _log_to(args.log if rank == "0" else None)
     signal.signal(signal.SIGTERM, _stop)
     try:
         try:
             settings = load_sections(json.loads(args.settings))
         except json.JSONDecodeError as error:
             raise InputError(f"--settings: not valid JSON ({error.msg}, column {error.colno})") from error
-        resolved = {name: plain(value) if isinstance(value, Section) else value for name, value in settings.items()}
-        named = dict(_files(args, inputs))
-        hashes = {str(p): sha256(p) for p in named.values()}
-        origin = _origin(name, args, resolved, inputs)
-        origin |= {"native_precision": precision()} if precision else {}
-        code = [sha256(Path(path)) for path in sources(f"sqlr1.stages.{name}")]
-        # The number of processes and the launcher's settings: a checkpoint made with others must not be resumed.
-        launched = {name: value for name, value in os.environ.items() if name.startswith("ACCELERATE_")}
-        launched["WORLD_SIZE"] = os.environ.get("WORLD_SIZE", "1")
-        key = _short_hash(json.dumps([origin, args.tag, hashes, code, launched], sort_keys=True))
-        tags = dict(t.split("=", 1) for t in args.tag)
-        tags |= {"stage": name, "seed": args.seed, "identity": key}
-        tags |= {f"input.{name}": hashes[str(p)][:16] for name, p in named.items()}
-        tags["settings_sha256"] = _short_hash(json.dumps(resolved, sort_keys=True))
-        work_key = f"{name}-{key}-{_short_hash(str(args.out.resolve()))}"
-        if not first:
-            with _sole_writer(args.out, rank):
-                yield Job(args, settings, tracking.SilentRun(), work_key, first=False)
-            return
-        shown = resolved | ({"arguments": origin["arguments"]} if origin["arguments"] else {})
+        origin, hashes, tags = _identify(name, args, settings, inputs, precision)
+        work_key = f"{name}-{tags['identity']}-{_short_hash(str(args.out.resolve()))}"
         with _sole_writer(args.out, rank):
+            if rank != "0":
+                yield Job(args, settings, tracking.SilentRun(), work_key, first=False)
+                return
             if args.log and args.log.is_file() and not (WORK / work_key).exists():
                 os.truncate(args.log, 0)  # this run resumes nothing
+            shown = origin["settings"] | ({"arguments": origin["arguments"]} if origin["arguments"] else {})
             with tracking.track(args.experiment, str(args.out), tags, shown, hashes) as run:
                 job = Job(args, settings, run, work_key)
                 yield job
@@ -192,16 +177,38 @@ def _sole_writer(out: Path, rank: str) -> Iterator[None]:
         lock.release()
 
 
-def _origin(name: str, args: argparse.Namespace, settings: dict[str, Any], inputs: Sequence[str]) -> dict[str, object]:
-    """Everything that affects a stage's result, except its inputs and its code."""
+def _identify(
+    name: str,
+    args: argparse.Namespace,
+    settings: dict[str, Any],
+    inputs: Sequence[str],
+    precision: Callable[[], str] | None,
+) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
+    """What affects a stage's result, for its manifest; the hashes of its inputs; and its MLflow tags.
+
+    The tag `identity` is a hash of all that, and of code and launcher: only a run with the same one may be resumed.
+    """
     given = {key: value for key, value in vars(args).items() if key not in _ASIDE | {*inputs, "seed", "tag"}}
-    return {
+    origin: dict[str, Any] = {
         "stage": name,
         "seed": args.seed,
-        "settings": settings,
+        "settings": {key: plain(value) if isinstance(value, Section) else value for key, value in settings.items()},
         "arguments": {key: str(value) for key, value in given.items() if value is not None},
         "versions": {library: version(library) for library in LIBRARIES},
     }
+    files = dict(_files(args, inputs))
+    hashes = {str(path): sha256(path) for path in files.values()}
+    origin |= {"native_precision": precision()} if precision else {}
+    code = [sha256(Path(path)) for path in sources(f"sqlr1.stages.{name}")]
+    # The number of processes and the launcher's settings: a checkpoint made with others must not be resumed.
+    launched = {variable: value for variable, value in os.environ.items() if variable.startswith("ACCELERATE_")}
+    launched["WORLD_SIZE"] = os.environ.get("WORLD_SIZE", "1")
+    tags = dict(tag.split("=", 1) for tag in args.tag)
+    tags |= {"stage": name, "seed": args.seed}
+    tags |= {f"input.{argument}": hashes[str(path)][:16] for argument, path in files.items()}
+    tags["identity"] = _short_hash(json.dumps([origin, args.tag, hashes, code, launched], sort_keys=True))
+    tags["settings_sha256"] = _short_hash(json.dumps(origin["settings"], sort_keys=True))
+    return origin, hashes, tags
 
 
 def _write_manifest(origin: dict[str, object], job: Job, hashes: dict[str, str]) -> None:
