@@ -1,4 +1,4 @@
-"""The candidates stage: who gets answers, who is counted instead."""
+"""The candidates stage: which questions are answered, and which are only counted."""
 
 import json
 import subprocess
@@ -36,7 +36,7 @@ def test_left_out_is_only_what_cannot_or_must_not_be_answered(folder):
     answers = read_records(folder / "out/candidates.jsonl", Candidates)
     assert [a.id for a in answers] == ["0", "2", "3", *map(str, range(5, 12))]
     assert all(len(a.samples) == 2 for a in answers)
-    assert (answers[2].greedy, answers[2].samples) == ("", ["", ""])  # does not fit the context: asked, unanswered
+    assert (answers[2].greedy, answers[2].samples) == ("", ["", ""])  # the prompt is longer than the context
     assert all(a.greedy for a in answers if a.id != "3")
     assert "1 questions get no candidates, their databases are missing: ['no_such_database']" in log
     assert "1 questions get no answer and count as wrong: the prompt does not fit into the " in log
@@ -105,7 +105,7 @@ def test_a_limit_keeps_the_same_questions_for_every_seed(folder):
 
 
 class Engine:
-    """What of vLLM's engine the backend uses: it answers two rows a step, the last added first, and may die."""
+    """Stands for vLLM's engine: it answers two rows per step, the last added first, and may be killed."""
 
     def __init__(self, dies_at: int) -> None:
         self.waiting, self.steps, self.dies_at, self.most = [], 0, dies_at, 0
@@ -132,7 +132,7 @@ class Engine:
 
 @pytest.fixture
 def engines(monkeypatch):
-    """A module `vllm` whose engines are kept, the first of which dies at its fifth step."""
+    """Replaces the module `vllm`; returns the engines made. The first is killed at its fifth step."""
     made = []
 
     def make(*_, **__):
@@ -160,7 +160,7 @@ def test_vllm_gets_all_questions_at_once_and_is_resumed_by_question(engines, tmp
     with pytest.raises(KeyboardInterrupt):
         answer(tmp_path / "killed")
     resumed = answer(tmp_path / "killed")
-    assert [engine.most for engine in engines] == [18, 12]  # 4 steps answered 8 rows, which are 2 questions
+    assert [engine.most for engine in engines] == [18, 12]  # 4 steps answered 8 rows, and with them 2 questions
     assert resumed == answer(tmp_path / "whole")
     assert [c.id for c in resumed] == [q.id for q in questions]
     assert resumed[3].greedy == f"{[3] * 4000} 0.0 None"

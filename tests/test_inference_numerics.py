@@ -1,4 +1,4 @@
-"""Which precision a machine gets unless the config names one."""
+"""The precision that is used unless the config names one."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The four parts of SQL-R1's reward on every case of equations 2 to 5, and over real executions."""
+"""The four parts of SQL-R1's reward in all cases of equations 2 to 5, and on real executions."""
 
 import sqlite3
 
@@ -44,7 +44,7 @@ def test_totals_are_the_papers():
     assert (total(WRONG), total(ERROR), total(BAD_FORMAT_BUT_RIGHT)) == (0, -1, -1)
 
 
-def test_length_stops_paying_at_the_maximum():
+def test_length_is_rewarded_up_to_the_maximum():
     long = Outcome(True, True, True, think_length=5000, answer_length=60, sql_length=60)
     assert rewards.length_reward(long, 2048) == 1.5
     assert rewards.length_reward(RIGHT, 180) == 0.5 + 0.75
@@ -97,7 +97,7 @@ def test_outcomes_of_real_completions(database):
     assert judged[0].sql_length == len("SELECT name FROM pet WHERE age > 4")
 
 
-def test_a_failing_gold_is_charged_to_nobody(database):
+def test_a_failing_gold_gives_no_reward(database):
     with Executor(workers=1) as executor:
         (judged,) = outcomes(
             executor, [format_response("", "SELECT 1")], ["SELECT nothing FROM nowhere"], [database], "bird"

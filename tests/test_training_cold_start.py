@@ -1,4 +1,4 @@
-"""The cold start: what a row teaches, and the stock SFTTrainer's numbers from packed rows."""
+"""The cold start: the encoded rows, and the same numbers as the stock SFTTrainer."""
 
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def trained(folder, tmp_path, stock):
             processing_class=tiny_tokenizer(),
             peft_config=lora_config(SETTINGS.lora),
         )
-    trainer.args.adam_epsilon = 1e-4  # at its default the rounding of vanishing gradients becomes whole steps
+    trainer.args.adam_epsilon = 1e-4  # at the default, rounding errors of tiny gradients become whole steps
     trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     return losses, {n: p.detach() for n, p in trainer.model.named_parameters() if p.requires_grad}
@@ -96,7 +96,7 @@ def test_batches_are_of_like_length_and_follow_seed_and_epoch_alone():
     first = order(0)
     assert sorted(first) == list(range(1000))
     spread = [max(b) - min(b) for b in ([lengths[i] for i in first[k : k + 8]] for k in range(0, 1000, 8))]
-    assert sum(spread) / len(spread) < 40  # a random batch of eight spreads over some 380
-    torch.rand(5)  # the global generator plays no part
+    assert sum(spread) / len(spread) < 40  # in random batches of eight it is about 380
+    torch.rand(5)  # the global generator is not used
     assert order(0) == first
     assert order(1) != first

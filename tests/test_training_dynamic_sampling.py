@@ -60,7 +60,7 @@ def test_dropped_rows_have_no_tokens_even_where_a_micro_batch_holds_no_others():
 
 
 def flat(completions, **_):
-    """No variance within the first group, of four."""
+    """Rewards without variance in the first group of four."""
     return [float(i % 4) if i >= 4 else 0.0 for i in range(len(completions))]
 
 
@@ -95,7 +95,7 @@ def test_the_loss_does_not_depend_on_micro_batches(folders, tmp_path, loss_type)
     for number in (1, 2):
         sizes = {"per_device_train_batch_size": 8 // number, "gradient_accumulation_steps": number}
         trainer = with_refill(folders, tmp_path, 0, loss_type=loss_type, beta=0.5, **sizes)
-        with torch.no_grad():  # away from the reference, or the KL has no gradient
+        with torch.no_grad():  # unlike the reference model, so that the KL has a gradient
             for name, parameter in trainer.model.named_parameters():
                 if "lora_B" in name:
                     parameter.fill_(0.02)

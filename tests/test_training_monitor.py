@@ -1,4 +1,4 @@
-"""The collapse monitor on the courses that runs took (architecture notes: executable .37 -> .85, match still .11)."""
+"""The collapse monitor on the numbers of real runs (executable share 0.37 -> 0.85, match share still 0.11)."""
 
 import re
 import sqlite3
@@ -30,7 +30,7 @@ START = {
 }  # fmt: skip
 
 
-def test_executable_but_wrong_is_told():
+def test_executable_but_wrong_is_reported():
     signs = collapse_signs(START, START | {"executable": 0.85, "characters": 30.0, "reward": 0.1, "distinct": 0.3})
     assert signs == [
         "executable share 37 % -> 85 %, match share only 11 % -> 11 %",
@@ -40,11 +40,11 @@ def test_executable_but_wrong_is_told():
     ]
 
 
-def test_a_real_gain_is_not():
+def test_a_real_gain_is_not_reported():
     assert collapse_signs(START, START | {"executable": 0.6, "match": 0.18, "characters": 60.0, "reward": 1.0}) == []
 
 
-def test_giving_up_joins_is_told_even_where_more_is_right():
+def test_fewer_joins_are_reported_even_if_more_answers_are_right():
     gain = START | {"executable": 0.6, "match": 0.2, "reward": 1.0}
     assert collapse_signs(START, gain | {"joins_or_groups": 0.01}) == ["SQL that joins or groups 30 % -> 1 %"]
     assert collapse_signs(START, gain | {"joins_or_groups": 0.16}) == []
@@ -52,7 +52,7 @@ def test_giving_up_joins_is_told_even_where_more_is_right():
     assert collapse_signs(rare, gain | {"joins_or_groups": 0.0}) == []
 
 
-def test_samples_that_repeat_one_another_are_told_even_where_more_is_right():
+def test_repeated_samples_are_reported_even_if_more_answers_are_right():
     gain = START | {"executable": 0.6, "match": 0.2, "reward": 1.0}
     assert collapse_signs(START, gain | {"rollouts_distinct": 0.43}) == [
         "only 43 % of the rollouts differ from one another"
@@ -60,7 +60,7 @@ def test_samples_that_repeat_one_another_are_told_even_where_more_is_right():
     assert collapse_signs(START, gain | {"rollouts_distinct": 0.6}) == []
 
 
-def test_the_sql_of_a_batch_is_asked_whether_it_joins_or_groups(tmp_path):
+def test_the_share_of_sql_that_joins_or_groups(tmp_path):
     answers = ["SELECT a.x FROM a JOIN b USING (id)", "select count(*) from a group\nby x", "SELECT joint FROM a"]
     texts = [format_response("We join the tables.", sql) for sql in answers]
     golds = ["SELECT 1", "SELECT 1", "SELECT x FROM nowhere"]  # the last cannot be judged
@@ -71,19 +71,19 @@ def test_the_sql_of_a_batch_is_asked_whether_it_joins_or_groups(tmp_path):
     assert summary(judged, [*texts, texts[0]])["joins_or_groups"] == pytest.approx(2 / 3)
 
 
-def test_neither_is_standing_still():
+def test_no_change_is_not_reported():
     assert collapse_signs(START, START) == []
     assert collapse_signs(START, START | {"executable": 0.40, "reward": -0.3}) == []
 
 
-@pytest.mark.parametrize(("gained", "told"), [(1, True), (2, True), (3, False)])
-def test_a_lucky_answer_or_two_silence_no_sign(gained, told):
+@pytest.mark.parametrize(("gained", "reported"), [(1, True), (2, True), (3, False)])
+def test_one_or_two_lucky_answers_do_not_hide_a_sign(gained, reported):
     start = START | {"questions": 32, "match": 3 / 32}
     now = start | {"executable": 0.85, "match": (3 + gained) / 32}
-    assert bool(collapse_signs(start, now)) is told
+    assert bool(collapse_signs(start, now)) is reported
 
 
-def test_an_unlucky_answer_is_no_fall():
+def test_one_unlucky_answer_is_not_reported():
     start = START | {"questions": 32, "match": 3 / 32}
     assert collapse_signs(start, start | {"match": 2 / 32, "reward": 0.0}) == []
     assert collapse_signs(start, start | {"match": 0.0, "reward": 0.0})[0] == "match share fell, 9 % -> 0 %"
@@ -97,7 +97,7 @@ def validation_rows(folder):
 
 
 def test_validation_warns_in_the_log_and_in_mlflow(tmp_path, monkeypatch, caplog):
-    """A policy that used to answer half of the questions and now answers none, with another reward than its own."""
+    """A policy that answered half of the questions before and answers none now; the rewards are made up."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     rows, tokenizer = validation_rows(tmp_path)
@@ -128,7 +128,7 @@ def test_validation_warns_in_the_log_and_in_mlflow(tmp_path, monkeypatch, caplog
     assert f"step 3: the policy may be collapsing: {fell}" in caplog.text
     assert state.log_history[-1]["validation/rollouts_distinct"] == pytest.approx(0.3)  # of the last three
     assert state.log_history[-1]["validation/collapse_signs"] == 3
-    with tracking.track("e", "resumed", {}, {}, {}) as resumed:  # past its last validation
+    with tracking.track("e", "resumed", {}, {}, {}) as resumed:  # after its last validation
         LogToRun(resumed).on_train_begin(SimpleNamespace(), state, SimpleNamespace())
     client = mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE.resolve()}")
     both = client.search_runs([client.get_experiment_by_name("e").experiment_id])
@@ -146,7 +146,7 @@ def test_a_model_without_shared_prompts_is_validated_with_the_same_answers(lora,
     scores = []
     with Executor(limits=Limits(seconds=1.0, rows=1000)) as executor:
         reward = ExecutionReward(executor, "bird", reward_functions(Reward(), "full"))
-        for dropout in (0.0, 0.1):  # with dropout in attention TRL's own path is taken; it is off in validation
+        for dropout in (0.0, 0.1):  # attention dropout needs TRL's own code; validation turns it off
             validate = Validate(rows, reward, every=3)
             model, settings = (
                 tiny_model(attention_dropout=dropout),
@@ -161,8 +161,8 @@ def test_a_model_without_shared_prompts_is_validated_with_the_same_answers(lora,
     assert scores[0]["characters"] > 0
 
 
-def test_fewer_questions_than_a_step_asks_are_refused(tmp_path, monkeypatch):
-    """The Trainer would drop the short batch, train nothing and call that a success."""
+def test_fewer_questions_than_a_step_needs_are_refused(tmp_path, monkeypatch):
+    """The Trainer would drop the incomplete batch, train on nothing and succeed."""
     monkeypatch.chdir(tmp_path)
     rows, tokenizer = validation_rows(tmp_path)
     with Executor(workers=1) as executor:

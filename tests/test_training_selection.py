@@ -24,7 +24,7 @@ def test_if_too_many_qualify_those_closest_to_one_half_are_kept():
 
 
 def test_missing_rows_are_filled_from_outside_the_band_and_counted():
-    # Always and never solved are as far from the band; the solved one comes first.
+    # Always and never solved are equally far from the band; the solved one comes first.
     assert select(RATES, BAND.model_copy(update={"rows": 5})) == ([2, 5, 1, 4, 3], 1)
     assert select(RATES, BAND.model_copy(update={"rows": 9})) == ([2, 5, 1, 4, 3, 0], 2)
 

@@ -72,7 +72,7 @@ def test_lora_takes_the_librarys_own_names():
 
 @pytest.mark.parametrize(("make", "section"), [(sft_config, ColdStart()), (grpo_config, Grpo())])
 def test_sharded_weights_are_refused(make, section, tmp_path, monkeypatch):
-    # What `accelerate launch` hands to its processes; DeepSpeed itself is not needed to see the stage.
+    # As set by `accelerate launch`; DeepSpeed itself need not be installed.
     monkeypatch.setattr("accelerate.utils.DeepSpeedPlugin.set_deepspeed_weakref", lambda _: None)
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
@@ -83,7 +83,7 @@ def test_sharded_weights_are_refused(make, section, tmp_path, monkeypatch):
 
 
 def test_no_run_is_reported_to_the_hub():
-    """The library reads the variable when it is imported, which a stage does early."""
+    """The library reads the variable when it is imported, early in a stage."""
     code = (
         "import sqlr1.stages.grpo, trl; from huggingface_hub import constants as c; print(c.HF_HUB_DISABLE_TELEMETRY)"
     )

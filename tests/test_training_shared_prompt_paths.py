@@ -1,4 +1,4 @@
-"""What the trainer hands to the shared-prompt sampler and pass, and when it leaves a step to TRL."""
+"""The trainer's calls of the shared-prompt sampler and pass, and when it uses TRL's own code instead."""
 
 from unittest.mock import patch
 
@@ -24,7 +24,7 @@ from sqlr1.train.shared_prompt import SharedPromptTrainer
 
 
 def letters(completions, **_):
-    """Any reward will do."""
+    """Any reward."""
     return [float(len(c[0]["content"]) % 5) for c in completions]
 
 
@@ -80,7 +80,7 @@ def test_a_cold_start_of_what_cannot_be_packed_is_refused(tmp_path, model, reaso
 
 
 def test_an_adapter_of_the_embeddings_is_not_left_out(tmp_path):
-    """A packed pass would train without it what rollouts, whose head is tied, answer with. TRL refuses the head's."""
+    """A packed pass would ignore it, but rollouts would use it. (An adapter of the head is refused by TRL.)"""
     reason = "the embeddings or the head are not plain layers"
     lora = {"r": 2, "target_modules": ["q_proj", "embed_tokens"]}
     config = LoraConfig(**lora, task_type="CAUSAL_LM")

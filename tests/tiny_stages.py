@@ -1,4 +1,4 @@
-"""The training stages on a tiny model and a tiny database, as real processes that a test may kill."""
+"""The training stages on a tiny model and database, as real processes that a test can kill."""
 
 import contextlib
 import hashlib
@@ -34,7 +34,7 @@ SETTINGS = {
         "prompt": plain(PROMPT),
         "reward": {},
         "execution": {"seconds": 1.0, "rows": 1000},
-        # A random model earns nothing; one that `teach` has taught earns something in some groups.
+        # A random model gets no reward; after `teach` some groups have variance.
         "grpo": {
             "num_generations": 2, "learning_rate": 1e-3, "max_steps": 10, "save_steps": 2, "threads": 1, "beta": 0.01,
             "per_device_train_batch_size": 4, "max_completion_length": 96,
@@ -53,7 +53,7 @@ SETTINGS = {
     },
 }  # fmt: skip
 GRPO = Grpo.model_validate(SETTINGS["grpo"]["grpo"])
-# All weights, with a reference model beside them: the paper's way.
+# Full fine-tuning with a reference model, as in the paper.
 SETTINGS["grpo_all_weights"] = SETTINGS["grpo"] | {
     "grpo": SETTINGS["grpo"]["grpo"] | {"lora": None, "learning_rate": 1e-4, "max_steps": 4}
 }
@@ -76,7 +76,7 @@ def prepare(folder: Path) -> None:
 
 
 def teach(folder: Path) -> None:
-    """Train the model of `prepare`, in seconds, until its answers are well-formed, and its numbers right by luck."""
+    """Train the model of `prepare` for seconds, until its answers are well-formed and some are right by chance."""
     model, tokenizer = tiny_model(initializer_range=0.05), tiny_tokenizer()
     questions = read_records(folder / "questions.jsonl", Question)
     rows, _ = encode(questions, Catalogue(folder / "catalogue.jsonl", folder), Prompts(tokenizer, PROMPT), "sql_only")
@@ -142,7 +142,9 @@ def kill_when(
             time.sleep(0.005)
     finally:
         if process.returncode is None:
-            started = psutil.Process(process.pid).children(recursive=True)  # by a launcher in sessions of their own
+            started = psutil.Process(process.pid).children(
+                recursive=True
+            )  # a launcher starts them in sessions of their own
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             for one in started:
