@@ -113,7 +113,7 @@ CASES = {
 }
 
 
-# 0.25 below the log-probability of a uniform choice: the tiny models' ratios are about 1.3, some of them clipped and some not.
+# 0.25 below the log-probability of a uniform choice: ratios are about 1.3, some of them clipped and some not.
 OLD = -math.log(259) - 0.25
 # Equal to the default, without effect on numbers, or (kl) zero because the policy equals its reference.
 NO_EFFECT = ("dapo", "bnpo", "checkpointed", "kl")
