@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from sqlgen.generate import Manner, check_shares, generate, sql_key
 from sqlgen.naming import words
-from sqlgen.world import World
+from sqlgen.speakable import SpeakableDatabase
 from sqlr1.data.split import shares
 from sqlr1.database import profile
 from sqlr1.records import SQL_CLASSES, InputError, Question, read_json, sha256, stream_records, write_jsonl
@@ -195,8 +195,8 @@ def _from_source(task: _Task, executor: Executor) -> _Yield:
     asked = repr([sha256(source.path), sorted(source.names.items()), sorted(quota.items()), order, names])
     done = work / f"{source.db_id}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.jsonl"
     if not done.is_file():
-        world = World(profile(source.path), source.names)
+        db = SpeakableDatabase(profile(source.path), source.names)
         taken = [sql_key(row.sql) for file in before for row in stream_records(file, Question)]
-        rows = generate(world, source.db_id, quota, order.manner, order.seed, executor, taken)
+        rows = generate(db, source.db_id, quota, order.manner, order.seed, executor, taken)
         write_jsonl(done, rows)
     return done, Counter(row.sql_class for row in stream_records(done, Question))
