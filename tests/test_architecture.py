@@ -16,7 +16,7 @@ WORKFLOW = ROOT / "workflow"
 ORDER = [
     "records", "cpus", "provenance", "database", "prompt", "sandbox", "outcomes", "rewards", "config", "config_files",
     "evaluate",
-    "data", "sqlgen", "model", "train", "tracking", "report", "planning", "stages", "cli",
+    "data", "sqlgen", "model", "tracking", "train", "report", "planning", "stages", "cli",
 ]  # fmt: skip
 
 
