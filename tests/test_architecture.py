@@ -14,9 +14,9 @@ ROOT = Path(sqlr1.__file__).parents[2]
 WORKFLOW = ROOT / "workflow"
 # Each may import only what is above it.
 ORDER = [
-    "records", "cpus", "provenance", "database", "prompt", "sandbox", "outcomes", "rewards", "config", "config_files",
+    "records", "cpus", "provenance", "tracking", "database", "prompt", "sandbox", "outcomes", "rewards", "config", "config_files",
     "evaluate",
-    "data", "sqlgen", "model", "train", "tracking", "report", "planning", "stages", "cli",
+    "data", "sqlgen", "model", "train", "report", "planning", "stages", "cli",
 ]  # fmt: skip
 
 
