@@ -14,9 +14,8 @@ ROOT = Path(sqlr1.__file__).parents[2]
 WORKFLOW = ROOT / "workflow"
 # Each may import only what is above it.
 ORDER = [
-    "records", "cpus", "provenance", "database", "prompt", "sandbox", "outcomes", "rewards", "config", "config_files",
-    "evaluate",
-    "data", "sqlgen", "model", "tracking", "train", "report", "planning", "stages", "cli",
+    "records", "cpus", "provenance", "tracking", "database", "prompt", "sandbox", "outcomes", "rewards", "config",
+    "config_files", "evaluate", "data", "sqlgen", "model", "train", "report", "planning", "stages", "cli",
 ]  # fmt: skip
 
 
