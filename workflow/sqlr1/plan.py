@@ -8,15 +8,15 @@ round is taken to replace half of the groups. Hours are FLOPs / (devices * peak 
 weights and the cache once per step, and takes the longer of the two. Start-up and SQL are not counted: the plan says
 389 s for the spider overlay's cold start, which took 512 to 652 s.
 
-Memory per device is process + state + heap * max(training pass, sampling, validation), for the longest rows.
-State, bytes per weight: 16 if trained (float32 weight, gradient, two Adam moments), 2 if frozen. With ZeRO-2 2 for all,
-18 / devices if trained (0 if offloaded), and two buckets of 5e8 bf16 gradients. GRPO adds the reference model and a
-bf16 copy for rollouts, unless DeepSpeed holds the policy in bf16.
-Training pass, bytes per token and layer: 34 hidden + 8 intermediate with bf16 weights, 44 hidden + 10 intermediate with
-float32 ones (measured with saved-tensor hooks); with checkpointing the inputs of all layers and one whole layer. Then
-three float32 tiles of logits, and the head's float32 gradient if it is trained.
-Sampling: keys and values, and the larger of a layer's prefill and the logits (14 bytes each, with their copies).
-vLLM takes its share beside the training pass, or instead of it if it sleeps. Validation never uses vLLM.
+Memory per device is process + state + heap * max(training pass, sampling), for the longest rows:
+- State, bytes per weight: 16 if trained (float32 weight, gradient, two Adam moments), 2 if frozen. With ZeRO-2 2 for
+  all, 18 / devices if trained (0 if offloaded), and two buckets of 5e8 bf16 gradients. GRPO adds the reference model
+  and a bf16 copy for rollouts, unless DeepSpeed holds the policy in bf16.
+- Training pass, bytes per token and layer: 34 hidden + 8 intermediate with bf16 weights, 44 hidden + 10 intermediate
+  with float32 ones (measured with saved-tensor hooks); with checkpointing the inputs of all layers and one whole layer.
+  Then the head's float32 gradient if it is trained; its tiles of logits are small.
+- Sampling: keys and values, and the larger of one layer's prefill and the logits (14 bytes each, with their copies).
+vLLM takes its share beside the training pass, or instead of it if it sleeps.
 """
 
 import argparse
@@ -26,13 +26,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlr1.config import Candidates, Config, PretrainedModel, Select, Training
+from sqlr1.config import Config, PretrainedModel, Training
 from sqlr1.config_files import read_config, read_yaml
 from sqlr1.records import InputError
 from sqlr1.report.tables import markdown_table
 
 _BENCHMARK_QUESTIONS = {"spider": 1034, "bird": 1534}  # the dev sets, where a benchmark is scored whole
 _VLLM_ROWS, _VLLM_SHARE = 256, 0.9  # vLLM's defaults: sequences at once, share of the memory
+_BANDWIDTH_USED = 0.6
 
 
 class Accelerator(NamedTuple):
@@ -81,38 +82,51 @@ class Cost(NamedTuple):
 
 
 class Model:
-    """FLOPs and sizes of the model with a transformers configuration."""
+    """FLOPs and sizes of the model with a transformers configuration, as a stage with `settings` trains it."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, settings: Training) -> None:
         import torch
-        from torch.utils.flop_counter import FlopCounterMode
+        from peft import get_peft_model
         from transformers import AutoModelForCausalLM
+
+        from sqlr1.train.trainer_config import lora_config
 
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-        flops = []
-        for length in (256, 512):
-            with FlopCounterMode(display=False) as counter, torch.no_grad():
-                model(torch.zeros((1, length), dtype=torch.long, device="meta"), use_cache=False)
-            flops.append(counter.get_total_flops())
-        linear = [module for module in model.base_model.modules() if isinstance(module, torch.nn.Linear)]
-        self.config, self.weights = config, model.num_parameters()
-        self.head = model.get_output_embeddings().weight.numel()
-        self.pair_flops = (flops[1] - 2 * flops[0]) / (2 * 256**2)
-        self.token_flops = flops[0] / 256 - 256 * self.pair_flops - 2 * self.head  # of the layers' weights
-        self.lora_width = sum(module.in_features + module.out_features for module in linear)
-        self.cache_bytes = 4 * config.num_hidden_layers * model.base_model.layers[0].self_attn.k_proj.out_features
+            self.config, self.settings, self.weights = config, settings, model.num_parameters()
+            self.head = model.get_output_embeddings().weight.numel()
+            self.cache_bytes = 4 * config.num_hidden_layers * model.base_model.layers[0].self_attn.k_proj.out_features
+            self._forward = _coefficients(model.eval(), backward=False)
+            if settings.gradient_checkpointing:
+                model.gradient_checkpointing_enable({"use_reentrant": False})
+            if settings.lora:
+                model = get_peft_model(model, lora_config(settings.lora))
+            self._training = _coefficients(model.train(), backward=True)
+        self.trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
 
-    def forward(self, tokens: float, pairs: float, scored: float, rank: int = 0) -> float:
-        """FLOPs of a pass: `pairs` of positions attend, `scored` tokens reach the head; LoRA of `rank` unmerged."""
-        layers = (self.token_flops + 2 * rank * self.lora_width) * tokens
-        return layers + self.pair_flops * pairs + 2 * self.head * scored
+    def forward(self, *work: float) -> float:
+        """FLOPs of a pass over so many tokens, whose so many pairs attend, of which so many are scored."""
+        return float(self._forward @ work)
 
-    def backward(self, tokens: float, pairs: float, scored: float, settings: Training) -> float:
-        """FLOPs of the backward pass."""
-        layers = self.forward(tokens, pairs, 0, settings.lora.r if settings.lora else 0)
-        trained = 2 * layers - (self.token_flops * tokens if settings.lora else 0)
-        return trained + layers * settings.gradient_checkpointing + 2 * self.head * scored * (2 if settings.lora else 3)
+    def training(self, *work: float) -> float:
+        """FLOPs of a forward and a backward pass."""
+        return float(self._training @ work)
+
+    def state_bytes(self, devices: int, deepspeed: dict[str, Any]) -> float:
+        """Weights, gradients and optimiser state on one device."""
+        frozen = self.weights if self.settings.lora else 0
+        if not deepspeed:
+            return 16 * self.trained + 2 * frozen
+        offloaded = (deepspeed.get("offload_optimizer_device") or "none") != "none"
+        return 2 * (frozen + self.trained) + 2 * 2 * 5e8 + (0 if offloaded else 18 * self.trained / devices)
+
+    def pass_bytes(self, tokens: float, deepspeed: dict[str, Any]) -> float:
+        """What a training pass holds beside the state."""
+        hidden, layers = self.config.hidden_size, self.config.num_hidden_layers
+        per_hidden, per_unit, per_input = (34, 8, 2) if self.settings.lora or deepspeed else (44, 10, 4)
+        layer = per_hidden * hidden + per_unit * self.config.intermediate_size
+        kept = layers * hidden * per_input + layer if self.settings.gradient_checkpointing else layers * layer
+        return kept * tokens + (0 if self.settings.lora else 4 * self.head)
 
     def sampling_bytes(self, prompts: float, prompt: float, size: int, response: float) -> float:
         """What `size` completions for each of `prompts` hold at once."""
@@ -121,19 +135,37 @@ class Model:
         return self.cache_bytes * prompts * (prompt + size * response) + max(prefill, logits)
 
 
-def load_model(model: PretrainedModel) -> Model:
-    """By a local model's config.json, else by its published shape. Raises InputError if there is none."""
+def _coefficients(model: Any, backward: bool) -> Any:
+    """FLOPs per token, per pair of positions that attend and per scored token, from three passes."""
+    import numpy as np
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    work, flops = ((256, 1), (512, 1), (256, 256)), []
+    for length, scored in work:
+        mask = torch.zeros((1, 1, length, length))  # to make one, the model would read the ids
+        with FlopCounterMode(display=False) as counter:
+            ids = torch.zeros((1, length), dtype=torch.long)
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=scored).logits
+            if backward:
+                logits.sum().backward()
+        flops.append(counter.get_total_flops())
+    return np.linalg.solve([(length, length**2, scored) for length, scored in work], flops)
+
+
+def shape(model: PretrainedModel) -> Any:
+    """The transformers configuration of a local model, or the published one. Raises InputError if there is none."""
     from transformers import AutoConfig
 
     if model.source == "path":
         try:
-            return Model(AutoConfig.from_pretrained(model.name))
+            return AutoConfig.from_pretrained(model.name)
         except (OSError, ValueError) as error:
             raise InputError(f"{model.name}/config.json: {str(error).splitlines()[0]}") from error
     for name, (kind, *values) in SHAPES.items():
         if name.lower() in f"{model.name} {model.file}".lower():
-            shape = zip((*_KEYS, "vocab_size", "tie_word_embeddings"), values, strict=True)
-            return Model(AutoConfig.for_model(kind, **dict(shape)))
+            keys = (*_KEYS, "vocab_size", "tie_word_embeddings")
+            return AutoConfig.for_model(kind, **dict(zip(keys, values, strict=True)))
     raise InputError(f"config key base_model.name: no published shape of {model.name!r}; known: {', '.join(SHAPES)}")
 
 
@@ -142,62 +174,158 @@ class Planner:
     """The stages of an experiment on an accelerator; `prompt` and `response` are mean lengths in tokens."""
 
     config: Config
-    model: Model
+    models: dict[str, Model]
     accelerator: Accelerator
     prompt: float
     response: float
 
     def costs(self) -> list[Cost]:
         """The stages that compute with the model, in order. Raises InputError if a launcher's file is missing."""
-        config, seeds = self.config, len(self.config.seeds)
-        policies = 1 + seeds * ((config.cold_start.strategy != "none") + len(config.reward.variants))
-        asked = 0
+        config, seeds, asked = self.config, len(self.config.seeds), 0
         for entry in filter(None, config.benchmarks.values()):
             built_in = "{results}" in entry.questions
             whole = config.synthesize.benchmark_questions if built_in else _BENCHMARK_QUESTIONS[entry.layout]
             asked += entry.limit or whole
+        policies = 1 + seeds * ((config.cold_start.strategy != "none") + len(config.reward.variants))
         select = self._answers("select", seeds, config.filter.rl_rows, config.select.n) if config.select.n else None
         candidates = self._answers("candidates", policies, asked, config.candidates.n + 1)
         return list(filter(None, (self._cold_start(), select, self._grpo(), candidates)))
 
     def _cold_start(self) -> Cost:
-        settings, (devices, deepspeed) = self.config.cold_start, _launched(self.config.launch.cold_start)
+        settings, model = self.config.cold_start, self.model
+        devices, deepspeed = _launched(self.config.launch.cold_start)
         rows, length = _rows(settings, self.config.filter.cold_start_rows, devices), self.prompt + self.response
         work = rows * length, rows * length**2 / 2, rows * self.response
-        rank = settings.lora.r if settings.lora else 0
-        flops = self.model.forward(*work, rank) + self.model.backward(*work, settings)
-        batch = settings.per_device_train_batch_size
-        scored = batch * self.config.grpo.max_completion_length  # no limit of its own
-        held = self._pass_bytes(settings, batch * self.config.prompt.max_length, scored, deepspeed)
-        memory = self._state_bytes(settings, deepspeed, devices) + self._held(held)
-        return self._cost("cold_start", 1, devices, work[0], flops, self._seconds(flops, devices), memory)
+        flops = model.forward(*work, _rank(settings)) + model.backward(*work, settings)
+        # Responses are taken to be as long as GRPO's may be.
+        longest = self.config.prompt.max_length + self.config.grpo.max_completion_length
+        held = model.pass_bytes(settings.per_device_train_batch_size * longest, settings, deepspeed)
+        memory = model.state_bytes(settings, devices, deepspeed) + self._held(held)
+        seconds = self._seconds(flops, devices)
+        return _cost("cold_start", len(self.config.seeds), devices, rows * length, flops, seconds, memory)
 
     def _grpo(self) -> Cost:
-        settings, (devices, deepspeed) = self.config.grpo, _launched(self.config.launch.grpo)
-        size, iterations, select = settings.num_generations, settings.num_iterations, self.config.select
+        settings, select, validation = self.config.grpo, self.config.select, self.config.grpo.validation
+        devices, deepspeed = _launched(self.config.launch.grpo)
+        size, iterations = settings.num_generations, settings.num_iterations
+        response = min(self.response, settings.max_completion_length)
         rows = min(self.config.filter.rl_rows, (select.n and select.rows) or math.inf)
         prompts = _rows(settings, rows, devices, per_row=size)
         if settings.max_steps > 0:
             prompts /= iterations  # each batch of rollouts serves several of the steps
-        response = min(self.response, settings.max_completion_length)
-        rank = settings.lora.r if settings.lora else 0
-        # Packed as [prompt | c1 .. cG]: the prompt counts once.
+        # A group is packed as [prompt | c1 .. cG]: the prompt counts once.
         pairs = prompts * (self.prompt**2 / 2 + size * response * (self.prompt + response / 2))
         work = prompts * (self.prompt + size * response), pairs, prompts * size * response
-        forward = self.model.forward(*work, rank)
+        forward = self.model.forward(*work, _rank(settings))
         rescored = (settings.beta > 0) + (iterations > 1 or settings.use_vllm)  # by the reference, by the old policy
         trained = iterations * (forward + self.model.backward(*work, settings)) + rescored * forward
-        batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
         refills = settings.dynamic_sampling.refill_rounds / 2 if settings.dynamic_sampling else 0
-        drawn, drawing = self._sampling(prompts * (1 + refills), size, response, batch, devices)
-        kept = self.config.filter.validation_rows
-        questions = min(kept, settings.validation.questions or kept)
+        batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
         steps = prompts * size * iterations / (batch * devices)
-        answers = questions * (1 + math.ceil(steps / settings.validation.every))
-        at_once = self._validated_at_once(questions, devices)
-        validated, validating = self._sampling(answers, 1, response, at_once, devices)
+        kept = self.config.filter.validation_rows
+        answers = min(kept, validation.questions or kept) * (1 + math.ceil(steps / validation.every))
+        drawn, drawing = self._sampling(prompts * (1 + refills), size, response, batch, devices)
+        validated, validating = self._sampling(answers, 1, response, batch, devices)
         tokens = (1 + refills + iterations) * work[0] + answers * (self.prompt + response)
-        seconds = drawing + self._seconds(trained, devices) + validating
-        memory = self._grpo_bytes(devices, deepspeed, batch, at_once)
-        runs = len(self.config.reward.variants)
-        return self._cost("grpo", runs, devices, tokens, drawn + trained + validated, seconds, memory)
+        seconds = drawing + validating + self._seconds(trained, devices)
+        runs = len(self.config.seeds) * len(self.config.reward.variants)
+        memory = self.model.state_bytes(settings, devices, deepspeed) + self._rollout_bytes(batch, deepspeed)
+        return _cost("grpo", runs, devices, tokens, drawn + validated + trained, seconds, memory)
+
+    def _rollout_bytes(self, batch: int, deepspeed: dict[str, Any]) -> float:
+        """GRPO's memory without the state of training."""
+        settings, model, prompt = self.config.grpo, self.model, self.config.prompt.max_length
+        size, rows = settings.num_generations, settings.per_device_train_batch_size
+        copies = 2 * model.weights if settings.lora or not deepspeed else 0
+        if settings.beta > 0 and not settings.lora:
+            copies += (2 if deepspeed else 4) * model.weights  # the reference
+        tokens = max(1, rows / size) * prompt + rows * settings.max_completion_length
+        training = model.pass_bytes(tokens, settings, deepspeed)
+        if not settings.use_vllm:
+            sampling = model.sampling_bytes(batch / size, prompt, size, settings.max_completion_length)
+            return copies + self._held(max(training, sampling))
+        share = settings.vllm_gpu_memory_utilization if settings.vllm_mode == "colocate" else 0
+        both = self._held(training), share * self.accelerator.memory
+        return copies + (max(both) if settings.vllm_enable_sleep_mode else sum(both))
+
+    def _answers(self, stage: str, runs: int, questions: int, samples: int) -> Cost:
+        settings, weights = self.config[stage], 2 * self.model.weights
+        longest, prompt = settings.max_new_tokens, self.config.prompt.max_length
+        group, response = prompt + samples * longest, min(self.response, longest)
+        if settings.backend == "vllm":  # as many as fit
+            memory = _VLLM_SHARE * self.accelerator.memory
+            at_once = max(1, min(_VLLM_ROWS, (memory - weights) / (self.model.cache_bytes * group) * samples))
+        else:
+            at_once = samples * max(1, min(questions, settings.batch_tokens // group))
+            memory = weights + self._held(self.model.sampling_bytes(at_once / samples, prompt, samples, longest))
+        flops, seconds = self._sampling(questions, samples, response, at_once, 1)
+        return _cost(stage, runs, 1, questions * (self.prompt + samples * response), flops, seconds, memory)
+
+    def _sampling(
+        self, prompts: float, size: int, response: float, at_once: float, devices: int
+    ) -> tuple[float, float]:
+        """FLOPs and seconds of `size` completions per prompt, `at_once` of them on a device."""
+        model, rows, prompt = self.model, prompts * size, self.prompt
+        prefill = model.forward(prompts * prompt, prompts * prompt**2 / 2, 0)
+        decode = model.forward(rows * response, rows * response * (prompt + response / 2), rows * response)
+        weights = model.weights - (0 if model.config.tie_word_embeddings else model.head)
+        read = 2 * weights + model.cache_bytes * at_once * (prompt / size + response)
+        reading = rows / devices / at_once * response * read / (self.accelerator.bandwidth * _BANDWIDTH_USED)
+        return prefill + decode, self._seconds(prefill, devices) + max(self._seconds(decode, devices), reading)
+
+    def _held(self, needed: float) -> float:
+        return self.accelerator.process + self.accelerator.heap * needed
+
+    def _seconds(self, flops: float, devices: int) -> float:
+        return flops / (devices * self.accelerator.flops * self.accelerator.utilisation)
+
+
+def _cost(stage: str, runs: int, devices: int, tokens: float, flops: float, seconds: float, memory: float) -> Cost:
+    return Cost(stage, runs, devices, runs * tokens, runs * flops, runs * seconds / 3600, memory)
+
+
+def _rank(settings: Training) -> int:
+    return settings.lora.r if settings.lora else 0
+
+
+def _launched(command: str) -> tuple[int, dict[str, Any]]:
+    """Devices and DeepSpeed's settings, from the file that `accelerate launch --config_file` names."""
+    given = re.search(r"--config_file(?:\s+|=)['\"]?([^\s'\"]+)", command)
+    launcher = read_yaml(Path(given[1])) if given else {}
+    return max(1, launcher.get("num_processes", 1)), launcher.get("deepspeed_config") or {}
+
+
+def _rows(settings: Training, rows: float, devices: int, per_row: int = 1) -> float:
+    """How many rows are trained on, with repetitions; a row is `per_row` of the batch."""
+    if settings.max_steps <= 0:
+        return rows * settings.num_train_epochs
+    batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    return settings.max_steps * batch * devices / per_row
+
+
+def add_parser(commands: Any) -> None:
+    """Add the sub-command `plan` to argparse's sub-parsers."""
+    about = "what an experiment will cost"
+    parser = commands.add_parser("plan", help=about, description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser.add_argument("--configfile", type=Path, nargs="+", default=[], metavar="FILE", help="over config.yaml")
+    parser.add_argument("--accelerator", choices=ACCELERATORS, default="a100-80gb", help="(default: a100-80gb)")
+    parser.add_argument("--prompt-tokens", type=int, metavar="N", help="mean per prompt (default: the longest)")
+    parser.add_argument("--completion-tokens", type=int, metavar="N", help="mean per response (default: the longest)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the plan. Raises InputError for a missing file, a faulty key or a model of unknown shape."""
+    config = read_config([Path("config.yaml"), *args.configfile])
+    model, accelerator = load_model(config.base_model), ACCELERATORS[args.accelerator]
+    prompt = args.prompt_tokens or config.prompt.max_length
+    response = args.completion_tokens or config.grpo.max_completion_length
+    costs = Planner(config, model, accelerator, prompt, response).costs()
+    print(f"{config.experiment}: {model.weights / 1e9:.2f} G weights on {args.accelerator}")
+    print(f"{prompt} tokens per prompt and {response} per response on average; all runs of a stage together\n")
+    columns = ["stage", "runs", "devices", "tokens", "FLOPs", "hours", "GB per device"]
+    rows = [[*c[:3], f"{c.tokens:.3g}", f"{c.flops:.3g}", f"{c.hours:.3g}", f"{c.memory / 1e9:.1f}"] for c in costs]
+    print(markdown_table(columns, rows))
+    for cost in costs:
+        if cost.memory > accelerator.memory:
+            print(f"\n{cost.stage}: does not fit the {accelerator.memory / 1e9:.0f} GB of a device")
