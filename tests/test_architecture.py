@@ -15,7 +15,7 @@ WORKFLOW = ROOT / "workflow"
 ORDER = [
     "records", "cpus", "provenance", "database", "prompt", "sandbox", "outcomes", "rewards", "config", "config_files",
     "evaluate",
-    "data", "sqlgen", "model", "train", "tracking", "report", "planning", "stages", "cli",
+    "data", "sqlgen", "model", "train", "tracking", "report", "plan", "stages", "cli",
 ]  # fmt: skip
 
 

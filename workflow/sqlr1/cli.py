@@ -6,9 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from sqlr1 import tracking
+from sqlr1 import plan, tracking
 from sqlr1.evaluate import command as score
-from sqlr1.planning import command as plan
 from sqlr1.records import InputError
 
 

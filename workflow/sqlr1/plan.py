@@ -1,12 +1,10 @@
 """What an experiment will cost: tokens, FLOPs, hours and peak memory of each stage, without running it.
 
-FLOPs are counted on forward passes of the model without weights (meta device) at two lengths, and scaled. Attention is
-causal: half of the counted pairs. A backward pass costs as much as the forward pass for frozen weights, and twice as
-much for trained ones and attention; it computes the head's logits again, and all layers with gradient checkpointing.
-Prompts count in full, also where the sampler shares a schema, and so do groups that dynamic sampling drops; a refill
-round is taken to replace half of the groups. Hours are FLOPs / (devices * peak * utilisation); decoding also reads the
-weights and the cache once per step, and takes the longer of the two. Start-up and SQL are not counted: the plan says
-389 s for the spider overlay's cold start, which took 512 to 652 s.
+FLOPs are counted on passes of the model without weights (meta device), and scaled; attention is causal, half of the
+counted pairs. Prompts count in full, also where the sampler shares a schema, and so do groups that dynamic sampling
+drops; a refill round is taken to replace half of the groups. Hours are FLOPs / (devices * peak * utilisation); decoding
+also reads the weights and the cache once per step, and takes the longer of the two. Start-up and SQL are not counted:
+the plan says 380 s for the spider overlay's cold start, which took 512 to 652 s.
 
 Memory per device is process + state + heap * max(training pass, sampling), for the longest rows:
 - State, bytes per weight: 16 if trained (float32 weight, gradient, two Adam moments), 2 if frozen. With ZeRO-2 2 for
@@ -37,9 +35,7 @@ _BANDWIDTH_USED = 0.6
 
 
 class Accelerator(NamedTuple):
-    """Peak bf16 FLOP/s, memory in bytes, bytes/s; then estimates: share of the peak that is reached, bytes of a
-    process, bytes that the allocator holds per byte of tensors.
-    """
+    """FLOP/s (bf16), bytes, bytes/s; estimates: utilisation, bytes of a process and held per byte of tensors."""
 
     flops: float
     memory: float
@@ -81,8 +77,27 @@ class Cost(NamedTuple):
     memory: float
 
 
+def shape(model: PretrainedModel) -> Any:
+    """The transformers configuration of a local model, or the published one. Raises InputError if there is none."""
+    from transformers import AutoConfig
+
+    if model.source == "path":
+        try:
+            return AutoConfig.from_pretrained(model.name, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{model.name}/config.json: {str(error).splitlines()[0]}") from error
+    named = model.file if model.source == "wheel" else model.name
+    for name, (kind, *values) in SHAPES.items():
+        if name.lower() in named.lower():
+            keys = (*_KEYS, "vocab_size", "tie_word_embeddings")
+            return AutoConfig.for_model(kind, **dict(zip(keys, values, strict=True)))
+    raise InputError(f"config key base_model.name: no published shape of {model.name!r}; known: {', '.join(SHAPES)}")
+
+
 class Model:
-    """FLOPs and sizes of the model with a transformers configuration, as a stage with `settings` trains it."""
+    """A model as a stage with `settings` trains it. `forward` and `training` are the FLOPs (a pass; forward and
+    backward) per token, per pair of positions that attend, per token that the head scores.
+    """
 
     def __init__(self, config: Any, settings: Training) -> None:
         import torch
@@ -96,21 +111,13 @@ class Model:
             self.config, self.settings, self.weights = config, settings, model.num_parameters()
             self.head = model.get_output_embeddings().weight.numel()
             self.cache_bytes = 4 * config.num_hidden_layers * model.base_model.layers[0].self_attn.k_proj.out_features
-            self._forward = _coefficients(model.eval(), backward=False)
+            self.forward = _flops(model.eval(), backward=False)
             if settings.gradient_checkpointing:
-                model.gradient_checkpointing_enable({"use_reentrant": False})
+                model.activation_checkpointing_enable()
             if settings.lora:
                 model = get_peft_model(model, lora_config(settings.lora))
-            self._training = _coefficients(model.train(), backward=True)
+            self.training = _flops(model.train(), backward=True)
         self.trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-
-    def forward(self, *work: float) -> float:
-        """FLOPs of a pass over so many tokens, whose so many pairs attend, of which so many are scored."""
-        return float(self._forward @ work)
-
-    def training(self, *work: float) -> float:
-        """FLOPs of a forward and a backward pass."""
-        return float(self._training @ work)
 
     def state_bytes(self, devices: int, deepspeed: dict[str, Any]) -> float:
         """Weights, gradients and optimiser state on one device."""
@@ -135,53 +142,38 @@ class Model:
         return self.cache_bytes * prompts * (prompt + size * response) + max(prefill, logits)
 
 
-def _coefficients(model: Any, backward: bool) -> Any:
-    """FLOPs per token, per pair of positions that attend and per scored token, from three passes."""
+def _flops(model: Any, backward: bool) -> Any:
     import numpy as np
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    work, flops = ((256, 1), (512, 1), (256, 256)), []
+    work, counted = ((256, 1), (512, 1), (256, 256)), []
     for length, scored in work:
-        mask = torch.zeros((1, 1, length, length))  # to make one, the model would read the ids
+        ids, mask = torch.zeros((1, length), dtype=torch.long), torch.zeros((1, 1, length, length))
         with FlopCounterMode(display=False) as counter:
-            ids = torch.zeros((1, length), dtype=torch.long)
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=scored).logits
             if backward:
                 logits.sum().backward()
-        flops.append(counter.get_total_flops())
-    return np.linalg.solve([(length, length**2, scored) for length, scored in work], flops)
+        counted.append(counter.get_total_flops())
+    return np.linalg.solve([(length, length**2, scored) for length, scored in work], counted)
 
 
-def shape(model: PretrainedModel) -> Any:
-    """The transformers configuration of a local model, or the published one. Raises InputError if there is none."""
-    from transformers import AutoConfig
-
-    if model.source == "path":
-        try:
-            return AutoConfig.from_pretrained(model.name)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{model.name}/config.json: {str(error).splitlines()[0]}") from error
-    for name, (kind, *values) in SHAPES.items():
-        if name.lower() in f"{model.name} {model.file}".lower():
-            keys = (*_KEYS, "vocab_size", "tie_word_embeddings")
-            return AutoConfig.for_model(kind, **dict(zip(keys, values, strict=True)))
-    raise InputError(f"config key base_model.name: no published shape of {model.name!r}; known: {', '.join(SHAPES)}")
-
-
-@dataclass(frozen=True)
+@dataclass
 class Planner:
     """The stages of an experiment on an accelerator; `prompt` and `response` are mean lengths in tokens."""
 
     config: Config
-    models: dict[str, Model]
     accelerator: Accelerator
     prompt: float
     response: float
 
     def costs(self) -> list[Cost]:
-        """The stages that compute with the model, in order. Raises InputError if a launcher's file is missing."""
+        """The stages that compute with the model, in order.
+
+        Raises InputError for a model of unknown shape or if a launcher's file is missing.
+        """
         config, seeds, asked = self.config, len(self.config.seeds), 0
+        self.model = Model(shape(config.base_model), config.grpo)
         for entry in filter(None, config.benchmarks.values()):
             built_in = "{results}" in entry.questions
             whole = config.synthesize.benchmark_questions if built_in else _BENCHMARK_QUESTIONS[entry.layout]
@@ -192,21 +184,19 @@ class Planner:
         return list(filter(None, (self._cold_start(), select, self._grpo(), candidates)))
 
     def _cold_start(self) -> Cost:
-        settings, model = self.config.cold_start, self.model
-        devices, deepspeed = _launched(self.config.launch.cold_start)
+        settings, (devices, deepspeed) = self.config.cold_start, _launched(self.config.launch.cold_start)
+        model = Model(self.model.config, settings)
         rows, length = _rows(settings, self.config.filter.cold_start_rows, devices), self.prompt + self.response
-        work = rows * length, rows * length**2 / 2, rows * self.response
-        flops = model.forward(*work, _rank(settings)) + model.backward(*work, settings)
+        flops = model.training @ (rows * length, rows * length**2 / 2, rows * self.response)
         # Responses are taken to be as long as GRPO's may be.
         longest = self.config.prompt.max_length + self.config.grpo.max_completion_length
-        held = model.pass_bytes(settings.per_device_train_batch_size * longest, settings, deepspeed)
-        memory = model.state_bytes(settings, devices, deepspeed) + self._held(held)
-        seconds = self._seconds(flops, devices)
-        return _cost("cold_start", len(self.config.seeds), devices, rows * length, flops, seconds, memory)
+        held = self._held(model.pass_bytes(settings.per_device_train_batch_size * longest, deepspeed))
+        memory, runs = model.state_bytes(devices, deepspeed) + held, len(self.config.seeds)
+        return _cost("cold_start", runs, devices, rows * length, flops, self._seconds(flops, devices), memory)
 
     def _grpo(self) -> Cost:
-        settings, select, validation = self.config.grpo, self.config.select, self.config.grpo.validation
-        devices, deepspeed = _launched(self.config.launch.grpo)
+        settings, (devices, deepspeed) = self.config.grpo, _launched(self.config.launch.grpo)
+        select, validation, model = self.config.select, settings.validation, self.model
         size, iterations = settings.num_generations, settings.num_iterations
         response = min(self.response, settings.max_completion_length)
         rows = min(self.config.filter.rl_rows, (select.n and select.rows) or math.inf)
@@ -216,48 +206,48 @@ class Planner:
         # A group is packed as [prompt | c1 .. cG]: the prompt counts once.
         pairs = prompts * (self.prompt**2 / 2 + size * response * (self.prompt + response / 2))
         work = prompts * (self.prompt + size * response), pairs, prompts * size * response
-        forward = self.model.forward(*work, _rank(settings))
         rescored = (settings.beta > 0) + (iterations > 1 or settings.use_vllm)  # by the reference, by the old policy
-        trained = iterations * (forward + self.model.backward(*work, settings)) + rescored * forward
+        trained = iterations * (model.training @ work) + rescored * (model.forward @ work)
         refills = settings.dynamic_sampling.refill_rounds / 2 if settings.dynamic_sampling else 0
         batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
-        steps = prompts * size * iterations / (batch * devices)
-        kept = self.config.filter.validation_rows
+        steps, kept = prompts * size * iterations / (batch * devices), self.config.filter.validation_rows
         answers = min(kept, validation.questions or kept) * (1 + math.ceil(steps / validation.every))
         drawn, drawing = self._sampling(prompts * (1 + refills), size, response, batch, devices)
         validated, validating = self._sampling(answers, 1, response, batch, devices)
         tokens = (1 + refills + iterations) * work[0] + answers * (self.prompt + response)
-        seconds = drawing + validating + self._seconds(trained, devices)
+        seconds, flops = drawing + validating + self._seconds(trained, devices), drawn + validated + trained
+        memory = model.state_bytes(devices, deepspeed) + self._rollout_bytes(batch, deepspeed)
         runs = len(self.config.seeds) * len(self.config.reward.variants)
-        memory = self.model.state_bytes(settings, devices, deepspeed) + self._rollout_bytes(batch, deepspeed)
-        return _cost("grpo", runs, devices, tokens, drawn + validated + trained, seconds, memory)
+        return _cost("grpo", runs, devices, tokens, flops, seconds, memory)
 
     def _rollout_bytes(self, batch: int, deepspeed: dict[str, Any]) -> float:
         """GRPO's memory without the state of training."""
         settings, model, prompt = self.config.grpo, self.model, self.config.prompt.max_length
-        size, rows = settings.num_generations, settings.per_device_train_batch_size
+        size, rows, longest = (
+            settings.num_generations,
+            settings.per_device_train_batch_size,
+            settings.max_completion_length,
+        )
         copies = 2 * model.weights if settings.lora or not deepspeed else 0
         if settings.beta > 0 and not settings.lora:
             copies += (2 if deepspeed else 4) * model.weights  # the reference
-        tokens = max(1, rows / size) * prompt + rows * settings.max_completion_length
-        training = model.pass_bytes(tokens, settings, deepspeed)
+        training = model.pass_bytes(max(1, rows / size) * prompt + rows * longest, deepspeed)
         if not settings.use_vllm:
-            sampling = model.sampling_bytes(batch / size, prompt, size, settings.max_completion_length)
-            return copies + self._held(max(training, sampling))
+            return copies + self._held(max(training, model.sampling_bytes(batch / size, prompt, size, longest)))
         share = settings.vllm_gpu_memory_utilization if settings.vllm_mode == "colocate" else 0
         both = self._held(training), share * self.accelerator.memory
         return copies + (max(both) if settings.vllm_enable_sleep_mode else sum(both))
 
     def _answers(self, stage: str, runs: int, questions: int, samples: int) -> Cost:
-        settings, weights = self.config[stage], 2 * self.model.weights
-        longest, prompt = settings.max_new_tokens, self.config.prompt.max_length
+        settings, model, prompt = getattr(self.config, stage), self.model, self.config.prompt.max_length
+        longest, weights = settings.max_new_tokens, 2 * model.weights
         group, response = prompt + samples * longest, min(self.response, longest)
         if settings.backend == "vllm":  # as many as fit
             memory = _VLLM_SHARE * self.accelerator.memory
-            at_once = max(1, min(_VLLM_ROWS, (memory - weights) / (self.model.cache_bytes * group) * samples))
+            at_once = max(1, min(_VLLM_ROWS, (memory - weights) / (model.cache_bytes * group) * samples))
         else:
             at_once = samples * max(1, min(questions, settings.batch_tokens // group))
-            memory = weights + self._held(self.model.sampling_bytes(at_once / samples, prompt, samples, longest))
+            memory = weights + self._held(model.sampling_bytes(at_once / samples, prompt, samples, longest))
         flops, seconds = self._sampling(questions, samples, response, at_once, 1)
         return _cost(stage, runs, 1, questions * (self.prompt + samples * response), flops, seconds, memory)
 
@@ -266,8 +256,8 @@ class Planner:
     ) -> tuple[float, float]:
         """FLOPs and seconds of `size` completions per prompt, `at_once` of them on a device."""
         model, rows, prompt = self.model, prompts * size, self.prompt
-        prefill = model.forward(prompts * prompt, prompts * prompt**2 / 2, 0)
-        decode = model.forward(rows * response, rows * response * (prompt + response / 2), rows * response)
+        prefill = model.forward @ (prompts * prompt, prompts * prompt**2 / 2, 0)
+        decode = model.forward @ (rows * response, rows * response * (prompt + response / 2), rows * response)
         weights = model.weights - (0 if model.config.tie_word_embeddings else model.head)
         read = 2 * weights + model.cache_bytes * at_once * (prompt / size + response)
         reading = rows / devices / at_once * response * read / (self.accelerator.bandwidth * _BANDWIDTH_USED)
@@ -281,11 +271,7 @@ class Planner:
 
 
 def _cost(stage: str, runs: int, devices: int, tokens: float, flops: float, seconds: float, memory: float) -> Cost:
-    return Cost(stage, runs, devices, runs * tokens, runs * flops, runs * seconds / 3600, memory)
-
-
-def _rank(settings: Training) -> int:
-    return settings.lora.r if settings.lora else 0
+    return Cost(stage, runs, devices, runs * tokens, runs * float(flops), runs * float(seconds) / 3600, memory)
 
 
 def _launched(command: str) -> tuple[int, dict[str, Any]]:
@@ -316,13 +302,14 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the plan. Raises InputError for a missing file, a faulty key or a model of unknown shape."""
-    config = read_config([Path("config.yaml"), *args.configfile])
-    model, accelerator = load_model(config.base_model), ACCELERATORS[args.accelerator]
+    config, accelerator = read_config([Path("config.yaml"), *args.configfile]), ACCELERATORS[args.accelerator]
     prompt = args.prompt_tokens or config.prompt.max_length
     response = args.completion_tokens or config.grpo.max_completion_length
-    costs = Planner(config, model, accelerator, prompt, response).costs()
-    print(f"{config.experiment}: {model.weights / 1e9:.2f} G weights on {args.accelerator}")
-    print(f"{prompt} tokens per prompt and {response} per response on average; all runs of a stage together\n")
+    costs = Planner(config, accelerator, prompt, response).costs()
+    print(
+        f"{config.experiment} on {args.accelerator}: {prompt} tokens per prompt and {response} per response on average"
+    )
+    print("all runs of a stage together\n")
     columns = ["stage", "runs", "devices", "tokens", "FLOPs", "hours", "GB per device"]
     rows = [[*c[:3], f"{c.tokens:.3g}", f"{c.flops:.3g}", f"{c.hours:.3g}", f"{c.memory / 1e9:.1f}"] for c in costs]
     print(markdown_table(columns, rows))
