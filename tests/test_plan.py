@@ -121,7 +121,7 @@ def test_zero_2_shares_the_optimiser_but_not_the_weights():
 
 def test_shapes_give_the_published_numbers_of_weights():
     for name, published in {"SmolLM2-135M": 0.1345, "Qwen2.5-Coder-3B": 3.09, "Qwen2.5-Coder-14B": 14.8}.items():
-        model = read_config([ROOT / "config.yaml"]).base_model.model_copy(update={"name": name, "file": ""})
+        model = read_config([ROOT / "config.yaml"]).base_model.model_copy(update={"source": "hub", "name": name})
         with torch.device("meta"):
             weights = AutoModelForCausalLM.from_config(shape(model)).num_parameters()
         assert weights / 1e9 == pytest.approx(published, rel=0.01)

@@ -4,7 +4,7 @@ FLOPs are counted on passes of the model without weights (meta device), and scal
 counted pairs. Prompts count in full, also where the sampler shares a schema, and so do groups that dynamic sampling
 drops; a refill round is taken to replace half of the groups. Hours are FLOPs / (devices * peak * utilisation); decoding
 also reads the weights and the cache once per step, and takes the longer of the two. Start-up and SQL are not counted:
-the plan says 380 s for the spider overlay's cold start, which took 512 to 652 s.
+the plan says 389 s for the spider overlay's cold start, which took 512 to 652 s.
 
 Memory per device is process + state + heap * max(training pass, sampling), for the longest rows:
 - State, bytes per weight: 16 if trained (float32 weight, gradient, two Adam moments), 2 if frozen. With ZeRO-2 2 for
@@ -100,24 +100,16 @@ class Model:
     """
 
     def __init__(self, config: Any, settings: Training) -> None:
-        import torch
-        from peft import get_peft_model
-        from transformers import AutoModelForCausalLM
-
-        from sqlr1.train.trainer_config import lora_config
-
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-            self.config, self.settings, self.weights = config, settings, model.num_parameters()
-            self.head = model.get_output_embeddings().weight.numel()
-            self.cache_bytes = 4 * config.num_hidden_layers * model.base_model.layers[0].self_attn.k_proj.out_features
-            self.forward = _flops(model.eval(), backward=False)
-            if settings.gradient_checkpointing:
-                model.activation_checkpointing_enable()
-            if settings.lora:
-                model = get_peft_model(model, lora_config(settings.lora))
-            self.training = _flops(model.train(), backward=True)
-        self.trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+        self.config, self.settings = config, settings
+        whole = _weightless(config, settings)
+        self.trained = whole.num_parameters(only_trainable=True)
+        self.weights = whole.num_parameters() - (self.trained if settings.lora else 0)
+        self.head = whole.get_output_embeddings().weight.numel()
+        keys = next(module for name, module in whole.named_modules() if name.endswith("k_proj")).out_features
+        self.cache_bytes = 2 * 2 * config.num_hidden_layers * keys  # keys and values per token, bf16
+        self.forward = _flops(config, settings.model_copy(update={"lora": None}), backward=False)
+        # The packed pass computes the logits again in the backward pass.
+        self.training = _flops(config, settings, backward=True) + (0, 0, 2 * self.head)
 
     def state_bytes(self, devices: int, deepspeed: dict[str, Any]) -> float:
         """Weights, gradients and optimiser state on one device."""
@@ -142,20 +134,41 @@ class Model:
         return self.cache_bytes * prompts * (prompt + size * response) + max(prefill, logits)
 
 
-def _flops(model: Any, backward: bool) -> Any:
+def _weightless(config: Any, settings: Training) -> Any:
+    """The model on the meta device, with LoRA and checkpointing as in `settings`."""
+    import torch
+    from peft import inject_adapter_in_model
+    from transformers import AutoModelForCausalLM
+
+    from sqlr1.train.trainer_config import lora_config
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").train()
+        if settings.gradient_checkpointing:
+            model.activation_checkpointing_enable()
+        return inject_adapter_in_model(lora_config(settings.lora), model) if settings.lora else model
+
+
+def _flops(config: Any, settings: Training, backward: bool) -> Any:
+    """FLOPs per token, pair and scored token: counted on two layers, for all of them."""
     import numpy as np
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    two_layers = type(config).from_dict(config.to_dict() | {"num_hidden_layers": 2, "layer_types": None})
+    model = _weightless(two_layers, settings)
+    model.enable_input_require_grads()  # as in all layers but the first, whose input needs no gradient
     work, counted = ((256, 1), (512, 1), (256, 256)), []
     for length, scored in work:
-        ids, mask = torch.zeros((1, length), dtype=torch.long), torch.zeros((1, 1, length, length))
+        ids = torch.zeros((1, length), dtype=torch.long, device="meta")
+        mask = torch.zeros((1, 1, length, length), device="meta")  # to make one, the model would read the ids
         with FlopCounterMode(display=False) as counter:
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=scored).logits
             if backward:
                 logits.sum().backward()
         counted.append(counter.get_total_flops())
-    return np.linalg.solve([(length, length**2, scored) for length, scored in work], counted)
+    coefficients = np.linalg.solve([(length, length**2, scored) for length, scored in work], counted)
+    return coefficients * (config.num_hidden_layers / 2, config.num_hidden_layers / 2, 1)
 
 
 @dataclass
