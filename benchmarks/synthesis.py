@@ -16,10 +16,10 @@ from pathlib import Path
 
 import psutil
 
-from sqlgen.corpus import Order, folder_sources, generate_all
-from sqlgen.generate import DEFAULT_STYLES, Manner
+from sqlgen import GenerationRequest, folder_sources, generate
+from sqlr1.config import FilterRules, Synthesize
 from sqlr1.cpus import usable_cpus
-from sqlr1.data.filtering import Benchmark, Rules, filter_rows
+from sqlr1.data.filtering import Benchmark, filter_rows
 from sqlr1.data.readers import read_questions
 from sqlr1.records import Question, RecordFile, write_jsonl
 from sqlr1.sandbox import Limits
@@ -57,16 +57,16 @@ def measure(spider: Path, size: int, workers: int) -> dict[str, float]:
     """Generate `size` rows, then filter them against Spider dev."""
     sources = folder_sources(spider / "database", spider / "train_spider.json", spider / "tables.json")
     benchmark = Benchmark.of(read_questions("spider", spider / "dev.json"))
-    order = Order(size, CLASSES, Manner(DEFAULT_STYLES), seed=0)
+    request = GenerationRequest(size, CLASSES, Synthesize().styles, seed=0)
     with tempfile.TemporaryDirectory() as work, PeakMemory() as memory:
         start = time.perf_counter()
         questions = Path(work) / "questions.jsonl"
-        write_jsonl(questions, generate_all(sources, order, Limits(), workers, Path(work)))
+        write_jsonl(questions, generate(sources, request, Limits(), workers, Path(work)))
         generated = time.perf_counter() - start
         start = time.perf_counter()
         rows = RecordFile(questions, Question)
         paths = {s.db_id: s.path for s in sources}
-        kept = filter_rows(rows, paths, benchmark, Rules(), Limits(), workers).count(None)
+        kept = filter_rows(rows, paths, benchmark, FilterRules(), Limits(), workers).count(None)
         filtered = time.perf_counter() - start
     return {
         "ordered": size,

@@ -6,7 +6,7 @@ import pytest
 import sqlglot
 from sqlglot import exp
 
-from sqlr1.database import identifier, profile, read_schema, schema_text
+from sqlr1.database import identifier, read_profile, read_schema, schema_text
 from sqlr1.records import InputError
 
 DDL = """
@@ -102,11 +102,6 @@ def test_identifiers_are_quoted_where_sqlite_or_sqlglot_needs_it(name):
     connection.execute(sql)
 
 
-def test_unknown_style_is_refused(database):
-    with pytest.raises(ValueError, match="unknown schema style"):
-        schema_text(read_schema(database), "json", 0)
-
-
 def test_missing_and_corrupt_files_are_named(tmp_path):
     with pytest.raises(InputError, match=r"gone\.sqlite: no such SQLite file"):
         read_schema(tmp_path / "gone.sqlite")
@@ -133,7 +128,7 @@ def test_database_without_tables_is_refused(tmp_path):
 
 
 def test_statistics(database):
-    found = profile(database)
+    found = read_profile(database)
     assert found.rows == {"singer": 3, "song": 3, "likes": 3, "dangling": 0}
     country = found.columns["singer", "country"]
     assert (country.kind, country.filled, country.distinct, country.values) == ("text", 2, 1, (("France", 2),))
@@ -147,7 +142,7 @@ def test_a_rare_value_decides_the_kind_too(tmp_path):
         connection.execute("CREATE TABLE run (score, points, day, start)")
         rows = [(i, i, f"2020-01-{i % 28 + 1:02}", f"20{i:02}-01-01") for i in range(10, 70)]
         connection.executemany("INSERT INTO run VALUES (?, ?, ?, ?)", [*rows, ("DNF", 99, "2020-02-01", "unknown")])
-    kinds = {column: s.kind for (_, column), s in profile(tmp_path / "race.sqlite").columns.items()}
+    kinds = {column: s.kind for (_, column), s in read_profile(tmp_path / "race.sqlite").columns.items()}
     assert kinds == {"score": "text", "points": "number", "day": "date", "start": "text"}
 
 
@@ -161,7 +156,7 @@ def test_foreign_key_is_inferred_only_where_the_values_support_it(tmp_path):
                 f"CREATE TABLE visit (day TEXT, pet_id INTEGER); INSERT INTO visit VALUES ('x', 1), ('y', {extra});"
             )
         connection.close()
-        assert len(profile(path).foreign_keys) == expected
+        assert len(read_profile(path).foreign_keys) == expected
 
 
 def test_every_spider_database_has_a_schema_text_and_statistics(data_root):
@@ -170,4 +165,4 @@ def test_every_spider_database_has_a_schema_text_and_statistics(data_root):
     for path in paths:
         schema = read_schema(path)
         assert len(schema_text(schema, "compact", 0).splitlines()) == len(schema.tables)
-        assert set(profile(path).rows) == {t.name for t in schema.tables}
+        assert set(read_profile(path).rows) == {t.name for t in schema.tables}

@@ -64,7 +64,10 @@ def stage_inputs(database, tmp_path):
     write_jsonl(tmp_path / "questions.jsonl", [GOOD, FAILING])
     entry = {"db_id": "music", "path": str(database), "source": "x", "split": "train", "sha256": ""}
     write_jsonl(tmp_path / "catalogue.jsonl", [entry])
-    settings = {"filter": {"validation_rows": 0, "rl_rows": 0, "cold_start_rows": 5, "rl_classes": ["Simple"]}}
+    settings = {
+        "filter": {"validation_rows": 1, "rl_rows": 1, "cold_start_rows": 5, "rl_classes": ["Complex"]},
+        "execution": {},
+    }
     return [
         *("--settings", json.dumps(settings), "--out", str(tmp_path / "out")),
         *("--questions", str(tmp_path / "questions.jsonl"), "--catalogue", str(tmp_path / "catalogue.jsonl")),
@@ -112,7 +115,7 @@ def test_stage_drops_what_is_over_the_quota_of_a_style_or_a_subset(stage_inputs,
     rows = [row(sql, f"Question {n}: {sql}?", n, style="formal" if n else "vague") for n, sql in enumerate(countries)]
     write_jsonl(tmp_path / "questions.jsonl", rows)
     settings = json.loads(stage_inputs[1])
-    for most, kept in ((None, 3), (0.34, 2)):
+    for most, kept in ((None, 3), (0.2, 2)):
         settings["filter"] |= {"cold_start_rows": 3} | ({"max_per_style": most} if most else {})
         main([stage_inputs[0], json.dumps(settings), *stage_inputs[2:]])
         funnel = read_json(tmp_path / "out/funnel.json")
@@ -131,6 +134,7 @@ def four_databases(stage_inputs, database, tmp_path):
     write_jsonl(tmp_path / "catalogue.jsonl", [entry | {"db_id": f"music{n}"} for n in range(4)])
     settings = json.loads(stage_inputs[1])
     settings["filter"] |= {"validation_rows": 9, "validation_databases": 1, "rl_rows": 3, "cold_start_rows": 3}
+    settings["filter"]["rl_classes"] = ["Simple"]
     return stage_inputs, settings
 
 

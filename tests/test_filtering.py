@@ -11,11 +11,12 @@ import pytest
 import sqlglot
 from music import DDL, FAILING, GOOD, row, write_database
 
-from sqlr1.data.filtering import REASONS, Benchmark, Rules, filter_rows
+from sqlr1.config import FilterRules
+from sqlr1.data.filtering import REASONS, Benchmark, filter_rows
+from sqlr1.data.mentions import unmentioned_value
 from sqlr1.data.readers import read_questions
 from sqlr1.data.similarity import QuestionIndex, sketches
 from sqlr1.database.sql import normal_form, without_literals
-from sqlr1.database.tie_probes import unmentioned_value
 from sqlr1.records import Question, RecordFile, write_jsonl
 from sqlr1.sandbox import Limits
 
@@ -55,7 +56,7 @@ def database(tmp_path_factory):
 
 def run(rows, database, **rules):
     paths = {"music": database, "held": database}
-    return filter_rows(rows, paths, BENCHMARK, Rules(**rules), Limits(seconds=0.5, rows=20), 1)
+    return filter_rows(rows, paths, BENCHMARK, FilterRules(**rules), Limits(seconds=0.5, rows=20), 1)
 
 
 @pytest.mark.parametrize("reason", CASES)
@@ -106,7 +107,7 @@ def test_a_threshold_of_one_drops_equal_questions_only(database):
 def test_a_benchmark_database_is_known_in_any_letter_case(database):
     benchmark = Benchmark.of([Question("b", "Held", "Which?", "SELECT 1")])
     held = row("SELECT name FROM singer", db_id="hELD")
-    assert filter_rows([held], {"hELD": database}, benchmark, Rules(), Limits(), 1) == ["contaminated_database"]
+    assert filter_rows([held], {"hELD": database}, benchmark, FilterRules(), Limits(), 1) == ["contaminated_database"]
 
 
 @pytest.mark.parametrize("style", ["human", "formal"])
@@ -117,7 +118,7 @@ def test_questions_from_elsewhere_may_say_values_in_their_own_words(database, st
 
 def test_no_question_of_synsql_has_to_quote_its_values(data_root, database):
     rows = list(read_questions("synsql", data_root / "synsql/synsql_complex_500.jsonl"))
-    reasons = filter_rows(rows, dict.fromkeys((r.db_id for r in rows), database), BENCHMARK, Rules(), Limits(), 1)
+    reasons = filter_rows(rows, dict.fromkeys((r.db_id for r in rows), database), BENCHMARK, FilterRules(), Limits(), 1)
     assert "value_not_mentioned" not in reasons
 
 
@@ -239,21 +240,21 @@ def mixed(tmp_path):
 
 def test_reasons_depend_neither_on_processes_nor_on_batches_nor_on_the_order_of_databases(mixed, database, monkeypatch):
     paths, limits = {"music": database, "other": database}, Limits(seconds=0.5, rows=20)
-    alone = filter_rows(list(mixed), paths, BENCHMARK, Rules(), limits, 1)
+    alone = filter_rows(list(mixed), paths, BENCHMARK, FilterRules(), limits, 1)
     assert set(alone) == {None, "duplicate", *CASES} - {"contaminated_database"}
     monkeypatch.setattr("sqlr1.data.filtering._BATCH", 2)
-    assert filter_rows(mixed, paths, BENCHMARK, Rules(), limits, 1) == alone
+    assert filter_rows(mixed, paths, BENCHMARK, FilterRules(), limits, 1) == alone
     monkeypatch.setattr("sqlr1.data.filtering._WORTH_A_PROCESS", 0)
-    assert filter_rows(mixed, paths, BENCHMARK, Rules(), limits, 2) == alone
+    assert filter_rows(mixed, paths, BENCHMARK, FilterRules(), limits, 2) == alone
     by_database = sorted(mixed, key=lambda r: r.db_id)
-    assert Counter(filter_rows(by_database, paths, BENCHMARK, Rules(), limits, 1)) == Counter(alone)
+    assert Counter(filter_rows(by_database, paths, BENCHMARK, FilterRules(), limits, 1)) == Counter(alone)
 
 
 def test_the_rows_of_a_file_are_never_all_in_memory(database, tmp_path):
     write_jsonl(tmp_path / "long.jsonl", (row("DELETE FROM singer", "long " * 2000, n) for n in range(3000)))
     tracemalloc.start()
     reasons = filter_rows(
-        RecordFile(tmp_path / "long.jsonl", Question), {"music": database}, BENCHMARK, Rules(), Limits(), 1
+        RecordFile(tmp_path / "long.jsonl", Question), {"music": database}, BENCHMARK, FilterRules(), Limits(), 1
     )
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -319,5 +320,5 @@ def test_real_benchmark_rows_are_found_contaminated(data_root, database):
     dev = list(read_questions("spider", data_root / "spider/dev.json"))
     benchmark = Benchmark.of(dev)
     leaked = [Question(**{**vars(q), "db_id": "music", "style": "human"}) for q in dev[:50]]
-    reasons = filter_rows(leaked, {"music": database}, benchmark, Rules(), Limits(), 1)
+    reasons = filter_rows(leaked, {"music": database}, benchmark, FilterRules(), Limits(), 1)
     assert set(reasons) <= {"contaminated_sql", "contaminated_question"}

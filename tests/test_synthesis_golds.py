@@ -14,9 +14,9 @@ from sqlgen.shapes import cte, groups, joined, nested, ratio, sets, single, wind
 from sqlgen.shapes.catalogue import expression_of, request_of
 from sqlgen.shapes.ratio import Ranges
 from sqlgen.world import World
-from sqlr1.database import profile
+from sqlr1.data.mentions import unmentioned_value
+from sqlr1.database import read_profile
 from sqlr1.database.sql import to_sql
-from sqlr1.database.tie_probes import unmentioned_value
 from sqlr1.records import Question
 from sqlr1.sandbox import Executor
 
@@ -26,7 +26,7 @@ def world_of(path, ddl):
     with sqlite3.connect(path) as connection:
         connection.executescript(ddl)
     connection.close()
-    return World(profile(path))
+    return World(read_profile(path))
 
 
 def drawn(world, shape, draws=200):

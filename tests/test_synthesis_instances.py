@@ -7,7 +7,7 @@ import sqlglot
 from mutants import mutants
 
 from sqlgen.populate import build_database
-from sqlr1.database import profile, read_schema, schema_text
+from sqlr1.database import read_profile, read_schema, schema_text
 from sqlr1.database.instances import write_instances
 from sqlr1.database.sql import to_sql
 from sqlr1.records import sha256
@@ -42,7 +42,7 @@ def test_fewer_instances_leave_none_of_the_former_ones(instances, tmp_path):
 
 
 def test_schema_keys_and_types_stay(instances):
-    original, first = profile(instances[0]), profile(instances[1])
+    original, first = read_profile(instances[0]), read_profile(instances[1])
     assert schema_text(read_schema(instances[0]), "ddl", 0) == schema_text(read_schema(instances[1]), "ddl", 0)
     for key, before in original.columns.items():
         after = first.columns[key]

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 import urllib.request
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,9 +17,10 @@ import pytest
 import sqlglot
 from tiny_models import smollm2
 
-from sqlr1.data.llm import Client, Endpoint, Prompt
+from sqlr1.config import LanguageModel
+from sqlr1.data.llm import Client, Prompt
+from sqlr1.data.mentions import unmentioned_value
 from sqlr1.data.paraphrase import explain, paraphrase
-from sqlr1.database.tie_probes import unmentioned_value
 from sqlr1.prompt import format_response
 from sqlr1.records import InputError, Question, read_json, read_records
 from sqlr1.sandbox import Executor
@@ -49,7 +49,8 @@ def endpoint(tmp_path_factory):
             except OSError:
                 assert server.poll() is None, log.read_text()
                 time.sleep(0.5)
-        yield Endpoint(f"http://127.0.0.1:{port}/v1", str(model), concurrency=2, retries=1, timeout=120)
+        address = f"http://127.0.0.1:{port}/v1"
+        yield LanguageModel(base_url=address, model=str(model), concurrency=2, retries=1, timeout=120)
     finally:
         server.terminate()
         server.wait(20)
@@ -68,14 +69,14 @@ def test_answers_come_from_the_model_and_then_from_the_cache(endpoint, tmp_path)
         assert client.tokens > 0
         spent = client.tokens
     assert all(answers)
-    nowhere = Endpoint("http://127.0.0.1:9/v1", endpoint.model, retries=0)
+    nowhere = LanguageModel(base_url="http://127.0.0.1:9/v1", model=endpoint.model, retries=0)
     with Client(nowhere, tmp_path / "cache.jsonl") as client:
         assert client.ask(HELLO, "test") == answers
         assert client.tokens == spent
 
 
 def test_budget_stops_the_asking_in_this_and_in_later_runs(endpoint, tmp_path):
-    alone = Endpoint(endpoint.base_url, endpoint.model, concurrency=1, budget=30)
+    alone = endpoint.model_copy(update={"concurrency": 1, "budget": 30})
     for _ in range(2):
         with Client(alone, tmp_path / "cache.jsonl") as client:
             first, *others = client.ask(HELLO, "test")
@@ -116,7 +117,8 @@ def faulty():
     Faulty.asked.clear()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Faulty)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield Endpoint(f"http://127.0.0.1:{server.server_port}/v1", "m", concurrency=1, retries=0)
+    address = f"http://127.0.0.1:{server.server_port}/v1"
+    yield LanguageModel(base_url=address, model="m", concurrency=1, retries=0)
     server.shutdown()
     server.server_close()
 
@@ -138,21 +140,21 @@ def test_an_endpoint_that_refuses_every_prompt_is_named(faulty, tmp_path):
 
 
 def test_a_request_that_fails_is_tried_again(faulty, tmp_path):
-    with Client(replace(faulty, retries=1), tmp_path / "cache.jsonl") as client:
+    with Client(faulty.model_copy(update={"retries": 1}), tmp_path / "cache.jsonl") as client:
         assert client.ask(prompts("fails once"), "test") == ["re: fails once"]
     assert Faulty.asked == ["fails once"] * 2
 
 
 def test_requests_at_once_stay_within_the_budget(faulty, tmp_path):
     texts = [f"prompt {i}" for i in range(20)]
-    with Client(replace(faulty, concurrency=8, budget=45), tmp_path / "cache.jsonl") as client:
+    with Client(faulty.model_copy(update={"concurrency": 8, "budget": 45}), tmp_path / "cache.jsonl") as client:
         answers = client.ask(prompts(*texts), "test")
         assert client.tokens <= 45
     assert len(Faulty.asked) == sum(a is not None for a in answers) == 4
 
 
 def test_an_endpoint_that_counts_no_tokens_is_charged_the_most(faulty, tmp_path):
-    with Client(replace(faulty, budget=30), tmp_path / "cache.jsonl") as client:
+    with Client(faulty.model_copy(update={"budget": 30}), tmp_path / "cache.jsonl") as client:
         assert client.ask(prompts("no usage", "another"), "test") == ["re: no usage", "re: another"]
         assert client.tokens == len("no usage") + 5 + 10
 
@@ -167,7 +169,7 @@ def test_a_cache_cut_off_while_it_was_written_is_read_up_to_there(faulty, tmp_pa
 
 
 def test_unreachable_endpoint_is_named(tmp_path):
-    nowhere = Endpoint("http://127.0.0.1:9/v1", "m", retries=0, timeout=2)
+    nowhere = LanguageModel(base_url="http://127.0.0.1:9/v1", model="m", retries=0, timeout=2)
     with (
         Client(nowhere, tmp_path / "c.jsonl") as client,
         pytest.raises(InputError, match=r"llm: http://127\.0\.0\.1:9/v1"),
@@ -182,12 +184,12 @@ def test_stage_asks_the_model_and_keeps_only_questions_that_name_their_values(en
         "domains": ["bookshop"], "held_out_domains": ["zoo"], "questions": 1, "benchmark_questions": 2, "folders": [],
         "classes": {"Simple": 1, "Moderate": 0, "Complex": 0, "Highly Complex": 0}, "llm": llm,
     }  # fmt: skip
-    main(["--settings", json.dumps({"synthesize": settings}), "--out", "out"])
+    main(["--settings", json.dumps({"synthesize": settings, "execution": {}}), "--out", "out"])
     rows = read_records(tmp_path / "out/questions.jsonl", Question)
     assert len(rows) == 1
     assert unmentioned_value(rows[0], sqlglot.parse_one(rows[0].sql, read="sqlite")) is None
     assert (tmp_path / "results/.work/llm.jsonl").read_text().count("\n") == 1
-    assert read_json(tmp_path / "out/manifest.json")["settings"]["synthesize"]["llm"] == llm
+    assert read_json(tmp_path / "out/manifest.json")["settings"]["synthesize"]["llm"].items() >= llm.items()
 
 
 class Scripted:

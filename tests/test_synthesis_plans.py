@@ -19,7 +19,7 @@ from sqlgen.shapes.window import BestOfGroup, Distance, Ranking
 from sqlgen.shapes.yearly import ByYear
 from sqlgen.world import World
 from sqlr1.data.reasoning import trace
-from sqlr1.database import ForeignKey, profile
+from sqlr1.database import ForeignKey, read_profile
 from sqlr1.database.sql import to_sql
 from sqlr1.database.sql_features import sql_class
 
@@ -266,7 +266,7 @@ def test_plan_returns_the_right_rows(name, database):
 @pytest.mark.parametrize("name", CASES)
 def test_every_plan_can_be_said_and_reasoned_about(name, database):
     plan, _ = CASES[name]
-    speaker = Speaker(World(profile(database)).names, random.Random(0))
+    speaker = Speaker(World(read_profile(database)).names, random.Random(0))
     asked = request_of(plan, speaker)
     assert len(plain(asked.phrase).split()) > 3
     expression = expression_of(plan)
@@ -280,7 +280,7 @@ def test_words_name_the_columns_the_filter_and_the_order(database):
     query = Query(
         ("song", "singer"), (Ref(0, "title"), Ref(1, "name")), UP, (Filter(Ref(1, "country"), "=", "France"),)
     )
-    said = plain(request_of(query, Speaker(World(profile(database)).names, random.Random(3))).phrase)
+    said = plain(request_of(query, Speaker(World(read_profile(database)).names, random.Random(3))).phrase)
     for word in ("title", "singer name", "songs", "country", "France"):
         assert word in said
 

@@ -12,21 +12,25 @@ import pytest
 import sqlglot
 from sqlglot import exp
 
-from sqlgen.corpus import Order, Source, folder_sources, generate_all, quotas
-from sqlgen.generate import DEFAULT_STYLES, Manner, generate, held_out, sql_key
+from sqlgen.corpus import GenerationRequest, quotas
+from sqlgen.corpus import generate as generate_all
+from sqlgen.generate import Manner, generate, held_out, sql_key
 from sqlgen.populate import build_database, domain_names
 from sqlgen.shapes.catalogue import SHAPES
+from sqlgen.sources import Source, folder_sources
 from sqlgen.styles import STYLES
 from sqlgen.world import World
+from sqlr1.config import Synthesize
+from sqlr1.data.mentions import unmentioned_value
 from sqlr1.data.split import shares
-from sqlr1.database import profile
+from sqlr1.database import read_profile
 from sqlr1.database.sql_features import sql_class
-from sqlr1.database.tie_probes import unmentioned_value
 from sqlr1.records import SQL_CLASSES, Question
 from sqlr1.sandbox import Executor, Limits
 
 CLASSES = {"Simple": 0.3, "Moderate": 0.3, "Complex": 0.25, "Highly Complex": 0.15}
-MANNER = Manner(DEFAULT_STYLES)
+STYLE_SHARES = Synthesize().styles
+MANNER = Manner(STYLE_SHARES)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,7 @@ def sources(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows(sources, tmp_path_factory):
-    order = Order(2400, CLASSES, MANNER, 0)
+    order = GenerationRequest(2400, CLASSES, STYLE_SHARES, 0)
     return list(generate_all(sources, order, Limits(), 2, tmp_path_factory.mktemp("work")))
 
 
@@ -111,7 +115,7 @@ def test_highly_complex_shape_occurs(shape, rows):
 
 def test_one_small_database_yields_many_highly_complex_rows(sources):
     with Executor(workers=1) as executor:
-        world = World(profile(sources[0].path))
+        world = World(read_profile(sources[0].path))
         found = list(generate(world, "x", {"Highly Complex": 150}, MANNER, 0, executor))
     assert len({sql_key(row.sql) for row in found}) == 150
 
@@ -165,16 +169,16 @@ def test_verbs_agree_with_what_they_ask_for(rows):
 
 def test_long_reasoning_says_what_is_asked(sources):
     with Executor(workers=1) as executor:
-        world = World(profile(sources[0].path))
-        found = list(generate(world, "x", {"Moderate": 10}, Manner(DEFAULT_STYLES, "long"), 1, executor))
+        world = World(read_profile(sources[0].path))
+        found = list(generate(world, "x", {"Moderate": 10}, Manner(STYLE_SHARES, "long"), 1, executor))
     assert all(row.reasoning.startswith("We are asked for") and "The output is" in row.reasoning for row in found)
 
 
 def test_held_out_templates_are_disjoint(sources, rows):
     with Executor(workers=1) as executor:
-        world = World(profile(sources[0].path))
+        world = World(read_profile(sources[0].path))
         other = list(
-            generate(world, "x", {"Simple": 20, "Complex": 10}, Manner(DEFAULT_STYLES, held_out=True), 0, executor)
+            generate(world, "x", {"Simple": 20, "Complex": 10}, Manner(STYLE_SHARES, held_out=True), 0, executor)
         )
     assert len(other) == 30
     assert all(held_out(row.template) for row in other)
@@ -183,7 +187,7 @@ def test_held_out_templates_are_disjoint(sources, rows):
 
 def test_output_does_not_depend_on_the_number_of_processes(sources, rows, tmp_path, monkeypatch):
     monkeypatch.setattr("sqlgen.corpus._WORTH_A_PROCESS", 0)
-    order = Order(160, CLASSES, MANNER, 5)
+    order = GenerationRequest(160, CLASSES, STYLE_SHARES, 5)
     one = list(generate_all(sources[:4], order, Limits(), 1, tmp_path / "one"))
     assert list(generate_all(sources[:4], order, Limits(), 2, tmp_path / "two")) == one
 
@@ -194,7 +198,7 @@ def test_what_one_database_cannot_yield_the_others_do(sources, tmp_path):
         connection.execute("CREATE TABLE thing (name TEXT)")
         connection.execute("INSERT INTO thing VALUES ('only')")
     found = [Source("lonely", lonely, {}), *sources[:2]]
-    rows = list(generate_all(found, Order(120, CLASSES, MANNER, 0), Limits(), 1, tmp_path / "work"))
+    rows = list(generate_all(found, GenerationRequest(120, CLASSES, STYLE_SHARES, 0), Limits(), 1, tmp_path / "work"))
     counts = Counter(row.db_id for row in rows)
     assert counts["lonely"] < 20  # of the 40 that it was asked for
     assert counts.total() == 120
@@ -203,7 +207,7 @@ def test_what_one_database_cannot_yield_the_others_do(sources, tmp_path):
 
 
 def test_interrupted_synthesis_goes_on_where_it_was(sources, tmp_path, monkeypatch):
-    order = Order(60, CLASSES, MANNER, 5)
+    order = GenerationRequest(60, CLASSES, STYLE_SHARES, 5)
     whole = list(generate_all(sources[:3], order, Limits(), 1, tmp_path / "whole"))
     asked = []
 
@@ -213,7 +217,7 @@ def test_interrupted_synthesis_goes_on_where_it_was(sources, tmp_path, monkeypat
             raise KeyboardInterrupt
         return generate(world, db_id, *more)
 
-    monkeypatch.setattr("sqlgen.corpus.generate", interrupted)
+    monkeypatch.setattr("sqlgen.corpus.generate_over", interrupted)
     with pytest.raises(KeyboardInterrupt):
         list(generate_all(sources[:3], order, Limits(), 1, tmp_path / "again"))
     assert list(generate_all(sources[:3], order, Limits(), 1, tmp_path / "again")) == whole
@@ -222,7 +226,9 @@ def test_interrupted_synthesis_goes_on_where_it_was(sources, tmp_path, monkeypat
 
 
 def test_few_rows_are_in_memory_while_they_are_read(sources, tmp_path):
-    rows = generate_all([Source("read", sources[0].path, {})], Order(40, CLASSES, MANNER, 5), Limits(), 1, tmp_path)
+    rows = generate_all(
+        [Source("read", sources[0].path, {})], GenerationRequest(40, CLASSES, STYLE_SHARES, 5), Limits(), 1, tmp_path
+    )
     counts = [sum(type(found) is Question and found.db_id == "read" for found in gc.get_objects()) for _ in rows]
     assert len(counts) == 40
     assert max(counts) <= 2
@@ -230,14 +236,15 @@ def test_few_rows_are_in_memory_while_they_are_read(sources, tmp_path):
 
 def test_output_and_databases_do_not_depend_on_string_hashing(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from sqlr1.database import profile\n"
-        "from sqlr1.sandbox import Executor\n"
-        "from sqlgen.generate import *; from sqlgen.populate import build_database\n"
+        "import sys; from pathlib import Path; from sqlr1.database import read_profile\n"
+        "from sqlr1.config import Synthesize; from sqlr1.sandbox import Executor\n"
+        "from sqlgen.generate import Manner, generate; from sqlgen.populate import build_database\n"
         "from sqlgen.world import World; from sqlr1.records import sha256\n"
         "path = Path(sys.argv[1]); build_database('zoo', 3, path)\n"
         "with Executor(workers=1) as executor:\n"
         "    quotas = {'Moderate': 12, 'Complex': 8}\n"
-        "    rows = list(generate(World(profile(path)), 'zoo', quotas, Manner(DEFAULT_STYLES), 3, executor))\n"
+        "    manner = Manner(Synthesize().styles)\n"
+        "    rows = list(generate(World(read_profile(path)), 'zoo', quotas, manner, 3, executor))\n"
         "print(sha256(path), rows)"
     )
     outputs = set()
@@ -250,14 +257,14 @@ def test_output_and_databases_do_not_depend_on_string_hashing(tmp_path):
 
 def test_other_seed_other_questions(sources):
     with Executor(workers=1) as executor:
-        world = World(profile(sources[0].path))
+        world = World(read_profile(sources[0].path))
         first, second = (list(generate(world, "x", {"Simple": 10}, MANNER, seed, executor)) for seed in (0, 1))
     assert first != second
 
 
 def test_shares_and_quotas_add_up():
     assert shares(10, {"a": 1, "b": 1, "c": 1}) == {"a": 4, "b": 3, "c": 3}
-    found = quotas(3, Order(100, CLASSES, MANNER, 0))
+    found = quotas(3, GenerationRequest(100, CLASSES, STYLE_SHARES, 0))
     assert sum(sum(q.values()) for q in found) == 100
     assert max(sum(q.values()) for q in found) - min(sum(q.values()) for q in found) <= len(CLASSES)
 
@@ -266,7 +273,7 @@ def test_spider_training_databases_yield_all_classes(data_root, tmp_path):
     spider = data_root / "spider"
     found = folder_sources(spider / "database", spider / "train_spider.json", spider / "tables.json")
     assert len(found) == 138
-    rows = list(generate_all(found[:20], Order(240, CLASSES, MANNER, 0), Limits(), 1, tmp_path))
+    rows = list(generate_all(found[:20], GenerationRequest(240, CLASSES, STYLE_SHARES, 0), Limits(), 1, tmp_path))
     assert len(rows) == 240
     assert {row.sql_class for row in rows} == set(SQL_CLASSES)
 
@@ -274,5 +281,5 @@ def test_spider_training_databases_yield_all_classes(data_root, tmp_path):
 def test_any_database_will_do(data_root):
     path = data_root / "chinook/Chinook_Sqlite.sqlite"
     with Executor(workers=1) as executor:
-        rows = list(generate(World(profile(path)), "chinook", {"Simple": 10, "Complex": 10}, MANNER, 0, executor))
+        rows = list(generate(World(read_profile(path)), "chinook", {"Simple": 10, "Complex": 10}, MANNER, 0, executor))
     assert len(rows) == 20

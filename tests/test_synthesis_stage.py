@@ -7,8 +7,8 @@ import sqlite3
 
 import pytest
 
-from sqlgen.corpus import _described_names
 from sqlgen.generate import held_out
+from sqlgen.sources import described_names
 from sqlr1.database import read_schema
 from sqlr1.evaluate.formats import read_questions as read_benchmark
 from sqlr1.records import Catalogue, Database, Question, read_json, read_records, sha256
@@ -28,7 +28,16 @@ def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run_stage(seed=0, out="out", **settings):
-        main(["--settings", json.dumps({"synthesize": OWN | settings}), "--seed", str(seed), "--out", out])
+        main(
+            [
+                "--settings",
+                json.dumps({"synthesize": OWN | settings, "execution": {}}),
+                "--seed",
+                str(seed),
+                "--out",
+                out,
+            ]
+        )
         return tmp_path / out
 
     return run_stage
@@ -155,7 +164,7 @@ def test_descriptions_that_do_not_tell_columns_apart_are_not_used(data_root):
     folder = data_root / "bird/dev/dev_databases"
     database = folder / "thrombosis_prediction/thrombosis_prediction.sqlite"
     assert len(list(database.parent.glob("database_description/*.csv"))) == 3
-    names = _described_names(database)
+    names = described_names(database)
     assert names["examination", "ana"] == "anti nucleus antibody"
     assert not {"kct", "rvvt"} & {column for _, column in names}
 
@@ -190,16 +199,16 @@ def test_a_faulty_tables_file_is_named_with_its_entry(run, capfd, small_spider, 
 
 
 def test_unknown_domain_is_named(run, capfd):
-    fails(capfd, run, "unknown domain 'atlantis'", domains=["atlantis"])
+    fails(capfd, run, "config key synthesize.domains.atlantis: unknown; known: airline", domains=["atlantis"])
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"classes": dict.fromkeys(CLASSES, 0)}, "synthesize.classes: no share is above 0"),
-        ({"classes": {"Easy": 1}}, "synthesize.classes: unknown 'Easy'; known: Simple, Moderate"),
-        ({"styles": {"formal": 0}}, "synthesize.styles: no share is above 0"),
-        ({"styles": {"shouting": 1}}, "synthesize.styles: unknown 'shouting'; known: interrogative"),
+        ({"classes": dict.fromkeys(CLASSES, 0)}, "synthesize.classes: no class has a share above 0"),
+        ({"classes": {"Easy": 1}}, "synthesize.classes.Easy: 'Easy': input should be 'Simple', 'Moderate'"),
+        ({"styles": {"formal": 0}}, "synthesize.styles: no style has a share above 0"),
+        ({"styles": {"shouting": 1}}, "synthesize.styles.shouting: 'shouting': input should be 'interrogative'"),
     ],
 )
 def test_shares_that_cannot_be_met_are_named(run, capfd, settings, message):

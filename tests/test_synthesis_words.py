@@ -11,7 +11,7 @@ from sqlgen.query_plan import Having, Measure, Order, Query, Ref
 from sqlgen.requests import request
 from sqlgen.shapes import nested, single
 from sqlgen.world import World
-from sqlr1.database import profile
+from sqlr1.database import read_profile
 
 DDL = """
 CREATE TABLE all_orders (order_id INTEGER PRIMARY KEY, buyer TEXT, city TEXT, total REAL, num_items INTEGER,
@@ -30,7 +30,7 @@ def world(tmp_path_factory):
     with sqlite3.connect(path) as connection:
         connection.executescript(DDL)
     connection.close()
-    return World(profile(path))
+    return World(read_profile(path))
 
 
 def sayings(world, query):
@@ -75,7 +75,7 @@ def test_only_what_says_when_has_a_latest_value(column, dated, tmp_path):
         connection.execute(f"CREATE TABLE museum (id INTEGER PRIMARY KEY, name TEXT, {column} INTEGER)")
         rows = [(i, f"Museum {i}", 1990 + i if dated else 100 * i) for i in range(1, 9)]
         connection.executemany("INSERT INTO museum VALUES (?, ?, ?)", rows)
-    museums = World(profile(tmp_path / "museum.sqlite"))
+    museums = World(read_profile(tmp_path / "museum.sqlite"))
     order = (Order(Ref(0, column), True),)
     texts = sayings(museums, Query(("museum",), (Ref(0, "name"),), order=order, limit=1))
     latest = [any(word in text for word in ("latest", "most recent", "earliest")) for text in texts]

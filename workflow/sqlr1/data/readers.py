@@ -1,25 +1,35 @@
-"""Existing text-to-SQL data as records: Spider, BIRD and SynSQL-2.5M rows become `Question`s, read as a stream."""
+"""Existing text-to-SQL data: rows of Spider, BIRD and SynSQL-2.5M as `Question` records, read as a stream."""
 
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sqlr1.records import InputError, Question, read_json, read_jsonl
 
+# For each layout, the fields of a `Question` and the keys that they come from.
+_REQUIRED = {
+    "spider": {"db_id": "db_id", "question": "question", "sql": "query"},
+    "bird": {"db_id": "db_id", "question": "question", "sql": "SQL"},
+    "synsql": {"db_id": "db_id", "question": "question", "sql": "sql", "sql_class": "sql_complexity"},
+}
+_OPTIONAL = {
+    "spider": {},
+    "bird": {"evidence": "evidence", "difficulty": "difficulty"},
+    "synsql": {"evidence": "external_knowledge", "reasoning": "cot", "style": "question_style"},
+}
+
 
 def read_questions(layout: str, path: Path, unusable: Counter[str] | None = None) -> Iterator[Question]:
-    """Yield the questions of a file in a benchmark's layout; ids are `<file stem>-<row>`, rows from 0.
+    """Yield the questions of a file in the layout spider, bird or synsql; ids are `<file stem>-<row>`, rows from 0.
 
-    JSONL and Parquet files, and SynSQL's JSON, are streamed. Raises InputError for a missing or malformed file, and
-    names the row that lacks a field or holds something else than text; with `unusable`, such rows are skipped and
-    counted there by their fault.
+    JSONL and Parquet files, and SynSQL's JSON, are streamed. Raises InputError for a missing or malformed file, and for
+    a row that lacks a field or has one that is not text. With `unusable`, such rows are skipped and counted there by
+    what is wrong with them.
     """
-    if layout not in _CONVERTERS:
-        raise InputError(f"{path}: unknown layout {layout!r}; known: {', '.join(_CONVERTERS)}")
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
     for number, row in enumerate(_rows(layout, Path(path))):
@@ -32,20 +42,21 @@ def read_questions(layout: str, path: Path, unusable: Counter[str] | None = None
 
 
 class _FaultyRow(Exception):
-    """What is wrong with a row."""
+    """The message continues `the row ...`."""
 
 
 def _converted(layout: str, identity: str, row: Any) -> Question:
     if not isinstance(row, dict):
         raise _FaultyRow(f"is no JSON object but {type(row).__name__}")
     try:
-        question = _CONVERTERS[layout](identity, row)
+        values = {field: row[key] for field, key in _REQUIRED[layout].items()}
     except KeyError as error:
         raise _FaultyRow(f"has no field {error}") from error
-    for name, value in vars(question).items():
+    values |= {field: row.get(key) or "" for field, key in _OPTIONAL[layout].items()}
+    for name, value in values.items():
         if not isinstance(value, str):
             raise _FaultyRow(f"has no text as {name!r} but {type(value).__name__}")
-    return question
+    return Question(identity, **values | {"style": values.get("style", "").lower()})
 
 
 def _rows(layout: str, path: Path) -> Iterator[Any]:
@@ -73,7 +84,7 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _streamed_json(path: Path) -> Iterator[Any]:
-    """SynSQL's data.json is one list of 9 GB."""
+    """Rows of SynSQL's data.json, which is one list of 9 GB."""
     import ijson
 
     with open(path, "rb") as file:
@@ -84,40 +95,12 @@ def _streamed_json(path: Path) -> Iterator[Any]:
             raise InputError(f"{path}: not valid JSON near byte {file.tell()} ({reason})") from error
 
 
-def _spider(identity: str, row: Mapping[str, Any]) -> Question:
-    return Question(identity, row["db_id"], row["question"], row["query"])
-
-
-def _bird(identity: str, row: Mapping[str, Any]) -> Question:
-    evidence, difficulty = row.get("evidence") or "", row.get("difficulty") or ""
-    return Question(identity, row["db_id"], row["question"], row["SQL"], evidence, difficulty=difficulty)
-
-
-def _synsql(identity: str, row: Mapping[str, Any]) -> Question:
-    return Question(
-        id=identity,
-        db_id=row["db_id"],
-        question=row["question"],
-        sql=row["sql"],
-        evidence=row.get("external_knowledge") or "",
-        reasoning=row.get("cot") or "",
-        sql_class=row["sql_complexity"],
-        style=str(row.get("question_style") or "").lower(),
-    )
-
-
-_CONVERTERS: dict[str, Callable[[str, Mapping[str, Any]], Question]] = {
-    "spider": _spider,
-    "bird": _bird,
-    "synsql": _synsql,
-}
-
-
 def draw(rows: Iterable[Question], limits: Mapping[str, int] | int, seed: int) -> list[Question]:
-    """Draw at most `limits` rows, or so many of each class, in one pass; in the order of the file.
+    """Draw at most `limits` rows, or that many of each class, in one pass; in the order of the file.
 
-    Each row has a pseudo-random rank by seed and id, and the lowest ranks are taken: memory is bounded by the limits,
-    and a larger limit only adds rows. SynSQL-200K is 50,000 of each class, SynSQL-Complex-5K is {"Complex": 5000}.
+    Each row has a pseudo-random rank by seed and id, and the lowest ranks are taken. So memory is bounded by the
+    limits, and a larger limit only adds rows. SynSQL-200K is 50,000 of each class, SynSQL-Complex-5K is
+    {"Complex": 5000}.
     """
     heaps: dict[str, list[tuple[int, str, Question]]] = {}
     for row in rows:
@@ -133,22 +116,23 @@ def draw(rows: Iterable[Question], limits: Mapping[str, int] | int, seed: int) -
 
 
 def locate(rows: Iterable[Question], paths: Mapping[str, Path], missing: Counter[str] | None) -> Iterator[Question]:
-    """Yield the rows whose database is in `paths`, under its name there; count the others by database in `missing`.
+    """Yield the rows whose database is in `paths`, with its name there; count the others by database in `missing`.
 
-    SynSQL's names come with stray newlines, spaces and quotes: they count where they leave one database to mean.
-    Raises InputError for the first row without a database when `missing` is None.
+    SynSQL's names have stray newlines, spaces and quotes. So names are also compared by their letters and digits, if
+    only one database in `paths` has these. If `missing` is None, raises InputError for the first row without a
+    database.
     """
-    alike = Counter(map(_tidy, paths))
-    tidy = {_tidy(name): name for name in paths if _tidy(name) and alike[_tidy(name)] == 1}
+
+    def tidy(name: str) -> str:
+        return "".join(character for character in name.lower() if character.isalnum())
+
+    alike = Counter(map(tidy, paths))
+    by_tidy_name = {tidy(name): name for name in paths if tidy(name) and alike[tidy(name)] == 1}
     for row in rows:
-        name = row.db_id if row.db_id in paths else tidy.get(_tidy(row.db_id))
+        name = row.db_id if row.db_id in paths else by_tidy_name.get(tidy(row.db_id))
         if name is not None:
             yield row if name == row.db_id else replace(row, db_id=name)
         elif missing is None:
             raise InputError(f"{row.id} names the unknown database {row.db_id!r}: add it, or set mix.missing to skip")
         else:
             missing[row.db_id] += 1
-
-
-def _tidy(name: str) -> str:
-    return "".join(character for character in name.lower() if character.isalnum())

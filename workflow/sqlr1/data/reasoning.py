@@ -1,6 +1,6 @@
 """Reasoning traces in steps: tables, join path, filters, grouping, order, output.
 
-They are read off the sqlglot expression, so that they hold for any query: generated from a plan, or written by people.
+They are made from the syntax tree alone, so they work for any query: generated, or written by people.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,6 @@ from sqlglot import exp
 
 from sqlr1.database.sql import to_sql
 
-LENGTHS = ("short", "long")
 _SHORT = {
     "tables": "tables {}", "join": "{}", "where": "where {}", "group": "group by {}", "having": "having {}",
     "order": "order by {}", "offset": "skip {}", "limit": "first {}", "output": "output {}",
@@ -32,7 +31,7 @@ _LONG = {
 
 
 def trace(expression: exp.Expression, length: str, asked: str = "") -> str:
-    """The reasoning for a query. `asked` (long form only) is what is asked, in words.
+    """The reasoning for a query, `short` or `long`. `asked` (long only) is what the question asks for, in words.
 
     >>> import sqlglot
     >>> trace(sqlglot.parse_one("SELECT name FROM singer WHERE age > 20 ORDER BY age LIMIT 1"), "short")
@@ -47,7 +46,7 @@ def trace(expression: exp.Expression, length: str, asked: str = "") -> str:
 
 
 def _steps(expression: exp.Expression, length: str) -> Iterator[tuple[str, str]]:
-    """(kind, text) of each step, in the order in which the query would be worked out."""
+    """(kind, text) of each step, in the order in which one would work out the query."""
     with_ = expression.args.get("with_")
     for cte in with_.expressions if with_ else ():
         yield "with", cte.alias
@@ -96,7 +95,7 @@ def _condition(join: exp.Join, names: dict[str, str]) -> str:
 
 
 def _ending(expression: exp.Expression, names: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Order and limits, of one block or of blocks combined."""
+    """Order and limits of a block or a set operation."""
     if expression.args.get("order"):
         yield "order", ", ".join(_text(key, names) for key in expression.args["order"].expressions)
     for kind in ("offset", "limit"):
@@ -111,7 +110,7 @@ def _source_nodes(select: exp.Select) -> list[exp.Expression]:
 
 
 def _text(node: exp.Expression, names: dict[str, str]) -> str:
-    """SQL text; columns with an alias in `names` get the table's name instead."""
+    """SQL text, with table names instead of the aliases in `names`."""
 
     def rename(inner: exp.Expression) -> exp.Expression:
         if isinstance(inner, exp.Column) and inner.table in names:

@@ -1,21 +1,22 @@
-"""Near-duplicate questions: MinHash finds the candidates, their word pairs decide."""
+"""Near-duplicate questions: MinHash finds candidates, then the Jaccard similarity of words and word pairs decides."""
 
 import itertools
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
+from typing import NamedTuple
 
 from datasketch import MinHash, MinHashLSH
 
 _PERMUTATIONS = 128
-_MARGIN = 0.8  # the share of the threshold at which candidates are looked for: few that count are missed
+_MARGIN = 0.8  # MinHash looks for candidates from this share of the threshold on, so that it misses few
 
 
-class Sketch:
-    """A question as the set of its words and word pairs in lower case, and their MinHash signature."""
+class Sketch(NamedTuple):
+    """The words and word pairs of a question in lower case, and their MinHash signature."""
 
-    def __init__(self, shingles: frozenset[bytes], signature: MinHash) -> None:
-        self.shingles, self.signature = shingles, signature
+    shingles: frozenset[bytes]
+    signature: MinHash
 
 
 def sketches(questions: Iterable[str]) -> Iterator[Sketch]:
@@ -31,13 +32,13 @@ def _shingles(question: str) -> frozenset[bytes]:
 
 @cache
 def _bands(threshold: float) -> tuple[int, int]:
-    """Bands and rows of a band for a threshold; looking for them takes as long as filtering fifty rows."""
+    """(bands, rows per band) for a threshold; to find them takes as long as to filter fifty rows."""
     index = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
     return index.b, index.r
 
 
 class QuestionIndex:
-    """Finds questions whose Jaccard similarity with a known one is at least `threshold`."""
+    """Finds questions whose Jaccard similarity to a known one is at least `threshold`."""
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
@@ -45,14 +46,14 @@ class QuestionIndex:
         self._known: list[Sketch] = []
 
     def add(self, sketch: Sketch) -> None:
-        """Make a question known."""
+        """Add a question to the known ones."""
         self._lsh.insert(len(self._known), sketch.signature, check_duplication=False)
         self._known.append(sketch)
 
     def has_similar(self, sketch: Sketch) -> bool:
         """Whether a known question is similar."""
-        return any(self._similar(self._known[i], sketch) for i in self._lsh.query(sketch.signature))
-
-    def _similar(self, known: Sketch, sketch: Sketch) -> bool:
-        both = len(known.shingles & sketch.shingles)
-        return both > 0 and both >= self._threshold * (len(known.shingles) + len(sketch.shingles) - both)
+        for known in (self._known[i] for i in self._lsh.query(sketch.signature)):
+            both = len(known.shingles & sketch.shingles)
+            if both > 0 and both >= self._threshold * (len(known.shingles) + len(sketch.shingles) - both):
+                return True
+        return False

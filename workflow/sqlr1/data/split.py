@@ -1,15 +1,43 @@
-"""Which of the kept rows serve validation, RL and the cold start: disjoint, balanced by class, drawn by seed."""
+"""Which kept rows are for validation, RL and the cold start: disjoint, balanced by class, drawn by seed.
+
+Rows are known by their numbers, and subsets are lists of numbers: the rows themselves stay on disk.
+"""
 
 import random
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from sqlr1.records import SQL_CLASSES, InputError
+from sqlr1.config import Filter
+from sqlr1.records import SQL_CLASSES, InputError, Question
 
 SUBSETS = ("validation", "rl", "cold_start")
 
 
+def divide(
+    rows: Sequence[Question], reasons: Sequence[str | None], settings: Filter, seed: int
+) -> tuple[dict[str, list[int]], list[int]]:
+    """(the numbers of each subset's rows, the numbers of rows over a quota), of the rows without a reason to drop them.
+
+    Raises InputError as `held_out` does.
+    """
+    classes, styles, databases = {}, {}, {}
+    for number, (row, reason) in enumerate(zip(rows, reasons, strict=True)):
+        if not reason:
+            classes[number], styles[number] = sys.intern(row.sql_class), sys.intern(row.style)
+            databases[number] = sys.intern(row.db_id)
+    sizes = {"validation": settings.validation_rows, "rl": settings.rl_rows, "cold_start": settings.cold_start_rows}
+    over: list[int] = []
+    if settings.max_per_style:
+        kept, over = cap_styles(styles, round(settings.max_per_style * sum(sizes.values())), seed)
+        classes = {number: classes[number] for number in kept}
+    unseen = held_out((databases[number] for number in classes), settings.validation_databases, seed)
+    for_validation = {number for number in classes if databases[number] in unseen}
+    subsets = split(classes, sizes, settings.rl_classes, settings.classes, seed, for_validation)
+    return subsets, over + subsets.pop("surplus")
+
+
 def shares(total: int, weights: Mapping[str, float]) -> dict[str, int]:
-    """Split `total` by weights; the largest remainders get what rounding leaves."""
+    """Split `total` by weights; what rounding down leaves goes to the largest remainders."""
     whole = sum(weights.values())
     exact = {name: total * weight / whole for name, weight in weights.items()}
     counts = {name: int(value) for name, value in exact.items()}
@@ -20,22 +48,22 @@ def shares(total: int, weights: Mapping[str, float]) -> dict[str, int]:
 
 
 def balanced(available: Mapping[str, int], total: int, weights: Mapping[str, float]) -> dict[str, int]:
-    """Split `total` over classes by weights; what a class lacks is taken from the others, as long as there is any.
+    """Split `total` over classes by weights; what a class lacks is taken from the others as long as they have rows.
 
     >>> balanced({"a": 10, "b": 1}, 6, {"a": 1, "b": 1})
     {'a': 5, 'b': 1}
     """
     counts = dict.fromkeys(available, 0)
-    for _ in range(min(total, sum(n for name, n in available.items() if weights.get(name, 0) > 0))):
-        open_classes = [n for n in available if counts[n] < available[n] and weights.get(n, 0) > 0]
-        counts[min(open_classes, key=lambda n: (counts[n] + 1) / weights[n])] += 1
+    for _ in range(min(total, sum(count for name, count in available.items() if weights[name] > 0))):
+        open_classes = [name for name in available if counts[name] < available[name] and weights[name] > 0]
+        counts[min(open_classes, key=lambda name: (counts[name] + 1) / weights[name])] += 1
     return counts
 
 
 def held_out(db_ids: Iterable[str], count: int, seed: int) -> frozenset[str]:
-    """`count` of the databases, drawn by seed, for validation alone.
+    """`count` of the databases, drawn by seed, to be used for validation alone.
 
-    Raises InputError where none would be left to train on.
+    Raises InputError if none would be left to train on.
     """
     found = sorted(set(db_ids))
     if count and count >= len(found):
@@ -54,11 +82,11 @@ def split(
     seed: int,
     for_validation: Collection[int] = (),
 ) -> dict[str, list[int]]:
-    """Disjoint subsets of rows: validation, rl (both of `rl_classes` only) and cold_start; `surplus` is the rest.
+    """Disjoint subsets: validation and rl (with `rl_classes` only), cold_start; `surplus` is the rest.
 
-    `classes` has the SQL class of each row by its number, and subsets are lists of numbers. Where RL and the cold start
-    want more rows of a class than there are, they share it in proportion to their sizes. Where rows are held out
-    `for_validation`, it is drawn from these, and the others from the rest.
+    `classes` has the SQL class of each row. If RL and the cold start want more rows of a class than there are, they
+    share these in proportion to their sizes. Validation is drawn from the rows `for_validation` and the other subsets
+    from the rest; without such rows, all are drawn from the same rows.
     """
     if for_validation:
         held = {number: name for number, name in classes.items() if number in for_validation}
@@ -69,29 +97,36 @@ def split(
     pools: dict[str, list[int]] = {name: [] for name in SQL_CLASSES}
     for number, name in classes.items():
         pools[name].append(number)
-    for name in SQL_CLASSES:
-        random.Random(f"{seed}:{name}").shuffle(pools[name])
+    for name, pool in pools.items():
+        random.Random(f"{seed}:{name}").shuffle(pool)
     demand = {s: _demand(sizes[s], SQL_CLASSES if s == "cold_start" else rl_classes, weights, pools) for s in SUBSETS}
     result: dict[str, list[int]] = {}
     for place, subset in enumerate(SUBSETS):
         available = {}
-        for name in SQL_CLASSES:
-            own, later = demand[subset].get(name, 0), sum(demand[s].get(name, 0) for s in SUBSETS[place + 1 :])
-            enough = len(pools[name]) >= own + later
-            available[name] = len(pools[name]) - later if enough else round(len(pools[name]) * own / (own + later))
-            available[name] *= name in demand[subset]
+        for name in (name for name in SQL_CLASSES if name in demand[subset]):
+            own, later = demand[subset][name], sum(demand[s].get(name, 0) for s in SUBSETS[place + 1 :])
+            left = len(pools[name])
+            available[name] = left - later if left >= own + later else round(left * own / (own + later))
         counts = balanced(available, sizes[subset], weights)
-        taken = [pools[name].pop() for name in SQL_CLASSES for _ in range(counts[name])]
+        taken = [pools[name].pop() for name in SQL_CLASSES for _ in range(counts.get(name, 0))]
         random.Random(f"{seed}:{subset}").shuffle(taken)
         result[subset] = taken
     result["surplus"] = [number for name in SQL_CLASSES for number in pools[name]]
     return result
 
 
+def _demand(
+    size: int, allowed: Sequence[str], weights: Mapping[str, float], pools: Mapping[str, Sequence[int]]
+) -> dict[str, int]:
+    """How many rows of each class a subset would like, of the allowed classes that have rows."""
+    wanted = {name: weights[name] for name in allowed if pools[name] and weights[name] > 0}
+    return shares(size, wanted) if wanted else {}
+
+
 def cap_styles(styles: Mapping[int, str], most: int, seed: int) -> tuple[list[int], list[int]]:
     """(the numbers of at most `most` rows of each style, drawn by seed; those of the others), in the order of `styles`.
 
-    `styles` has the style of each row by its number.
+    `styles` has the style of each row.
     """
     by_style: dict[str, list[int]] = {}
     for number, style in styles.items():
@@ -100,11 +135,3 @@ def cap_styles(styles: Mapping[int, str], most: int, seed: int) -> tuple[list[in
     for style, numbers in by_style.items():
         kept |= set(random.Random(f"{seed}:{style}").sample(numbers, min(len(numbers), most)))
     return [n for n in styles if n in kept], [n for n in styles if n not in kept]
-
-
-def _demand(
-    size: int, allowed: Sequence[str], weights: Mapping[str, float], pools: Mapping[str, Sequence[int]]
-) -> dict[str, int]:
-    """How many rows of each class a subset would like, among the classes it may have and that exist."""
-    open_weights = {name: weights.get(name, 0) for name in allowed if pools[name] and weights.get(name, 0) > 0}
-    return shares(size, open_weights) if open_weights else {}

@@ -1,6 +1,6 @@
 """A SQLite database as the model sees it: schema, statistics, sample values, prompt text."""
 
-from sqlr1.database.profile import ColumnStatistics, Profile, profile
+from sqlr1.database.profile import ColumnStatistics, Profile, read_profile
 from sqlr1.database.schema import Column, ForeignKey, Schema, Table, identifier, open_read_only, read_schema
 from sqlr1.database.text import schema_text
 
@@ -13,7 +13,7 @@ __all__ = [
     "Table",
     "identifier",
     "open_read_only",
-    "profile",
+    "read_profile",
     "read_schema",
     "schema_text",
 ]

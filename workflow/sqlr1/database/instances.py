@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from sqlr1.database import Profile, Table, profile
+from sqlr1.database import Profile, Table, read_profile
 from sqlr1.database.schema import quote
 
 _COPIED = (0.2, 0.5, 0.8)  # share of values repeated: one of these for each column
@@ -31,7 +31,7 @@ def write_instances(source: Path, folder: Path, count: int, seed: int) -> list[P
     Instances of an earlier call beyond `count` are removed: a match would have to hold on them too.
     Determined by content, `seed` and the instance's number. Raises InputError if `source` is no SQLite database.
     """
-    found = profile(source)
+    found = read_profile(source)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / source.name, *(folder / f"{source.stem}_{number}.sqlite" for number in range(1, count + 1))]
     for number, path in enumerate(paths):

@@ -65,7 +65,7 @@ class Profile:
         return Counter(frozenset((k.table, k.parent)) for k in dict.fromkeys(self.foreign_keys))
 
 
-def profile(path: Path) -> Profile:
+def read_profile(path: Path) -> Profile:
     """Read the schema and the statistics of a SQLite file. Raises InputError for a missing or corrupt one."""
     schema = read_schema(path)
     with open_read_only(path) as connection:

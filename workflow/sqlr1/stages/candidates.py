@@ -13,8 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from sqlr1.evaluate.benchmark import database_path
-from sqlr1.evaluate.formats import excluded_questions, read_questions
+from sqlr1.evaluate.formats import database_path, excluded_questions, read_questions
 from sqlr1.model.answers import Prompted, generate
 from sqlr1.model.base import context_length, load_tokenizer, model_folder
 from sqlr1.model.numerics import fix_numerics, native_precision
