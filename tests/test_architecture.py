@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import sqlgen
 import sqlr1
 import sqlr1.sandbox
 
@@ -19,6 +20,13 @@ ORDER = [
 ]  # fmt: skip
 
 
+# What of sqlr1 the generator may import, so that another source of rows can take its place.
+BELOW_THE_GENERATOR = (
+    "sqlr1.records", "sqlr1.database", "sqlr1.sandbox", "sqlr1.data.processes", "sqlr1.data.reasoning",
+    "sqlr1.data.split",
+)  # fmt: skip
+
+
 def modules():
     found = (p for name in ("sqlr1", "sqlgen") for p in (WORKFLOW / name).rglob("*.py"))
     return sorted(p for p in found if p.parent.name not in ("sqlr1",) or p.name != "__init__.py")
@@ -30,6 +38,11 @@ def imports(path):
             yield from (a.name for a in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from ([f"sqlr1.{a.name}" for a in node.names] if node.module == "sqlr1" else [node.module])
+
+
+def imported_from(module, path):
+    found = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom))
+    return {alias.name for node in found if node.module == module for alias in node.names}
 
 
 def room(module):
@@ -62,6 +75,19 @@ def test_the_sandbox_is_imported_as_a_whole():
 def test_everything_the_sandbox_exports_exists():
     """Some names are imported on first use only."""
     assert all(getattr(sqlr1.sandbox, name) for name in sqlr1.sandbox.__all__)
+
+
+@pytest.mark.parametrize("path", modules(), ids=dotted)
+def test_the_generator_has_one_door(path):
+    names = [name for name in imports(path) if name.split(".")[0] == "sqlgen"]
+    if room(dotted(path)) == "sqlgen":
+        own = [name for name in imports(path) if name.split(".")[0] == "sqlr1"]
+        assert not [name for name in own if not f"{name}.".startswith(tuple(f"{n}." for n in BELOW_THE_GENERATOR))]
+    elif dotted(path) == "sqlr1.stages.synthesize":
+        assert names == ["sqlgen"]
+        assert imported_from("sqlgen", path) <= set(sqlgen.__all__)
+    else:
+        assert not names
 
 
 @pytest.mark.parametrize("path", modules(), ids=dotted)
