@@ -1,9 +1,9 @@
-"""Value-perturbed instances of a database, on which a query that matched by coincidence no longer does.
+"""Copies of a database with perturbed values, on which a query that matched by coincidence no longer matches.
 
-An instance keeps schema, primary keys, types and the values that occur; it breaks coincidences by moving values between
-rows, repeating values, shifting numbers by one, adding NULLs where there are some, dropping rows and handing children
-to other parents, so that some parents lose all of theirs. The reward, like Spider's evaluator, demands a match on every
-`*.sqlite` file of a database's folder (test-suite accuracy: Zhong et al. 2020, arXiv 2010.02840).
+An instance keeps schema, primary keys, types and the set of values. It moves values between rows, repeats values,
+shifts numbers by one, adds NULLs to columns that have some, drops rows and gives children to other parents, so that
+some parents lose all of their children. The reward, like Spider's evaluator, requires a match on every `*.sqlite` file
+of a database's folder (test-suite accuracy: Zhong et al. 2020, arXiv 2010.02840).
 """
 
 import random
@@ -16,20 +16,20 @@ from pathlib import Path
 from sqlr1.database import Profile, Table, read_profile
 from sqlr1.database.schema import quote
 
-_COPIED = (0.2, 0.5, 0.8)  # share of values repeated: one of these for each column
+_COPIED = (0.2, 0.5, 0.8)  # share of values repeated, one of these per column
 _SHIFTED, _EMPTIED, _DROPPED, _REHOMED = 0.2, 0.06, 0.12, 0.3
-_LARGEST = 20_000  # rows: larger tables keep their values, which are too many to match by coincidence
+_LARGEST = 20_000  # rows; larger tables stay as they are, because a match by coincidence is unlikely on them
 
 
 class _Text(bytes):
-    """Text as its bytes, which need not be valid UTF-8: it is moved, not read."""
+    """Text as bytes: it is moved between rows and never decoded, so it need not be valid UTF-8."""
 
 
 def write_instances(source: Path, folder: Path, count: int, seed: int) -> list[Path]:
     """Copy `source` into `folder` and write `count` perturbed instances beside it; returns all files, the copy first.
 
-    Instances of an earlier call beyond `count` are removed: a match would have to hold on them too.
-    Determined by content, `seed` and the instance's number. Raises InputError if `source` is no SQLite database.
+    Further instances from an earlier call are removed, because a match would have to hold on them too. Equal content,
+    seed and number of the instance give equal files. Raises InputError if `source` is not a SQLite database.
     """
     found = read_profile(source)
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def _perturb(path: Path, found: Profile, rng: random.Random) -> None:
 
 
 def _has_own_rowid(connection: sqlite3.Connection, table: Table) -> bool:
-    """Rows can be changed one by one; those of a virtual table are an index over others."""
+    """Whether rows can be changed by rowid. Virtual tables are excluded: they are an index over another table."""
     (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table.name,)).fetchone()
     fixed = b"WITHOUT ROWID" in sql.upper() or sql.upper().startswith(b"CREATE VIRTUAL")
     return not fixed and not any(c.name.lower() == "rowid" for c in table.columns)
@@ -88,7 +88,7 @@ def _perturb_table(
         else:
             rng.shuffle(values)
             if column.name not in unique:
-                # A NULL where there never was one would tell apart what is equally right: COUNT(name) and COUNT(*).
+                # NULLs in a column without any would separate queries that are equally right: COUNT(name), COUNT(*).
                 complete = not found.columns[table.name, column.name].has_nulls
                 values = _disturbed(values, column.not_null or complete, rng)
         changed = [(v, row) for (row, old), v in zip(rows, values, strict=True) if v != old]
@@ -104,7 +104,7 @@ def _perturb_table(
 
 
 def _unique_columns(connection: sqlite3.Connection, table: Table) -> set[str]:
-    """Columns in a UNIQUE constraint or index: their values may move, but not repeat."""
+    """Columns in a UNIQUE constraint or index: their values can be moved but not repeated."""
     found = set()
     for _, index, is_unique, *_ in connection.execute(f"PRAGMA index_list({quote(table.name)})").fetchall():
         if is_unique:
@@ -114,7 +114,7 @@ def _unique_columns(connection: sqlite3.Connection, table: Table) -> set[str]:
 
 
 def _rehomed(values: Sequence[object], rng: random.Random) -> list[object]:
-    """Children handed to other parents; one parent in five loses all of its children."""
+    """The values of a foreign key with some children given to other parents; one parent in five loses all of its."""
     parents = sorted({v for v in values if v is not None}, key=repr)
     if len(parents) < 2:
         return list(values)
@@ -124,7 +124,7 @@ def _rehomed(values: Sequence[object], rng: random.Random) -> list[object]:
 
 
 def _disturbed(values: Sequence[object], not_null: bool, rng: random.Random) -> list[object]:
-    """Some values repeated, some numbers shifted by one, some NULLs."""
+    """The values with some repeated, some numbers shifted by one and, unless `not_null`, some NULLs."""
     result = []
     copied = rng.choice(_COPIED)
     few = rng.sample(values, max(1, len(values) // 5))

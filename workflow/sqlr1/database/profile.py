@@ -1,4 +1,4 @@
-"""Value statistics of a database: what SQL may filter, group and order by; foreign keys that the data imply."""
+"""Statistics of a database's values, from which the generator picks, and the foreign keys that the data imply."""
 
 import re
 import sqlite3
@@ -9,9 +9,9 @@ from pathlib import Path
 
 from sqlr1.database.schema import Column, ForeignKey, Schema, Table, open_read_only, quote, read_schema
 
-_FREQUENT = 40  # most frequent values kept a column
+_FREQUENT = 40  # most frequent values kept per column
 _DATE = re.compile(r"(1[5-9]|20)\d\d-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])([ T]\d\d:\d\d(:\d\d)?(\.\d+)?)?$")
-# A value beyond the frequent ones that is of no such kind: "DNF" among numbers sorts above them all.
+# Finds values of another kind among those beyond the most frequent: a "DNF" among numbers sorts above all of them.
 _ODD = {
     "number": "typeof({0}) NOT IN ('integer', 'real')",
     "date": "(typeof({0}) <> 'text' OR {0} NOT GLOB '[12][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]*')",
@@ -21,9 +21,10 @@ _WORD_OF_KEY = re.compile(r"(^|_|(?<=[a-z]))(id|ids|code|key|number|num|no|uuid|
 
 @dataclass(frozen=True)
 class ColumnStatistics:
-    """`kind` is one of key, number, date, boolean, text; `values` are the most frequent (value, count), then by value.
+    """`kind` is one of key, number, date, boolean, text; `values` are the most frequent (value, count), ties in
+    the order of the values.
 
-    `filled` and `distinct` count non-null values; `quantiles` are the deciles of a number column (or dates).
+    `filled` and `distinct` count values other than NULL; `quantiles` are the nine deciles of numbers or dates.
     """
 
     kind: str
@@ -46,13 +47,13 @@ class ColumnStatistics:
 
     @property
     def categorical(self) -> bool:
-        """Values repeat: a natural thing to group by."""
+        """Few values that repeat, so that grouping by them makes sense."""
         return 2 <= self.distinct <= 30 and self.distinct * 1.3 <= self.filled
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A schema with row counts, column statistics and `foreign_keys`: the declared ones, then the inferred ones."""
+    """A schema with row counts, column statistics, and the declared and then the inferred foreign keys."""
 
     schema: Schema
     rows: dict[str, int]
@@ -61,7 +62,7 @@ class Profile:
 
     @cached_property
     def keys_between(self) -> Counter[frozenset[str]]:
-        """How many foreign keys join two tables, in either direction; of a table to itself: under that one name."""
+        """The number of foreign keys between two tables, in either direction. A set of one name: a table and itself."""
         return Counter(frozenset((k.table, k.parent)) for k in dict.fromkeys(self.foreign_keys))
 
 
@@ -103,7 +104,7 @@ def _column(connection: sqlite3.Connection, table: Table, column: Column, rows: 
 
 
 def _presentable(value: object) -> bool:
-    """A value that a question can quote: short, decodable, on one line, without quotes of its own."""
+    """Whether a question can quote the value: it is short, decodable, on one line and has no quotes in it."""
     if isinstance(value, str):
         return (
             0 < len(value.strip()) == len(value) <= 40 and value.isprintable() and not set(value) & set("\ufffd\"'`;\\")
@@ -127,7 +128,7 @@ def _kind(table: Table, column: Column, values: list[object], foreign: bool) -> 
 def _inferred_keys(
     connection: sqlite3.Connection, schema: Schema, columns: dict[tuple[str, str], ColumnStatistics]
 ) -> tuple[ForeignKey, ...]:
-    """Undeclared keys: a column named like another table's lone, unique primary key, whose values all occur there."""
+    """Undeclared keys: columns named like another table's one-column primary key, all of whose values occur there."""
     declared = {(k.table, k.column) for k in schema.foreign_keys}
     linked = {frozenset((k.table, k.parent)) for k in schema.foreign_keys}
     found = []

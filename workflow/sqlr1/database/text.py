@@ -1,4 +1,4 @@
-"""The schema as prompt text: `compact` for small models, `ddl` as OmniSQL and SQL-R1 write it."""
+"""The schema as prompt text: `compact` for small models, `ddl` as in OmniSQL and SQL-R1."""
 
 from functools import lru_cache
 
@@ -11,9 +11,10 @@ _LONGEST_EXAMPLE = 40
 def schema_text(schema: Schema, style: str, example_values: int) -> str:
     """The schema as text for the prompt; all tables are kept.
 
-    `compact` is one line a table, `song(song_id*, title, singer_id->singer)`: `*` marks a primary key, `->` the table
-    a foreign key refers to (with its column unless that is the primary key). `ddl` is CREATE TABLE with one column a
-    line and `-- comment, example: [v1, v2]`. Both show up to `example_values` values a column, compact for text only.
+    `compact` has one line per table, `song(song_id*, title, singer_id->singer)`: `*` marks a primary key, `->` the
+    table that a foreign key refers to (with its column unless that is the primary key). `ddl` is CREATE TABLE with
+    one line per column and `-- comment, example: [v1, v2]`. Both show up to `example_values` values per column,
+    `compact` for text columns only.
     """
     if style not in STYLES:
         raise ValueError(f"unknown schema style {style!r}: expected one of {STYLES}")
@@ -63,7 +64,7 @@ def _remark(column: Column, values: list[str]) -> str:
 
 @lru_cache(maxsize=4096)
 def _examples(schema: Schema, count: int) -> dict[tuple[str, str], list[str]]:
-    """The first distinct short values of each column in row order, as SQL literals."""
+    """By (table, column): the first `count` different short values in the order of the rows, as SQL literals."""
     examples = {}
     with open_read_only(schema.path) as connection:
         for table in schema.tables:
