@@ -1,7 +1,7 @@
 """The record types that every stage reads and writes, and their files.
 
-All files are JSON lines in UTF-8 with one record per line and keys in the order of the dataclass, so that equal content
-means equal bytes. Files are written under a temporary name and then renamed, so that nobody reads half a file.
+All files are JSON lines in UTF-8, one record per line, keys in the order of the dataclass, so that equal content means
+equal bytes. Files are written under a temporary name and renamed: a reader never sees an unfinished file.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ class InputError(Exception):
 class Question:
     """A question over a database with its gold SQL. `id` is unique within a file; `db_id` resolves in a `Catalogue`.
 
-    `template` is the shape and wording that it was generated from; empty for questions from elsewhere.
+    `template` is the shape and wording that it was generated from; empty if it was not generated here.
     """
 
     id: str
@@ -49,8 +49,8 @@ class Database:
     """One line of a catalogue. `path` is relative to the catalogue's folder, absolute, or starts with `{data}`, the
     data root.
 
-    `source` is `embedded` (a built-in domain) or the configured folder, `split` is `train` or `benchmark`. `sha256` is
-    the hash of the file's bytes; with instances, the hash of all their hashes.
+    `source` is `embedded` or the configured folder, `split` is `train` or `benchmark`, `sha256` is the hash of the
+    file's bytes, or with instances the hash of all their hashes.
     """
 
     db_id: str
@@ -62,7 +62,7 @@ class Database:
 
 @dataclass(frozen=True)
 class Candidates:
-    """A policy's raw completions for one question: the greedy one and the samples."""
+    """The raw completions of a policy for one question: the greedy one, and samples."""
 
     id: str
     db_id: str
@@ -95,14 +95,15 @@ def _record(where: str, row: dict[str, Any], kind: type[Record]) -> Record:
 
 
 def read_records(path: Path, kind: type[Record]) -> list[Record]:
-    """The records of a JSONL file, all in memory. Raises InputError as `stream_records` does."""
+    """All records of a JSONL file. Raises InputError as `stream_records` does."""
     return list(stream_records(path, kind))
 
 
 class RecordFile(Sequence[Record]):
-    """A JSONL file as a sequence whose records stay on disk; only the offsets of its lines are in memory.
+    """A JSONL file of `kind` as a sequence whose records stay on disk; only the offsets of its lines are in memory.
 
-    Every record is checked when it is read, as by `stream_records`. Errors of a record read by index give its number.
+    Each record is checked when it is read, as by `stream_records`. Errors name a record that is read by index by its
+    number.
     """
 
     def __init__(self, path: Path, kind: type[Record]) -> None:
@@ -139,7 +140,7 @@ class RecordFile(Sequence[Record]):
 
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Wrap the reading of a text file: a missing, unreadable or wrongly encoded file raises an InputError naming it."""
+    """Turn errors of reading the text file `path` into an InputError that names it."""
     try:
         yield
     except FileNotFoundError as error:
@@ -151,7 +152,7 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number from 1, object). Raises InputError for a missing file, bad JSON, or a line without object."""
+    """Yield (line number from 1, object). Raises InputError for a missing file and a line that is no JSON object."""
     with readable(path), open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
@@ -189,7 +190,7 @@ def read_json(path: Path, make_object: Callable[[list[tuple[str, Any]]], Any] | 
 
 @contextlib.contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file that gets its name when the block ends without an error, and is removed otherwise."""
+    """Open a file for writing that gets its name only if the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

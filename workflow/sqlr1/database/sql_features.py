@@ -16,7 +16,7 @@ _COUNTED = {
 
 
 def features(expression: exp.Expression) -> Counter[str]:
-    """How often the query uses each feature that the class depends on."""
+    """Counts of what the class depends on."""
     found: Counter[str] = Counter()
     for node in expression.walk():
         name = _COUNTED.get(type(node))
@@ -53,7 +53,7 @@ def sql_class(expression: exp.Expression) -> str:
 
 
 def _correlated(select: exp.Select) -> bool:
-    """Whether a subquery refers to a table that only an outer query has."""
+    """Whether a subquery refers to a table of an outer block."""
     own = {table.alias_or_name for table in select.find_all(exp.Table)}
     own |= {subquery.alias for subquery in select.find_all(exp.Subquery)}
     return any(column.table and column.table not in own for column in select.find_all(exp.Column))
