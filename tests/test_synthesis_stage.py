@@ -8,7 +8,6 @@ import sqlite3
 
 import pytest
 
-from sqlgen import folder_sources
 from sqlr1.database import read_schema
 from sqlr1.evaluate.formats import read_questions as read_benchmark
 from sqlr1.records import Catalogue, Database, Question, read_json, read_records, sha256
@@ -159,15 +158,6 @@ def test_questions_use_the_column_names_of_birds_descriptions(run, small_spider)
     asked = [q for q in read_records(out / "questions.jsonl", Question) if q.db_id == "pets" and "kind" in q.sql]
     assert asked
     assert all("species" in q.question and "kind" not in q.question for q in asked)
-
-
-def test_descriptions_that_do_not_tell_columns_apart_are_not_used(data_root):
-    folder = data_root / "bird/dev/dev_databases"
-    database = folder / "thrombosis_prediction/thrombosis_prediction.sqlite"
-    assert len(list(database.parent.glob("database_description/*.csv"))) == 3
-    (source,) = folder_sources(database)
-    assert source.names["examination", "ana"] == "anti nucleus antibody"
-    assert not {"kct", "rvvt"} & {column for _, column in source.names}
 
 
 def test_a_single_file_is_a_database_too(run, small_spider, tmp_path):
