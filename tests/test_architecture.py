@@ -75,6 +75,16 @@ def test_everything_the_sandbox_exports_exists():
     assert all(getattr(sqlr1.sandbox, name) for name in sqlr1.sandbox.__all__)
 
 
+# The tests of the generator itself; all other tests use it as the stage does.
+GENERATOR_TESTS = [f"test_synthesis_{name}.py" for name in ("golds", "plans", "questions", "words")]
+
+
+def test_other_tests_and_benchmarks_use_that_door():
+    for path in [*(ROOT / "tests").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]:
+        if path.name not in GENERATOR_TESTS:
+            assert not [name for name in imports(path) if name.startswith("sqlgen.")], path
+
+
 @pytest.mark.parametrize("path", modules(), ids=dotted)
 def test_the_generator_has_one_door(path):
     names = [name for name in imports(path) if name.split(".")[0] == "sqlgen"]

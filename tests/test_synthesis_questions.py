@@ -17,7 +17,7 @@ from sqlgen.corpus import generate as generate_all
 from sqlgen.generate import Manner, generate, held_out, sql_key
 from sqlgen.populate import build_database, domain_names
 from sqlgen.shapes.catalogue import SHAPES
-from sqlgen.sources import Source, folder_sources
+from sqlgen.sources import Source, described_names, folder_sources
 from sqlgen.speakable import SpeakableDatabase
 from sqlr1.config import Synthesize
 from sqlr1.data.mentions import unmentioned_value
@@ -282,3 +282,12 @@ def test_any_database_will_do(data_root):
         db = SpeakableDatabase(read_profile(path))
         rows = list(generate(db, "chinook", {"Simple": 10, "Complex": 10}, MANNER, 0, executor))
     assert len(rows) == 20
+
+
+def test_descriptions_that_do_not_tell_columns_apart_are_not_used(data_root):
+    folder = data_root / "bird/dev/dev_databases"
+    database = folder / "thrombosis_prediction/thrombosis_prediction.sqlite"
+    assert len(list(database.parent.glob("database_description/*.csv"))) == 3
+    names = described_names(database)
+    assert names["examination", "ana"] == "anti nucleus antibody"
+    assert not {"kct", "rvvt"} & {column for _, column in names}

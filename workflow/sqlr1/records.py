@@ -1,7 +1,7 @@
 """The record types that every stage reads and writes, and their files.
 
-All files are JSON lines in UTF-8, one record a line, keys in the order of the dataclass, so that equal
-content means equal bytes. Files are written under a temporary name and renamed: a reader never sees half of one.
+All files are JSON lines in UTF-8, one record per line, keys in the order of the dataclass, so that equal content means
+equal bytes. Files are written under a temporary name and renamed: a reader never sees an unfinished file.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ class InputError(Exception):
 class Question:
     """A question over a database with its gold SQL. `id` is unique within a file; `db_id` resolves in a `Catalogue`.
 
-    `template` is the shape and wording it was generated from: empty for one that comes from elsewhere.
+    `template` is the shape and wording that it was generated from; empty if it was not generated here.
     """
 
     id: str
@@ -46,10 +46,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Database:
-    """One line of a catalogue. `path` is relative to the catalogue's folder, or begins with `{data}`: the data root.
+    """One line of a catalogue. `path` is relative to the catalogue's folder, absolute, or starts with `{data}`, the
+    data root.
 
-    `source` says where it comes from (`embedded` or the configured folder), `split` is `train` or `benchmark`,
-    `sha256` is the hash of the file's bytes; with instances, of the hashes of all of them.
+    `source` is `embedded` or the configured folder, `split` is `train` or `benchmark`, `sha256` is the hash of the
+    file's bytes, or with instances the hash of all their hashes.
     """
 
     db_id: str
@@ -61,7 +62,7 @@ class Database:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a policy answered to one question: raw completions, greedy first and apart from the samples."""
+    """The raw completions of a policy for one question: the greedy one, and samples."""
 
     id: str
     db_id: str
@@ -73,7 +74,7 @@ Record = TypeVar("Record", Question, Database, Candidates)
 
 
 def stream_records(path: Path, kind: type[Record]) -> Iterator[Record]:
-    """Yield the records of a JSONL file of `kind`. Raises InputError with file and line for anything malformed."""
+    """Yield the records of a JSONL file. Raises InputError naming the file and line of the first malformed record."""
     for number, row in read_jsonl(path):
         yield _record(f"{path}:{number}", row, kind)
 
@@ -94,28 +95,29 @@ def _record(where: str, row: dict[str, Any], kind: type[Record]) -> Record:
 
 
 def read_records(path: Path, kind: type[Record]) -> list[Record]:
-    """The records of a JSONL file, all in memory. Raises InputError as `stream_records` does."""
+    """All records of a JSONL file. Raises InputError as `stream_records` does."""
     return list(stream_records(path, kind))
 
 
 class RecordFile(Sequence[Record]):
-    """A JSONL file of `kind` as a sequence: its records stay on disk, the places of its lines are in memory.
+    """A JSONL file of `kind` as a sequence whose records stay on disk; only the offsets of its lines are in memory.
 
-    Every record is checked when it is read, as by `stream_records`; one that is read by index is named by its number.
+    Each record is checked when it is read, as by `stream_records`. Errors name a record that is read by index by its
+    number.
     """
 
     def __init__(self, path: Path, kind: type[Record]) -> None:
         self.path, self.kind = Path(path), kind
-        self._places = array("Q")
-        place = 0
+        self._offsets = array("Q")
+        offset = 0
         with readable(path), open(path, "rb") as file:
             for line in file:
                 if line.strip():
-                    self._places.append(place)
-                place += len(line)
+                    self._offsets.append(offset)
+                offset += len(line)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._offsets)
 
     def __iter__(self) -> Iterator[Record]:
         return stream_records(self.path, self.kind)
@@ -130,7 +132,7 @@ class RecordFile(Sequence[Record]):
         if isinstance(number, slice):
             return [self[n] for n in range(len(self))[number]]
         with readable(self.path), open(self.path, "rb") as file:
-            file.seek(self._places[number])
+            file.seek(self._offsets[number])
             line = file.readline()
         where = f"{self.path}: record {range(1, len(self) + 1)[number]}"
         return _record(where, _object(where, line), self.kind)
@@ -138,7 +140,7 @@ class RecordFile(Sequence[Record]):
 
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Around the reading of a text file: whatever keeps it from being read becomes an InputError that names it."""
+    """Turn errors of reading the text file `path` into an InputError that names it."""
     try:
         yield
     except FileNotFoundError as error:
@@ -150,7 +152,7 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number from 1, object). Raises InputError for a missing file, bad JSON or no object."""
+    """Yield (line number from 1, object). Raises InputError for a missing file and a line that is no JSON object."""
     with readable(path), open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
@@ -164,7 +166,7 @@ def _object(where: str, line: bytes) -> dict[str, Any]:
         raise InputError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start} of the line)") from error
     except json.JSONDecodeError as error:
         raise InputError(f"{where}: not valid JSON ({error.msg}, column {error.colno})") from error
-    except (RecursionError, ValueError) as error:  # nested too deep, or a number of too many digits
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number with too many digits
         raise InputError(f"{where}: not usable as JSON ({error})") from error
     if not isinstance(row, dict):
         raise InputError(f"{where}: expected a JSON object, found {type(row).__name__}")
@@ -174,7 +176,7 @@ def _object(where: str, line: bytes) -> dict[str, Any]:
 def read_json(path: Path, make_object: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """Read a JSON file. Raises InputError for a missing or malformed one, naming the line.
 
-    `make_object` turns the (key, value) pairs of each object into a value, or raises ValueError.
+    `make_object` turns the (key, value) pairs of each object into a value; it may raise ValueError.
     """
     with readable(path):
         text = Path(path).read_text(encoding="utf-8")
@@ -182,13 +184,13 @@ def read_json(path: Path, make_object: Callable[[list[tuple[str, Any]]], Any] | 
         return json.loads(text, object_pairs_hook=make_object)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: not valid JSON ({error.msg}, column {error.colno})") from error
-    except (RecursionError, ValueError) as error:  # nested too deep, or a number of too many digits
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number with too many digits
         raise InputError(f"{path}: not usable as JSON ({error})") from error
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file that appears under its name only when the block ends without an error."""
+    """Open a file for writing that gets its name only if the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -221,7 +223,7 @@ def sha256(path: Path) -> str:
 
 
 class Catalogue:
-    """The databases that questions refer to: `catalogue[db_id]` is the path of the SQLite file."""
+    """The databases of the questions: `catalogue[db_id]` is the path of the SQLite file."""
 
     def __init__(self, path: Path, data_root: Path) -> None:
         self.path = Path(path)
@@ -229,7 +231,7 @@ class Catalogue:
         self._data_root = Path(data_root)
 
     def __getitem__(self, db_id: str) -> Path:
-        """Raises InputError for a database that is not in the catalogue, or whose file is gone."""
+        """Raises InputError for a database that is not in the catalogue or whose file is missing."""
         if db_id not in self.databases:
             raise InputError(f"{self.path}: no database {db_id!r}; run the synthesize stage over its folder first")
         entry = self.databases[db_id].path

@@ -1,9 +1,9 @@
-"""Value-perturbed instances of a database, on which a query that matched by coincidence no longer does.
+"""Value-perturbed instances of a database, on which a query that matched by coincidence no longer matches.
 
-An instance keeps schema, primary keys, types and the values that occur; it breaks coincidences by moving values between
-rows, repeating values, shifting numbers by one, adding NULLs where there are some, dropping rows and handing children
-to other parents, so that some parents lose all of theirs. The reward, like Spider's evaluator, demands a match on every
-`*.sqlite` file of a database's folder (test-suite accuracy: Zhong et al. 2020, arXiv 2010.02840).
+An instance keeps the schema, primary keys, types and the values that occur. It moves values between rows, repeats
+values, shifts numbers by one, adds NULLs to columns that have some, drops rows, and gives children other parents, so
+that some parents lose all of theirs. The reward, like Spider's evaluator, demands a match on every `*.sqlite` file in a
+database's folder (test-suite accuracy: Zhong et al. 2020, arXiv 2010.02840).
 """
 
 import random
@@ -13,25 +13,25 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from sqlr1.database import Profile, Table, read_profile
-from sqlr1.database.schema import quote
+from sqlr1.database.profile import Profile, read_profile
+from sqlr1.database.schema import Table, quote
 
-_COPIED = (0.2, 0.5, 0.8)  # share of values repeated: one of these for each column
+_REPEATED = (0.2, 0.5, 0.8)  # share of values that become copies of others; drawn for each column
 _SHIFTED, _EMPTIED, _DROPPED, _REHOMED = 0.2, 0.06, 0.12, 0.3
-_LARGEST = 20_000  # rows: larger tables keep their values, which are too many to match by coincidence
+_LARGEST = 20_000  # rows: larger tables are not changed, because few queries match on so many rows by coincidence
 
 
 class _Text(bytes):
-    """Text as its bytes, which need not be valid UTF-8: it is moved, not read."""
+    """Text as bytes: it is moved without being decoded, because it may not be valid UTF-8."""
 
 
 def write_instances(source: Path, folder: Path, count: int, seed: int) -> list[Path]:
     """Copy `source` into `folder` and write `count` perturbed instances beside it; returns all files, the copy first.
 
-    Instances of an earlier call beyond `count` are removed: a match would have to hold on them too.
-    Determined by content, `seed` and the instance's number. Raises InputError if `source` is no SQLite database.
+    Further instances of an earlier call are removed, because a match would have to hold on them too. The result is
+    determined by the content, `seed` and the instance's number. Raises InputError if `source` is no SQLite database.
     """
-    found = read_profile(source)
+    profile = read_profile(source)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / source.name, *(folder / f"{source.stem}_{number}.sqlite" for number in range(1, count + 1))]
     for number, path in enumerate(paths):
@@ -39,7 +39,7 @@ def write_instances(source: Path, folder: Path, count: int, seed: int) -> list[P
         shutil.copyfile(source, temporary)
         temporary.chmod(0o644)
         if number:
-            _perturb(temporary, found, random.Random(f"{seed}:{source.stem}:{number}"))
+            _perturb(temporary, profile, random.Random(f"{seed}:{source.stem}:{number}"))
         temporary.replace(path)
     for path in set(folder.glob(f"{source.stem}_*.sqlite")) - set(paths):
         if path.stem.removeprefix(f"{source.stem}_").isdigit():
@@ -47,64 +47,59 @@ def write_instances(source: Path, folder: Path, count: int, seed: int) -> list[P
     return paths
 
 
-def _perturb(path: Path, found: Profile, rng: random.Random) -> None:
+def _perturb(path: Path, profile: Profile, rng: random.Random) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.text_factory = _Text
         connection.execute("PRAGMA foreign_keys = OFF")
-        referenced = {(k.parent, k.parent_column) for k in found.foreign_keys}
-        for trigger in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
-            connection.execute(f"DROP TRIGGER {quote(trigger[0].decode())}")
-        for table in found.schema.tables:
-            if 2 <= found.rows[table.name] <= _LARGEST and _has_own_rowid(connection, table):
-                _perturb_table(connection, table, found, referenced, rng)
+        for (trigger,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            connection.execute(f"DROP TRIGGER {quote(trigger.decode())}")
+        for table in profile.schema.tables:
+            if 2 <= profile.rows[table.name] <= _LARGEST and _has_rowid(connection, table):
+                _perturb_table(connection, table, profile, rng)
         connection.commit()
 
 
-def _has_own_rowid(connection: sqlite3.Connection, table: Table) -> bool:
-    """Rows can be changed one by one; those of a virtual table are an index over others."""
+def _has_rowid(connection: sqlite3.Connection, table: Table) -> bool:
+    """Whether single rows can be changed. The rows of a virtual table are an index over other rows."""
     (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table.name,)).fetchone()
     fixed = b"WITHOUT ROWID" in sql.upper() or sql.upper().startswith(b"CREATE VIRTUAL")
     return not fixed and not any(c.name.lower() == "rowid" for c in table.columns)
 
 
-def _perturb_table(
-    connection: sqlite3.Connection,
-    table: Table,
-    found: Profile,
-    referenced: set[tuple[str, str]],
-    rng: random.Random,
-) -> None:
-    foreign = {k.column: k for k in found.foreign_keys if k.table == table.name}
+def _perturb_table(connection: sqlite3.Connection, table: Table, profile: Profile, rng: random.Random) -> None:
+    source = quote(table.name)
+    foreign = {k.column for k in profile.foreign_keys if k.table == table.name}
+    referenced = {k.parent_column for k in profile.foreign_keys if k.parent == table.name}
     unique = _unique_columns(connection, table)
     for column in table.columns:
-        if column.primary_key or (table.name, column.name) in referenced:
+        if column.primary_key or column.name in referenced:
             continue
-        name, source = quote(column.name), quote(table.name)
+        name = quote(column.name)
         rows = connection.execute(f"SELECT rowid, {name} FROM {source} ORDER BY rowid").fetchall()
         values = [value for _, value in rows]
-        if column.name in foreign:
-            if column.name not in unique:
-                values = _rehomed(values, rng)
-        else:
+        if column.name not in foreign:
             rng.shuffle(values)
             if column.name not in unique:
-                # A NULL where there never was one would tell apart what is equally right: COUNT(name) and COUNT(*).
-                complete = not found.columns[table.name, column.name].has_nulls
+                # No NULL in a column that has none: it would make a difference between COUNT(name) and COUNT(*), which
+                # are equally right.
+                complete = not profile.columns[table.name, column.name].has_nulls
                 values = _disturbed(values, column.not_null or complete, rng)
+        elif column.name not in unique:
+            values = _rehomed(values, rng)
         changed = [(v, row) for (row, old), v in zip(rows, values, strict=True) if v != old]
         for text, value in ((True, "CAST(? AS TEXT)"), (False, "?")):
             connection.executemany(
                 f"UPDATE OR IGNORE {source} SET {name} = {value} WHERE rowid = ?",
                 [(bytes(v) if text else v, row) for v, row in changed if isinstance(v, _Text) == text],
             )
-    if not any((table.name, c.name) in referenced for c in table.columns):
-        rows = [row for (row,) in connection.execute(f"SELECT rowid FROM {quote(table.name)} ORDER BY rowid")]
-        gone = [(row,) for row in rows if rng.random() < _DROPPED]
-        connection.executemany(f"DELETE FROM {quote(table.name)} WHERE rowid = ?", gone[: len(rows) - 1])
+    if not referenced & {column.name for column in table.columns}:
+        rows = connection.execute(f"SELECT rowid FROM {source} ORDER BY rowid").fetchall()
+        dropped = [row for row in rows if rng.random() < _DROPPED]
+        connection.executemany(f"DELETE FROM {source} WHERE rowid = ?", dropped[: len(rows) - 1])
 
 
 def _unique_columns(connection: sqlite3.Connection, table: Table) -> set[str]:
-    """Columns in a UNIQUE constraint or index: their values may move, but not repeat."""
+    """Columns in a UNIQUE constraint or index: their values can be moved but not repeated."""
     found = set()
     for _, index, is_unique, *_ in connection.execute(f"PRAGMA index_list({quote(table.name)})").fetchall():
         if is_unique:
@@ -114,7 +109,7 @@ def _unique_columns(connection: sqlite3.Connection, table: Table) -> set[str]:
 
 
 def _rehomed(values: Sequence[object], rng: random.Random) -> list[object]:
-    """Children handed to other parents; one parent in five loses all of its children."""
+    """Foreign keys with some children given to other parents; one parent in five loses all of its children."""
     parents = sorted({v for v in values if v is not None}, key=repr)
     if len(parents) < 2:
         return list(values)
@@ -124,12 +119,12 @@ def _rehomed(values: Sequence[object], rng: random.Random) -> list[object]:
 
 
 def _disturbed(values: Sequence[object], not_null: bool, rng: random.Random) -> list[object]:
-    """Some values repeated, some numbers shifted by one, some NULLs."""
+    """The values with some repeated, some numbers shifted by one, and some NULLs unless `not_null`."""
     result = []
-    copied = rng.choice(_COPIED)
+    repeated = rng.choice(_REPEATED)
     few = rng.sample(values, max(1, len(values) // 5))
     for value in values:
-        if value is not None and rng.random() < copied:
+        if value is not None and rng.random() < repeated:
             value = rng.choice(few)
         if isinstance(value, (int, float)) and rng.random() < _SHIFTED:
             value += rng.choice([-1, 1])

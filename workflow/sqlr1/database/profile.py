@@ -1,17 +1,18 @@
-"""Value statistics of a database: what SQL may filter, group and order by; foreign keys that the data imply."""
+"""Value statistics of a database: what SQL may filter, group and order by, and foreign keys that the data imply."""
 
 import re
 import sqlite3
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from sqlr1.database.schema import Column, ForeignKey, Schema, Table, open_read_only, quote, read_schema
 
-_FREQUENT = 40  # most frequent values kept a column
+_FREQUENT = 40  # most frequent values kept per column
 _DATE = re.compile(r"(1[5-9]|20)\d\d-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])([ T]\d\d:\d\d(:\d\d)?(\.\d+)?)?$")
-# A value beyond the frequent ones that is of no such kind: "DNF" among numbers sorts above them all.
+# Whether some value is not of the kind of the frequent ones: "DNF" in a column of numbers would sort above them all.
 _ODD = {
     "number": "typeof({0}) NOT IN ('integer', 'real')",
     "date": "(typeof({0}) <> 'text' OR {0} NOT GLOB '[12][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]*')",
@@ -21,9 +22,10 @@ _WORD_OF_KEY = re.compile(r"(^|_|(?<=[a-z]))(id|ids|code|key|number|num|no|uuid|
 
 @dataclass(frozen=True)
 class ColumnStatistics:
-    """`kind` is one of key, number, date, boolean, text; `values` are the most frequent (value, count), then by value.
+    """`kind` is one of key, number, date, boolean, text; `values` are the most frequent (value, count), ties in
+    the order of the values.
 
-    `filled` and `distinct` count non-null values; `quantiles` are the deciles of a number column (or dates).
+    `filled` and `distinct` count values that are not NULL; `quantiles` are the deciles of a number or date column.
     """
 
     kind: str
@@ -36,23 +38,23 @@ class ColumnStatistics:
 
     @property
     def unique(self) -> bool:
-        """Every row has its own value."""
+        """Whether every row has a value of its own."""
         return self.filled == self.rows and self.distinct == self.rows
 
     @property
     def has_nulls(self) -> bool:
-        """Some row has no value."""
+        """Whether some row is NULL."""
         return self.filled < self.rows
 
     @property
     def categorical(self) -> bool:
-        """Values repeat: a natural thing to group by."""
+        """Whether there are few values that repeat, so that it is natural to group by them."""
         return 2 <= self.distinct <= 30 and self.distinct * 1.3 <= self.filled
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A schema with row counts, column statistics and `foreign_keys`: the declared ones, then the inferred ones."""
+    """A schema with row counts, column statistics, and the declared and then the inferred foreign keys."""
 
     schema: Schema
     rows: dict[str, int]
@@ -61,35 +63,35 @@ class Profile:
 
     @cached_property
     def keys_between(self) -> Counter[frozenset[str]]:
-        """How many foreign keys join two tables, in either direction; of a table to itself: under that one name."""
+        """How many foreign keys join two tables, in either direction; one name alone is a table joined to itself."""
         return Counter(frozenset((k.table, k.parent)) for k in dict.fromkeys(self.foreign_keys))
 
 
 def read_profile(path: Path) -> Profile:
     """Read the schema and the statistics of a SQLite file. Raises InputError for a missing or corrupt one."""
     schema = read_schema(path)
+    declared = {(k.table, k.column) for k in schema.foreign_keys}
+    rows: dict[str, int] = {}
+    columns: dict[tuple[str, str], ColumnStatistics] = {}
     with open_read_only(path) as connection:
-        rows = {
-            t.name: connection.execute(f"SELECT count(*) FROM {quote(t.name)}").fetchone()[0] for t in schema.tables
-        }
-        parts = {(k.table, k.column) for k in schema.foreign_keys}
-        columns = {
-            (t.name, c.name): _column(connection, t, c, rows[t.name], (t.name, c.name) in parts)
-            for t in schema.tables
-            for c in t.columns
-        }
-        inferred = _inferred_keys(connection, schema, columns)
+        for table in schema.tables:
+            rows[table.name] = connection.execute(f"SELECT count(*) FROM {quote(table.name)}").fetchone()[0]
+            for column in table.columns:
+                place = table.name, column.name
+                columns[place] = _statistics(connection, table, column, rows[table.name], place in declared)
+        inferred = tuple(_inferred_keys(connection, schema, columns))
     return Profile(schema, rows, columns, schema.foreign_keys + inferred)
 
 
-def _column(connection: sqlite3.Connection, table: Table, column: Column, rows: int, foreign: bool) -> ColumnStatistics:
+def _statistics(
+    connection: sqlite3.Connection, table: Table, column: Column, rows: int, foreign: bool
+) -> ColumnStatistics:
     name, source = quote(column.name), quote(table.name)
     filled, distinct = connection.execute(f"SELECT count({name}), count(DISTINCT {name}) FROM {source}").fetchone()
     frequent = connection.execute(
         f"SELECT {name}, count(*) FROM {source} WHERE {name} IS NOT NULL "
         f"GROUP BY {name} ORDER BY count(*) DESC, {name} LIMIT {_FREQUENT}"
     ).fetchall()
-    values = tuple((v, n) for v, n in frequent if _presentable(v))
     kind = _kind(table, column, [v for v, _ in frequent], foreign)
     if kind in _ODD and distinct > _FREQUENT:
         odd = f"SELECT EXISTS (SELECT 1 FROM {source} WHERE {name} IS NOT NULL AND {_ODD[kind].format(name)})"
@@ -98,17 +100,17 @@ def _column(connection: sqlite3.Connection, table: Table, column: Column, rows: 
     if kind in ("number", "date") and filled:
         decile = f"SELECT {name} FROM {source} WHERE {name} IS NOT NULL ORDER BY {name} LIMIT 1 OFFSET ?"
         quantiles = tuple(connection.execute(decile, (filled * d // 10,)).fetchone()[0] for d in range(1, 10))
+    values = tuple((v, n) for v, n in frequent if _is_quotable(v))
     integral = all(isinstance(v, int) for v, _ in frequent)
     return ColumnStatistics(kind, rows, filled, distinct, values, quantiles, integral)
 
 
-def _presentable(value: object) -> bool:
-    """A value that a question can quote: short, decodable, on one line, without quotes of its own."""
-    if isinstance(value, str):
-        return (
-            0 < len(value.strip()) == len(value) <= 40 and value.isprintable() and not set(value) & set("\ufffd\"'`;\\")
-        )
-    return not isinstance(value, bytes)
+def _is_quotable(value: object) -> bool:
+    """Whether a question can quote the value: short, decodable, on one line, without quotes of its own."""
+    if not isinstance(value, str):
+        return not isinstance(value, bytes)
+    short = 0 < len(value.strip()) == len(value) <= 40
+    return short and value.isprintable() and not set(value) & set("\ufffd\"'`;\\")
 
 
 def _kind(table: Table, column: Column, values: list[object], foreign: bool) -> str:
@@ -125,12 +127,11 @@ def _kind(table: Table, column: Column, values: list[object], foreign: bool) -> 
 
 
 def _inferred_keys(
-    connection: sqlite3.Connection, schema: Schema, columns: dict[tuple[str, str], ColumnStatistics]
-) -> tuple[ForeignKey, ...]:
-    """Undeclared keys: a column named like another table's lone, unique primary key, whose values all occur there."""
+    connection: sqlite3.Connection, schema: Schema, columns: Mapping[tuple[str, str], ColumnStatistics]
+) -> Iterator[ForeignKey]:
+    """Undeclared keys: a column named like the unique primary key of another table, whose values all occur there."""
     declared = {(k.table, k.column) for k in schema.foreign_keys}
     linked = {frozenset((k.table, k.parent)) for k in schema.foreign_keys}
-    found = []
     for table in schema.tables:
         for column in table.columns:
             own = columns[table.name, column.name]
@@ -139,23 +140,21 @@ def _inferred_keys(
             for parent in schema.tables:
                 if parent is table or len(parent.primary_key) != 1 or frozenset((table.name, parent.name)) in linked:
                     continue
-                key = parent.primary_key[0]
-                if _names_match(column.name, parent.name, key) and columns[parent.name, key].unique:
-                    candidate = ForeignKey(table.name, column.name, parent.name, key)
-                    if _included(connection, candidate):
-                        found.append(candidate)
-                        linked.add(frozenset((table.name, parent.name)))
-                        break
-    return tuple(found)
+                key = ForeignKey(table.name, column.name, parent.name, parent.primary_key[0])
+                named_alike = _names_match(column.name, parent.name, key.parent_column)
+                if named_alike and columns[parent.name, key.parent_column].unique and _holds(connection, key):
+                    yield key
+                    linked.add(frozenset((table.name, parent.name)))
+                    break
 
 
 def _names_match(column: str, parent: str, key: str) -> bool:
-    plain = lambda name: name.lower().replace("_", "")  # noqa: E731
-    generic = plain(key) in ("id", "name", "code", "key", "number")
-    return (plain(column) == plain(key) and not generic) or plain(column) == plain(parent) + plain(key)
+    column, parent, key = (name.lower().replace("_", "") for name in (column, parent, key))
+    return (column == key and key not in ("id", "name", "code", "key", "number")) or column == parent + key
 
 
-def _included(connection: sqlite3.Connection, key: ForeignKey) -> bool:
+def _holds(connection: sqlite3.Connection, key: ForeignKey) -> bool:
+    """Whether every value of the key occurs in the parent's column."""
     column, parent_column = quote(key.column), quote(key.parent_column)
     query = (
         f"SELECT EXISTS (SELECT 1 FROM {quote(key.table)} WHERE {column} IS NOT NULL "

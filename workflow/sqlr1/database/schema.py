@@ -1,4 +1,4 @@
-"""A SQLite database as the model sees it: tables, columns, keys and the comments of its `CREATE TABLE` statements."""
+"""The schema of a SQLite database: tables, columns, keys and the comments of its CREATE TABLE statements."""
 
 import re
 import sqlite3
@@ -13,7 +13,7 @@ from sqlr1.records import InputError
 
 @dataclass(frozen=True)
 class Column:
-    """A column. `type` is the declared type, `description` the `-- comment` on its line of the CREATE TABLE."""
+    """A column. `type` is the declared type, `description` the `-- comment` on its line of CREATE TABLE."""
 
     name: str
     type: str
@@ -31,7 +31,7 @@ class Table:
 
     @property
     def primary_key(self) -> tuple[str, ...]:
-        """Names of the primary key's columns, in declared order; empty when there is none."""
+        """Names of the primary key's columns in declared order; empty if there is none."""
         return tuple(c.name for c in self.columns if c.primary_key)
 
 
@@ -39,7 +39,7 @@ class Table:
 class ForeignKey:
     """A foreign key: `table.column` refers to `parent.parent_column`.
 
-    A key of several columns is one of these a column, each `composite`: a join needs all of them.
+    A key of several columns has one of these per column, each marked `composite`: a join needs all of them.
     """
 
     table: str
@@ -58,7 +58,7 @@ class Schema:
     foreign_keys: tuple[ForeignKey, ...]
 
     def table(self, name: str) -> Table:
-        """The table of that name, in any letter case; KeyError when there is none."""
+        """The table of that name in any letter case. Raises KeyError if there is none."""
         for table in self.tables:
             if table.name.lower() == name.lower():
                 return table
@@ -67,9 +67,9 @@ class Schema:
 
 @contextmanager
 def open_read_only(path: Path) -> Iterator[sqlite3.Connection]:
-    """A read-only connection for introspection and statistics, never for model SQL. Undecodable bytes become U+FFFD.
+    """A read-only connection for reading schema and statistics, never for a model's SQL.
 
-    Raises InputError for a missing file and for one that is no SQLite database.
+    Bytes that are not UTF-8 become U+FFFD. Raises InputError for a missing file or one that is no SQLite database.
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such SQLite file")
@@ -82,7 +82,7 @@ def open_read_only(path: Path) -> Iterator[sqlite3.Connection]:
             raise InputError(f"{path}: not a readable SQLite database ({error}); replace the file") from error
 
 
-# Words that SQLite's grammar does not take as a bare column or table name (sqlite.org/lang_keywords.html).
+# Words that SQLite does not accept as a column or table name without quotes (sqlite.org/lang_keywords.html).
 _KEYWORDS = frozenset(
     """add all alter and as autoincrement between by case cast check collate column commit constraint create cross
     current_date current_time current_timestamp default deferrable delete desc distinct drop else end escape except
@@ -92,7 +92,7 @@ _KEYWORDS = frozenset(
     window with without""".split()  # noqa: SIM905
 )
 
-# SQLite takes these, but sqlglot, by which queries are filtered, does not: `range < 3` begins a type to it.
+# SQLite accepts these, but sqlglot, which parses the queries, does not: it takes `range < 3` for the start of a type.
 _WORDS_OF_SQLGLOT = frozenset(
     """any array describe fetch grant lateral list map nullable object qualify range returning revoke struct
     xor""".split()  # noqa: SIM905
@@ -101,7 +101,7 @@ _RESERVED = _KEYWORDS | _WORDS_OF_SQLGLOT
 
 
 def identifier(name: str) -> str:
-    """The name as SQL needs it: in double quotes only when it is no plain word."""
+    """The name as SQL needs it: in double quotes only if necessary."""
     plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) and name.lower() not in _RESERVED
     return name if plain else quote(name)
 
@@ -112,7 +112,7 @@ def quote(name: str) -> str:
 
 
 def read_schema(path: Path) -> Schema:
-    """Read the schema of a SQLite file: its tables without those in which full-text search keeps its index.
+    """Read the schema of a SQLite file, without the internal tables of full-text indexes.
 
     Raises InputError for a missing or corrupt file, or one without tables.
     """
@@ -143,7 +143,7 @@ def _read_table(connection: sqlite3.Connection, name: str, sql: str) -> Table:
 
 
 def _comments(sql: str) -> dict[str, str]:
-    """Comments by lower-case column name: lines such as `"name" TEXT, -- full name`."""
+    """Comments by lower-case column name, from lines such as `"name" TEXT, -- full name`."""
     found = re.findall(r"^\s*(?:[\"`\[]([^\"`\]\n]+)[\"`\]]|(\w+))\s+\w[^\n]*?--\s*(.+?)\s*$", sql, re.MULTILINE)
     return {(quoted or bare).lower(): comment for quoted, bare, comment in found}
 
@@ -155,9 +155,9 @@ def _read_foreign_keys(connection: sqlite3.Connection, table: Table, tables: tup
     widths = Counter(number for number, *_ in rows)
     for number, sequence, parent_name, column, target, *_ in sorted(rows):
         parent = by_name.get(parent_name.lower())
-        if parent is None:  # a dangling declaration: SQLite accepts it, a join over it cannot run
+        if parent is None:  # SQLite accepts keys to tables that do not exist
             continue
-        if target is None:  # implicit reference to the parent's primary key
+        if target is None:  # means the parent's primary key
             if sequence >= len(parent.primary_key):
                 continue
             target = parent.primary_key[sequence]

@@ -1,4 +1,4 @@
-"""The four complexity classes of SynSQL, measured on the parsed SQL."""
+"""The four complexity classes of SynSQL, decided by what the parsed SQL contains."""
 
 from collections import Counter
 
@@ -16,7 +16,7 @@ _COUNTED = {
 
 
 def features(expression: exp.Expression) -> Counter[str]:
-    """Counts of what the class depends on, in one walk."""
+    """Counts of what the class depends on."""
     found: Counter[str] = Counter()
     for node in expression.walk():
         name = _COUNTED.get(type(node))
@@ -53,7 +53,7 @@ def sql_class(expression: exp.Expression) -> str:
 
 
 def _correlated(select: exp.Select) -> bool:
-    """Whether a subquery refers to a table that only an outer block has."""
+    """Whether a subquery refers to a table of an outer block."""
     own = {table.alias_or_name for table in select.find_all(exp.Table)}
     own |= {subquery.alias for subquery in select.find_all(exp.Subquery)}
     return any(column.table and column.table not in own for column in select.find_all(exp.Column))

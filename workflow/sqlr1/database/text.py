@@ -1,28 +1,27 @@
-"""The schema as prompt text: `compact` for small models, `ddl` as OmniSQL and SQL-R1 write it."""
+"""The schema as prompt text: `compact` for small models, `ddl` as in OmniSQL and SQL-R1."""
 
 from functools import lru_cache
 
-from sqlr1.database.schema import Column, Schema, Table, identifier, open_read_only, quote
+from sqlr1.database.schema import Schema, Table, identifier, open_read_only, quote
 
-STYLES = ("compact", "ddl")
-_LONGEST_EXAMPLE = 40
+_LONGEST_EXAMPLE = 40  # characters
+_Examples = dict[tuple[str, str], list[str]]  # (table, column) -> SQL literals
 
 
 def schema_text(schema: Schema, style: str, example_values: int) -> str:
-    """The schema as text for the prompt; all tables are kept.
+    """All tables of the schema as text for the prompt.
 
-    `compact` is one line a table, `song(song_id*, title, singer_id->singer)`: `*` marks a primary key, `->` the table
-    a foreign key refers to (with its column unless that is the primary key). `ddl` is CREATE TABLE with one column a
-    line and `-- comment, example: [v1, v2]`. Both show up to `example_values` values a column, compact for text only.
+    `compact` has one line per table, `song(song_id*, title, singer_id->singer)`: `*` marks a primary key, `->` the
+    table that a foreign key refers to (with its column unless that is the primary key). `ddl` is CREATE TABLE with one
+    column per line and `-- comment, example: [v1, v2]`. Both show up to `example_values` values per column, compact
+    for text columns only.
     """
-    if style not in STYLES:
-        raise ValueError(f"unknown schema style {style!r}: expected one of {STYLES}")
     examples = _examples(schema, example_values) if example_values else {}
-    write = _compact_table if style == "compact" else _ddl_table
-    return ("\n" if style == "compact" else "\n\n").join(write(schema, table, examples) for table in schema.tables)
+    write, separator = {"compact": (_compact_table, "\n"), "ddl": (_ddl_table, "\n\n")}[style]
+    return separator.join(write(schema, table, examples) for table in schema.tables)
 
 
-def _compact_table(schema: Schema, table: Table, examples: dict[tuple[str, str], list[str]]) -> str:
+def _compact_table(schema: Schema, table: Table, examples: _Examples) -> str:
     columns = []
     for column in table.columns:
         text = identifier(column.name) + ("*" if column.primary_key else "")
@@ -36,34 +35,29 @@ def _compact_table(schema: Schema, table: Table, examples: dict[tuple[str, str],
     return f"{identifier(table.name)}({', '.join(columns)})"
 
 
-def _ddl_table(schema: Schema, table: Table, examples: dict[tuple[str, str], list[str]]) -> str:
-    bodies = [
-        (_ddl_column(column), _remark(column, examples.get((table.name, column.name), []))) for column in table.columns
-    ]
+def _ddl_table(schema: Schema, table: Table, examples: _Examples) -> str:
+    lines = []  # (definition, comment)
+    for column in table.columns:
+        definition = [identifier(column.name), column.type, "NOT NULL" if column.not_null else ""]
+        values = examples.get((table.name, column.name))
+        comment = [column.description, f"example: [{', '.join(values)}]" if values else ""]
+        lines.append((" ".join(filter(None, definition)), ", ".join(filter(None, comment))))
     if table.primary_key:
-        bodies.append((f"PRIMARY KEY ({', '.join(map(identifier, table.primary_key))})", ""))
+        lines.append((f"PRIMARY KEY ({', '.join(map(identifier, table.primary_key))})", ""))
     for key in schema.foreign_keys:
         if key.table == table.name:
             target = f"{identifier(key.parent)} ({identifier(key.parent_column)})"
-            bodies.append((f"FOREIGN KEY ({identifier(key.column)}) REFERENCES {target}", ""))
-    lines = []
-    for number, (body, remark) in enumerate(bodies):
-        comma = "," if number < len(bodies) - 1 else ""
-        lines.append(f"  {body}{comma}{' -- ' + remark if remark else ''}")
-    return "\n".join([f"CREATE TABLE {identifier(table.name)} (", *lines, ");"])
-
-
-def _ddl_column(column: Column) -> str:
-    return " ".join(filter(None, [identifier(column.name), column.type, "NOT NULL" if column.not_null else ""]))
-
-
-def _remark(column: Column, values: list[str]) -> str:
-    return ", ".join(filter(None, [column.description, f"example: [{', '.join(values)}]" if values else ""]))
+            lines.append((f"FOREIGN KEY ({identifier(key.column)}) REFERENCES {target}", ""))
+    shown = []
+    for number, (text, comment) in enumerate(lines, 1):
+        comma = "," if number < len(lines) else ""
+        shown.append(f"  {text}{comma}" + (f" -- {comment}" if comment else ""))
+    return "\n".join([f"CREATE TABLE {identifier(table.name)} (", *shown, ");"])
 
 
 @lru_cache(maxsize=4096)
-def _examples(schema: Schema, count: int) -> dict[tuple[str, str], list[str]]:
-    """The first distinct short values of each column in row order, as SQL literals."""
+def _examples(schema: Schema, count: int) -> _Examples:
+    """The first distinct short values of each column in row order."""
     examples = {}
     with open_read_only(schema.path) as connection:
         for table in schema.tables:

@@ -104,10 +104,10 @@ def _track(job: Job, funnel: Mapping[str, Any]) -> None:
     job.run.metrics({f"rows/{k}": v for k, v in funnel["subsets"].items()})
     job.run.figure(funnel_figure(funnel), "funnel.png")
     for kind in ("classes", "styles"):
-        job.run.figure(_shares(funnel[kind], kind), f"{kind}.png")
+        job.run.figure(_bars(funnel[kind], kind), f"{kind}.png")
 
 
-def _shares(counts: Mapping[str, Mapping[str, int]], title: str) -> Any:
+def _bars(counts: Mapping[str, Mapping[str, int]], title: str) -> Any:
     """A matplotlib figure with the rows of each class or style in each subset, as grouped bars."""
     from matplotlib.figure import Figure
 
