@@ -2,10 +2,11 @@
 
     python benchmarks/grpo_step.py MODEL_FOLDER [--sizes 150x48 300x96 1000x128] [--prompts 1] [--repeats 3]
 
-Each measurement is a process of its own (its peak memory counts), stock and ours alternating. Sampling draws exactly
-the given number of tokens (no end token); the training pass is loss and gradients of those completions; the step adds
-the optimiser. Both hold the frozen weights in the machine's native precision (bfloat16 where it is multiplied in
-hardware) and train LoRA in float32, under autocast to it. Prints a table of medians and ratios and, last, a JSON line.
+Each measurement is a process of its own, because its peak memory is measured too; stock and ours alternate. Sampling
+draws exactly the given number of tokens (no end token). The training pass computes loss and gradients of these
+completions, the step runs the optimizer. The frozen weights have the machine's native precision (bfloat16 if it is
+multiplied in hardware), LoRA is trained in float32 with autocast. Prints a table of medians and ratios, then a JSON
+line.
 """
 
 import argparse
@@ -35,7 +36,7 @@ def measure(kind: str, folder: str, prompt: int, completion: int, prompts: int, 
 
     torch.set_num_threads(threads)
     rows, precision = prompts * 8, native_precision()
-    # Ours has no end tokens below; with generation_kwargs it would leave sampling to TRL.
+    # With generation_kwargs our trainer would let TRL sample; it gets no end tokens below.
     no_end = {"generation_kwargs": {"min_new_tokens": completion, "eos_token_id": None}} if kind == "stock" else {}
     config = GRPOConfig(
         "unused", num_generations=8, per_device_train_batch_size=rows, max_completion_length=completion, beta=0.0,

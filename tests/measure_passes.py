@@ -17,6 +17,7 @@ from tiny_models import tiny_tokenizer
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from sqlr1.config import ColdStart, Lora
 from sqlr1.model.sampler import Sampling, sample
 from sqlr1.train import sft
 from sqlr1.train.checkpoints import train_on
@@ -42,7 +43,7 @@ def random_model(shape: dict) -> LlamaForCausalLM:
 def training(model: LlamaForCausalLM, rows: int, prompt: int, response: int) -> None:
     """One update of LoRA over one pass."""
     row = {"input_ids": [5] * (prompt + response), "labels": [sft.IGNORED] * prompt + [5] * response}
-    settings = {"bf16": True, "lora": {"r": 32}, "per_device_train_batch_size": rows, "max_steps": 1}
+    settings = ColdStart(bf16=True, lora=Lora(r=32), per_device_train_batch_size=rows, max_steps=1)
     with tempfile.TemporaryDirectory() as work:
         trainer = sft.make_trainer(model, tiny_tokenizer(), [row] * rows, settings, Path(work), 0)
         train_on(trainer, Path(work))

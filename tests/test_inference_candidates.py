@@ -1,4 +1,4 @@
-"""The candidates stage: who gets answers, who is counted instead."""
+"""The candidates stage: which questions are answered, and which are only counted."""
 
 import json
 import subprocess
@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from tiny_stages import PROMPT, command, prepare
 
-from sqlr1.model.answers import Prompted, generate
-from sqlr1.model.backends import TransformersBackend, make_backend
+from sqlr1 import config
+from sqlr1.model.answers import Prompted, SamplerBackend, generate, make_backend
 from sqlr1.records import Candidates, read_records
 from sqlr1.stages import candidates as stage
 
@@ -36,10 +36,10 @@ def test_left_out_is_only_what_cannot_or_must_not_be_answered(folder):
     answers = read_records(folder / "out/candidates.jsonl", Candidates)
     assert [a.id for a in answers] == ["0", "2", "3", *map(str, range(5, 12))]
     assert all(len(a.samples) == 2 for a in answers)
-    assert (answers[2].greedy, answers[2].samples) == ("", ["", ""])  # does not fit the context: asked, unanswered
+    assert (answers[2].greedy, answers[2].samples) == ("", ["", ""])  # the prompt is longer than the context
     assert all(a.greedy for a in answers if a.id != "3")
-    assert "1 questions get no candidates, their databases are absent: ['no_such_database']" in log
-    assert "1 questions stay unanswered and count as wrong: the prompt does not fit the " in log
+    assert "1 questions get no candidates, their databases are missing: ['no_such_database']" in log
+    assert "1 questions get no answer and count as wrong: the prompt does not fit into the " in log
 
 
 def test_answers_that_leave_no_room_for_any_prompt_are_an_error(folder):
@@ -48,7 +48,7 @@ def test_answers_that_leave_no_room_for_any_prompt_are_an_error(folder):
     ]
     done = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "dev.json: no question can be answered, the prompt does not fit the " in done.stderr.splitlines()[-1]
+    assert "dev.json: no question can be answered, the prompt does not fit into the " in done.stderr.splitlines()[-1]
     assert not (folder / "no/candidates.jsonl").exists()
 
 
@@ -56,21 +56,21 @@ def test_no_database_at_all_is_an_error(folder):
     call = [part if part != "databases" else "nowhere" for part in command(folder, "candidates", "none")]
     done = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "nowhere: none of the databases of dev.json is there" in done.stderr
+    assert "nowhere: holds none of the databases of dev.json" in done.stderr
     assert not (folder / "none/candidates.jsonl").exists()
 
 
 def test_a_batch_is_asked_again_only_if_an_answer_of_it_is_missing(folder, tmp_path):
     asked = []
 
-    class Dying(TransformersBackend):
+    class Dying(SamplerBackend):
         def complete(self, prompts, seeds, sampling):
             asked.append([prompt[0] for prompt in prompts])
             if len(asked) == 2:
                 raise KeyboardInterrupt
             yield from super().complete(prompts, seeds, sampling)
 
-    settings = {"n": 2, "temperature": 1.0, "max_new_tokens": 8, "batch_tokens": 54}  # two questions
+    settings = config.Candidates(n=2, temperature=1.0, max_new_tokens=8, batch_tokens=54)  # two questions
     questions = [Prompted(f"q{number}", "pets", [number, 6, 7]) for number in (5, 6, 7, 8)]
 
     def answer():
@@ -92,8 +92,8 @@ def test_a_limit_keeps_the_same_questions_for_every_seed(folder):
             seed=seed,
             settings={
                 "prompt": PROMPT,
-                "candidates": {"max_new_tokens": 24},
-                "benchmark": {"layout": "spider", "limit": 3},
+                "candidates": config.Candidates(max_new_tokens=24),
+                "benchmark": config.BenchmarkOptions(layout="spider", limit=3),
             },
             args=SimpleNamespace(questions=folder / "dev.json", databases=folder / "databases", exclude=None),
             reads=list,
@@ -105,7 +105,7 @@ def test_a_limit_keeps_the_same_questions_for_every_seed(folder):
 
 
 class Engine:
-    """What of vLLM's engine the backend uses: it answers two rows a step, the last added first, and may die."""
+    """Stands for vLLM's engine: it answers two rows per step, the last added first, and may be killed."""
 
     def __init__(self, dies_at: int) -> None:
         self.waiting, self.steps, self.dies_at, self.most = [], 0, dies_at, 0
@@ -132,7 +132,7 @@ class Engine:
 
 @pytest.fixture
 def engines(monkeypatch):
-    """A module `vllm` whose engines are kept, the first of which dies at its fifth step."""
+    """Replaces the module `vllm`; returns the engines made. The first is killed at its fifth step."""
     made = []
 
     def make(*_, **__):
@@ -150,7 +150,7 @@ def engines(monkeypatch):
 
 
 def test_vllm_gets_all_questions_at_once_and_is_resumed_by_question(engines, tmp_path):
-    settings = {"n": 2, "temperature": 0.8, "max_new_tokens": 2048, "backend": "vllm"}
+    settings = config.Candidates(n=2, temperature=0.8, max_new_tokens=2048, backend="vllm")
     questions = [Prompted(f"q{i}", "pets", [i] * 4000) for i in range(6)]
 
     def answer(work):
@@ -160,7 +160,7 @@ def test_vllm_gets_all_questions_at_once_and_is_resumed_by_question(engines, tmp
     with pytest.raises(KeyboardInterrupt):
         answer(tmp_path / "killed")
     resumed = answer(tmp_path / "killed")
-    assert [engine.most for engine in engines] == [18, 12]  # 4 steps answered 8 rows, which are 2 questions
+    assert [engine.most for engine in engines] == [18, 12]  # 4 steps answered 8 rows, and with them 2 questions
     assert resumed == answer(tmp_path / "whole")
     assert [c.id for c in resumed] == [q.id for q in questions]
     assert resumed[3].greedy == f"{[3] * 4000} 0.0 None"
@@ -171,7 +171,7 @@ def test_vllm_gets_all_questions_at_once_and_is_resumed_by_question(engines, tmp
 def test_without_the_greedy_answer_the_samples_are_the_same_and_nothing_else_is_drawn(folder, tmp_path):
     rows = []
 
-    class Counting(TransformersBackend):
+    class Counting(SamplerBackend):
         def complete(self, prompts, seeds, sampling):
             rows.append(sum(map(len, seeds)))
             return super().complete(prompts, seeds, sampling)
@@ -181,7 +181,7 @@ def test_without_the_greedy_answer_the_samples_are_the_same_and_nothing_else_is_
         return tmp_path / str(greedy)
 
     questions = [Prompted("a", "pets", [5, 6, 7]), Prompted("b", "pets", [8, 9])]
-    settings = {"n": 2, "temperature": 1.0, "max_new_tokens": 8}
+    settings = config.Candidates(n=2, temperature=1.0, max_new_tokens=8)
     both, samples = (
         generate(questions, lambda: Counting(folder / "base/model", "float32"), settings, 0, work(greedy), greedy)
         for greedy in (True, False)

@@ -1,10 +1,11 @@
-"""Which precision a machine gets unless the config names one."""
+"""The precision that is used unless the config names one."""
 
 import pytest
 import torch
 from tiny_models import tiny_folder
 
-from sqlr1.model.backends import make_backend
+from sqlr1.config import Candidates, ColdStart, Grpo, Lora
+from sqlr1.model.answers import make_backend
 from sqlr1.model.numerics import fix_numerics, native_precision
 from sqlr1.train.policy import load_policy
 from sqlr1.train.trainer_config import grpo_config, sft_config
@@ -20,19 +21,21 @@ def test_precision_follows_the_machine(able, expected, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     folder, dtype = tiny_folder(tmp_path), getattr(torch, expected)
     assert native_precision() == expected
-    assert sft_config({}, tmp_path, 0).bf16 == grpo_config({}, tmp_path, 0).bf16 == (expected == "bfloat16")
-    assert load_policy(folder, {"lora": {"r": 2}}).dtype == dtype
-    assert load_policy(folder, {"lora": None}).dtype == torch.float32
-    assert make_backend({}, folder).model.dtype == dtype
+    assert (
+        sft_config(ColdStart(), tmp_path, 0).bf16 == grpo_config(Grpo(), tmp_path, 0).bf16 == (expected == "bfloat16")
+    )
+    assert load_policy(folder, Grpo(lora=Lora(r=2))).dtype == dtype
+    assert load_policy(folder, Grpo()).dtype == torch.float32
+    assert make_backend(Candidates(), folder).model.dtype == dtype
 
 
 def test_the_config_has_the_last_word(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: LAPTOP)
     folder = tiny_folder(tmp_path)
-    assert grpo_config({"bf16": True}, tmp_path, 0).bf16
-    assert load_policy(folder, {"lora": {"r": 2}, "bf16": True}).dtype == torch.bfloat16
-    assert load_policy(folder, {"lora": {"r": 2}, "train_dtype": "bfloat16"}).dtype == torch.bfloat16
-    assert make_backend({"dtype": "bfloat16"}, folder).model.dtype == torch.bfloat16
+    assert grpo_config(Grpo(bf16=True), tmp_path, 0).bf16
+    assert load_policy(folder, Grpo(lora=Lora(r=2), bf16=True)).dtype == torch.bfloat16
+    assert load_policy(folder, Grpo(lora=Lora(r=2), train_dtype="bfloat16")).dtype == torch.bfloat16
+    assert make_backend(Candidates(dtype="bfloat16"), folder).model.dtype == torch.bfloat16
 
 
 def test_threads_and_deterministic_kernels_are_set():

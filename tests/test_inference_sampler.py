@@ -1,13 +1,12 @@
-"""The shared-prompt sampler against `generate()`, and what makes its draws reproducible."""
+"""The shared-prompt sampler: equal to `generate()`, and reproducible."""
 
 import pytest
 import torch
 from tiny_models import smollm2, tiny_model
 
 from sqlr1.model.base import eos_token_ids, load_model, load_tokenizer
-from sqlr1.model.batches import batches, complete_all
-from sqlr1.model.prefill import shared_prefixes
-from sqlr1.model.sampler import GREEDY, Sampling, choose, row_seed, sample
+from sqlr1.model.prefix_cache import shared_prefixes
+from sqlr1.model.sampler import GREEDY, Sampling, batches, choose, complete_all, row_seed, sample
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [20, 21, 22], [30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41], [50]]
 
@@ -48,8 +47,8 @@ def test_greedy_tokens_equal_generate_on_smollm2():
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
-def test_what_prompts_begin_with_is_computed_once(architecture, monkeypatch):
-    """Three schemas of other lengths, questions of other lengths, and a prompt that shares nothing."""
+def test_a_shared_prefix_is_computed_once(architecture, monkeypatch):
+    """Three schemas and questions of different lengths, and a prompt that shares nothing."""
     model = tiny_model(architecture).eval()
     schemas = [[n, *range(30 + n, 60 + 3 * n)] for n in (3, 4, 5)]
     prompts = [[*schema, *range(90, 90 - n, -1)] for schema in schemas for n in (1, 4, 9, 2)] + [[7, 8, 9]]
@@ -57,7 +56,7 @@ def test_what_prompts_begin_with_is_computed_once(architecture, monkeypatch):
     inner = model.model.forward
     monkeypatch.setattr(model.model, "forward", lambda **k: computed.append(k["input_ids"].shape) or inner(**k))
     drawn = sample(model, prompts, [[GREEDY, 1, 2]] * len(prompts), Sampling(12), [2])
-    assert computed[:2] == [(4, 41), (13, 9)]  # the three schemas and the last prompt but one token; what is left
+    assert computed[:2] == [(4, 41), (13, 9)]  # three schemas and the last prompt without its last token; then the rest
     monkeypatch.undo()
     assert [group[0] for group in drawn] == [generated(model, p, 12, [2]) for p in prompts]
     alone = [sample(model, [p], [[GREEDY, 1, 2]], Sampling(12), [2])[0] for p in prompts]
@@ -68,8 +67,8 @@ def test_what_prompts_begin_with_is_computed_once(architecture, monkeypatch):
     ("prompts", "expected"),
     [
         ([[1, 2, 3, 4], [9, 8], [1, 2, 3, 5]], [(3, [0, 2]), (1, [1])]),
-        ([[1, 2, 3], [1, 2, 3]], [(2, [0, 1])]),  # the last token is never shared: its logits are wanted
-        ([[1, 2, 3, 4], [1, 2, 3]], [(2, [1, 0])]),  # one is how the other begins, but for its last token
+        ([[1, 2, 3], [1, 2, 3]], [(2, [0, 1])]),  # the last token is never shared, because its logits are needed
+        ([[1, 2, 3, 4], [1, 2, 3]], [(2, [1, 0])]),  # one prompt is a prefix of the other
         ([[1, 2, 3, 4, 5, 6], [1, 2, 9]], [(5, [0]), (2, [1])]),  # too little in common
         ([[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 7, 8], [9], [7, 6, 5, 4]], [(4, [0, 1]), (2, [3]), (0, [2])]),
     ],

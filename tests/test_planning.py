@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sqlr1.model.batches import BATCH_TOKENS
+from sqlr1.model.sampler import BATCH_TOKENS
 from sqlr1.planning import costs, stages
 from sqlr1.planning.costs import Pass, Tuning
 from sqlr1.planning.lengths import Lengths

@@ -3,16 +3,15 @@
 import csv
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from sqlr1.evaluate.estimates import Bootstrap, Estimate, mcnemar, paired_difference, pooled
+from sqlr1.evaluate.statistics import Bootstrap, Estimate, mcnemar_exact, paired_differences, pooled
 from sqlr1.records import InputError, write_json, write_jsonl
-from sqlr1.report.ablation_table import ablation_rows, csv_rows
 from sqlr1.report.curves import (
     VALIDATION,
     VALIDATION_SIZE,
@@ -22,12 +21,20 @@ from sqlr1.report.curves import (
     training_panels,
     validation_point,
 )
-from sqlr1.report.examples import choose_examples, example_markdown
+from sqlr1.report.data_tables import selection_rows
+from sqlr1.report.examples import choose_examples
 from sqlr1.report.figures import bars, curve_panels, interval_panels, save
 from sqlr1.report.policies import load_runs, policy_label, pooled_estimate, select
-from sqlr1.report.scores import change_markdown, headline_markdown, report_policies, score_rows
-from sqlr1.report.selection_table import selection_markdown
-from sqlr1.report.tables import markdown_table
+from sqlr1.report.score_tables import (
+    ablation_markdown,
+    ablation_rows,
+    change_markdown,
+    csv_rows,
+    headline_markdown,
+    report_policies,
+    score_rows,
+)
+from sqlr1.report.tables import markdown_table, render
 from sqlr1.stages import ablation
 from sqlr1.train.monitor import COLLAPSE
 
@@ -101,15 +108,15 @@ def test_seeds_are_pooled_by_question():
 
 
 def test_a_difference_is_paired_by_question():
-    always_one_better = paired_difference([{"a": 1, "b": 1}], [{"a": 0, "b": 0, "c": 1}], BOOTSTRAP)
-    assert always_one_better == Estimate(1.0, 1.0, 1.0, 2)
-    assert paired_difference([{"a": 1}], [{"b": 1}], BOOTSTRAP) is None
+    always_one_better = paired_differences([{"a": 1, "b": 1}], [{"a": 0, "b": 0, "c": 1}])
+    assert BOOTSTRAP.difference(always_one_better) == Estimate(1.0, 1.0, 1.0, 2)
+    assert BOOTSTRAP.difference(paired_differences([{"a": 1}], [{"b": 1}])) is None
 
 
 def test_mcnemar_counts_only_the_questions_that_differ():
     # Five changes, all in one direction: 2 * (1/2)**5.
     new, old = {str(i): 1 for i in range(9)}, {str(i): int(i >= 5) for i in range(9)}
-    assert mcnemar(new, old) == pytest.approx(0.0625)
+    assert mcnemar_exact(paired_differences([new], [old])) == pytest.approx(0.0625)
 
 
 def test_estimates_over_two_seeds(runs):
@@ -146,6 +153,18 @@ def test_the_cold_start_ablation_is_compared_with_the_base_model(runs):
     assert [row["paper"] for row in rows] == [58.2, 63.1]
 
 
+def test_a_reward_that_is_in_no_table_has_its_name_for_a_label_and_no_published_number(tmp_path, files):
+    files = [*files, write_run(tmp_path, "none", "mine", FULL)]
+    runs = load_runs([summary for summary, _ in files], [rows for _, rows in files])
+    rows = ablation_rows("ablation_reward", runs, BOOTSTRAP)
+    assert (rows[-1]["policy"], rows[-1]["variant"], rows[-1]["paper"]) == (("none", "mine"), "base model + mine", None)
+    assert "| base model + mine | 75.0 [" in (text := ablation_markdown("ablation_reward", rows, runs, BOOTSTRAP))
+    assert text.rstrip().endswith("| - |")
+    assert "| tiny | mine | greedy | +50.0 [" in change_markdown("none", ["mine"], runs, BOOTSTRAP)
+    parts = training_panels([], [[{"step": 1, "rewards/format/mean": 1.0, "rewards/mine/mean": 2.0}]], {}, BOOTSTRAP)
+    assert list(parts["GRPO: reward parts"]) == ["format", "mine"]
+
+
 def test_a_missing_reference_is_named(runs):
     with pytest.raises(InputError, match="no score summary of the reference variant"):
         ablation_rows("ablation_reward", [run for run in runs if run.policy[1] != "full"], BOOTSTRAP)
@@ -155,7 +174,7 @@ def test_a_variant_without_scores_on_a_benchmark_leaves_its_cells_empty(tmp_path
     files = [*files, write_run(tmp_path, "none", "full", FULL, benchmark="other")]
     runs = load_runs([summary for summary, _ in files], [rows for _, rows in files])
     first = csv_rows(ablation_rows("ablation_reward", runs, BOOTSTRAP), ["other", "tiny"])[0]
-    assert (first["other_vote_value"], first["tiny_vote_value"]) == ("", 0.5)
+    assert (first["other_vote_value"], first["tiny_vote_value"]) == (None, 0.5)
 
 
 def test_ablation_stage_writes_table_and_figure(tmp_path, monkeypatch, files):
@@ -184,7 +203,7 @@ def test_score_tables(runs):
     assert found["base model", "pass@2", "all"] == 0.75
     assert found["base model", "vote", "easy"] == 0.5
     assert found["base model + GRPO", "greedy", "hard"] == 1.0
-    assert "| tiny | base model | 25.0 [" in headline_markdown(policies, runs, BOOTSTRAP)
+    assert "| tiny | base model | 25.0 [" in headline_markdown(rows)
     change = change_markdown("none", ["full"], runs, BOOTSTRAP)
     # Seed 0 greedy: two gained, none lost, p = 2 * (1/2)**2; greedy pooled .625 against .25. Seed 1 starts from
     # the same base model, which has one seed: one gained, p = 1.
@@ -200,7 +219,7 @@ def test_examples_are_of_each_kind_and_drawn_by_seed(runs):
         "Right": 2, "Right only by the vote": 3,
     }  # fmt: skip
     assert chosen["Wrong"]["index"] in (0, 1)
-    text = example_markdown("Right", chosen["Right"])
+    text = render("example.md.j2", kind="Right", row=chosen["Right"])
     for part in ("question 2?", "why", "SELECT 1", "| a |"):
         assert part in text
 
@@ -221,17 +240,16 @@ def test_three_examples_are_shown_where_a_kind_lacks(runs):
 def test_a_completion_cannot_break_out_of_its_fence(runs):
     row = {**runs[0].rows[0]}
     row["vote"] = row["vote"] | {"reasoning": "```\n# a heading"}
-    assert "````text\n```\n# a heading\n````" in example_markdown("Wrong", row)
+    assert "````text\n```\n# a heading\n````" in render("example.md.j2", kind="Wrong", row=row)
 
 
 def test_markdown_cells_are_escaped():
     assert markdown_table(["a"], [["x|y\nz"]]).splitlines()[2] == "| x\\|y<br>z |"
 
 
-def test_a_run_without_selection_shows_no_empty_figure():
+def test_only_runs_with_selection_have_a_row():
     rate = {"matches": 1, "samples": 4, "selected": True}
-    assert "![Selection](s.svg)" in selection_markdown({"a": [rate]}, Path("s.svg"))
-    assert selection_markdown({"a": []}, Path("s.svg")) == "All RL questions were kept (`select.n: 0`)."
+    assert selection_rows({"a": [rate], "b": []}) == [["a", 1, "25.0", 0, 0, 1]]
 
 
 def test_the_report_tells_what_the_monitor_said():
@@ -254,7 +272,7 @@ def test_curves_are_means_over_seeds(tmp_path):
 
 DRAW = """
 from pathlib import Path
-from sqlr1.evaluate.estimates import Estimate
+from sqlr1.evaluate.statistics import Estimate
 from sqlr1.report.figures import bars, curve_panels, interval_panels, save
 estimate = Estimate(0.5, 0.4, 0.6, 10)
 save(interval_panels({"tiny": [("base", {"greedy": estimate, "vote": estimate}), ("none", {})]}, "%"), Path("a.svg"))
@@ -266,7 +284,8 @@ save(curve_panels({"loss": {"x": [(1, 2.0), (2, 1.0)]}, "ex": {"s": [(0, estimat
 def test_figures_are_the_same_bytes_in_another_process(tmp_path):
     for seed in ("1", "2"):
         (tmp_path / seed).mkdir()
-        environment = {"PYTHONHASHSEED": seed, "PATH": "", "HOME": str(tmp_path)}
+        inherited = {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+        environment = inherited | {"PYTHONHASHSEED": seed, "PATH": "", "HOME": str(tmp_path)}
         subprocess.run([sys.executable, "-c", DRAW], cwd=tmp_path / seed, env=environment, check=True)
     for name in ("a.svg", "b.svg", "c.svg"):
         first = (tmp_path / "1" / name).read_bytes()
@@ -281,6 +300,6 @@ def test_figures_of_nothing_are_still_figures(tmp_path):
 
 
 def test_equal_scores_leave_room_for_a_difference():
-    change = BOOTSTRAP.difference([1.0, 0.0] * 10, [1.0, 0.0] * 10)
+    change = BOOTSTRAP.difference([0.0] * 20)
     assert change.value == 0
     assert change.high == -change.low == pytest.approx(1 - 0.025 ** (1 / 20))

@@ -1,13 +1,13 @@
-"""The four parts of SQL-R1's reward on every case of equations 2 to 5, and over real executions."""
+"""The four parts of SQL-R1's reward in all cases of equations 2 to 5, and on real executions."""
 
 import sqlite3
 
 import pytest
 
 from sqlr1 import rewards
+from sqlr1.config import Reward
 from sqlr1.outcomes import Outcome, outcomes
 from sqlr1.prompt import format_response
-from sqlr1.records import InputError
 from sqlr1.rewards import reward_functions
 from sqlr1.sandbox import Executor
 
@@ -29,11 +29,14 @@ SPOILED = Outcome(True, False, False, 100, 80, 60, judged=False)
     ],
 )
 def test_each_part_of_each_case(outcome, parts):
-    assert tuple(f(outcome) for f in reward_functions({}).values()) == pytest.approx(parts)
+    assert tuple(f(outcome) for f in reward_functions(WEIGHTS, "full").values()) == pytest.approx(parts)
 
 
-def total(outcome, variant="full", settings=None):
-    return sum(f(outcome) for f in reward_functions(settings or {}, variant).values())
+WEIGHTS = Reward()
+
+
+def total(outcome, variant="full", settings=WEIGHTS):
+    return sum(f(outcome) for f in reward_functions(settings, variant).values())
 
 
 def test_totals_are_the_papers():
@@ -41,16 +44,16 @@ def test_totals_are_the_papers():
     assert (total(WRONG), total(ERROR), total(BAD_FORMAT_BUT_RIGHT)) == (0, -1, -1)
 
 
-def test_length_stops_paying_at_the_maximum():
+def test_length_is_rewarded_up_to_the_maximum():
     long = Outcome(True, True, True, think_length=5000, answer_length=60, sql_length=60)
     assert rewards.length_reward(long, 2048) == 1.5
     assert rewards.length_reward(RIGHT, 180) == 0.5 + 0.75
 
 
-@pytest.mark.parametrize("part", rewards.PARTS)
+@pytest.mark.parametrize("part", rewards.REWARDS["full"].parts)
 def test_an_ablation_drops_one_part_and_nothing_else(part):
-    full = reward_functions({})
-    assert set(full) - set(reward_functions({}, f"no_{part}")) == {part}
+    full = reward_functions(WEIGHTS, "full")
+    assert set(full) - set(reward_functions(WEIGHTS, f"no_{part}")) == {part}
     assert total(RIGHT, f"no_{part}") == pytest.approx(total(RIGHT) - full[part](RIGHT))
 
 
@@ -61,14 +64,9 @@ def test_other_rewards():
 
 
 def test_weights_come_from_the_settings():
-    settings = {"execution": {"right": 0.5, "wrong": 0}, "result": {"right": 10, "wrong": 0}, "semantics": "bird"}
+    settings = Reward.model_validate({"execution": {"right": 0.5, "wrong": 0}, "result": {"right": 10, "wrong": 0}})
     assert total(WRONG, settings=settings) == 1.5
     assert total(RIGHT, "no_length", settings) == 11.5
-
-
-def test_an_unknown_variant_is_named():
-    with pytest.raises(InputError, match="'half' is none of full, no_format"):
-        reward_functions({}, "half")
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +97,10 @@ def test_outcomes_of_real_completions(database):
     assert judged[0].sql_length == len("SELECT name FROM pet WHERE age > 4")
 
 
-def test_a_failing_gold_is_charged_to_nobody(database):
+def test_a_failing_gold_gives_no_reward(database):
     with Executor(workers=1) as executor:
         (judged,) = outcomes(
             executor, [format_response("", "SELECT 1")], ["SELECT nothing FROM nowhere"], [database], "bird"
         )
     assert not judged.judged
-    assert [f(judged) for f in reward_functions({}).values()] == [None] * 4
+    assert [f(judged) for f in reward_functions(WEIGHTS, "full").values()] == [None] * 4

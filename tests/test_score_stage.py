@@ -97,7 +97,8 @@ def test_rows_tell_greedy_from_vote_and_gold_faults_from_wrong_answers(benchmark
     assert rows[3]["greedy"]["spider_exec"] is None
     assert rows[5]["vote"]["verdict"] == "failed"
     assert "nothing" in rows[5]["vote"]["error"]
-    assert rows[0]["samples"] == {"n": 3, "well_formed": 3, "executable": 3, "spider_exec": 2, "bird_ex": 2}
+    counts = {"spider_exec": 2, "spider_exec_keep_distinct": 2, "bird_ex": 2}
+    assert rows[0]["samples"] == {"n": 3, "well_formed": 3, "executable": 3} | counts
     assert rows[0]["preview"]["gold"] == {
         "status": "ok", "columns": ["name"], "total": 3, "rows": [["Rex"], ["Tom"], ["Ann"]],
     }  # fmt: skip
@@ -129,6 +130,14 @@ def test_a_question_without_an_answer_is_wrong(benchmark):
     summary, rows = run(benchmark)
     assert rows[0]["greedy"]["spider_exec"] == rows[0]["vote"]["spider_exec"] == 0
     assert summary["metrics"]["well_formed"]["greedy"]["all"]["value"] == 0
+
+
+def test_r_ves_is_measured_when_the_config_asks_for_it(benchmark):
+    summary, rows = run(benchmark, SETTINGS | {"score": SETTINGS["score"] | {"ves": 2}})
+    assert set(summary["metrics"]["r_ves"]) == {"greedy", "vote"}
+    assert rows[0]["vote"]["r_ves"] > 0 == rows[1]["greedy"]["r_ves"]
+    assert rows[3]["greedy"]["r_ves"] is None
+    assert "r_ves" not in run(benchmark, out="without")[0]["metrics"]
 
 
 def test_excluded_questions_are_counted_apart(benchmark):

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from sqlr1.evaluate.benchmark import score
-from sqlr1.evaluate.formats import BenchmarkQuestion
+from sqlr1.evaluate.evaluator import evaluate
+from sqlr1.evaluate.formats import Answers, BenchmarkQuestion
+from sqlr1.prompt import Response
 from sqlr1.sandbox import Executor, Limits, Pair, Status
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
@@ -62,9 +63,10 @@ def test_a_race_names_the_statement_that_failed(databases, gold, predicted, stat
 def r_ves_in(executor, databases, monkeypatch, race, repeats):
     """The record of a matching prediction whose race is run by `race`."""
     monkeypatch.setattr(executor, "race", race)
-    [record] = score(executor, "bird", [QUESTION], databases, {0: COUNT}, ves_repeats=repeats).records
-    assert record["verdict"] == "match"
-    return record["r_ves"]
+    answers = {0: Answers(Response("", "", COUNT, True))}
+    [row] = evaluate(executor, "bird", [QUESTION], databases, answers, ves_repeats=repeats).rows
+    assert row["greedy"]["verdict"] == "match"
+    return row["greedy"]["r_ves"]
 
 
 def test_a_killed_worker_is_not_charged_to_the_prediction(databases, monkeypatch):

@@ -1,6 +1,7 @@
 """Spider's hardness: the official labels of the whole of Spider dev, and its rules one by one."""
 
 import json
+import time
 
 import pytest
 
@@ -35,6 +36,30 @@ def test_official_labels_of_spider_dev(data_root):
     ],
 )
 def test_rules(sql, hardness):
+    assert spider_hardness(sql) == hardness
+
+
+@pytest.mark.parametrize("start", ["'", '"', "`", "[ ", "/*x", "NOT ", "a,", "("])
+def test_any_text_is_read_in_linear_time(start):
+    begin = time.process_time()
+    spider_hardness("SELECT 1 WHERE " + start * 50_000)
+    assert time.process_time() - begin < 1  # in quadratic time: from ten seconds to minutes
+
+
+@pytest.mark.parametrize(
+    ("sql", "hardness"),
+    [
+        ("SELECT a FROM t WHERE a BETWEEN 1 AND 5", "easy"),
+        ("SELECT a FROM t WHERE CASE WHEN a OR b THEN 1 END = 1", "easy"),
+        ("SELECT a FROM t -- WHERE, GROUP BY", "easy"),
+        ("SELECT 'FROM x WHERE' FROM t", "easy"),
+        ("(SELECT a FROM t) EXCEPT (SELECT b FROM u WHERE c > (SELECT 1))", "hard"),
+        ("SELECT a FROM t WHERE a > 2 * (SELECT avg(a) FROM t)", "easy"),  # a part of a product is no nested query
+        ("SELECT a FROM t, u WHERE NOT (a = 1)", "medium"),
+        ("SELECT max(a) FROM t WHERE NOT a LIKE 'x'", "medium"),  # the negation counts as an aggregate
+    ],
+)
+def test_tokens_are_read_as_a_parser_would(sql, hardness):
     assert spider_hardness(sql) == hardness
 
 

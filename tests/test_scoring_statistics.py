@@ -4,16 +4,11 @@ import itertools
 import math
 import random
 
+import numpy as np
 import pytest
+import scipy.stats
 
-from sqlr1.evaluate.statistics import (
-    bootstrap_interval,
-    mcnemar_exact,
-    mean_interval,
-    paired_bootstrap_difference,
-    pass_at_k,
-    sign_flip,
-)
+from sqlr1.evaluate.statistics import Bootstrap, mcnemar_exact, pass_at_k, sign_flip
 from sqlr1.evaluate.vote import majority
 
 
@@ -61,46 +56,47 @@ def test_pass_at_k_refuses_impossible_counts(n, c, k):
 
 def test_bootstrap_interval_by_enumeration():
     """Two values 0 and 1: the resampled mean is 0, 1/2, 1 with chances 1/4, 1/2, 1/4."""
-    assert bootstrap_interval([0, 1], confidence=0.4, resamples=4000) == (0.5, 0.5)
-    assert bootstrap_interval([0, 1], confidence=0.6, resamples=4000) == (0.0, 1.0)
-    assert bootstrap_interval([1, 1, 1]) == (1.0, 1.0)
+    assert Bootstrap(0.4, 4000).interval([0, 1]) == (0.5, 0.5)
+    assert Bootstrap(0.6, 4000).interval([0, 1]) == (0.0, 1.0)
+    assert Bootstrap().interval([1, 1, 1]) == (1.0, 1.0)
 
 
 def test_bootstrap_interval_is_near_the_normal_one():
     values = [1] * 300 + [0] * 700
-    low, high = bootstrap_interval(values, 0.95, resamples=4000, seed=1)
+    low, high = Bootstrap(0.95, 4000, seed=1).interval(values)
     half = 1.96 * math.sqrt(0.3 * 0.7 / 1000)
     assert low == pytest.approx(0.3 - half, abs=0.003)
     assert high == pytest.approx(0.3 + half, abs=0.003)
 
 
+def test_bootstrap_interval_is_scipys():
+    draw = random.Random(0)
+    values = [draw.choice([0, 0, 1, 1, 1, draw.random()]) for _ in range(300)]
+    theirs = scipy.stats.bootstrap((values,), np.mean, n_resamples=8000, method="percentile", rng=1).confidence_interval
+    assert Bootstrap(resamples=8000).interval(values) == pytest.approx(tuple(theirs), abs=0.004)
+
+
 def test_bootstrap_interval_depends_on_the_seed_alone():
     draw = random.Random(0)
     values = [draw.random() for _ in range(50)]
-    assert (
-        bootstrap_interval(values, seed=3) == bootstrap_interval(values, seed=3) != bootstrap_interval(values, seed=4)
-    )
-    assert all(math.isnan(bound) for bound in bootstrap_interval([]))
+    first, again, other = (Bootstrap(seed=seed).interval(values) for seed in (3, 3, 4))
+    assert first == again != other
 
 
 def test_bootstrap_interval_covers_the_truth_about_as_often_as_it_says():
     draw = random.Random(0)
     hits = 0
-    for _ in range(200):
-        low, high = bootstrap_interval([draw.random() < 0.4 for _ in range(80)], 0.9, resamples=300)
+    for seed in range(200):
+        low, high = Bootstrap(0.9, 300, seed).interval([draw.random() < 0.4 for _ in range(80)])
         hits += low <= 0.4 <= high
     assert 0.82 <= hits / 200 <= 0.97
 
 
 def test_paired_difference():
-    a, b = [1, 1, 0, 1], [0, 1, 0, 1]
-    mean, low, high = paired_bootstrap_difference(a, b)
-    assert mean == 0.25
-    assert low == 0.0
-    assert high == 0.75  # the one difference drawn three times of four or more often: 5 % of resamples; four: 0.4 %
-    assert paired_bootstrap_difference(a, a) == (0.0, 0.0, 0.0)
-    with pytest.raises(ValueError, match="equally many"):
-        paired_bootstrap_difference([1], [1, 0])
+    change = Bootstrap().difference([1, 0, 0, 0])
+    assert (change.value, change.low) == (0.25, 0.0)
+    assert change.high == 0.75  # the one difference drawn three times of four or more: 5 % of resamples; four: 0.4 %
+    assert Bootstrap().difference([]) is None
 
 
 @pytest.mark.parametrize(
@@ -108,17 +104,15 @@ def test_paired_difference():
     [(0, 0, 1.0), (1, 0, 1.0), (5, 0, 2 / 32), (6, 1, 2 * 8 / 128), (3, 3, 1.0), (9, 2, 2 * (1 + 11 + 55) / 2048)],
 )
 def test_mcnemar_exact(only_a, only_b, p):
-    a = [1] * only_a + [0] * only_b + [1, 0] * 10
-    b = [0] * only_a + [1] * only_b + [1, 0] * 10
-    assert mcnemar_exact(a, b) == pytest.approx(p)
-    assert mcnemar_exact(b, a) == pytest.approx(p)
+    differences = [1] * only_a + [-1] * only_b + [0] * 20
+    assert mcnemar_exact(differences) == pytest.approx(p)
+    assert mcnemar_exact([-d for d in differences]) == pytest.approx(p)
 
 
 @pytest.mark.parametrize(("gained", "lost"), [(8, 2), (5, 5), (12, 1), (0, 0)])
 def test_the_sign_flip_test_of_verdicts_is_mcnemars(gained, lost):
     differences = [1] * gained + [-1] * lost + [0] * 20
-    exact = mcnemar_exact([1] * gained + [0] * lost, [0] * gained + [1] * lost)
-    assert sign_flip(differences) == pytest.approx(exact, abs=0.01)
+    assert sign_flip(differences) == pytest.approx(mcnemar_exact(differences), abs=0.01)
 
 
 def test_the_sign_flip_test_weighs_how_much_differs():
@@ -128,5 +122,8 @@ def test_the_sign_flip_test_weighs_how_much_differs():
 
 
 def test_the_interval_of_all_or_none_is_exact():
-    assert mean_interval([0.0] * 8) == pytest.approx((0.0, 1 - 0.025**0.125))
-    assert mean_interval([1.0] * 8) == pytest.approx((0.025**0.125, 1.0))
+    none, everything = Bootstrap().mean([0.0] * 8), Bootstrap().mean([1.0] * 8)
+    assert (none.low, none.high) == pytest.approx((0.0, 1 - 0.025**0.125))
+    assert (everything.low, everything.high) == pytest.approx((0.025**0.125, 1.0))
+    with pytest.raises(ValueError, match="no values"):
+        Bootstrap().mean([])

@@ -1,4 +1,4 @@
-"""What `stage` promises: one writer a folder, and work that is kept until the manifest is written."""
+"""`stage`: one writer per folder, and work that is kept until the manifest is written."""
 
 import json
 import threading
@@ -38,7 +38,7 @@ def test_work_is_kept_until_the_manifest_is_written(tmp_path):
     assert not job.work.exists()
 
 
-def test_only_the_same_code_and_arguments_go_on_with_the_work(tmp_path, monkeypatch):
+def test_only_the_same_code_and_arguments_resume_the_work(tmp_path, monkeypatch):
     with start(tmp_path) as job:
         first = job.work
     with start(tmp_path, "--kind", "other") as job:
@@ -51,14 +51,14 @@ def test_only_the_same_code_and_arguments_go_on_with_the_work(tmp_path, monkeypa
         assert job.work != first
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    for name, value in (("WORLD_SIZE", "2"), ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")):  # what accelerate launch sets
+    for name, value in (("WORLD_SIZE", "2"), ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")):  # set by accelerate launch
         with monkeypatch.context() as launched:
             launched.setenv(name, value)
             with start(tmp_path) as job:
                 assert job.work != first
 
 
-def test_what_a_killed_writer_left_is_cleared_and_nothing_else(tmp_path):
+def test_only_unfinished_files_of_a_killed_writer_are_deleted(tmp_path):
     (tmp_path / "out/part").mkdir(parents=True)
     for name in ("part/.rows.jsonl.123.tmp", "part/rows.jsonl", "mine.tmp"):
         (tmp_path / "out" / name).touch()
@@ -68,7 +68,7 @@ def test_what_a_killed_writer_left_is_cleared_and_nothing_else(tmp_path):
 
 
 def test_other_processes_of_a_launcher_do_not_wait_for_the_first(tmp_path, monkeypatch):
-    """On the second node, too: there the first process has the local rank 0."""
+    """Also on a second node, where the first process has the local rank 0."""
     with start(tmp_path) as first:
         monkeypatch.setenv("RANK", "4")
         monkeypatch.setenv("LOCAL_RANK", "0")
@@ -78,7 +78,7 @@ def test_other_processes_of_a_launcher_do_not_wait_for_the_first(tmp_path, monke
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
-def test_the_process_of_the_same_rank_is_waited_for_and_no_other(tmp_path, rank):
+def test_only_a_process_of_the_same_rank_is_waited_for(tmp_path, rank):
     def successor():
         with common._sole_writer(tmp_path / "out", rank):
             started.set()

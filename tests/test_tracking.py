@@ -1,4 +1,4 @@
-"""What a stage leaves in MLflow: tags, parameters, inputs, one run per result, and how a run ends that was stopped."""
+"""A stage's run in MLflow: tags, parameters, inputs, one run per result, and the status of a stopped run."""
 
 import signal
 import subprocess
@@ -18,7 +18,7 @@ SETTINGS = '{"prompt": {"schema": "compact", "max_length": 384}}'
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where the store lies: making its tables takes seconds, so that the tests share one."""
+    """The folder of the store, shared by the tests because making its tables takes seconds."""
     return tmp_path_factory.mktemp("tracking")
 
 
@@ -65,7 +65,7 @@ def test_a_run_names_its_stage_wildcards_settings_inputs_and_model(folder):
     }
     assert {name: run.data.tags.get(name) for name in expected} == expected
     assert len(run.data.tags["settings_sha256"]) == 16
-    assert run.data.params == {"prompt.schema": "compact", "prompt.max_length": "384"}
+    assert run.data.params == {"prompt.schema": "compact", "prompt.example_values": "0", "prompt.max_length": "384"}
     logged = {(i.dataset.source, i.dataset.digest) for i in run.inputs.dataset_inputs}
     assert logged == {(str(path), sha256(path)[:8]) for path in paths}
 
@@ -96,7 +96,7 @@ def test_a_run_that_fails_says_so_and_keeps_its_metrics(fault):
     assert (run.info.status, run.data.metrics) == ("FAILED", {"loss": 4})
 
 
-# As a process of its own, for the signal: it says when its run is open, and waits to be stopped.
+# Runs as a process that gets a signal: it prints a line when its run is open, and waits.
 STOPPED = """
 import signal
 from sqlr1.stages.common import stage, stage_parser

@@ -1,31 +1,31 @@
-"""Groups without variance: refilled from other prompts, dropped from the loss; live ones count as before."""
+"""Zero-variance groups are refilled from other prompts or dropped from the loss; the others count as before."""
 
 import pytest
 import torch
 from test_training_shared_prompt import LORA, assert_equal_gradients, first_update, folders, make  # noqa: F401
 
 from sqlr1.records import InputError
-from sqlr1.train.dynamic_sampling import dead_groups, drop_rows, replace_groups
+from sqlr1.train.dynamic_sampling import drop_rows, replace_groups, zero_variance_groups
 from sqlr1.train.shared_prompt import SharedPromptTrainer
 
 
-def test_dead_groups_earn_the_same():
-    assert dead_groups(torch.tensor([3.0, 3, 1, -1, 0, 0, 0, 2]), 2) == [0, 2]
-    assert dead_groups(torch.tensor([0.0, 1e-3]), 2) == []
+def test_zero_variance_groups_have_equal_rewards():
+    assert zero_variance_groups(torch.tensor([3.0, 3, 1, -1, 0, 0, 0, 2]), 2) == [0, 2]
+    assert zero_variance_groups(torch.tensor([0.0, 1e-3]), 2) == []
 
 
 def test_rows_that_cannot_be_judged_make_no_variance():
     nan = torch.nan
-    assert dead_groups(torch.tensor([nan, nan, nan, 1, nan, 1, 1, nan, 2]), 3) == [0, 1]
-    assert dead_groups(torch.tensor([0.0] * 3 + [nan] * 3), 3) == [0, 1]
+    assert zero_variance_groups(torch.tensor([nan, nan, nan, 1, nan, 1, 1, nan, 2]), 3) == [0, 1]
+    assert zero_variance_groups(torch.tensor([0.0] * 3 + [nan] * 3), 3) == [0, 1]
 
 
 @pytest.mark.parametrize("reward", [0.1, 6.7])
-def test_equal_rewards_leave_a_group_dead_though_their_mean_is_rounded(folders, tmp_path, reward):  # noqa: F811
+def test_equal_rewards_have_no_variance_though_their_mean_is_rounded(folders, tmp_path, reward):  # noqa: F811
     trainer = make(folders, tmp_path, True, num_generations=8)
     trainer.reward_funcs, trainer.refill_rounds = [lambda completions, **_: [reward] * len(completions)], 0
     inputs = prepared(trainer)
-    assert inputs["advantages"].any()  # what TRL makes of it
+    assert inputs["advantages"].any()  # TRL's advantages of a rounded mean
     assert trainer._metrics["train"]["dynamic_sampling/live_groups"] == [0.0]
 
 
@@ -54,13 +54,13 @@ def test_replaced_groups_are_padded_on_their_own_side():
 
 def test_dropped_rows_have_no_tokens_even_where_a_micro_batch_holds_no_others():
     inputs = [{"completion_mask": torch.ones(2, 3)}, {"completion_mask": torch.ones(2, 3)}]
-    dead = [torch.tensor([True, True]), torch.tensor([False, True])]
-    assert drop_rows(inputs, dead) == 3
+    dropped = [torch.tensor([True, True]), torch.tensor([False, True])]
+    assert drop_rows(inputs, dropped) == 3
     assert [i["completion_mask"].sum(1).tolist() for i in inputs] == [[0, 0], [3, 0]]
 
 
 def flat(completions, **_):
-    """No variance within the first group, of four."""
+    """Rewards without variance in the first group of four."""
     return [float(i % 4) if i >= 4 else 0.0 for i in range(len(completions))]
 
 
@@ -76,8 +76,8 @@ def prepared(trainer):
     return trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
 
 
-def test_dropping_leaves_the_gradient_of_the_live_group(folders, tmp_path):  # noqa: F811
-    """Of two groups one is dead: its tokens leave the mean of the loss, nothing else changes."""
+def test_dropping_keeps_the_gradient_of_the_other_group(folders, tmp_path):  # noqa: F811
+    """One of two groups has no variance: only its tokens leave the mean of the loss."""
     kept = with_refill(folders, tmp_path, None, loss_type="dapo")
     _, all_rows = first_update(kept)
     dropping = with_refill(folders, tmp_path, 0, loss_type="dapo")
@@ -90,12 +90,12 @@ def test_dropping_leaves_the_gradient_of_the_live_group(folders, tmp_path):  # n
 
 @pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo"])
 def test_the_loss_does_not_depend_on_micro_batches(folders, tmp_path, loss_type):  # noqa: F811
-    """A dead and a live group in one micro-batch or in two: the same KL, the same gradient."""
+    """A zero-variance group and another one, in one micro-batch or in two: same KL, same gradient."""
     results = []
     for number in (1, 2):
         sizes = {"per_device_train_batch_size": 8 // number, "gradient_accumulation_steps": number}
         trainer = with_refill(folders, tmp_path, 0, loss_type=loss_type, beta=0.5, **sizes)
-        with torch.no_grad():  # away from the reference, or the KL has no gradient
+        with torch.no_grad():  # unlike the reference model, so that the KL has a gradient
             for name, parameter in trainer.model.named_parameters():
                 if "lora_B" in name:
                     parameter.fill_(0.02)
@@ -110,7 +110,7 @@ def test_the_loss_does_not_depend_on_micro_batches(folders, tmp_path, loss_type)
     assert_equal_gradients(two, one, 1e-4)
 
 
-def test_refilling_replaces_the_dead_group(folders, tmp_path, monkeypatch):  # noqa: F811
+def test_refilling_replaces_the_zero_variance_group(folders, tmp_path, monkeypatch):  # noqa: F811
     trainer = with_refill(folders, tmp_path, 2)
     calls = []
     score = SharedPromptTrainer._generate_and_score_completions

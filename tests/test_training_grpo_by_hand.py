@@ -44,7 +44,7 @@ def loss_of(trainer, monkeypatch, now, before, advantages, mask, reference=None)
     return trainer.compute_loss(trainer.model, inputs).item()
 
 
-# Two groups of four, means 1.25 and 1.5; a deviation has a degree of freedom less than rewards.
+# Two groups of four, means 1.25 and 1.5; a deviation has one degree of freedom less than there are rewards.
 REWARDS = (7.0, 0.0, -1.0, -1.0, 3.0, 1.0, 1.0, 1.0)
 LESS_THE_MEAN = (5.75, -1.25, -2.25, -2.25, 1.5, -0.5, -0.5, -0.5)
 IN_GROUPS = [math.sqrt((5.75**2 + 1.25**2 + 2.25**2 * 2) / 3)] * 4 + [math.sqrt((1.5**2 + 0.5**2 * 3) / 3)] * 4
@@ -66,8 +66,8 @@ def test_advantages_are_rewards_less_their_groups_mean_over_a_deviation(tmp_path
     [
         (1.1, 1.0, 1.1),  # within the clip
         (1.5, 1.0, 1.2),  # raised too far: no more to gain
-        (1.5, -1.0, -1.5),  # raised though it was bad: the full price
-        (0.5, 1.0, 0.5),  # lowered though it was good: no relief
+        (1.5, -1.0, -1.5),  # raised although it was bad: the full loss
+        (0.5, 1.0, 0.5),  # lowered although it was good: not clipped
         (0.5, -1.0, -0.8),  # lowered far enough
     ],
 )

@@ -1,4 +1,4 @@
-"""The collapse monitor on the courses that runs took (architecture notes: executable .37 -> .85, match still .11)."""
+"""The collapse monitor on the numbers of real runs (executable share 0.37 -> 0.85, match share still 0.11)."""
 
 import re
 import sqlite3
@@ -7,20 +7,21 @@ from types import SimpleNamespace
 import mlflow
 import pytest
 from tiny_models import tiny_model, tiny_tokenizer
-from tiny_stages import PROMPT, SETTINGS, prepare
+from tiny_stages import GRPO, PROMPT, prepare
 from transformers import TrainerState
 
 from sqlr1 import tracking
+from sqlr1.config import Lora, Reward
 from sqlr1.model.prompts import Prompts
 from sqlr1.outcomes import outcomes
 from sqlr1.prompt import format_response
 from sqlr1.records import Catalogue, InputError, Question, read_records
 from sqlr1.rewards import reward_functions
 from sqlr1.sandbox import Executor, Limits
-from sqlr1.train.execution_reward import Judge, summary
+from sqlr1.train.checkpoints import LogToRun
+from sqlr1.train.execution_reward import ExecutionReward, summary
 from sqlr1.train.grpo_trainer import grpo_rows, make_trainer
 from sqlr1.train.monitor import collapse_signs
-from sqlr1.train.tracking_callback import LogToRun
 from sqlr1.train.validation import Validate
 
 START = {
@@ -29,7 +30,7 @@ START = {
 }  # fmt: skip
 
 
-def test_executable_but_wrong_is_told():
+def test_executable_but_wrong_is_reported():
     signs = collapse_signs(START, START | {"executable": 0.85, "characters": 30.0, "reward": 0.1, "distinct": 0.3})
     assert signs == [
         "executable share 37 % -> 85 %, match share only 11 % -> 11 %",
@@ -39,11 +40,11 @@ def test_executable_but_wrong_is_told():
     ]
 
 
-def test_a_real_gain_is_not():
+def test_a_real_gain_is_not_reported():
     assert collapse_signs(START, START | {"executable": 0.6, "match": 0.18, "characters": 60.0, "reward": 1.0}) == []
 
 
-def test_giving_up_joins_is_told_even_where_more_is_right():
+def test_fewer_joins_are_reported_even_if_more_answers_are_right():
     gain = START | {"executable": 0.6, "match": 0.2, "reward": 1.0}
     assert collapse_signs(START, gain | {"joins_or_groups": 0.01}) == ["SQL that joins or groups 30 % -> 1 %"]
     assert collapse_signs(START, gain | {"joins_or_groups": 0.16}) == []
@@ -51,7 +52,7 @@ def test_giving_up_joins_is_told_even_where_more_is_right():
     assert collapse_signs(rare, gain | {"joins_or_groups": 0.0}) == []
 
 
-def test_samples_that_repeat_one_another_are_told_even_where_more_is_right():
+def test_repeated_samples_are_reported_even_if_more_answers_are_right():
     gain = START | {"executable": 0.6, "match": 0.2, "reward": 1.0}
     assert collapse_signs(START, gain | {"rollouts_distinct": 0.43}) == [
         "only 43 % of the rollouts differ from one another"
@@ -59,7 +60,7 @@ def test_samples_that_repeat_one_another_are_told_even_where_more_is_right():
     assert collapse_signs(START, gain | {"rollouts_distinct": 0.6}) == []
 
 
-def test_the_sql_of_a_batch_is_asked_whether_it_joins_or_groups(tmp_path):
+def test_the_share_of_sql_that_joins_or_groups(tmp_path):
     answers = ["SELECT a.x FROM a JOIN b USING (id)", "select count(*) from a group\nby x", "SELECT joint FROM a"]
     texts = [format_response("We join the tables.", sql) for sql in answers]
     golds = ["SELECT 1", "SELECT 1", "SELECT x FROM nowhere"]  # the last cannot be judged
@@ -70,19 +71,19 @@ def test_the_sql_of_a_batch_is_asked_whether_it_joins_or_groups(tmp_path):
     assert summary(judged, [*texts, texts[0]])["joins_or_groups"] == pytest.approx(2 / 3)
 
 
-def test_neither_is_standing_still():
+def test_no_change_is_not_reported():
     assert collapse_signs(START, START) == []
     assert collapse_signs(START, START | {"executable": 0.40, "reward": -0.3}) == []
 
 
-@pytest.mark.parametrize(("gained", "told"), [(1, True), (2, True), (3, False)])
-def test_a_lucky_answer_or_two_silence_no_sign(gained, told):
+@pytest.mark.parametrize(("gained", "reported"), [(1, True), (2, True), (3, False)])
+def test_one_or_two_lucky_answers_do_not_hide_a_sign(gained, reported):
     start = START | {"questions": 32, "match": 3 / 32}
     now = start | {"executable": 0.85, "match": (3 + gained) / 32}
-    assert bool(collapse_signs(start, now)) is told
+    assert bool(collapse_signs(start, now)) is reported
 
 
-def test_an_unlucky_answer_is_no_fall():
+def test_one_unlucky_answer_is_not_reported():
     start = START | {"questions": 32, "match": 3 / 32}
     assert collapse_signs(start, start | {"match": 2 / 32, "reward": 0.0}) == []
     assert collapse_signs(start, start | {"match": 0.0, "reward": 0.0})[0] == "match share fell, 9 % -> 0 %"
@@ -96,7 +97,7 @@ def validation_rows(folder):
 
 
 def test_validation_warns_in_the_log_and_in_mlflow(tmp_path, monkeypatch, caplog):
-    """A policy that used to answer half of the questions and now answers none, with another reward than its own."""
+    """A policy that answered half of the questions before and answers none now; the rewards are made up."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     rows, tokenizer = validation_rows(tmp_path)
@@ -116,18 +117,18 @@ def test_validation_warns_in_the_log_and_in_mlflow(tmp_path, monkeypatch, caplog
         *({"step": step, "rollout/distinct": share} for step, share in enumerate((1.0, 0.4, 0.4, 0.1), 1)),
     ])  # fmt: skip
     with (
-        Executor(limits=Limits(**SETTINGS["grpo"]["execution"])) as executor,
+        Executor(limits=Limits(seconds=1.0, rows=1000)) as executor,
         tracking.track("e", "k", {}, {}, {}) as run,
     ):
-        judge = Judge(executor, "bird", reward_functions({}, "full"))
-        validate = Validate(rows, judge, every=3)
-        make_trainer(tiny_model(), tokenizer, rows, judge, validate, SETTINGS["grpo"]["grpo"], tmp_path, 0, run)
+        reward = ExecutionReward(executor, "bird", reward_functions(Reward(), "full"))
+        validate = Validate(rows, reward, every=3)
+        make_trainer(tiny_model(), tokenizer, rows, reward, validate, GRPO, tmp_path, 0, run)
         validate.on_step_end(SimpleNamespace(), state, SimpleNamespace())
     fell = "only 30 % of the rollouts differ from one another; match share fell, 50 % -> 0 %; mean reward -10.00 ->"
     assert f"step 3: the policy may be collapsing: {fell}" in caplog.text
     assert state.log_history[-1]["validation/rollouts_distinct"] == pytest.approx(0.3)  # of the last three
     assert state.log_history[-1]["validation/collapse_signs"] == 3
-    with tracking.track("e", "resumed", {}, {}, {}) as resumed:  # past its last validation
+    with tracking.track("e", "resumed", {}, {}, {}) as resumed:  # after its last validation
         LogToRun(resumed).on_train_begin(SimpleNamespace(), state, SimpleNamespace())
     client = mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE.resolve()}")
     both = client.search_runs([client.get_experiment_by_name("e").experiment_id])
@@ -138,20 +139,20 @@ def test_validation_warns_in_the_log_and_in_mlflow(tmp_path, monkeypatch, caplog
         assert logged.data.tags["validation/collapse"].startswith(f"step 3: the policy may be collapsing: {fell}")
 
 
-@pytest.mark.parametrize("lora", [SETTINGS["grpo"]["grpo"]["lora"], None])
+@pytest.mark.parametrize("lora", [GRPO.lora, None])
 def test_a_model_without_shared_prompts_is_validated_with_the_same_answers(lora, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows, tokenizer = validation_rows(tmp_path)
     scores = []
-    with Executor(limits=Limits(**SETTINGS["grpo"]["execution"])) as executor:
-        judge = Judge(executor, "bird", reward_functions({}, "full"))
-        for dropout in (0.0, 0.1):  # with dropout in attention TRL's own path is taken; it is off in validation
-            validate = Validate(rows, judge, every=3)
+    with Executor(limits=Limits(seconds=1.0, rows=1000)) as executor:
+        reward = ExecutionReward(executor, "bird", reward_functions(Reward(), "full"))
+        for dropout in (0.0, 0.1):  # attention dropout needs TRL's own code; validation turns it off
+            validate = Validate(rows, reward, every=3)
             model, settings = (
                 tiny_model(attention_dropout=dropout),
-                SETTINGS["grpo"]["grpo"] | {"bf16": False, "dynamic_sampling": None, "lora": lora, "beta": 0.0},
+                GRPO.model_copy(update={"bf16": False, "dynamic_sampling": None, "lora": lora, "beta": 0.0}),
             )
-            trainer = make_trainer(model, tokenizer, rows, judge, validate, settings, tmp_path, 0)
+            trainer = make_trainer(model, tokenizer, rows, reward, validate, settings, tmp_path, 0)
             assert bool(trainer.unshared_reason) == bool(dropout)
             trainer.model.train()
             scores.append(validate.score())
@@ -160,33 +161,30 @@ def test_a_model_without_shared_prompts_is_validated_with_the_same_answers(lora,
     assert scores[0]["characters"] > 0
 
 
-def test_fewer_questions_than_a_step_asks_are_refused(tmp_path, monkeypatch):
-    """The Trainer would drop the short batch, train nothing and call that a success."""
+def test_fewer_questions_than_a_step_needs_are_refused(tmp_path, monkeypatch):
+    """The Trainer would drop the incomplete batch, train on nothing and succeed."""
     monkeypatch.chdir(tmp_path)
     rows, tokenizer = validation_rows(tmp_path)
     with Executor(workers=1) as executor:
-        judge = Judge(executor, "bird", reward_functions({}, "full"))
-        validate = Validate(rows, judge, every=3)
+        reward = ExecutionReward(executor, "bird", reward_functions(Reward(), "full"))
+        validate = Validate(rows, reward, every=3)
         with pytest.raises(InputError, match="3 RL questions are fewer than the 4 of one batch"):
-            make_trainer(tiny_model(), tokenizer, rows[:3], judge, validate, SETTINGS["grpo"]["grpo"], tmp_path, 0)
+            make_trainer(tiny_model(), tokenizer, rows[:3], reward, validate, GRPO, tmp_path, 0)
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("module", "message"),
     [
-        ({"lora": {"r": 2, "target_modules": ["q_prj"]}}, "grpo: Target modules {'q_prj'} not found"),
-        (
-            {"lora": {"r": 2, "target_modules": ["lm_head"]}},
-            "grpo: Applying a PEFT adapter to `lm_head`",
-        ),
+        ("q_prj", "grpo: Target modules {'q_prj'} not found"),
+        ("lm_head", "grpo: Applying a PEFT adapter to `lm_head`"),
     ],
 )
-def test_what_the_libraries_refuse_once_they_see_the_model_is_one_line(settings, message, tmp_path, monkeypatch):
+def test_what_the_libraries_refuse_once_they_see_the_model_is_one_line(module, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows, tokenizer = validation_rows(tmp_path)
     with Executor(workers=1) as executor:
-        judge = Judge(executor, "bird", reward_functions({}, "full"))
-        given = SETTINGS["grpo"]["grpo"] | settings
+        reward = ExecutionReward(executor, "bird", reward_functions(Reward(), "full"))
+        given = GRPO.model_copy(update={"lora": Lora(r=2, target_modules=[module])})
         with pytest.raises(InputError, match=re.escape(f"config section {message}")) as error:
-            make_trainer(tiny_model(), tokenizer, rows, judge, Validate(rows, judge, 3), given, tmp_path, 0)
+            make_trainer(tiny_model(), tokenizer, rows, reward, Validate(rows, reward, 3), given, tmp_path, 0)
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""SIGKILL at several points, then the same command: the same bytes as a run that was never interrupted."""
+"""A run that is killed (SIGKILL) at several points and restarted writes the same bytes as an uninterrupted one."""
 
 import functools
 import re
@@ -37,18 +37,18 @@ def work(folder: Path, pattern: str) -> list[Path]:
 
 
 def seen(folder: Path, out: str, pattern: str) -> list[Path]:
-    """Files of that name in the stage's work folder or among its outputs."""
+    """Files matching `pattern` in the stage's work folder or among its outputs."""
     return work(folder, pattern) + list((folder / out).glob(pattern))
 
 
-# Files at whose sight a stage is killed, one after the other in the course of one run, and the checkpoints that it may
-# then go on from: a save may end before the kill comes.
+# One run is killed as soon as each of these files appears; with it the checkpoints from which the run may then resume
+# (several, because a save may end before the kill).
 KILLS = {
     "cold_start": {
-        "checkpoint-2": ("", "2"),  # before there is a whole one
+        "checkpoint-2": ("", "2"),  # before the first complete one
         "checkpoint-4/optimizer.pt": ("2", "4"),  # within a save
         "checkpoint-6/complete": ("6", "7"),
-        "metrics.jsonl": ("7",),  # after the last step, which is logged by itself, while the outputs are written
+        "metrics.jsonl": ("7",),  # after the last step, which is logged separately, while the outputs are written
     },
     "grpo": {
         "checkpoint-2/complete": ("2",),
@@ -57,7 +57,10 @@ KILLS = {
         "metrics.jsonl": ("10",),  # after the last step, while the outputs are written
     },
     "grpo_all_weights": {"checkpoint-2/complete": ("2",), "checkpoint-4/complete": ("4",)},
-    "candidates": {"1-*.jsonl": ("",), "5-*.jsonl": ("",)},  # answers of a question of an early batch, of a later one
+    "candidates": {
+        "1-*.jsonl": ("",),
+        "5-*.jsonl": ("",),
+    },  # answers of a question in an early batch and in a later one
 }
 
 
@@ -66,7 +69,7 @@ WITHIN_A_SAVE = "checkpoint-4/optimizer.pt"
 
 @pytest.mark.parametrize("stage", ["cold_start", "grpo"])
 def test_a_run_killed_within_a_save_ends_with_the_same_bytes(folder, whole, stage):
-    """Some 20 s: five processes, each of which imports torch and trl."""
+    """About 20 s: five processes, each of which imports torch and trl."""
     check_kills(folder, whole, stage, {WITHIN_A_SAVE: KILLS[stage][WITHIN_A_SAVE]}, f"once/{stage}")
 
 
@@ -90,7 +93,7 @@ def check_kills(folder, whole, stage, kills, out):
 
 
 def test_what_is_killed_earns_rewards(folder, whole):
-    """Or the runs compared above would be of a policy that nothing moves."""
+    """Otherwise the runs compared above would not change the policy."""
     assert whole("grpo")
     lines = [row for _, row in read_jsonl(folder / "whole/grpo/metrics.jsonl")]
     assert max(row.get("rewards/result/std", 0) for row in lines) > 0
@@ -98,7 +101,7 @@ def test_what_is_killed_earns_rewards(folder, whole):
 
 
 def test_an_orphan_and_its_successor_never_write_the_same_folder(folder, whole):
-    """Also not where the settings have changed in between."""
+    """Not even if the settings have changed in between."""
     call = [*command(folder, "candidates", "orphan"), "--seed", "1"]
     orphan = subprocess.Popen(call, cwd=folder, stderr=subprocess.DEVNULL)
     while not (folder / "orphan").exists():

@@ -1,4 +1,4 @@
-"""The copy of the policy that rollouts sample from: equal weights, where the policy is, at nobody's expense."""
+"""The copy of the policy for rollouts: equal weights, same device, no use of the random generator."""
 
 from types import SimpleNamespace
 
@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tiny_models import tiny_model
 
-from sqlr1.train.rollout_policy import _plain_copy, rollout_policy
+from sqlr1.train.policy import _plain_copy, rollout_policy
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
 
@@ -16,7 +16,7 @@ def trainer(bf16):
     return SimpleNamespace(args=SimpleNamespace(bf16=bf16), rollout_model=None)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2"])  # a tied head and one of its own
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])  # tied and separate head
 def test_the_copy_answers_as_the_adapted_policy(architecture):
     policy = get_peft_model(tiny_model(architecture), LORA).eval()
     ids = torch.arange(3, 60)[None]

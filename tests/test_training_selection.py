@@ -7,25 +7,26 @@ import sys
 import pytest
 from tiny_stages import PROMPT, prepare
 
+from sqlr1.config import Select, plain
 from sqlr1.records import Question
 from sqlr1.train.selection import PassRate, easy_first, select
 
 RATES = [PassRate(f"q{i}", "Simple", 8, 8, matches) for i, matches in enumerate([0, 1, 4, 8, 7, 3])]
-BAND = {"low": 0.1, "high": 0.9, "rows": None}
+BAND = Select(low=0.1, high=0.9)
 
 
 def test_the_band_is_taken_as_it_is_without_a_number_of_rows():
     assert select(RATES, BAND) == ([1, 2, 4, 5], 0)
 
 
-def test_of_too_many_those_nearest_to_one_half_stay():
-    assert select(RATES, BAND | {"rows": 2}) == ([2, 5], 0)
+def test_if_too_many_qualify_those_closest_to_one_half_are_kept():
+    assert select(RATES, BAND.model_copy(update={"rows": 2})) == ([2, 5], 0)
 
 
-def test_what_the_band_lacks_is_filled_and_counted():
-    # Always and never solved are as far from the band; the solved one comes first.
-    assert select(RATES, BAND | {"rows": 5}) == ([2, 5, 1, 4, 3], 1)
-    assert select(RATES, BAND | {"rows": 9}) == ([2, 5, 1, 4, 3, 0], 2)
+def test_missing_rows_are_filled_from_outside_the_band_and_counted():
+    # Always and never solved are equally far from the band; the solved one comes first.
+    assert select(RATES, BAND.model_copy(update={"rows": 5})) == ([2, 5, 1, 4, 3], 1)
+    assert select(RATES, BAND.model_copy(update={"rows": 9})) == ([2, 5, 1, 4, 3, 0], 2)
 
 
 def test_easy_questions_come_first():
@@ -47,7 +48,12 @@ def folder(tmp_path_factory):
 
 def run(folder, out, **changes):
     section = {"n": 2, "temperature": 1.0, "max_new_tokens": 16, "low": 0.1, "high": 0.9, "rows": 4, "threads": 1}
-    settings = {"select": section | changes, "prompt": PROMPT, "execution": {"seconds": 1.0}, "semantics": "bird"}
+    settings = {
+        "select": section | changes,
+        "prompt": plain(PROMPT),
+        "execution": {"seconds": 1.0},
+        "semantics": "bird",
+    }
     inputs = ["--model-manifest", "base/manifest.json", "--questions", "questions.jsonl"]
     command = [sys.executable, "-m", "sqlr1.stages.select", "--settings", json.dumps(settings), *inputs]
     command += ["--catalogue", "catalogue.jsonl", "--out", out]
@@ -57,7 +63,7 @@ def run(folder, out, **changes):
 def test_a_policy_that_solves_nothing_still_gets_questions_and_the_log_says_so(folder):
     done = run(folder, "some")
     assert done.returncode == 0, done.stderr
-    assert "4 of 4 selected questions lie outside the band" in done.stderr
+    assert "4 of 4 selected questions are outside the band" in done.stderr
     rates = [json.loads(line) for line in (folder / "some/pass_rates.jsonl").read_text().splitlines()]
     assert len(rates) == 12
     assert [r["samples"] for r in rates] == [2] * 12

@@ -1,4 +1,4 @@
-"""Trainer configurations out of config sections: the libraries' own names, and a line that names a faulty key."""
+"""Trainer configurations from config sections, and the errors for settings that are refused."""
 
 import os
 import re
@@ -7,24 +7,25 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
+from sqlr1.config import ColdStart, Grpo, Lora
+from sqlr1.config_files import load_sections, read_config
 from sqlr1.records import InputError
-from sqlr1.schema import check_section
 from sqlr1.train.trainer_config import grpo_config, lora_config, sft_config
 
-OVERLAYS = sorted((Path(__file__).parent.parent / "workflow/config").glob("paper-*.yaml"))
+ROOT = Path(__file__).parent.parent
+PAPER = ROOT / "workflow/config/paper.yaml"
+OVERLAYS = sorted((ROOT / "workflow/config").glob("paper-*.yaml"))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: p.stem)
 def test_the_published_settings_make_real_configurations(overlay, tmp_path):
-    config = yaml.safe_load(overlay.read_text())
-    config["cold_start"].pop("strategy")  # an argument of the stage
-    sft, grpo = sft_config(config["cold_start"], tmp_path, 7), grpo_config(config["grpo"], tmp_path, 7)
+    config = read_config([ROOT / "config.yaml", PAPER, overlay])
+    sft, grpo = sft_config(config.cold_start, tmp_path, 7), grpo_config(config.grpo, tmp_path, 7)
     assert (sft.learning_rate, sft.per_device_train_batch_size, sft.seed) == (5e-5, 1, 7)
     assert (grpo.num_generations, grpo.beta, grpo.epsilon, grpo.temperature) == (8, 0.001, 0.2, 1.1)
     assert (grpo.learning_rate, grpo.max_completion_length, grpo.output_dir) == (3e-7, 2048, str(tmp_path))
-    assert lora_config(config["grpo"]) is None
+    assert lora_config(config.grpo.lora) is None
 
 
 @pytest.mark.parametrize(
@@ -32,64 +33,57 @@ def test_the_published_settings_make_real_configurations(overlay, tmp_path):
     [
         ({"learning_rat": 1e-5}, "config key grpo.learning_rat: unknown; did you mean 'learning_rate'?"),
         ({"learning_rate": "1e-4"}, "config key grpo.learning_rate: '1e-4' is a string; YAML needs a dot"),
-        ({"max_steps": 1.5}, "config key grpo.max_steps: 1.5 is not of type 'integer'"),
-        ({"max_steps": 6.0}, "config key grpo.max_steps: 6.0 is not of type 'integer'"),
-        ({"bf16": 1}, "config key grpo.bf16: 1 is not of type 'boolean'"),
-        ({"loss_type": "nll"}, "config key grpo.loss_type: 'nll' is not one of"),
+        ({"max_steps": 1.5}, "config key grpo.max_steps: 1.5: input should be a valid integer"),
+        ({"max_steps": 6.0}, "config key grpo.max_steps: 6.0: input should be a valid integer"),
+        ({"bf16": 1}, "config key grpo.bf16: 1: input should be a valid boolean"),
+        ({"loss_type": "nll"}, "config key grpo.loss_type: 'nll': input should be 'grpo', 'dr_grpo'"),
         ({"lora": {"rank": 16}}, "config key grpo.lora.rank: unknown"),
-        ({"lora": {"use_dora": True}}, "config key grpo.lora.use_dora: unknown"),  # rollouts know LoRA alone
-        ({"sync_ref_model": True}, "config key grpo.sync_ref_model: unknown"),  # no checkpoint holds the reference
+        ({"lora": {"use_dora": True}}, "config key grpo.lora.use_dora: unknown"),  # rollouts support plain LoRA only
+        ({"sync_ref_model": True}, "config key grpo.sync_ref_model: unknown"),  # checkpoints lack the reference model
         ({"output_dir": "x"}, "config key grpo.output_dir: unknown"),
+        ({"logging_steps": 3}, "config key grpo.save_steps: 10 is not a multiple of logging_steps (3)"),
     ],
 )
 def test_a_faulty_key_is_named(settings, message):
-    """As a stage that is run by hand checks its section, without the workflow's check of the whole config."""
+    """As in a stage that is run by hand: the stage checks its own sections."""
     with pytest.raises(InputError) as error:
-        check_section("grpo", settings)
+        load_sections({"grpo": settings})
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"logging_steps": 3}, "grpo.save_steps: 10 is no multiple of grpo.logging_steps (3)"),
-        ({"num_generations": 3}, "section grpo: generation_batch_size (8) must be divisible by num_generations (3)"),
-        ({"sync_ref_models": True}, "section grpo: GRPOConfig.__init__() got an unexpected keyword argument"),
-    ],
-)
-def test_what_the_library_refuses_is_one_line(settings, message, tmp_path):
-    with pytest.raises(InputError) as error:
-        grpo_config(settings, tmp_path, 0)
-    assert message in str(error.value)
+def test_what_the_library_refuses_is_one_line(tmp_path):
+    message = r"section grpo: generation_batch_size \(8\) must be divisible by num_generations \(3\)"
+    with pytest.raises(InputError, match=message) as error:
+        grpo_config(Grpo(num_generations=3), tmp_path, 0)
     assert "\n" not in str(error.value)
 
 
 def test_a_loss_that_the_packed_cold_start_does_not_compute_is_refused():
     with pytest.raises(InputError, match=r"config key cold_start\.loss_type: unknown"):
-        check_section("cold_start", {"loss_type": "dft"})
+        load_sections({"cold_start": {"loss_type": "dft"}})
 
 
 def test_lora_takes_the_librarys_own_names():
-    lora = lora_config({"lora": {"r": 16, "lora_alpha": 32, "target_modules": ["q_proj", "v_proj"]}})
+    lora = lora_config(Lora(r=16, lora_alpha=32, target_modules=["q_proj", "v_proj"]))
     assert (lora.r, lora.lora_alpha, lora.target_modules) == (16, 32, {"q_proj", "v_proj"})
-    assert lora_config({}) is None
+    assert lora_config(None) is None
 
 
-@pytest.mark.parametrize("make", [sft_config, grpo_config])
-def test_sharded_weights_are_refused(make, tmp_path, monkeypatch):
-    # What `accelerate launch` hands to its processes; DeepSpeed itself is not needed to see the stage.
+@pytest.mark.parametrize(("make", "section"), [(sft_config, ColdStart()), (grpo_config, Grpo())])
+def test_sharded_weights_are_refused(make, section, tmp_path, monkeypatch):
+    # As set by `accelerate launch`; DeepSpeed itself need not be installed.
     monkeypatch.setattr("accelerate.utils.DeepSpeedPlugin.set_deepspeed_weakref", lambda _: None)
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
-    assert make({}, tmp_path, 0).deepspeed_plugin.zero_stage == 2
+    assert make(section, tmp_path, 0).deepspeed_plugin.zero_stage == 2
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
     with pytest.raises(InputError, match=r"launch\.(grpo|cold_start): ZeRO stage 3 shards the weights"):
-        make({}, tmp_path, 0)
+        make(section, tmp_path, 0)
 
 
 def test_no_run_is_reported_to_the_hub():
-    """The library reads the variable when it is imported, which a stage does early."""
+    """The library reads the variable when it is imported, early in a stage."""
     code = (
         "import sqlr1.stages.grpo, trl; from huggingface_hub import constants as c; print(c.HF_HUB_DISABLE_TELEMETRY)"
     )

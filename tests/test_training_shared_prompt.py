@@ -1,4 +1,4 @@
-"""The shared-prompt pass against TRL's own on the same completions: losses, log-probabilities, gradients, weights."""
+"""Shared prompts against TRL's own code on the same completions: losses, log-probabilities, gradients, weights."""
 
 import math
 import random
@@ -29,7 +29,7 @@ LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAU
 
 
 class FixedRollouts:
-    """Both trainers get the same completions: of mixed lengths, some cut off, a few of one token."""
+    """The same completions for both trainers: of mixed lengths, some truncated, a few of one token."""
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, *rest, **more):
         rng = random.Random(self._step)
@@ -46,7 +46,7 @@ class Ours(FixedRollouts, SharedPromptTrainer):
 
 
 def letters(completions, **_):
-    """Any reward will do that differs within groups."""
+    """Any reward that differs within groups."""
     return [float(len(c[0]["content"]) % 5) for c in completions]
 
 
@@ -62,7 +62,7 @@ def make(folders, out, shared, architecture="llama", lora=None, dtype=torch.floa
         "logging_steps": 1, "max_steps": 1, "beta": 0.0, "seed": 3, "disable_tqdm": True, "temperature": 0.9,
     }  # fmt: skip
     model = AutoModelForCausalLM.from_pretrained(folders[architecture], dtype=dtype)
-    # So many that five steps end within the first epoch: TRL's order of later ones cannot be resumed, and is not ours.
+    # Enough for five steps within the first epoch; in later ones our order of prompts differs from TRL's.
     rows = [{"prompt": [{"role": "user", "content": f"{text} {n}"}]} for n in range(4) for text in PROMPTS]
     trainer = (Ours if shared else Stock)(
         model=model,
@@ -113,9 +113,9 @@ CASES = {
 }
 
 
-# A quarter below what the tiny models give any token: with ratios about 1.3 some are within a clip, some without.
+# 0.25 below the log-probability of a uniform choice: ratios are about 1.3, some of them clipped and some not.
 OLD = -math.log(259) - 0.25
-# The default by another name, what changes no number, and the distance of a policy from itself.
+# Equal to the default, without effect on numbers, or (kl) zero because the policy equals its reference.
 NO_EFFECT = ("dapo", "bnpo", "checkpointed", "kl")
 
 
@@ -146,7 +146,7 @@ def test_architectures_give_the_stock_loss_and_gradient(folders, tmp_path, archi
 
 
 class Engine(torch.nn.Module):
-    """As DeepSpeed's, which has its own `config` over that of the model inside."""
+    """As DeepSpeed's engine, whose `config` hides the model's."""
 
     def __init__(self, module):
         super().__init__()
@@ -179,7 +179,7 @@ def test_smollm2_gives_the_stock_log_probabilities_loss_and_gradient(folders, tm
     for shared in (False, True):
         trainer = make(folders, tmp_path, shared, "smollm2", LORA)
         loss, gradients = first_update(trainer)
-        inputs = inputs or trainer._buffered_inputs[0]  # each shuffles its rollouts in its own way
+        inputs = inputs or trainer._buffered_inputs[0]  # the trainers shuffle their rollouts differently
         results.append((loss, gradients, log_probs(trainer, inputs)[0]))
     (stock_loss, stock, stock_values), (loss, ours, values) = results
     torch.testing.assert_close(values, stock_values, atol=1e-4, rtol=0)
@@ -209,7 +209,7 @@ def architecture(request):
 
 @pytest.fixture(scope="module")
 def batch(folders, tmp_path_factory, architecture):
-    """One batch of rollouts, of stock making."""
+    """One batch of rollouts from the stock trainer."""
     trainer = make(folders, tmp_path_factory.mktemp("batch"), False, architecture)
     trainer.model.train()
     return trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
@@ -276,7 +276,7 @@ def test_five_steps_on_smollm2_give_the_stock_weights(folders, tmp_path):
 
 
 def assert_equal_weights_after_five_steps(folders, tmp_path, architecture, **settings):
-    # Adam divides by a gradient's size: at its default epsilon the rounding of vanishing gradients becomes whole steps.
+    # Adam divides by a gradient's size: at its default epsilon, rounding errors of tiny gradients become whole steps.
     weights = []
     for shared in (False, True):
         trainer = make(folders, tmp_path, shared, architecture, max_steps=5, adam_epsilon=1e-4, **settings)
@@ -299,7 +299,7 @@ def test_a_clip_that_is_wider_upwards_binds_on_the_second_update_as_in_stock(fol
     assert [line["clip_ratio/high_mean"] > 0 for line in ours] == [False, True]
     assert ours[1]["clip_ratio/high_mean"] == pytest.approx(stock[1]["clip_ratio/high_mean"])
     assert ours[1]["loss"] == pytest.approx(stock[1]["loss"], rel=1e-3, abs=1e-5)
-    assert narrow[1]["loss"] > ours[1]["loss"] + 1e-3  # a narrower clip forgoes some of the gain
+    assert narrow[1]["loss"] > ours[1]["loss"] + 1e-3  # a narrower clip gives less gain
 
 
 def test_prompts_keep_their_order_unless_shuffled_and_are_shuffled_anew_each_epoch(folders, tmp_path):

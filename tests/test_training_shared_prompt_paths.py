@@ -1,4 +1,4 @@
-"""What the trainer hands to the shared-prompt sampler and pass, and when it leaves a step to TRL."""
+"""The trainer's calls of the shared-prompt sampler and pass, and when it uses TRL's own code instead."""
 
 from unittest.mock import patch
 
@@ -16,6 +16,7 @@ from transformers import (
 )
 from trl import GRPOConfig, GRPOTrainer
 
+from sqlr1.config import ColdStart, Lora
 from sqlr1.model.sampler import Sampling, sample
 from sqlr1.records import InputError
 from sqlr1.train import sft, shared_prompt
@@ -23,7 +24,7 @@ from sqlr1.train.shared_prompt import SharedPromptTrainer
 
 
 def letters(completions, **_):
-    """Any reward will do."""
+    """Any reward."""
     return [float(len(c[0]["content"]) % 5) for c in completions]
 
 
@@ -67,7 +68,7 @@ UNSHARED = {
 @pytest.mark.parametrize(("model", "reason"), UNSHARED.values(), ids=UNSHARED.keys())
 def test_what_cannot_be_shared_falls_back_and_says_why(tmp_path, caplog, model, reason):
     assert trainer_of(model, tmp_path).unshared_reason.startswith(reason)
-    assert f"TRL's own path: {reason}" in caplog.text
+    assert f"by TRL's own code: {reason}" in caplog.text
     with pytest.raises(ValueError, match=reason):
         sample(model, [[5, 6]], [[1]], Sampling(2), [2])
 
@@ -75,21 +76,23 @@ def test_what_cannot_be_shared_falls_back_and_says_why(tmp_path, caplog, model, 
 @pytest.mark.parametrize(("model", "reason"), UNSHARED.values(), ids=UNSHARED.keys())
 def test_a_cold_start_of_what_cannot_be_packed_is_refused(tmp_path, model, reason):
     with pytest.raises(InputError, match=f"cannot pack its rows: {reason}"):
-        sft.make_trainer(model, tiny_tokenizer(), ROWS, {"bf16": False}, tmp_path, seed=0)
+        sft.make_trainer(model, tiny_tokenizer(), ROWS, ColdStart(bf16=False), tmp_path, seed=0)
 
 
 def test_an_adapter_of_the_embeddings_is_not_left_out(tmp_path):
-    """A packed pass would train without it what rollouts, whose head is tied, answer with. TRL refuses the head's."""
+    """A packed pass would ignore it, but rollouts would use it. (An adapter of the head is refused by TRL.)"""
     reason = "the embeddings or the head are not plain layers"
     lora = {"r": 2, "target_modules": ["q_proj", "embed_tokens"]}
     config = LoraConfig(**lora, task_type="CAUSAL_LM")
     assert trainer_of(tiny_model(), tmp_path, peft_config=config).unshared_reason.startswith(reason)
     with pytest.raises(InputError, match=reason):
-        sft.make_trainer(tiny_model(), tiny_tokenizer(), ROWS, {"bf16": False, "lora": lora}, tmp_path, seed=0)
+        sft.make_trainer(
+            tiny_model(), tiny_tokenizer(), ROWS, ColdStart(bf16=False, lora=Lora(**lora)), tmp_path, seed=0
+        )
 
 
 def test_an_adapter_of_no_module_is_one_line(tmp_path):
-    settings = {"bf16": False, "lora": {"r": 2, "target_modules": ["q_prj"]}}
+    settings = ColdStart(bf16=False, lora=Lora(r=2, target_modules=["q_prj"]))
     with pytest.raises(InputError, match=r"config section cold_start: Target modules \{.q_prj.\} not found"):
         sft.make_trainer(tiny_model(), tiny_tokenizer(), ROWS, settings, tmp_path, seed=0)
 
@@ -106,4 +109,4 @@ def test_a_setting_that_the_sampler_does_not_know_is_trls_and_the_log_says_so_on
         trainer._generate_single_turn([[5, 6]] * 4, None, None, 4)
         trainer._generate_single_turn([[5, 6]] * 4, None, None, 4)
     assert own.call_count == 2
-    assert caplog.text.count(f"rollouts are TRL's own, without seeds of their own: grpo.{next(iter(settings))}") == 1
+    assert caplog.text.count(f"TRL draws the rollouts, without a seed per rollout: grpo.{next(iter(settings))}") == 1

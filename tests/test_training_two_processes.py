@@ -1,4 +1,4 @@
-"""Two CPU processes under `accelerate launch` train as one does: the same global batch and seeds, the same weights."""
+"""Two CPU processes under `accelerate launch` train the same weights as one process (same global batch and seeds)."""
 
 import json
 import os
@@ -16,29 +16,22 @@ from tiny_stages import PROMPT, kill_when, prepare
 from tiny_stages import run as run_stage
 from transformers import TrainerCallback
 
+from sqlr1.config import ColdStart, Grpo, Lora, Reward
 from sqlr1.train.checkpoints import MarkComplete, train_on
 
-# Of the launchers of accelerate only the one for GPUs starts several processes without MPI; the environment says CPU.
+# accelerate starts several processes without MPI only with --multi_gpu; the environment selects the CPU.
 LAUNCH = [
     *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
     *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
 ]
 PROMPTS = ["How many singers?", "Name?", "List the names of all the concerts held in 2014.", "a", "Which year?", "b c"]
-# Adam divides by a gradient's size: at its default epsilon the rounding of vanishing gradients becomes whole steps.
-COMMON = {
-    "adam_epsilon": 1e-4,
-    "learning_rate": 1e-2,
-    "bf16": False,
-    "max_steps": 10,
-    "save_steps": 8,
-    "lora": {"r": 4},
-}
+COMMON = {"learning_rate": 1e-2, "bf16": False, "max_steps": 10, "save_steps": 8, "lora": Lora(r=4)}
 LIVE_GROUPS = "dynamic_sampling/live_groups"
-ROWS = 8  # a step, over all processes
+ROWS = 8  # per step, over all processes
 
 
 def letters(completions, **_):
-    """Any reward will do that differs within groups, and in some not at all."""
+    """Any reward that differs within some groups and not within others."""
     return [float(len(c[0]["content"]) % 3) for c in completions]
 
 
@@ -47,7 +40,7 @@ def cold_start(model, work, per_device):
 
     texts = [(list(range(3, 9 + 2 * i)), list(range(40, 44 + i))) for i in range(24)]
     rows = [{"input_ids": p + r, "labels": [-100] * len(p) + r} for p, r in texts]
-    settings = COMMON | {"per_device_train_batch_size": per_device}
+    settings = ColdStart(**COMMON, per_device_train_batch_size=per_device)
     return make_trainer(model, tiny_tokenizer(), rows, settings, work, seed=3)
 
 
@@ -57,10 +50,11 @@ def grpo(model, work, per_device, beta=0.05, refill_rounds=None):
     from sqlr1.train.shared_prompt import SharedPromptTrainer
     from sqlr1.train.trainer_config import grpo_config, lora_config
 
-    settings = COMMON | {"num_generations": 4, "per_device_train_batch_size": per_device, "max_completion_length": 6}
+    batch = {"num_generations": 4, "per_device_train_batch_size": per_device, "num_iterations": 2}
+    settings = Grpo(**COMMON, **batch, max_completion_length=6, beta=beta)
     return SharedPromptTrainer(
         model=model,
-        args=grpo_config(settings | {"beta": beta, "num_iterations": 2}, work, seed=3),
+        args=grpo_config(settings, work, seed=3),
         reward_funcs=letters,
         train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in PROMPTS]),
         processing_class=tiny_tokenizer(),
@@ -82,12 +76,12 @@ def refilling(model, work, per_device):
 
 
 def validating(model, work, per_device):
-    """GRPO that is validated on five questions: one process has three of them, the other two."""
+    """GRPO with validation on five questions: one process answers three of them, the other two."""
     from sqlr1.model.prompts import Prompts
     from sqlr1.records import Catalogue, Question, read_records
     from sqlr1.rewards import reward_functions
     from sqlr1.sandbox import Executor, Limits
-    from sqlr1.train.execution_reward import Judge
+    from sqlr1.train.execution_reward import ExecutionReward
     from sqlr1.train.grpo_trainer import grpo_rows
     from sqlr1.train.validation import Validate
 
@@ -97,13 +91,13 @@ def validating(model, work, per_device):
     trainer = grpo(model, work, per_device)
     own = []
 
-    class Counting(Judge):
+    class Counting(ExecutionReward):
         def outcomes(self, completions, *rest):
             own.append(len(completions))
             return super().outcomes(completions, *rest)
 
-    judge = Counting(Executor(1, Limits(seconds=1.0)), "bird", reward_functions({}, "full"))
-    few, all_of_them = Validate(rows[:1], judge, every=4), Validate(rows, judge, every=4)
+    reward = Counting(Executor(1, Limits(seconds=1.0)), "bird", reward_functions(Reward(), "full"))
+    few, all_of_them = Validate(rows[:1], reward, every=4), Validate(rows, reward, every=4)
     few.trainer = all_of_them.trainer = trainer
     few.score()
     all_of_them.score()
@@ -132,8 +126,10 @@ def train(case, data, work, per_device, course):
     from transformers import AutoModelForCausalLM
 
     print("training", case, file=sys.stderr)
-    torch.manual_seed(0)  # adapters begin alike, whatever was trained before
+    torch.manual_seed(0)  # the adapters start with the same weights, whatever was trained before
     trainer = globals()[case](AutoModelForCausalLM.from_pretrained(f"{data}/base/model"), work, per_device)
+    # Adam divides by a gradient's size: at its default epsilon, rounding errors of tiny gradients become whole steps.
+    trainer.args.adam_epsilon = 1e-4
     if course == "cut":
         trainer.add_callback(End())
         save = trainer._save_rng_state
@@ -153,7 +149,7 @@ def train(case, data, work, per_device, course):
 
 
 def run(cases, data, out, processes, course="whole"):
-    """What the first process has made of each of `cases`, all of them in one launch; they write to `data`/`out`."""
+    """The results of each of `cases` in the first process. One launch trains them all; they write to `data`/`out`."""
     command = [sys.executable, *(LAUNCH if processes == 2 else []), __file__, ",".join(cases), str(data)]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -201,7 +197,7 @@ def largest_update(made):
 
 @pytest.mark.parametrize("case", TRAINERS)
 def test_two_processes_train_as_one(one, two, case):
-    """Some 30 s: a launch of one process and one of two."""
+    """About 30 s: a launch of one process and one of two."""
     check_equal(one, two, case)
 
 
@@ -220,7 +216,7 @@ def check_equal(one, two, case):
 def test_two_processes_share_the_validation(more_of_one, more_of_two):
     alone, shared = more_of_one["validating"]["validations"], more_of_two["validating"]["validations"]
     assert [line["step"] for line in shared] == [0, 4, 8, 10]
-    # Before training; afterwards the weights differ in their last bits, which may decide a greedy token.
+    # Only before training: afterwards the weights' last bits differ, which may change a greedy token.
     assert shared[0] == pytest.approx(alone[0])
 
 
@@ -236,7 +232,7 @@ def test_two_processes_resume_within_a_later_epoch(data, two, case):
 
 
 @pytest.mark.slow
-def test_a_launched_stage_goes_on_after_a_kill_and_writes_its_outputs_once(data, monkeypatch):
+def test_a_launched_stage_resumes_after_a_kill_and_writes_its_outputs_once(data, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     works = data / "results/.work"
@@ -245,12 +241,12 @@ def test_a_launched_stage_goes_on_after_a_kill_and_writes_its_outputs_once(data,
     assert "checkpoint-4" in "".join(re.findall(r"resuming from (\S+)", run_stage(data, "grpo", "launched", LAUNCH)))
     manifest = json.loads((data / "launched/manifest.json").read_text())
     assert {"metrics.jsonl", "validation.jsonl", "model/model.safetensors"} <= manifest["outputs"].keys()
-    assert [path.suffix for path in works.iterdir()] == [".lock"] * 2  # one a process
+    assert [path.suffix for path in works.iterdir()] == [".lock"] * 2  # one per process
 
 
 @pytest.mark.slow
 def test_two_processes_refill_together(more_of_two):
-    """Each draws as many groups as the neediest: other groups than one process draws, but both go on to the end."""
+    """Each draws as many groups as the one that needs most. The groups differ from those of a single process."""
     assert len(more_of_two["refilling"]["losses"]) == 10
     assert largest_update(more_of_two["refilling"]) > 1e-2
     assert more_of_two["refilling"]["refilled"]
@@ -258,7 +254,7 @@ def test_two_processes_refill_together(more_of_two):
 
 @pytest.mark.slow
 def test_dropped_groups_are_counted_over_all_processes(more_of_one, more_of_two):
-    assert 0.5 in more_of_one["dropping"]["live_groups"]  # the group of one of the two
+    assert 0.5 in more_of_one["dropping"]["live_groups"]  # one of two groups was dropped
     assert more_of_two["dropping"]["live_groups"] == more_of_one["dropping"]["live_groups"]
 
 

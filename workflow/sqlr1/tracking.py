@@ -1,13 +1,14 @@
 """MLflow, and the only module that imports it.
 
-One MLflow experiment per experiment config, one flat run per job, with the tags `stage`, one per wildcard, `key`
-(what the job makes), `settings_sha256` and one per input hash. Running a job again deletes the runs of the same key
-first, so that the UI shows one run per result. Metrics are buffered and sent in batches: a single call costs 23 ms.
-The store is `results/mlflow.db` unless MLFLOW_TRACKING_URI says otherwise.
+One MLflow experiment per experiment config and one run per job, with the tags `stage`, `key` (the folder that the job
+writes), `settings_sha256`, one per wildcard and one per input hash. If a job runs again, its old runs (same key) are
+deleted, so that the UI shows one run per result. Metrics are sent in batches, because a single call takes 23 ms.
+The store is `results/mlflow.db` unless MLFLOW_TRACKING_URI is set.
 """
 
 import argparse
 import contextlib
+import logging
 import os
 import sys
 import time
@@ -24,7 +25,7 @@ _BATCH = 500
 
 
 class Run:
-    """An active MLflow run. `metrics` may be called at every step; everything else is called once or rarely."""
+    """An active MLflow run. `metrics` may be called at every step, the other methods only now and then."""
 
     def __init__(self, client: Any, run_id: str) -> None:
         self._client = client
@@ -41,7 +42,7 @@ class Run:
             self.flush()
 
     def flush(self) -> None:
-        """Send buffered metrics, at most 1,000 a call (the store's limit)."""
+        """Send buffered metrics, at most 1,000 per call (the store's limit)."""
         for start in range(0, len(self._buffer), 1000):
             self._client.log_batch(self.run_id, metrics=self._buffer[start : start + 1000])
         self._buffer = []
@@ -52,7 +53,7 @@ class Run:
             self._client.set_tag(self.run_id, name, str(value))
 
     def inputs(self, hashes: Mapping[str, str]) -> None:
-        """Log files that the job reads (path -> sha256) as dataset inputs."""
+        """Log the files that the job reads (path -> sha256) as dataset inputs."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         tag = InputTag("mlflow.data.context", "input")
@@ -61,7 +62,7 @@ class Run:
             self._client.log_inputs(self.run_id, found[start : start + 100])
 
     def table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
-        """Log rows as a table (per-question results, for instance) that the UI can filter. `name` ends in .json."""
+        """Log rows (for instance results per question) as a table that the UI can filter. `name` ends in .json."""
         columns = list(rows[0]) if rows else []
         self._client.log_table(self.run_id, {c: [row[c] for row in rows] for c in columns}, name)
 
@@ -70,33 +71,20 @@ class Run:
         self._client.log_figure(self.run_id, figure, name)
 
     def artifact(self, path: Path) -> None:
-        """Log a small text file (a report, a manifest). Models stay in results/ and are logged by path and hash."""
+        """Log a small text file (a report, a manifest). Models are not copied; they are logged by path and hash."""
         self._client.log_artifact(self.run_id, str(path))
 
 
 class SilentRun(Run):
-    """What all processes of a distributed job but the first log to: nothing."""
+    """Logs nothing; for all processes of a distributed job except the first."""
 
     def __init__(self) -> None:
         super().__init__(client=None, run_id="")
 
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Nothing."""
+    def _nothing(self, *_: Any, **__: Any) -> None:
+        """Log nothing."""
 
-    def tags(self, values: Mapping[str, Any]) -> None:
-        """Nothing."""
-
-    def inputs(self, hashes: Mapping[str, str]) -> None:
-        """Nothing."""
-
-    def table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
-        """Nothing."""
-
-    def figure(self, figure: Any, name: str) -> None:
-        """Nothing."""
-
-    def artifact(self, path: Path) -> None:
-        """Nothing."""
+    metrics = tags = inputs = table = figure = artifact = _nothing
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -109,45 +97,36 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _git_commit() -> str | None:
-    from mlflow.utils.git_utils import get_git_commit
-
-    return get_git_commit(str(Path(__file__).parent))
-
-
 @contextlib.contextmanager
 def track(
     experiment: str, key: str, tags: Mapping[str, Any], settings: Mapping[str, Any], datasets: Mapping[str, str]
 ) -> Iterator[Run]:
-    """Run a job under MLflow: the tag `key` names what it makes, `settings` become flat params.
+    """Run the block as an MLflow run: tag `key`, `settings` as flat params, `datasets` (path -> sha256) as inputs.
 
-    `datasets` (path -> sha256) are logged as inputs. The run ends FINISHED, or FAILED when the block
-    raises (SystemExit included; the stages turn SIGTERM into it).
+    The run ends as FINISHED, or as FAILED if the block raises (also SystemExit, which the stages raise on SIGTERM).
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    import logging
-
     logging.getLogger("alembic").setLevel(logging.WARNING)
     import mlflow
     from mlflow.entities import Param
+    from mlflow.utils.git_utils import get_git_commit
 
     if not (uri := os.environ.get("MLFLOW_TRACKING_URI")):
-        DEFAULT_STORE.parent.mkdir(parents=True, exist_ok=True)
         uri = f"sqlite:///{DEFAULT_STORE.resolve()}"
-    # Processes that create the tables of a fresh SQLite store at once crash each other.
+    # Processes that create the tables of a new SQLite store at the same time crash.
     DEFAULT_STORE.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(DEFAULT_STORE.with_suffix(".lock")):
-        # Not mlflow.set_tracking_uri: it would set the variable for this process and all it starts.
+        # Not mlflow.set_tracking_uri: it sets the variable for this process and its children.
         client = mlflow.MlflowClient(uri)
         found = client.get_experiment_by_name(experiment)
-        # Beside the store; a server of its own keeps artifacts where it was told to.
+        # Artifacts go beside a local store; a server has a place of its own for them.
         store = uri.removeprefix("sqlite:///") if uri.startswith("sqlite:///") else None
         location = str(Path(store).resolve().parent / "mlartifacts") if store else None
         experiment_id = found.experiment_id if found else client.create_experiment(experiment, location)
     for old in client.search_runs([experiment_id], f"tags.key = '{key}'"):
         client.delete_run(old.info.run_id)
     all_tags = {"key": key, **tags}
-    if commit := _git_commit():
+    if commit := get_git_commit(str(Path(__file__).parent)):
         all_tags["mlflow.source.git.commit"] = commit
     name = key.removeprefix(f"results/{experiment}/")
     info = client.create_run(experiment_id, tags={k: str(v) for k, v in all_tags.items()}, run_name=name).info
@@ -179,7 +158,7 @@ def serve_ui(args: argparse.Namespace) -> None:
     store = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not store.exists():
         raise InputError(f"{store}: no runs yet; run `snakemake --cores all` first")
-    # The UI opens in an empty GenAI view: these links lead to the runs and their charts.
+    # The UI opens with an empty GenAI view; these links open the runs and their charts.
     for experiment in mlflow.MlflowClient(uri).search_experiments():
         view = f"#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
         print(f"{experiment.name}: http://{args.host}:{args.port}/{view}", flush=True)

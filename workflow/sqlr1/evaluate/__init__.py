@@ -1,1 +1,1 @@
-"""Scoring: the official metrics over a predictions file, votes among candidates, estimators and tests."""
+"""Evaluation: the official metrics over predictions or candidates, votes, estimates and tests."""

@@ -1,14 +1,15 @@
-"""Questions and predictions in the benchmarks' own file formats."""
+"""Questions and answers in the benchmarks' own file formats, and in this package's `candidates.jsonl`."""
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlr1.evaluate.hardness import UNKNOWN, spider_hardness
-from sqlr1.records import InputError, atomic_write, read_json, read_jsonl, readable
+from sqlr1.prompt import Response, parse_response
+from sqlr1.records import Candidates, InputError, atomic_write, read_json, read_jsonl, read_records, readable
 from sqlr1.sandbox import on_one_line
 
 LAYOUTS = ("spider", "bird")
@@ -29,6 +30,16 @@ class BenchmarkQuestion:
     difficulty: str
 
 
+@dataclass(frozen=True)
+class Answers:
+    """A system's answers to one question: one greedy answer and, for the vote and pass@k, n samples (or none)."""
+
+    greedy: Response
+    samples: Sequence[Response] = ()
+    asked: bool = True
+    """False if all completions are empty, for instance because the prompt did not fit the model's context."""
+
+
 def read_questions(layout: str, path: Path) -> list[BenchmarkQuestion]:
     """Read `dev.json` in Spider's or BIRD's layout. Raises InputError naming the row and the key."""
     rows = read_json(path)
@@ -45,18 +56,16 @@ def _question(layout: str, path: Path, index: int, row: Any) -> BenchmarkQuestio
         if not isinstance(row.get(key), str):
             raise InputError(f"{path}: question {index}: {key!r} is missing or not text ({layout} layout)")
     gold = row[gold_key]
-    difficulty = spider_hardness(gold) if layout == "spider" else row.get("difficulty")
-    if not isinstance(difficulty, str | None):
+    difficulty = spider_hardness(gold) if layout == "spider" else row.get("difficulty") or UNKNOWN
+    if not isinstance(difficulty, str):
         raise InputError(f"{path}: question {index}: 'difficulty' must be text, not {difficulty!r}")
-    return BenchmarkQuestion(
-        index, row["db_id"], row["question"], row.get("evidence") or "", gold, difficulty or UNKNOWN
-    )
+    return BenchmarkQuestion(index, row["db_id"], row["question"], row.get("evidence") or "", gold, difficulty)
 
 
 def excluded_questions(path: Path | None, n: int) -> set[int]:
-    """The indices (of `n` questions) that are not to be trusted, one a line; none without a file.
+    """The indices (of `n` questions) in a file of questions that are not to be trusted, one per line.
 
-    Raises InputError for a missing file and for a line that is no such index.
+    Raises InputError for a missing file and for a line that is no such index. Without a path there are none.
     """
     if path is None:
         return set()
@@ -68,10 +77,45 @@ def excluded_questions(path: Path | None, n: int) -> set[int]:
     return {int(line) for line in lines if line.strip()}
 
 
-def read_predictions(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[int, str]:
-    """Read predictions by question index: JSONL (`.jsonl`), BIRD's JSON object (`.json`), else Spider's text.
+def database_path(databases: Path, db_id: str) -> Path | None:
+    """`DIR/db_id/db_id.sqlite`, the layout of Spider and BIRD; None if there is no such file."""
+    path = databases / db_id / f"{db_id}.sqlite"
+    try:
+        return path if path.is_file() else None
+    except (OSError, ValueError):  # the name is too long for a file, or holds a null byte
+        return None
 
-    A blank line of Spider's text is an answer that fails, wherever it stands; questions beyond the last line have none.
+
+def read_answers(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[int, Answers]:
+    """Read answers by question index: `candidates.jsonl` with samples, or any file that `read_predictions` reads."""
+    if path.suffix == ".jsonl" and "samples" in next((row for _, row in read_jsonl(path)), {}):
+        return read_candidates(path, questions)
+    predictions = read_predictions(path, questions)
+    return {index: Answers(Response("", "", sql, well_formed=True)) for index, sql in predictions.items()}
+
+
+def read_candidates(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[int, Answers]:
+    """Read `candidates.jsonl` by question index. Raises InputError if it does not fit the questions."""
+    candidates = read_records(path, Candidates)
+    answers: dict[int, Answers] = {}
+    n = len(candidates[0].samples) if candidates else 0
+    for candidate in candidates:
+        index = _index(f"{path}: candidates {candidate.id[:20]!r}", candidate.id, questions, answers)
+        if candidate.db_id != questions[index].db_id:
+            raise InputError(
+                f"{path}: candidates {index} are for {candidate.db_id!r}, the question is on {questions[index].db_id!r}"
+            )
+        if len(candidate.samples) != n or not n:
+            raise InputError(f"{path}: candidates {index} hold {len(candidate.samples)} samples, the first {n}")
+        greedy, *samples = map(parse_response, (candidate.greedy, *candidate.samples))
+        answers[index] = Answers(greedy, samples, asked=any((candidate.greedy, *candidate.samples)))
+    return answers
+
+
+def read_predictions(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[int, str]:
+    """Read one SQL per question index: JSONL (`.jsonl`), BIRD's JSON object (`.json`), else Spider's text.
+
+    A blank line of Spider's text is an answer that fails, wherever it is; questions after the last line have none.
     """
     if path.suffix == ".jsonl":
         return _read_jsonl(path, questions)
@@ -83,13 +127,12 @@ def read_predictions(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict
 def _read_jsonl(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[int, str]:
     predictions: dict[int, str] = {}
     for number, row in read_jsonl(path):
+        where = f"{path}:{number}"
         index, predicted = row.get("index"), row.get("predicted")
         if type(index) is not int or not isinstance(predicted, str):
-            raise InputError(f"{path}:{number}: needs 'index' (a whole number) and 'predicted' (text)")
-        _check_index(f"{path}:{number}", index, questions)
-        if index in predictions:
-            raise InputError(f"{path}:{number}: a second prediction for question {index}")
-        _check_db_id(f"{path}:{number}", row.get("db_id"), questions[index])
+            raise InputError(f"{where}: needs 'index' (a whole number) and 'predicted' (text)")
+        _check_index(where, index, questions, predictions)
+        _check_db_id(where, row.get("db_id"), questions[index])
         predictions[index] = predicted
     return predictions
 
@@ -98,16 +141,11 @@ def _read_bird(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[int, 
     rows = read_json(path, _without_repetition)
     if not isinstance(rows, dict):
         raise InputError(f"{path}: expected an object from question index to SQL, found {type(rows).__name__}")
-    predictions = {}
+    predictions: dict[int, str] = {}
     for key, value in rows.items():
         where = f"{path}: {key[:20]!r}"
-        if not key.isdecimal() or len(key) > _MOST_DIGITS:
-            raise InputError(f"{where}: expected a question index")
-        index = int(key)
-        _check_index(where, index, questions)
-        if index in predictions:
-            raise InputError(f"{where}: a second prediction for question {index}")
-        # What is no text (a 0 for "no answer", say) is a wrong answer in BIRD's evaluator too.
+        index = _index(where, key, questions, predictions)
+        # A value that is not text (a 0 for "no answer", say) is a wrong answer in BIRD's evaluator too.
         sql, _, db_id = value.partition(_BIRD_MARK) if isinstance(value, str) else ("", "", "")
         _check_db_id(where, db_id or None, questions[index])
         predictions[index] = sql
@@ -129,22 +167,31 @@ def _read_text(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[int, 
     while len(lines) > len(questions) and not lines[-1].strip():
         lines.pop()
     known = {question.db_id for question in questions}
-    predictions = {}
+    predictions: dict[int, str] = {}
     for index, line in enumerate(lines):
-        _check_index(f"{path}:{index + 1}", index, questions)
+        _check_index(f"{path}:{index + 1}", index, questions, predictions)
         sql, tab, last = line.rstrip().rpartition("\t")
         own = questions[index].db_id
         named = last.strip() in known or last.strip().casefold() == own.casefold()  # SHOP for shop is a mistake
-        if not tab or not named:  # no db_id, but SQL, which may hold tabs of its own
+        if not tab or not named:  # there is no db_id, only SQL, which may hold tabs of its own
             sql, last = line.rstrip(), own
         _check_db_id(f"{path}:{index + 1}", last.strip(), questions[index])
         predictions[index] = sql.rstrip()
     return predictions
 
 
-def _check_index(where: str, index: int, questions: Sequence[BenchmarkQuestion]) -> None:
+def _index(where: str, text: str, questions: Sequence[BenchmarkQuestion], read: Iterable[int]) -> int:
+    if not text.isdecimal() or len(text) > _MOST_DIGITS:
+        raise InputError(f"{where}: expected a question index")
+    _check_index(where, int(text), questions, read)
+    return int(text)
+
+
+def _check_index(where: str, index: int, questions: Sequence[BenchmarkQuestion], read: Iterable[int]) -> None:
     if not 0 <= index < len(questions):
         raise InputError(f"{where}: there is no question {index}; the questions file has {len(questions)}")
+    if index in read:
+        raise InputError(f"{where}: a second prediction for question {index}")
 
 
 def _check_db_id(where: str, db_id: Any, question: BenchmarkQuestion) -> None:
@@ -155,7 +202,7 @@ def _check_db_id(where: str, db_id: Any, question: BenchmarkQuestion) -> None:
 
 
 def write_spider_text(path: Path, questions: Sequence[BenchmarkQuestion], predictions: Mapping[int, str]) -> None:
-    """Write `SQL<tab>db_id`, a line for each question as the format demands: `SELECT` where there is no prediction."""
+    """Write `SQL<tab>db_id`, one line per question as the format demands: `SELECT` where there is no prediction."""
     with atomic_write(path) as file:
         for question in questions:
             file.write(f"{on_one_line(predictions.get(question.index, '')) or 'SELECT'}\t{question.db_id}\n")

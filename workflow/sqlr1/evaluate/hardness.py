@@ -1,53 +1,71 @@
-"""Spider's hardness of a query (easy, medium, hard, extra), by the official rules, from sqlglot's syntax tree.
+"""Spider's hardness of a query (easy, medium, hard, extra) by the official rules, from the query's tokens.
 
-The rules count in the outermost (for a set operation: the first) SELECT:
+The rules count in the outermost SELECT (of a set operation: in the first one):
 
 - component 1: WHERE, GROUP BY, ORDER BY, LIMIT, each joined table, each OR, each LIKE;
 - component 2: queries nested in a condition, and a set operation;
 - others: more than one aggregate, more than one selected column, WHERE condition, GROUP BY column.
 
 Two habits of the official counter are kept, since its labels are the standard: a negated condition (NOT IN, NOT LIKE)
-counts as an aggregate, an aggregate in HAVING does not, but each AND / OR there does.
+counts as an aggregate; an aggregate in HAVING does not count, but each AND / OR there does.
+
+Like the official counter this reads tokens: a full parser takes longer than running the query.
 """
 
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from sqlglot import exp
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 UNKNOWN = "unknown"
+_DEEPEST = 100  # nested parentheses; SQLite's own parser stops at about as many
+# What is quoted and never closed runs to the end, so that any text is read in linear time.
+_TOKEN = re.compile(
+    r"""'(?:[^']|'')*+'? | "(?:[^"]|"")*+"? | `[^`]*+`? | \[[^\]]*+\]? | --[^\n]*+ | /\*.*?(?:\*/|\Z)
+    | [\w.$]+ | \|\| | \S""",
+    re.DOTALL | re.VERBOSE,
+)
+_SET_OPERATIONS = ("UNION", "INTERSECT", "EXCEPT")
+_CLAUSES = ("SELECT", "FROM", "WHERE", "GROUP", "HAVING", "WINDOW", "ORDER", "LIMIT")
+_AGGREGATES = {"AVG", "COUNT", "GROUP_CONCAT", "MAX", "MIN", "SUM"}
+_AGGREGATES |= {"CUME_DIST", "DENSE_RANK", "FIRST_VALUE", "LAG", "LAST_VALUE", "LEAD", "NTH_VALUE", "NTILE", "RANK"}
+_ARITHMETIC = ("+", "-", "*", "/", "%", "||")
+
+# Words in capitals; what is between two parentheses is a list of its own.
+Tokens = list[Any]
 
 
-@dataclass(frozen=True)
-class _Condition:
-    """A leaf of a Boolean expression, or (when `leaf` is None) the connector "and" / "or" between two."""
+class _Condition(NamedTuple):
+    """A condition without AND / OR, or (`tokens` is the word itself) the connector between two of them."""
 
-    leaf: "exp.Expression | None"
+    tokens: Tokens | str
     negated: bool = False
-    connector: str = ""
 
 
+@lru_cache(maxsize=4096)
 def spider_hardness(sql: str) -> str:
-    """The hardness of a query; "unknown" if it cannot be parsed as SQLite, or is nested too deep for the parser.
+    """The hardness of a query; "unknown" if it is no SELECT, its parentheses do not match or are nested too deep.
 
     >>> spider_hardness("SELECT name FROM singer WHERE age > 20")
     'easy'
     """
-    import sqlglot
-    from sqlglot import exp
-
-    try:
-        tree = sqlglot.parse_one(sql, dialect="sqlite")
-        select = tree
-        while isinstance(select, exp.SetOperation | exp.Subquery):
-            select = select.this
-        if not isinstance(select, exp.Select):
-            return UNKNOWN
-        return _level(_component1(select), _component2(select, tree), _others(select))
-    except (sqlglot.errors.SqlglotError, RecursionError):
+    query = _nested(sql)
+    clauses = _clauses(query)
+    if not clauses:
         return UNKNOWN
+    joins, on = _joins(clauses.get("FROM", []))
+    where, having = (list(_conditions(clauses.get(name, []))) for name in ("WHERE", "HAVING"))
+    conditions = [*on, *where, *having]
+    component1 = sum(clause in clauses for clause in ("WHERE", "GROUP", "ORDER", "LIMIT")) + joins
+    component1 += sum("LIKE" in condition.tokens or condition.tokens == "OR" for condition in conditions)
+    component2 = sum(_nested_queries(condition.tokens) for condition in conditions)
+    component2 += any(word in query for word in _SET_OPERATIONS)
+    select, group, order = (_split(clauses.get(name, []), ",") for name in ("SELECT", "GROUP", "ORDER"))
+    aggregates = sum(map(_has_aggregate, [*select, *group, *order]))
+    aggregates += sum(condition.negated for condition in where + having)
+    aggregates += sum(isinstance(condition.tokens, str) for condition in having)
+    others = (aggregates > 1) + (len(select) > 1) + (len(where) > 1) + (len(group) > 1)
+    return _level(component1, component2, others)
 
 
 def _level(component1: int, component2: int, others: int) -> str:
@@ -63,66 +81,104 @@ def _level(component1: int, component2: int, others: int) -> str:
     return "extra"
 
 
-def _component1(select: "exp.Select") -> int:
-    from sqlglot import exp
-
-    conditions = list(_conditions(select, "on", "where", "having"))
-    clauses = sum(bool(select.args.get(clause)) for clause in ("where", "group", "order", "limit"))
-    joins = len(select.args.get("joins") or [])
-    likes = sum(isinstance(condition.leaf, exp.Like) for condition in conditions)
-    return clauses + joins + likes + sum(condition.connector == "or" for condition in conditions)
-
-
-def _component2(select: "exp.Select", tree: "exp.Expression") -> int:
-    from sqlglot import exp
-
-    operands = [part for condition in _conditions(select, "on", "where", "having") for part in _operands(condition)]
-    nested = sum(isinstance(operand, exp.Query) for operand in operands)
-    return nested + isinstance(tree, exp.SetOperation)
-
-
-def _operands(condition: _Condition) -> Iterator["exp.Expression"]:
-    """The two sides of a leaf condition (three of BETWEEN; the query of IN and EXISTS)."""
-    if condition.leaf is not None:
-        for operand in condition.leaf.iter_expressions():
-            yield operand.unnest() if operand.key == "paren" else operand
-
-
-def _others(select: "exp.Select") -> int:
-    from sqlglot import exp
-
-    where = list(_conditions(select, "where"))
-    having = list(_conditions(select, "having"))
-    group = select.args["group"].expressions if select.args.get("group") else []
-    order = select.args["order"].expressions if select.args.get("order") else []
-    aggregates = sum(expression.find(exp.AggFunc) is not None for expression in [*select.expressions, *order, *group])
-    aggregates += sum(condition.negated for condition in where + having)
-    aggregates += sum(condition.leaf is None for condition in having)
-    return (aggregates > 1) + (len(select.expressions) > 1) + (len(where) > 1) + (len(group) > 1)
-
-
-def _conditions(select: "exp.Select", *clauses: str) -> Iterator[_Condition]:
-    """The conditions and connectors, from left to right, of the given clauses ("on": of all joins)."""
-    for clause in clauses:
-        if clause == "on":
-            roots = [join.args.get("on") for join in select.args.get("joins") or []]
+def _nested(sql: str) -> Tokens:
+    """The query's tokens without comments; none if the parentheses do not match or are nested too deep."""
+    stack: list[Tokens] = [[]]
+    for token in _TOKEN.findall(sql):
+        if token == "(":
+            stack.append([])
+        elif token != ")":
+            if not token.startswith(("--", "/*")):
+                stack[-1].append(token.upper())
+        elif len(stack) == 1:
+            return []
         else:
-            roots = [select.args[clause].this] if select.args.get(clause) else []
-        for root in roots:
-            if root is not None:
-                yield from _flat(root)
+            inner = stack.pop()
+            stack[-1].append(inner)
+        if len(stack) > _DEEPEST:
+            return []
+    return stack[0] if len(stack) == 1 else []
 
 
-def _flat(node: "exp.Expression", negated: bool = False) -> Iterator[_Condition]:
-    from sqlglot import exp
+def _clauses(query: Tokens) -> dict[str, Tokens]:
+    """The clauses of the outermost (first) SELECT by their first word; none if there is no SELECT."""
+    while query and isinstance(query[0], list):
+        query = query[0]
+    if query[:1] not in (["SELECT"], ["WITH"]) or "SELECT" not in query:
+        return {}
+    clauses: dict[str, Tokens] = {}
+    for token in query[query.index("SELECT") :]:
+        if token in _SET_OPERATIONS:
+            break
+        if token in _CLAUSES:
+            clauses[token] = part = []
+        elif token not in ("BY", ";"):
+            part.append(token)
+    return clauses
 
-    if isinstance(node, exp.And | exp.Or):
-        yield from _flat(node.this)
-        yield _Condition(None, connector="or" if isinstance(node, exp.Or) else "and")
-        yield from _flat(node.expression)
-    elif isinstance(node, exp.Paren):
-        yield from _flat(node.this, negated)
-    elif isinstance(node, exp.Not):
-        yield from _flat(node.this, not negated)
-    else:
-        yield _Condition(node, negated)
+
+def _split(tokens: Tokens, separator: str) -> list[Tokens]:
+    """The parts between separators; none of nothing."""
+    parts: list[Tokens] = [[]] if tokens else []
+    for token in tokens:
+        if token == separator:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return parts
+
+
+def _joins(tokens: Tokens) -> tuple[int, list[_Condition]]:
+    """How many tables are joined to the first one, by JOIN or a comma, and the conditions of all ON."""
+    tables = [table for part in _split(tokens, "JOIN") for table in _split(part, ",")]
+    words = ("NATURAL", "LEFT", "RIGHT", "FULL", "INNER", "OUTER", "CROSS")  # they belong to the next JOIN
+    found: list[_Condition] = []
+    for table in tables:
+        if "ON" in table:
+            found += _conditions([token for token in table[table.index("ON") + 1 :] if token not in words])
+    return max(0, len(tables) - 1), found
+
+
+def _conditions(tokens: Tokens, negated: bool = False) -> Iterator[_Condition]:
+    """The conditions and the connectors between them, from left to right."""
+    parts: list[Tokens | str] = [[]]
+    cases, between = 0, False
+    for token in tokens:
+        cases += (token == "CASE") - (token == "END")
+        if token in ("AND", "OR") and not cases and not between:
+            parts += [token, []]
+        else:
+            parts[-1].append(token)
+        between = token == "BETWEEN" or (between and token != "AND")
+    for part in parts if tokens else []:
+        if isinstance(part, str):
+            yield _Condition(part)
+            continue
+        nots = next((place for place, token in enumerate(part) if token != "NOT"), len(part))
+        part, flipped = part[nots:], (negated and len(parts) == 1) != bool(nots % 2)
+        if len(part) == 1 and isinstance(part[0], list) and not _is_query(part[0]):
+            yield from _conditions(part[0], flipped)
+        else:
+            yield _Condition(part, flipped != ("NOT" in part))
+
+
+def _nested_queries(condition: Tokens | str) -> int:
+    """How many sides of a condition are queries; one that is only a part of a sum or product does not count."""
+    around = zip(["", *condition], condition, [*condition[1:], ""], strict=False)
+    return sum(
+        _is_query(token) and before not in _ARITHMETIC and after not in _ARITHMETIC for before, token, after in around
+    )
+
+
+def _is_query(token: Any) -> bool:
+    while isinstance(token, list) and token and isinstance(token[0], list):
+        token = token[0]
+    return isinstance(token, list) and token[:1] in (["SELECT"], ["WITH"])
+
+
+def _has_aggregate(tokens: Tokens) -> bool:
+    """Whether an aggregate or window function is called, at any depth."""
+    return any(
+        _has_aggregate(token) if isinstance(token, list) else token in _AGGREGATES and isinstance(following, list)
+        for token, following in zip(tokens, [*tokens[1:], ""], strict=False)
+    )

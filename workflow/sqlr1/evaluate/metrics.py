@@ -1,24 +1,24 @@
 """Where this package's scores differ from the official evaluators', and BIRD's efficiency score.
 
 Sources: Spider's test-suite evaluator (`--etype exec`); BIRD's `evaluation.py`, `evaluation_f1.py` and
-`evaluation_ves.py`. The comparisons themselves run in the workers (`execution.comparison`, `execution.rewriting`).
+`evaluation_ves.py`. The comparisons themselves run in the workers (`sandbox.compare`, `sandbox.judging`).
 
 Deliberate differences, safer or clearer than the official behaviour:
 
-- text of several statements is refused (Spider's evaluator runs the first);
+- text with several statements is refused (Spider's evaluator runs the first);
 - text without a statement fails (BIRD's takes it for an empty result);
-- where a database has several instances, BIRD's metrics need all of them too (its scripts know one file);
+- if a database has several instances, BIRD's metrics must hold on all of them too (its scripts know one file);
 - undecodable bytes are dropped in BIRD's semantics too (its evaluator fails on them);
 - only reading is allowed: PRAGMA is refused, and so is every query on a virtual table (full-text search,
-  R-tree), where a gold is then gold_failed;
-- statements and results are bounded (see `execution.Limits`): rows, bytes, length and depth of the SQL, memory. A right
-  answer beyond them is too_large or refused, a gold beyond them gold_failed. No gold of Spider dev is.
+  R-tree); a gold that reads one is gold_failed;
+- statements and results are bounded (see `sandbox.Limits`): rows, bytes, length and depth of the SQL, memory. A right
+  answer beyond a limit is too_large or refused, a gold beyond it gold_failed. No gold of Spider dev is.
 
-Accidents of Spider's evaluator that are not repeated, since they call right predictions wrong (none decides one of the
-official verdicts that the tests compare with):
+Bugs of Spider's evaluator that are not repeated, because they call right predictions wrong (none of them decides one
+of the official verdicts that the tests compare with):
 
-- before comparing it sorts the cells of each row by their text, so that numbers equal in value can come to stand in
-  another order: the row (2, 25) does not match (2.0, 25), though (2,) matches (2.0,);
+- before comparing it sorts the cells of each row by their text, so that equal numbers may end up in different columns:
+  the row (2, 25) does not match (2.0, 25), though (2,) matches (2.0,);
 - `YEAR(CURDATE())` becomes 2020 together with the blanks after it: `YEAR(CURDATE()) AND` is the broken `2020AND`;
 - in a prediction the word ` value ` between two blanks becomes ` 1 `, even if it is a column's name;
 - a line of a predictions file is cut at its first tab, even inside SQL.

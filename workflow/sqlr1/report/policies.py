@@ -1,17 +1,22 @@
-"""Score runs grouped into policies: base model, cold start, cold start + GRPO, pooled over seeds."""
+"""Score runs grouped into policies: base model, cold start, cold start + GRPO; estimates are pooled over seeds.
+
+Labels, their order and the paper's numbers come from `prompt.STRATEGIES` and `rewards.REWARDS`. A name that is not in
+these tables is its own label and has no number of the paper's.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlr1.evaluate.estimates import Bootstrap, Estimate, Scores, pooled
-from sqlr1.evaluate.statistics import pass_at_k
+from sqlr1.evaluate.evaluator import in_order
+from sqlr1.evaluate.statistics import Bootstrap, Estimate, Scores, paired_differences, pass_at_k, pooled
 from sqlr1.prompt import STRATEGIES
 from sqlr1.records import InputError, read_json, read_jsonl
 from sqlr1.rewards import REWARDS
 
 WITHOUT_RL = "no_rl"
+Policy = tuple[str, str]  # (cold-start strategy, reward variant)
 
 
 @dataclass(frozen=True)
@@ -22,8 +27,7 @@ class ScoreRun:
     rows: Sequence[Mapping[str, Any]]
 
     @property
-    def policy(self) -> tuple[str, str]:
-        """(cold-start strategy, reward variant)."""
+    def policy(self) -> Policy:
         return self.summary["strategy"], self.summary["reward"]
 
     @property
@@ -53,20 +57,21 @@ def load_runs(summaries: Sequence[Path], questions: Sequence[Path]) -> list[Scor
     """
     if [p.parent for p in summaries] != [p.parent for p in questions]:
         raise InputError("score summaries and questions.jsonl files must lie side by side and come in the same order")
-    runs = []
-    for summary, rows in dict(zip(summaries, questions, strict=True)).items():
-        runs.append(ScoreRun(read_json(summary), [row for _, row in read_jsonl(rows)]))
+    files = dict(zip(summaries, questions, strict=True))
+    runs = [ScoreRun(read_json(s), [row for _, row in read_jsonl(rows)]) for s, rows in files.items()]
     return sorted(runs, key=lambda run: run.summary["seed"])
 
 
 def policy_label(strategy: str, reward: str) -> str:
     """The policy's name in tables and figures."""
-    start = STRATEGIES[strategy].label
-    return start if reward == WITHOUT_RL else f"{start} + {REWARDS[reward].label}"
+    start = STRATEGIES[strategy].label if strategy in STRATEGIES else strategy
+    if reward == WITHOUT_RL:
+        return start
+    return f"{start} + {REWARDS[reward].label if reward in REWARDS else reward}"
 
 
-def select(runs: Sequence[ScoreRun], policy: tuple[str, str], benchmark: str) -> list[ScoreRun]:
-    """The runs (one a seed) of a policy on a benchmark."""
+def select(runs: Sequence[ScoreRun], policy: Policy, benchmark: str) -> list[ScoreRun]:
+    """The runs (one per seed) of a policy on a benchmark."""
     return [run for run in runs if run.policy == policy and run.benchmark == benchmark]
 
 
@@ -74,9 +79,22 @@ def benchmarks_of(runs: Sequence[ScoreRun]) -> list[str]:
     return sorted({run.benchmark for run in runs})
 
 
+def all_policies(runs: Sequence[ScoreRun]) -> list[Policy]:
+    """The policies among the runs, in the order of STRATEGIES, each without RL first."""
+    strategies = in_order({run.policy[0] for run in runs}, STRATEGIES)
+    rewards = in_order({run.policy[1] for run in runs}, (WITHOUT_RL, *REWARDS))
+    found = {run.policy for run in runs}
+    return [policy for s in strategies for r in rewards if (policy := (s, r)) in found]
+
+
 def pooled_estimate(
     runs: Sequence[ScoreRun], method: str, bootstrap: Bootstrap, difficulty: str = "all"
 ) -> Estimate | None:
-    """Mean over seeds and questions, with an interval from resampled questions; None where there is no question."""
+    """Mean over seeds and questions, with an interval from resampled questions; None if there is no question."""
     values = list(pooled([run.scores(method, difficulty) for run in runs]).values())
     return bootstrap.mean(values) if values else None
+
+
+def differences(new: Sequence[ScoreRun], old: Sequence[ScoreRun], method: str) -> list[float]:
+    """New - old, paired by question, each pooled over its seeds."""
+    return paired_differences([run.scores(method) for run in new], [run.scores(method) for run in old])

@@ -1,9 +1,10 @@
-"""Tables as Markdown and CSV."""
+"""Tables as Markdown and CSV, and Markdown documents from the templates beside this module."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from tabulate import tabulate
 
 from sqlr1.records import atomic_write
 
@@ -16,16 +17,33 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str
     |---|---|
     | 1 | x\\|y |
     """
-    lines = [columns, ["---"] * len(columns), *rows]
-    cells = [[str(cell).replace("|", "\\|").replace("\n", "<br>") for cell in line] for line in lines]
-    text = [f"| {' | '.join(line)} |" for line in cells]
-    text[1] = "|" + "---|" * len(columns)
-    return "\n".join(text)
+    head, *body = ([str(cell).replace("|", "\\|").replace("\n", "<br>") for cell in line] for line in [columns, *rows])
+    return tabulate(body, head, tablefmt="github", stralign=None, numalign=None, disable_numparse=True)
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV, columns in the order of the first row, atomically."""
+    """Write rows as CSV, columns in the order of the first row, atomically; None is an empty cell."""
+    from pandas import DataFrame
+
     with atomic_write(path) as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        DataFrame(rows, dtype=object).to_csv(file, index=False, lineterminator="\n")
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill in `templates/TEMPLATE`; a name that it uses and that is not given is an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    folder = FileSystemLoader(Path(__file__).parent / "templates")
+    environment = Environment(
+        loader=folder, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.globals |= {"table": markdown_table, "fence": fence}
+    return environment.get_template(template).render(values)
+
+
+def fence(text: str, language: str) -> str:
+    """A fenced block. A model may write any number of backticks: the fence is longer than any run of them."""
+    ticks = "```"
+    while ticks in text:
+        ticks += "`"
+    return f"{ticks}{language}\n{text}\n{ticks}"

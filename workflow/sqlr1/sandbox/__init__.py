@@ -49,16 +49,16 @@ from sqlr1.sandbox.protocol import Execution, Judgement, Limits, Pair, Query, Ra
 
 if TYPE_CHECKING:
     from sqlr1.sandbox.executor import Executor
-    from sqlr1.sandbox.judging import METRICS, instances, is_ordered, mend, on_one_line
+    from sqlr1.sandbox.judging import METRICS, SEMANTICS, instances, is_ordered, mend, on_one_line
 
 # Imported on first use: a worker imports this package too, and must start fast.
 _LAZY = {"Executor": "executor"} | dict.fromkeys(
-    ("METRICS", "instances", "is_ordered", "mend", "on_one_line"), "judging"
+    ("METRICS", "SEMANTICS", "instances", "is_ordered", "mend", "on_one_line"), "judging"
 )
 
 __all__ = [
-    "METRICS", "Execution", "Executor", "Judgement", "Limits", "Pair", "Query", "Race", "Status", "Verdict",
-    "instances", "is_ordered", "mend", "on_one_line",
+    "METRICS", "SEMANTICS", "Execution", "Executor", "Judgement", "Limits", "Pair", "Query", "Race", "Status",
+    "Verdict", "instances", "is_ordered", "mend", "on_one_line",
 ]  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def soft_f1(predicted: Rows, gold: Rows) -> float:
     0.6666666666666666
     """
     predicted, gold = list(dict.fromkeys(predicted)), list(dict.fromkeys(gold))
-    if not predicted and not gold:
+    if predicted == gold:
         return 1.0
     matched = predicted_only = gold_only = 0.0
     for ours, theirs in zip(predicted, gold, strict=False):

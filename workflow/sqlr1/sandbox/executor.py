@@ -2,6 +2,7 @@
 
 import marshal
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path
@@ -142,10 +143,10 @@ class Executor:
         return found
 
     def _run(self, tasks: list[Task], progress: str | None, statements: int = 1) -> list[Reply]:
-        if progress:
+        if progress and sys.stderr.isatty():
             from tqdm import tqdm
 
-            with tqdm(total=len(tasks), desc=progress, unit="query", disable=None) as bar:
+            with tqdm(total=len(tasks), desc=progress, unit="query") as bar:
                 replies = self._pool.run(tasks, bar.update, statements)
         else:
             replies = self._pool.run(tasks, statements=statements)

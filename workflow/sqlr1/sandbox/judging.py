@@ -69,8 +69,7 @@ class ComparisonPlan:
             return Judgement(Verdict.MISSING_DATABASE, {}, "the database is missing")
         decided = {metric: _decide(comparisons, golds, replies) for metric, comparisons in by_metric.items()}
         verdict, _, error = decided[self._verdict_metric]
-        gold_at_fault = (Verdict.GOLD_FAILED, Verdict.GOLD_TIMED_OUT, Verdict.MISSING_DATABASE)
-        values = {m: decided[m][1] for m in self._metrics if decided[m][0] not in gold_at_fault}
+        values = {m: decided[m][1] for m in self._metrics if not decided[m][0].is_gold_fault}
         return Judgement(verdict, values, error)
 
 

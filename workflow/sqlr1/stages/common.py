@@ -39,20 +39,20 @@ from sqlr1.provenance import sources
 from sqlr1.records import InputError, sha256, write_json
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "sqlglot", "numpy", "mlflow", "snakemake")
-# Shared by all stages of a checkout that judge: a gold runs once, not once a policy, run or epoch.
+# Results of golds, shared by all stages of a checkout: a gold runs once, not once per policy, run or epoch.
 GOLD_CACHE = Path("results/.cache/golds")
 WORK = Path("results/.work")
-# Arguments that say where and how fast, not what; settings and files count by their content.
+# Arguments that do not affect the result. (The content of settings and files does, and is recorded.)
 _ASIDE = frozenset({"settings", "out", "log", "experiment", "workers"})
 
 
 def data_root() -> Path:
-    """The folder under which benchmarks and databases lie: SQLR1_DATA (the Snakefile sets it from `data.root`)."""
+    """The folder of benchmarks and databases: SQLR1_DATA, which the Snakefile sets from `data.root`."""
     return Path(os.environ.get("SQLR1_DATA", "data"))
 
 
 def stage_parser(doc: str | None) -> argparse.ArgumentParser:
-    """The arguments common to all stages; the first paragraph of the module's docstring is the help."""
+    """The arguments of all stages; the first paragraph of the module's docstring is the help text."""
     parser = argparse.ArgumentParser(description=(doc or "").split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("--settings", required=True, help="the config sections this stage reads, as one JSON object")
     parser.add_argument("--out", type=Path, required=True, help="folder for the stage's outputs")
@@ -64,14 +64,14 @@ def stage_parser(doc: str | None) -> argparse.ArgumentParser:
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
-    """The argument of stages that work in several processes; their results do not depend on how many."""
-    parser.add_argument("--workers", type=int, default=usable_cpus(), help="processes (default: one a usable CPU)")
+    """The argument of stages that use several processes; the results do not depend on their number."""
+    parser.add_argument("--workers", type=int, default=usable_cpus(), help="processes (default: one per usable CPU)")
 
 
 class Job:
     """A running stage: parsed `args`, `settings`, the folder `out`, the MLflow `run`.
 
-    `first` is false in all processes but one of those that a launcher started.
+    A launcher starts several processes; `first` is true in one of them.
     """
 
     def __init__(
@@ -81,14 +81,14 @@ class Job:
         self.out: Path = args.out
         self.first = first
         self.seed: int = args.seed
-        # Undeclared folder for resumable work (Snakemake deletes a failed job's outputs), keyed by `out` and all that
-        # the result follows from; removed once the manifest is written.
+        # Folder for work that can be resumed; Snakemake does not know it and thus does not delete it after a failure.
+        # Its name depends on `out` and on everything that affects the result. Removed after the manifest is written.
         self.work = WORK / work_key
         self.written: list[Path] = []
         self.read: dict[str, str] = {}
 
     def reads(self, paths: Iterable[Path]) -> None:
-        """Name files read beside those of the arguments, such as databases; their hashes are recorded too."""
+        """Record the hashes of further input files, such as databases."""
         hashes = {str(path): sha256(path) for path in sorted(set(paths))}
         self.read |= hashes
         self.run.inputs(hashes)
@@ -99,7 +99,7 @@ class Job:
 
 
 def _stop(*_: object) -> None:
-    logging.getLogger(__name__).error("stopped by SIGTERM; the same command goes on from what is done")
+    logging.getLogger(__name__).error("stopped by SIGTERM; the same command resumes the work")
     sys.exit(143)
 
 
@@ -113,46 +113,30 @@ def stage(
 ) -> Iterator[Job]:
     """Parse arguments, set up the log, open the MLflow run, and write `<out>/manifest.json` at the end.
 
-    `inputs` names the arguments that are files (or lists of files); `precision` finds out the machine's, where that
-    decides the result, too. The manifest holds seed, settings, other arguments, precision, library versions, hashes of
-    inputs and outputs: no time, no run id, so that two equal runs write equal manifests. Until it is written, `out` is
-    locked against other runs and the job's work folder is kept; only a run with the same code and the same of all these
-    goes on from there, and adds to its log: any other empties the log once it has the lock.
+    `inputs` names the arguments that are files (or lists of files). `precision` returns the machine's native precision,
+    for stages whose result depends on it. The manifest holds seed, settings, other arguments, precision, library
+    versions, and hashes of inputs and outputs. It holds no time and no run id, so that equal runs write equal
+    manifests. While the stage runs, `out` is locked against other runs. A later run resumes the work folder, and
+    appends to the log, only if its code and all of the above are the same; otherwise it starts with an empty log.
     """
     args = parser.parse_args(argv)
-    rank = os.environ.get("RANK", "0")  # among the processes that a launcher started
-    first = rank == "0"
-    _log_to(args.log if first else None)
+    rank = os.environ.get("RANK", "0")  # number of this process, if a launcher started several
+    _log_to(args.log if rank == "0" else None)
     signal.signal(signal.SIGTERM, _stop)
     try:
         try:
             settings = load_sections(json.loads(args.settings))
         except json.JSONDecodeError as error:
             raise InputError(f"--settings: not valid JSON ({error.msg}, column {error.colno})") from error
-        resolved = {name: plain(value) if isinstance(value, Section) else value for name, value in settings.items()}
-        named = dict(_files(args, inputs))
-        hashes = {str(p): sha256(p) for p in named.values()}
-        origin = _origin(name, args, resolved, inputs)
-        origin |= {"native_precision": precision()} if precision else {}
-        code = [sha256(Path(path)) for path in sources(f"sqlr1.stages.{name}")]
-        # How many processes divide a step, and how: a checkpoint of another launcher's settings is not gone on from.
-        launched = {name: value for name, value in os.environ.items() if name.startswith("ACCELERATE_")}
-        launched["WORLD_SIZE"] = os.environ.get("WORLD_SIZE", "1")
-        identity = json.dumps([origin, args.tag, hashes, code, launched], sort_keys=True)
-        key = hashlib.sha256(identity.encode()).hexdigest()[:16]
-        tags = dict(t.split("=", 1) for t in args.tag)
-        tags |= {"stage": name, "seed": args.seed, "identity": key}
-        tags |= {f"input.{name}": hashes[str(p)][:16] for name, p in named.items()}
-        tags["settings_sha256"] = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()[:16]
-        work_key = f"{name}-{key}-{_place(args.out)}"
-        if not first:
-            with _sole_writer(args.out, rank):
-                yield Job(args, settings, tracking.SilentRun(), work_key, first=False)
-            return
-        shown = resolved | ({"arguments": origin["arguments"]} if origin["arguments"] else {})
+        origin, hashes, tags = _identify(name, args, settings, inputs, precision)
+        work_key = f"{name}-{tags['identity']}-{_short_hash(str(args.out.resolve()))}"
         with _sole_writer(args.out, rank):
+            if rank != "0":
+                yield Job(args, settings, tracking.SilentRun(), work_key, first=False)
+                return
             if args.log and args.log.is_file() and not (WORK / work_key).exists():
-                os.truncate(args.log, 0)  # the log of a run that goes on goes on, too
+                os.truncate(args.log, 0)  # this run resumes nothing
+            shown = origin["settings"] | ({"arguments": origin["arguments"]} if origin["arguments"] else {})
             with tracking.track(args.experiment, str(args.out), tags, shown, hashes) as run:
                 job = Job(args, settings, run, work_key)
                 yield job
@@ -166,18 +150,18 @@ def stage(
         sys.exit(1)
 
 
-def _place(out: Path) -> str:
-    return hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @contextlib.contextmanager
 def _sole_writer(out: Path, rank: str) -> Iterator[None]:
-    """Make the folder `out` and write it alone: an orphan of a killed run is waited for, whatever its settings.
+    """Make the folder `out` and lock it; wait for a process of a killed run that still writes to it.
 
-    Each process of a launcher waits for its own predecessor. The lock is the kernel's and ends with its process.
+    Each process of a launcher has a lock of its own. The kernel releases a lock when its process ends.
     """
     WORK.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(WORK / f"{_place(out)}-{rank}.lock")
+    lock = FileLock(WORK / f"{_short_hash(str(out.resolve()))}-{rank}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -186,23 +170,45 @@ def _sole_writer(out: Path, rank: str) -> Iterator[None]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         if rank == "0":
-            for left in out.rglob(".*.tmp"):  # what a killed writer had not finished
+            for left in out.rglob(".*.tmp"):  # unfinished files of a killed writer
                 left.unlink()
         yield
     finally:
         lock.release()
 
 
-def _origin(name: str, args: argparse.Namespace, settings: dict[str, Any], inputs: Sequence[str]) -> dict[str, object]:
-    """What a stage's result follows from beside its inputs and its code."""
+def _identify(
+    name: str,
+    args: argparse.Namespace,
+    settings: dict[str, Any],
+    inputs: Sequence[str],
+    precision: Callable[[], str] | None,
+) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
+    """What affects a stage's result, for its manifest; the hashes of its inputs; and its MLflow tags.
+
+    The tag `identity` is a hash of all that, and of code and launcher: only a run with the same one may be resumed.
+    """
     given = {key: value for key, value in vars(args).items() if key not in _ASIDE | {*inputs, "seed", "tag"}}
-    return {
+    origin: dict[str, Any] = {
         "stage": name,
         "seed": args.seed,
-        "settings": settings,
+        "settings": {key: plain(value) if isinstance(value, Section) else value for key, value in settings.items()},
         "arguments": {key: str(value) for key, value in given.items() if value is not None},
         "versions": {library: version(library) for library in LIBRARIES},
     }
+    files = dict(_files(args, inputs))
+    hashes = {str(path): sha256(path) for path in files.values()}
+    origin |= {"native_precision": precision()} if precision else {}
+    code = [sha256(Path(path)) for path in sources(f"sqlr1.stages.{name}")]
+    # The number of processes and the launcher's settings: a checkpoint made with others must not be resumed.
+    launched = {variable: value for variable, value in os.environ.items() if variable.startswith("ACCELERATE_")}
+    launched["WORLD_SIZE"] = os.environ.get("WORLD_SIZE", "1")
+    tags = dict(tag.split("=", 1) for tag in args.tag)
+    tags |= {"stage": name, "seed": args.seed}
+    tags |= {f"input.{argument}": hashes[str(path)][:16] for argument, path in files.items()}
+    tags["identity"] = _short_hash(json.dumps([origin, args.tag, hashes, code, launched], sort_keys=True))
+    tags["settings_sha256"] = _short_hash(json.dumps(origin["settings"], sort_keys=True))
+    return origin, hashes, tags
 
 
 def _write_manifest(origin: dict[str, object], job: Job, hashes: dict[str, str]) -> None:
@@ -216,7 +222,7 @@ def _write_manifest(origin: dict[str, object], job: Job, hashes: dict[str, str])
 
 
 def _files(args: argparse.Namespace, inputs: Sequence[str]) -> Iterator[tuple[str, Path]]:
-    """(name, path) of each input file; the files of a list are numbered."""
+    """(name, path) of each input file; files of a list are numbered."""
     for argument in inputs:
         value = getattr(args, argument)
         for number, path in enumerate(value if isinstance(value, list) else [value]):
@@ -231,7 +237,7 @@ def _log_to(path: Path | None) -> None:
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(path))  # appends: a killed run may not have ended yet
+        handlers.append(logging.FileHandler(path))  # appends: a killed run may still be writing
     logging.basicConfig(
         level=logging.INFO, handlers=handlers, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )

@@ -98,7 +98,7 @@ def _counts(labels: Iterable[str]) -> dict[str, int]:
 
 
 def _track(job: Job, funnel: Mapping[str, Any]) -> None:
-    from sqlr1.report.funnel_table import funnel_figure
+    from sqlr1.report.data_tables import funnel_figure
 
     job.run.metrics({"input": funnel["input"]} | {f"dropped/{k}": v for k, v in funnel["dropped"].items()})
     job.run.metrics({f"rows/{k}": v for k, v in funnel["subsets"].items()})

@@ -1,8 +1,9 @@
 """GRPO: reinforcement learning of the policy on the execution results of its own SQL.
 
-Method (SQL-R1, section 3.2): G completions a question, the four-part reward of `sqlr1.rewards`, group-normalised
-advantages, clipped ratios, a KL penalty. Deviations: 1. LoRA unless `lora` is null; 2. the KL term has the right sign;
-3. golds that fail are charged to nobody; 4. a fixed validation set is answered before, during and after.
+Method (SQL-R1, section 3.2): G completions per question, a reward of `sqlr1.rewards`, group-normalized advantages,
+clipped ratios, a KL penalty. Deviations: 1. LoRA unless `lora` is null; 2. the KL term is a penalty, as intended;
+3. completions whose gold fails get no reward and no advantage; 4. a fixed validation set is answered before, during and
+after training.
 
     python -m sqlr1.stages.grpo --model-manifest cold_start/manifest.json --questions filter/rl.jsonl \
         --validation filter/validation.jsonl --catalogue synthesize/catalogue.jsonl --out grpo \
@@ -18,7 +19,7 @@ from sqlr1.model.base import MODEL_FILES, load_tokenizer, model_folder
 from sqlr1.model.numerics import fix_numerics, native_precision
 from sqlr1.records import Catalogue, InputError, Question, read_records
 from sqlr1.rewards import REWARDS, reward_functions
-from sqlr1.sandbox import Executor, Limits
+from sqlr1.sandbox import Executor
 from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, data_root, stage, stage_parser
 
 log = logging.getLogger(__name__)
@@ -40,24 +41,22 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _train(job: Job) -> None:
     from sqlr1.train import grpo_trainer
-    from sqlr1.train.checkpoints import train_on
-    from sqlr1.train.execution_reward import Judge
+    from sqlr1.train.checkpoints import train_on, write_metrics
+    from sqlr1.train.execution_reward import ExecutionReward
     from sqlr1.train.policy import load_policy, save_policy
-    from sqlr1.train.tracking_callback import write_metrics
     from sqlr1.train.validation import PREFIX, Validate
 
-    settings, reward = job.settings["grpo"], job.settings["reward"]
-    fix_numerics(settings.get("threads", 2))
+    settings, weights = job.settings["grpo"], job.settings["reward"]
+    fix_numerics(settings.threads)
     source = model_folder(job.args.model_manifest)
     tokenizer = load_tokenizer(source)
     rows, validation = _rows(job, tokenizer)
-    limits = Limits(**job.settings["execution"])
+    limits = job.settings["execution"].limits()
     with Executor(job.args.workers, limits, cache=GOLD_CACHE) as executor:
-        judge = Judge(executor, reward.get("semantics", "bird"), reward_functions(reward, job.args.reward_variant))
-        every = settings.get("validation", {}).get("every", 10)
-        model = load_policy(source, settings)
+        reward = ExecutionReward(executor, weights.semantics, reward_functions(weights, job.args.reward_variant))
+        validate = Validate(validation, reward, settings.validation.every)
         trainer = grpo_trainer.make_trainer(
-            model, tokenizer, rows, judge, Validate(validation, judge, every), settings, job.work, job.seed, job.run
+            load_policy(source, settings), tokenizer, rows, reward, validate, settings, job.work, job.seed, job.run
         )
         history = train_on(trainer, job.work)
         scored = [line for line in history if any(name.startswith(PREFIX) for name in line)]
@@ -69,20 +68,20 @@ def _train(job: Job) -> None:
 
 
 def _rows(job: Job, tokenizer: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Training and validation rows; over-long prompts are dropped and counted."""
+    """Training and validation rows; those with too long a prompt are dropped and counted."""
     from sqlr1.model.prompts import Prompts
     from sqlr1.train.grpo_trainer import grpo_rows
 
     prompts = Prompts(tokenizer, job.settings["prompt"])
     catalogue = Catalogue(job.args.catalogue, data_root())
-    limit = job.settings["grpo"].get("validation", {}).get("questions")
+    limit = job.settings["grpo"].validation.questions
     found = []
     for path, most in ((job.args.questions, None), (job.args.validation, limit)):
         questions = read_records(path, Question)[:most]
         rows, dropped = grpo_rows(questions, catalogue, prompts)
         log.info("%s: %d rows, %d dropped (prompt over max_length)", path, len(rows), dropped)
         if not rows:
-            raise InputError(f"{path}: no row to use (of {len(questions)}, {dropped} have a prompt over max_length)")
+            raise InputError(f"{path}: no row of {len(questions)} can be used, {dropped} prompts are over max_length")
         found.append(rows)
     job.run.metrics({"rows": len(found[0]), "validation_rows": len(found[1])})
     return found[0], found[1]

@@ -1,29 +1,41 @@
 """The experiment's report: configuration, data funnel, training curves, scores, worked examples.
 
-`--out` is results/<experiment>/report; report.md is written beside that folder. Curves and scores may come from
-several seeds and reward variants; a file's are the `seed-N` in its path and the folder around that.
+`--out` is results/<experiment>/report; report.md is written beside that folder, from `report/templates/report.md.j2`.
+Curves and scores may come from several seeds and reward variants, which are told by the path: `<variant>/seed-N`.
+Equal inputs give equal bytes on one machine at one commit: both are named in the report.
 """
 
 import logging
+import os
+import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from sqlr1.evaluate.estimates import Bootstrap
+import yaml
+from matplotlib.figure import Figure
+
+from sqlr1.config import Section, plain
+from sqlr1.evaluate.statistics import Bootstrap
 from sqlr1.records import Database, atomic_write, read_json, read_jsonl, read_records
-from sqlr1.report import scores, sections
-from sqlr1.report.curves import collapse_warnings, read_metrics, training_panels
-from sqlr1.report.examples import choose_examples, example_markdown
+from sqlr1.report import curves, data_tables, score_tables
+from sqlr1.report.examples import choose_examples
 from sqlr1.report.figures import curve_panels, interval_panels, save
-from sqlr1.report.funnel_table import funnel_figure, funnel_markdown
 from sqlr1.report.policies import ScoreRun, benchmarks_of, load_runs, select
-from sqlr1.report.selection_table import selection_figure, selection_markdown
-from sqlr1.report.tables import write_csv
+from sqlr1.report.tables import render, write_csv
 from sqlr1.stages.common import LIBRARIES, Job, stage, stage_parser
 
 logger = logging.getLogger(__name__)
+
+# The settings that decide a result; each stage's manifest has all of them.
+KEY_SECTIONS = (
+    "seeds", "base_model", "prompt", "execution", "synthesize", "filter", "cold_start", "select", "reward", "grpo",
+    "candidates", "benchmarks", "score",
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -43,107 +55,109 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _report(job: Job) -> None:
     runs = load_runs(job.args.scores, job.args.questions)
-    bootstrap = Bootstrap(**job.settings["score"])
-    libraries = {name: version(name) for name in LIBRARIES}
-    parts = [
-        f"# Report: {job.settings['experiment']}",
-        sections.configuration_section(job.settings, _commit(), libraries),
-        _data(job),
-        _selection(job),
-        _training(job, bootstrap),
-        _scores(job, runs, bootstrap),
-        _examples(job, runs),
-    ]
+    bootstrap = Bootstrap(job.settings["score"].confidence, job.settings["score"].resamples)
+    parts = _configuration(job) | _data(job) | _training(job, bootstrap) | _scores(job, runs, bootstrap)
     with atomic_write(job.out / "../report.md") as file:
-        file.write("\n\n".join(parts) + "\n")
+        file.write(render("report.md.j2", **parts, **_examples(job, runs)).rstrip("\n") + "\n")
     job.outputs("../report.md", "funnel.svg", "selection.svg", "training.svg", "scores.svg", "scores.csv")
     job.run.artifact(job.out / "../report.md")
 
 
-def _data(job: Job) -> str:
-    funnel = read_json(job.args.funnel)
-    figure = funnel_figure(funnel)
-    save(figure, job.out / "funnel.svg")
-    job.run.figure(figure, "funnel.png")
-    databases = sections.databases_line(read_records(job.args.catalogue, Database))
-    return f"## Data\n\n{databases}\n\n![Data funnel](report/funnel.svg)\n\n{funnel_markdown(funnel)}"
+def _figure(job: Job, figure: Figure, name: str) -> None:
+    save(figure, job.out / f"{name}.svg")
+    job.run.figure(figure, f"{name}.png")
 
 
-def _selection(job: Job) -> str:
-    names = _run_names(job.args.pass_rates)
-    rates = {name: [row for _, row in read_jsonl(path)] for name, path in zip(names, job.args.pass_rates, strict=True)}
-    figure = selection_figure(rates)
-    save(figure, job.out / "selection.svg")
-    job.run.figure(figure, "selection.png")
-    return f"## Selection\n\n{selection_markdown(rates, Path('report/selection.svg'))}"
+def _configuration(job: Job) -> dict[str, Any]:
+    """Experiment, commit, machine, library versions, key settings."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    facts = {
+        "experiment": job.settings["experiment"],
+        "commit": _commit(),
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB",
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+    facts |= {name: version(name) for name in LIBRARIES}
+    found = {name: job.settings[name] for name in KEY_SECTIONS if name in job.settings}
+    key = {name: plain(value) if isinstance(value, Section) else value for name, value in found.items()}
+    config = yaml.safe_dump(key, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+    return {"experiment": facts["experiment"], "facts": list(facts.items()), "config": config.strip()}
 
 
-def _training(job: Job, bootstrap: Bootstrap) -> str:
-    names = _run_names(job.args.grpo)
-    validation = {name: read_metrics(path) for name, path in zip(names, job.args.validation, strict=True)}
-    of_main_run = [read_metrics(path) for path in job.args.grpo if path.parent.parent == job.args.grpo[0].parent.parent]
-    cold_start = [read_metrics(path) for path in job.args.cold_start]
-    figure = curve_panels(training_panels(cold_start, of_main_run, validation, bootstrap))
-    save(figure, job.out / "training.svg")
-    job.run.figure(figure, "training.png")
-    warnings = {name: collapse_warnings(rows) for name, rows in validation.items()}
-    for name, texts in warnings.items():
-        for text in texts:
-            logger.warning("GRPO, %s: %s", name, text)
-    job.run.tags({"collapse_warnings": sum(map(len, warnings.values()))})
-    return sections.training_section(warnings, validation, bootstrap)
-
-
-def _scores(job: Job, runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> str:
-    strategy = job.settings["cold_start"]["strategy"]
-    rewards = job.settings["reward"]["variants"]
-    policies = scores.report_policies(strategy, rewards, runs)
-    rows = scores.score_rows(policies, runs, bootstrap)
-    write_csv(job.out / "scores.csv", rows)
-    job.run.table(rows, "scores.json")
-    figure = interval_panels(scores.score_panels(policies, runs, bootstrap), "execution accuracy, %")
-    save(figure, job.out / "scores.svg")
-    job.run.figure(figure, "scores.png")
-    overall = [row for row in rows if row["difficulty"] == "all"]
-    names = ["/".join((r["benchmark"], f"{r['strategy']}.{r['reward']}", r["method"])) for r in overall]
-    job.run.metrics({n.replace("@", "_at_"): row["value"] for n, row in zip(names, overall, strict=True)})
-    parts = [
-        "## Scores",
-        f"Execution accuracy in %, {100 * bootstrap.confidence:.0f} % intervals by bootstrap over questions; "
-        "the vote is over the samples' results, pass@k counts a question as solved if any sample is right.",
-        scores.headline_markdown(policies, runs, bootstrap),
-        "![Scores](report/scores.svg)",
-        f"### Change by GRPO\n\n{scores.change_markdown(strategy, rewards, runs, bootstrap)}",
-        f"### By difficulty\n\n{scores.difficulty_markdown(policies, runs, bootstrap)}",
-        sections.coverage_section([run.summary for run in runs], job.settings["skipped"]),
-    ]
-    return "\n\n".join(parts)
-
-
-def _examples(job: Job, runs: Sequence[ScoreRun]) -> str:
-    """Of the first benchmark by name and the first seed of the trained policy."""
-    policy = (job.settings["cold_start"]["strategy"], job.settings["reward"]["variants"][0])
-    benchmark = benchmarks_of(runs)[0]
-    run = select(runs, policy, benchmark)[0]
-    examples = [example_markdown(kind, row) for kind, row in choose_examples(run, job.seed).items()]
-    note = f"Of {benchmark}, drawn by seed from the questions of each kind."
-    return "\n\n".join(["## Worked examples", note, *examples])
-
-
-def _run_names(paths: Sequence[Path]) -> list[str]:
-    """`seed N` of each run's file, with the reward variant where several were trained."""
-    seeds = [path.parent.name.replace("-", " ") for path in paths]
-    several = len({path.parent.parent for path in paths}) > 1
-    return [f"{path.parent.parent.name}, {seed}" if several else seed for path, seed in zip(paths, seeds, strict=True)]
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
 
 
 def _commit() -> str:
-    """The commit this checkout is at, marked -dirty where tracked files were edited."""
+    """The commit of this checkout, marked -dirty if tracked files were edited."""
     if not (git := shutil.which("git")):
         return "unknown (git is not installed)"
     command = [git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     return result.stdout.strip() if result.returncode == 0 else "unknown (not a git checkout)"
+
+
+def _data(job: Job) -> dict[str, Any]:
+    funnel = read_json(job.args.funnel)
+    _figure(job, data_tables.funnel_figure(funnel), "funnel")
+    rates = {name: [row for _, row in read_jsonl(path)] for name, path in _named(job.args.pass_rates).items()}
+    _figure(job, data_tables.selection_figure(rates), "selection")
+    counts = Counter((d.source, d.split) for d in read_records(job.args.catalogue, Database))
+    databases = ", ".join(f"{n} {source} ({split})" for (source, split), n in sorted(counts.items()))
+    selection = data_tables.selection_rows(rates)
+    return {"databases": databases, "funnel": data_tables.funnel_markdown(funnel), "selection": selection}
+
+
+def _training(job: Job, bootstrap: Bootstrap) -> dict[str, Any]:
+    """Curves of the main reward (the first) and validation of all runs."""
+    validation = {name: curves.read_metrics(path) for name, path in _named(job.args.validation).items()}
+    main_reward = job.args.grpo[0].parents[1]
+    grpo = [curves.read_metrics(path) for path in job.args.grpo if path.parents[1] == main_reward]
+    cold_start = [curves.read_metrics(path) for path in job.args.cold_start]
+    _figure(job, curve_panels(curves.training_panels(cold_start, grpo, validation, bootstrap)), "training")
+    warnings = [(name, text) for name, rows in validation.items() for text in curves.collapse_warnings(rows)]
+    for name, text in warnings:
+        logger.warning("GRPO, %s: %s", name, text)
+    job.run.tags({"collapse_warnings": len(warnings)})
+    return {"warnings": warnings, "validation": curves.validation_rows(validation, bootstrap)}
+
+
+def _scores(job: Job, runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> dict[str, Any]:
+    strategy, rewards = job.settings["cold_start"].strategy, job.settings["reward"].variants
+    rows = score_tables.score_rows(score_tables.report_policies(strategy, rewards, runs), runs, bootstrap)
+    write_csv(job.out / "scores.csv", rows)
+    job.run.table(rows, "scores.json")
+    _figure(job, interval_panels(score_tables.score_panels(rows), "execution accuracy, %"), "scores")
+    overall = [row for row in rows if row["difficulty"] == "all"]
+    names = ["/".join((r["benchmark"], f"{r['strategy']}.{r['reward']}", r["method"])) for r in overall]
+    job.run.metrics({n.replace("@", "_at_"): row["value"] for n, row in zip(names, overall, strict=True)})
+    return {
+        "level": f"{100 * bootstrap.confidence:.0f}",
+        "headline": score_tables.headline_markdown(rows),
+        "change": score_tables.change_markdown(strategy, rewards, runs, bootstrap),
+        "by_difficulty": score_tables.difficulty_markdown(rows),
+        "coverage": data_tables.coverage_rows([run.summary for run in runs]),
+        "skipped": job.settings["skipped"],
+    }
+
+
+def _examples(job: Job, runs: Sequence[ScoreRun]) -> dict[str, Any]:
+    """From the first benchmark by name and the first seed of the trained policy."""
+    policy = (job.settings["cold_start"].strategy, job.settings["reward"].variants[0])
+    benchmark = benchmarks_of(runs)[0]
+    run = select(runs, policy, benchmark)[0]
+    return {"benchmark": benchmark, "examples": choose_examples(run, job.seed)}
+
+
+def _named(paths: Sequence[Path]) -> Mapping[str, Path]:
+    """The files by the names of their runs: `seed N`, with the reward variant if several were trained."""
+    several = len({path.parents[1] for path in paths}) > 1
+    seeds = {path: path.parent.name.replace("-", " ") for path in paths}
+    return {f"{path.parents[1].name}, {seed}" if several else seed: path for path, seed in seeds.items()}
 
 
 if __name__ == "__main__":

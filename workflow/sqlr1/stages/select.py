@@ -1,8 +1,8 @@
 """Select RL questions by the pass rate of the policy that reinforcement learning starts from.
 
-The policy answers each question `n` times; questions it solves sometimes are kept, easy ones first. Method: offline
-difficulty filtering, as SQL-R1's peers do (the paper takes random questions of class Complex: `n: 0` keeps all).
-Outputs: rl.jsonl, pass_rates.jsonl.
+The policy answers each question `n` times. Questions that it solves sometimes are kept, easy ones first. Method:
+offline difficulty filtering, as in work after SQL-R1. The paper itself takes random questions of class Complex: `n: 0`
+keeps all questions. Outputs: rl.jsonl, pass_rates.jsonl.
 
     python -m sqlr1.stages.select --model-manifest cold_start/manifest.json --questions filter/rl.jsonl \
         --catalogue synthesize/catalogue.jsonl --out select \
@@ -19,7 +19,7 @@ from sqlr1.model.base import load_tokenizer, model_folder
 from sqlr1.model.numerics import fix_numerics, native_precision
 from sqlr1.outcomes import outcomes
 from sqlr1.records import Catalogue, InputError, Question, read_records, write_jsonl
-from sqlr1.sandbox import Executor, Limits
+from sqlr1.sandbox import Executor
 from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, data_root, stage, stage_parser
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     inputs = ["model_manifest", "questions", "catalogue"]
     with stage("select", parser, argv, inputs, native_precision) as job:
         questions = read_records(job.args.questions, Question)
-        if job.settings["select"]["n"]:
+        if job.settings["select"].n:
             _select(job, questions)
         else:
             write_jsonl(job.out / "rl.jsonl", questions)
@@ -55,11 +55,11 @@ def _select(job: Job, questions: Sequence[Question]) -> None:
     chosen, outside = select(rates, settings)
     if not chosen:
         raise InputError(
-            f"{job.args.questions}: no question has a pass rate from {settings['low']} to {settings['high']}; "
+            f"{job.args.questions}: no question has a pass rate from {settings.low} to {settings.high}; "
             "set select.rows, or widen select.low and select.high"
         )
     if outside:
-        log.warning("%d of %d selected questions lie outside the band of pass rates", outside, len(chosen))
+        log.warning("%d of %d selected questions are outside the band of pass rates", outside, len(chosen))
     kept = set(chosen)
     write_jsonl(job.out / "rl.jsonl", easy_first([answered[i] for i in chosen], [rates[i] for i in chosen]))
     rates = [replace(rate, selected=i in kept) for i, rate in enumerate(rates)]
@@ -78,14 +78,13 @@ def _select(job: Job, questions: Sequence[Question]) -> None:
 
 
 def _pass_rates(job: Job, questions: Sequence[Question]) -> "tuple[list[Question], list[PassRate]]":
-    """The questions whose prompt fits and whose gold runs, and how the policy answers them."""
-    from sqlr1.model.answers import Prompted, generate
-    from sqlr1.model.backends import make_backend
+    """The questions whose prompt fits and whose gold runs, and the policy's pass rates on them."""
+    from sqlr1.model.answers import Prompted, generate, make_backend
     from sqlr1.model.prompts import Prompts
     from sqlr1.train.selection import PassRate
 
     settings = job.settings["select"]
-    fix_numerics(settings.get("threads", 2))
+    fix_numerics(settings.threads)
     folder = model_folder(job.args.model_manifest)
     prompts = Prompts(load_tokenizer(folder), job.settings["prompt"])
     catalogue = Catalogue(job.args.catalogue, data_root())
@@ -94,10 +93,10 @@ def _pass_rates(job: Job, questions: Sequence[Question]) -> "tuple[list[Question
     if not asked:
         raise InputError(f"{job.args.questions}: no question's prompt fits prompt.max_length")
     catalogued = [catalogue[q.db_id] for q, _ in asked]
-    with Executor(job.args.workers, Limits(**job.settings["execution"]), cache=GOLD_CACHE) as executor:
+    with Executor(job.args.workers, job.settings["execution"].limits(), cache=GOLD_CACHE) as executor:
         fitting = [p for _, p in asked]
         answers = generate(fitting, lambda: make_backend(settings, folder), settings, job.seed, job.work, greedy=False)
-        n = settings["n"]
+        n = settings.n
         texts = [sample for answer in answers for sample in answer.samples]
         golds = [question.sql for question, _ in asked for _ in range(n)]
         databases = [database for database in catalogued for _ in range(n)]

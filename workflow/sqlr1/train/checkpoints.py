@@ -1,19 +1,28 @@
-"""Exact resume: checkpoints that are whole or not there.
+"""Exact resume: a run that is killed and started again writes the same bytes as one that was never interrupted.
 
-The Trainer's checkpoint holds weights, optimiser, scheduler, RNG states of python, numpy and torch, and the log
-history. What it lacks is a sign that it was written to the end: a run may be killed within a save.
+The Trainer's checkpoint holds weights, optimizer, scheduler, the random states of python, numpy and torch, and the log
+history. This module adds a mark for complete checkpoints (a run may be killed while it saves), an order of the data
+that depends on seed and epoch alone, and logs that are complete after a resume.
 """
 
 import logging
+import math
 import os
 import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from accelerate import PartialState
+from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import align_special_tokens
+from trl.trainer.utils import RepeatSampler
+
+from sqlr1.records import write_jsonl
+from sqlr1.tracking import Run
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -21,39 +30,33 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MARK = "complete"
+# Not in metrics.jsonl: times differ between equal runs, and `num_tokens` starts from zero after a resume.
+_VARYING = ("runtime", "per_second", "step_time", "num_tokens", "total_flos")
 
-
-def last_checkpoint(work: Path) -> str | None:
-    """The newest complete checkpoint in `work`, None when there is none."""
-    found = [folder for folder in work.glob("checkpoint-*") if (folder / _MARK).exists()]
-    newest = max(found, key=lambda f: int(f.name.rpartition("-")[2]), default=None)
-    if newest:
-        log.info("resuming from %s", newest)
-    return str(newest) if newest else None
-
-
-def _delete_incomplete(work: Path) -> None:
-    for folder in work.glob("checkpoint-*"):
-        if not (folder / _MARK).exists():
-            log.warning("%s was not written to the end: deleted", folder)
-            shutil.rmtree(folder)
+EpochOf = Callable[[], int]
 
 
 def train_on(trainer: "Trainer", work: Path) -> list[dict[str, Any]]:
-    """Train to the end, from the last checkpoint in `work` if there is one. Returns the log history.
+    """Train to the end, from the last complete checkpoint in `work` if there is one. Returns the log history.
 
-    A checkpoint of the last step is loaded and no more: the Trainer would train a step beyond it.
+    If that is the checkpoint of the last step, it is only loaded: the Trainer would train one step more.
     """
     if trainer.is_world_process_zero():
-        _delete_incomplete(work)
+        for folder in work.glob("checkpoint-*"):
+            if not (folder / _MARK).exists():
+                log.warning("%s is incomplete: deleted", folder)
+                shutil.rmtree(folder)
     trainer.accelerator.wait_for_everyone()
-    checkpoint = last_checkpoint(work)
+    found = [folder for folder in work.glob("checkpoint-*") if (folder / _MARK).exists()]
+    checkpoint = str(max(found, key=lambda folder: int(folder.name.rpartition("-")[2]))) if found else None
+    if checkpoint:
+        log.info("resuming from %s", checkpoint)
     state = TrainerState.load_from_json(f"{checkpoint}/{TRAINER_STATE_NAME}") if checkpoint else TrainerState()
     if checkpoint and state.global_step >= state.max_steps:
         trainer._load_from_checkpoint(checkpoint)
-        align_special_tokens(trainer.model, trainer.processing_class)  # as `train` does before it begins
+        align_special_tokens(trainer.model, trainer.processing_class)  # `train` does this first, too
         trainer.state = state
-        trainer.callback_handler.on_train_begin(trainer.args, state, trainer.control)  # the run gets what was logged
+        trainer.callback_handler.on_train_begin(trainer.args, state, trainer.control)  # sends the history to the run
         trainer.callback_handler.on_train_end(trainer.args, state, trainer.control)
     else:
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -61,17 +64,79 @@ def train_on(trainer: "Trainer", work: Path) -> list[dict[str, Any]]:
 
 
 class MarkComplete(TrainerCallback):
-    """Has the last step logged before its checkpoint, and marks each checkpoint once everything in it is on disk."""
+    """Logs the last step before its checkpoint, and marks each checkpoint once all of its files are on disk."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """What the last step left unlogged a run that goes on after it would not know."""
+        """Log the last step too; a resumed run cannot recover it."""
         control.should_log = control.should_log or state.global_step >= state.max_steps
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """Called after this process's last file of a checkpoint; each of several writes its random number states."""
+        """Called in every process after its last file; each process writes its own random states."""
         PartialState().wait_for_everyone()
         if not state.is_world_process_zero:
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         os.sync()
         (folder / _MARK).touch()
+
+
+def epoch_of(trainer: Any) -> EpochOf:
+    """A function that returns the present epoch of `trainer`.
+
+    The Trainer's `set_epoch` is not enough: if several processes resume within an epoch, it does not reach the sampler.
+    """
+    return lambda: int(trainer.state.epoch or 0)
+
+
+class SeededByEpoch(Sampler[int]):
+    """TRL's order of prompts, shuffled per epoch by seed and epoch alone; in epoch 0 it is exactly TRL's.
+
+    TRL uses one generator for all epochs, which a resumed run would start again from the first epoch.
+    """
+
+    def __init__(self, sampler: RepeatSampler, epoch: EpochOf) -> None:
+        self.sampler, self.epoch = sampler, epoch
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[int]:
+        self.sampler.generator = torch.Generator().manual_seed(self.sampler.seed + 1_000_003 * self.epoch())
+        return iter(self.sampler)
+
+
+class LogToRun(TrainerCallback):
+    """Sends every log line to the MLflow run; after a resume first the earlier lines, so that charts are complete."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Send the history of the checkpoint."""
+        if state.is_world_process_zero:
+            for line in state.log_history:
+                self.send(line, line["step"])
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
+    ) -> None:
+        """Send one line."""
+        if state.is_world_process_zero:
+            self.send(logs, state.global_step)
+
+    def send(self, line: Mapping[str, Any], step: int) -> None:
+        """Send the finite numbers of a line as metrics, and its texts as tags, which replace earlier ones."""
+        if texts := {name: text for name, text in line.items() if isinstance(text, str)}:
+            self.run.tags(texts)
+        values = {name: float(v) for name, v in line.items() if isinstance(v, (int, float)) and name != "step"}
+        self.run.metrics({name: v for name, v in values.items() if math.isfinite(v)}, step)
+
+
+def write_metrics(path: Path, history: list[dict[str, Any]]) -> None:
+    """Write lines of the log history as JSONL, keys sorted, without the values that differ between equal runs."""
+    lines = []
+    for line in history:
+        kept = {n: v for n, v in line.items() if not any(word in n for word in _VARYING)}
+        if len(set(kept) - {"step", "epoch", "train_loss"}) > 0:
+            lines.append({"step": line["step"], **{n: kept[n] for n in sorted(kept) if n != "step"}})
+    write_jsonl(path, lines)

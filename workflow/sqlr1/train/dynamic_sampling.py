@@ -1,13 +1,13 @@
-"""Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): groups without variance are refilled or dropped.
+"""Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): zero-variance groups are refilled or dropped.
 
-A group whose completions all earn the same has advantages of zero: its pass costs time and moves nothing, and its
-tokens dilute the mean of the loss.
+If all completions of a group have the same reward, their advantages are zero: the group costs a pass, teaches nothing,
+and its tokens lower the mean loss.
 
-Dropped rows have no term, not even of the KL. With `loss_type` dapo, cispo and vespo the mean is over the tokens that
-are left; grpo, dr_grpo, luspo and sapo count a dropped row as one whose loss is 0, as they count a dead one. bnpo and
-the entropy bonus are TRL's means within one micro-batch: one without live rows adds nothing to either.
+Dropped rows add nothing to the loss, not even a KL term. With `loss_type` dapo the mean is over the remaining tokens;
+grpo and dr_grpo count a dropped row as one with loss 0. TRL computes bnpo and the entropy bonus as means within a
+micro-batch; one that has only dropped rows adds nothing to them.
 
-Shapes: B rows in a batch of rollouts, G rows a group, groups contiguous.
+Shapes: B rows in a batch of rollouts; the rows of a group are contiguous.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,28 +15,28 @@ from typing import Any
 
 import torch
 
-_ROUNDING = 1e-5  # of a sum in float32, relative
+_ROUNDING = 1e-5  # relative error of a sum in float32
 _LEFT_PADDED = ("prompt_ids", "prompt_mask")
 
 
-def dead_groups(rewards: torch.Tensor, size: int) -> list[int]:
-    """Numbers of the groups of `size` rows whose rewards (B,) are all equal; rows that cannot be judged are NaN.
+def zero_variance_groups(rewards: torch.Tensor, size: int) -> list[int]:
+    """Numbers of the groups of `size` rows whose rewards (B,) are all equal. NaN rewards (no verdict) are ignored.
 
-    The advantages do not show it: the mean of equal rewards is rounded, and the deviation that divides is as small.
+    Advantages cannot tell: the mean of equal rewards is rounded, and the error is divided by a deviation as small.
     """
     grouped, unjudged = rewards.view(-1, size), rewards.view(-1, size).isnan()
     highest = grouped.masked_fill(unjudged, -torch.inf).amax(1)
     spread = highest - grouped.masked_fill(unjudged, torch.inf).amin(1)
-    live = spread > _ROUNDING * (1 + highest.abs())  # parts that add up to equal rewards round apart
-    return (~live).nonzero().flatten().tolist()
+    differ = spread > _ROUNDING * (1 + highest.abs())  # equal sums of different parts differ by rounding
+    return (~differ).nonzero().flatten().tolist()
 
 
 def replace_groups(
     batch: Mapping[str, Any], fresh: Mapping[str, Any], places: Mapping[int, int], size: int, pad_token_id: int
 ) -> dict[str, Any]:
-    """`batch` with the groups `places` (number in `batch` -> number in `fresh`) taken from `fresh`.
+    """`batch` with some groups replaced by groups of `fresh`: `places` maps numbers in `batch` to numbers in `fresh`.
 
-    Both are what GRPOTrainer makes of rollouts; rows are widened to the longer of the two.
+    Both are GRPOTrainer's batches of rollouts. Rows are padded to the longer of the two.
     """
     merged = dict(batch)
     for name, value in batch.items():
@@ -46,7 +46,7 @@ def replace_groups(
         if value.dim() == 2:
             padding = pad_token_id if name in ("prompt_ids", "completion_ids") else 0
             width = max(value.size(1), other.size(1))
-            value, other = (_widen(t, width, padding, left=name in _LEFT_PADDED) for t in (value, other))
+            value, other = (_pad(rows, width, padding, left=name in _LEFT_PADDED) for rows in (value, other))
         value = value.clone()
         for old, new in places.items():
             value[old * size : (old + 1) * size] = other[new * size : (new + 1) * size]
@@ -54,13 +54,13 @@ def replace_groups(
     return merged
 
 
-def drop_rows(micro_batches: Sequence[dict[str, Any]], dead: Sequence[torch.Tensor]) -> int:
-    """Take the rows `dead` (one mask (B,) a micro-batch) out of the loss; returns the tokens that are left in it."""
-    for inputs, rows in zip(micro_batches, dead, strict=True):
+def drop_rows(micro_batches: Sequence[dict[str, Any]], dropped: Sequence[torch.Tensor]) -> int:
+    """Take the rows `dropped` (a mask (B,) per micro-batch) out of the loss; returns how many tokens remain in it."""
+    for inputs, rows in zip(micro_batches, dropped, strict=True):
         inputs["completion_mask"] = inputs["completion_mask"] * (~rows)[:, None]
     return sum(int(inputs["completion_mask"].sum()) for inputs in micro_batches)
 
 
-def _widen(rows: torch.Tensor, width: int, padding: float, left: bool) -> torch.Tensor:
+def _pad(rows: torch.Tensor, width: int, padding: float, left: bool) -> torch.Tensor:
     missing = width - rows.size(1)
     return torch.nn.functional.pad(rows, (missing, 0) if left else (0, missing), value=padding)

@@ -1,4 +1,4 @@
-"""Log-probabilities of a packed row in one pass of a Llama or Qwen2 model (`why_not_shared`)."""
+"""Log-probabilities of a packed row in one forward pass; for the models that `prefix_cache.why_not_shared` allows."""
 
 import functools
 import types
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NAME = "packed"
-# Rows of logits held at once: few enough for a tile to stay near the cache, many enough for fast products. A trained
-# head adds its whole gradient once a tile, and wants larger ones.
+# Rows of logits computed at once: few enough for the processor's cache, enough for fast products. If the head is
+# trained, its whole gradient is added once per tile, so tiles are larger.
 _TILE, _TILE_TRAINED_HEAD = 64, 1024
 
 
@@ -51,8 +51,9 @@ def packed_attention(
 def _completions(
     group: Group, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
 ) -> torch.Tensor:
-    """All completions of a group at once -> (their tokens, H, D). Query heads fold into rows of their key/value head,
-    so that keys and values are not repeated for each of them.
+    """Attention of all completions of a group -> (their tokens, H, D).
+
+    Query heads that share a key/value head become rows of it, so that keys and values need not be repeated.
     """
     heads, kv_heads, dim = query.shape[0], key.shape[0], query.shape[-1]
     repeat = heads // kv_heads
@@ -60,7 +61,7 @@ def _completions(
     index = group.gather.flatten()
     folded = query[:, index].view(kv_heads, repeat, rows, longest, dim).permute(2, 0, 1, 3, 4)
     folded = folded.reshape(rows, kv_heads, repeat * longest, dim)
-    keys, values = (_prompt_and_own(group, x, index) for x in (key, value))
+    keys, values = (_prompt_and_own(group, states, index) for states in (key, value))
     mask = torch.zeros(group.mask.shape, dtype=query.dtype, device=query.device).masked_fill(~group.mask, -torch.inf)
     output = attend(folded, keys, values, attn_mask=mask.repeat(repeat, 1)[None, None], scale=scaling)
     output = output.view(rows, kv_heads, repeat, longest, dim).permute(0, 3, 1, 2, 4)
@@ -68,7 +69,7 @@ def _completions(
 
 
 def _prompt_and_own(group: Group, states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Keys or values (K, L, D) as each completion sees them: (G, K, P + C, D)."""
+    """Keys or values (K, L, D) of the prompt and of each completion: (G, K, P + C, D)."""
     rows, longest = group.gather.shape
     own = states[:, index].view(states.shape[0], rows, longest, -1).transpose(0, 1)
     prompt = states[:, group.start : group.start + group.prompt]
@@ -76,8 +77,9 @@ def _prompt_and_own(group: Group, states: torch.Tensor, index: torch.Tensor) -> 
 
 
 class TokenLogProbs(torch.autograd.Function):
-    """Log-probabilities (N,) of targets and entropies (N,) from hidden states (N, H), logits in tiles, recomputed in
-    the backward pass. `temperature` divides the logits.
+    """Log-probabilities (N,) of targets and entropies (N,) from hidden states (N, E); E is the hidden size.
+
+    Logits are computed in tiles and again in the backward pass, to save memory. They are divided by `temperature`.
     """
 
     @staticmethod
@@ -131,15 +133,15 @@ def _tiles(number: int, head_is_trained: bool) -> list[slice]:
 
 
 def _scores(hidden: torch.Tensor, weight: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Logits over temperature, in float32 from a product in the precision of `weight` (V, H)."""
+    """Logits / temperature in float32; the product has the precision of `weight` (V, E)."""
     scores = (hidden.to(weight.dtype) @ weight.T).float()
     return scores if temperature == 1.0 else scores.div_(temperature)
 
 
 def add_packed_forward(model: "PreTrainedModel", temperature: float = 1.0) -> None:
-    """Let `model(packed=...)` return (log-probabilities, entropies) of a packed row's targets, (N,) each.
+    """Let `model(packed=...)` return the log-probabilities and entropies of a packed row's targets, (N,) each.
 
-    It goes through the model's own forward, so that wrappers around it (PEFT, DDP, DeepSpeed) see an ordinary call.
+    This is part of the model's own forward, so that wrappers (PEFT, DDP, DeepSpeed) see an ordinary call.
     """
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -153,7 +155,7 @@ def add_packed_forward(model: "PreTrainedModel", temperature: float = 1.0) -> No
     def forward(self: "PreTrainedModel", *args: Any, packed: Packed | None = None, **kwargs: Any) -> Any:
         if packed is None:
             return original(*args, **kwargs)
-        no_mask = torch.zeros(1, 1, 1, 1, device=packed.input_ids.device)  # 4-D: the model builds none of its own
+        no_mask = torch.zeros(1, 1, 1, 1, device=packed.input_ids.device)  # 4-D: the model then builds no mask itself
         output = self.base_model(
             input_ids=packed.input_ids,
             position_ids=packed.position_ids,

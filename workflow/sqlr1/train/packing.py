@@ -1,8 +1,8 @@
-"""Several sequences in one row without padding, completions sharing their prompt: `[prompt | c1 .. cG | prompt | ...]`.
+"""Many sequences in one row without padding; completions share their prompt: `[prompt | c1 .. cG | prompt | ...]`.
 
-A prompt attends to itself causally, each completion to its prompt and causally to itself, never to another completion;
-positions restart after the prompt for each completion. A prompt is therefore computed once, however many completions
-it has. A sequence of supervised fine-tuning is a prompt without completions.
+A prompt attends to itself causally. A completion attends to its prompt and causally to itself, never to another
+completion, and its positions follow the prompt's. So a prompt is computed once for all of its completions. In
+supervised fine-tuning each sequence is a prompt without completions.
 
 Shapes: L tokens in the row, G completions of a group, C their longest, P the prompt, N scored tokens.
 """
@@ -15,18 +15,18 @@ import torch
 
 @dataclass
 class Group:
-    """One prompt and its completions within the row. `gather` (G, C) holds row indices, padding repeats the first."""
+    """A prompt and its completions in the row. `gather` (G, C): their positions; padding repeats the first one."""
 
     start: int
     prompt: int
     gather: torch.Tensor | None = None
     real: torch.Tensor | None = None  # (G, C) bool: not padding
-    mask: torch.Tensor | None = None  # (C, P + C) bool: what a completion's token may see of prompt and own completion
+    mask: torch.Tensor | None = None  # (C, P + C) bool: tokens of prompt and own completion that each token attends to
 
 
 @dataclass
 class Packed:
-    """A packed row. `sources` (N,) are the positions whose hidden state predicts `targets` (N,)."""
+    """A packed row. The hidden states at `sources` (N,) predict the tokens `targets` (N,)."""
 
     input_ids: torch.Tensor  # (1, L)
     position_ids: torch.Tensor  # (1, L)
@@ -46,7 +46,7 @@ class Packed:
 
 
 def pack_groups(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[Sequence[int]]]) -> Packed:
-    """Pack prompts with their completions; every completion token is scored, in order. Empty ones are skipped."""
+    """Pack prompts and completions. All completion tokens are scored, in order; empty completions are skipped."""
     ids: list[int] = []
     positions: list[int] = []
     sources: list[int] = []
@@ -73,7 +73,7 @@ def pack_groups(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence
 
 
 def _lay_out(group: Group, starts: Sequence[int], lengths: Sequence[int]) -> None:
-    """Fill in how the completions, starting at `starts`, are gathered into a rectangle, and what they may see."""
+    """Set the group's `gather`, `real` and `mask` from the starts and lengths of its completions."""
     longest = max(lengths)
     offsets = torch.arange(longest)
     group.real = offsets[None] < torch.tensor(lengths)[:, None]
@@ -82,7 +82,7 @@ def _lay_out(group: Group, starts: Sequence[int], lengths: Sequence[int]) -> Non
 
 
 def pack_sequences(input_ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], ignored: int) -> Packed:
-    """Pack sequences; tokens whose label is not `ignored` are scored (a first token never is: nothing predicts it)."""
+    """Pack sequences. Tokens whose label is not `ignored` are scored, except a first token: nothing predicts it."""
     packed = pack_groups(input_ids, [[] for _ in input_ids])
     flat = torch.tensor([label for row in labels for label in [ignored, *row[1:]]])
     scored = (flat != ignored).nonzero().squeeze(1)

@@ -1,10 +1,13 @@
-"""Policies in training: loaded for it, and saved as a plain model folder, an adapter merged in."""
+"""The policy in training: loaded, copied for rollouts, and saved as a plain model folder."""
 
+import copy
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from sqlr1.config import Training
 from sqlr1.model.base import load_model, save_model
 from sqlr1.train.trainer_config import multiplies_in_bf16
 
@@ -14,29 +17,86 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def load_policy(folder: Path, settings: Mapping[str, Any]) -> "PreTrainedModel":
-    """The model to train. Frozen weights (LoRA) are held in `train_dtype`, by default the precision of the products
-    (`bf16`, or what the machine does in hardware), trained ones in float32.
+def load_policy(folder: Path, settings: Training) -> "PreTrainedModel":
+    """The model to train. Trained weights are float32.
+
+    With LoRA the model's own weights are frozen and held in `train_dtype`, by default in the precision of the matrix
+    products.
     """
     products = "bfloat16" if multiplies_in_bf16(settings) else "float32"
-    weights = settings.get("train_dtype", products) if settings.get("lora") else "float32"
+    weights = (settings.train_dtype or products) if settings.lora else "float32"
     log.info("products in %s, weights in %s", products, weights)
     return load_model(folder, weights)
 
 
 def save_policy(
-    trained: Any, source: Path, tokenizer: "PreTrainedTokenizerBase", folder: Path, settings: Mapping[str, Any]
+    trained: Any, source: Path, tokenizer: "PreTrainedTokenizerBase", folder: Path, settings: Training
 ) -> None:
-    """Write the policy to `folder`. An adapter is merged into the weights of `source` as saved, not into the copy
-    rounded for training, so that rounding does not add up over stages.
+    """Write the policy to `folder`.
+
+    An adapter is merged into the weights that `source` has on disk, not into the copy rounded for training: otherwise
+    rounding errors would add up over the stages.
     """
-    from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
     model = trained
     if isinstance(trained, PeftModel):
-        from peft import get_peft_model
-
         adapted = get_peft_model(load_model(source, "float32"), trained.peft_config["default"])
         set_peft_model_state_dict(adapted, get_peft_model_state_dict(trained))
         model = adapted.merge_and_unload()
-    save_model(model, tokenizer, folder, settings.get("dtype", "float32"))
+    save_model(model, tokenizer, folder, settings.dtype)
+
+
+def rollout_policy(model: Any, trainer: Any) -> "PreTrainedModel":
+    """A model to sample from that equals `model` now: adapter merged, weights in the precision of the products.
+
+    Sampling reads all weights for each token; an unmerged adapter would add products, and float32 would double the
+    memory traffic. The copy is kept in `trainer.rollout_model` and gets the present weights at each call.
+    """
+    from peft import PeftModel
+
+    dtype = torch.bfloat16 if trainer.args.bf16 else None
+    if not isinstance(model, PeftModel) and (dtype is None or model.dtype == dtype):
+        return model
+    if trainer.rollout_model is None:
+        trainer.rollout_model = _plain_copy(model, dtype)
+    _refill(trainer.rollout_model, model)
+    return trainer.rollout_model
+
+
+def _plain_copy(model: Any, dtype: torch.dtype | None) -> "PreTrainedModel":
+    """A model of the same configuration without adapters, weights in `dtype` (None: as in `model`), not yet set."""
+    from peft import PeftModel
+
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    with torch.device("meta"):  # initializing weights would take time, and numbers from the run's generator
+        plain = type(base)(copy.deepcopy(base.config))
+    for parameter in plain.parameters():  # not the buffers: rotary frequencies are always float32
+        parameter.data = parameter.data.to(dtype or base.dtype)
+    plain.to_empty(device=base.device)
+    plain.tie_weights()
+    for name, buffer in plain.named_buffers():
+        buffer.copy_(base.get_buffer(name))
+    return plain.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _refill(target: "PreTrainedModel", source: Any) -> None:
+    """Copy `source`'s weights, adapters merged in float32, into `target`."""
+    from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
+
+    base = source.get_base_model() if isinstance(source, PeftModel) else source
+    adapted = {name: module for name, module in base.named_modules() if isinstance(module, LoraLayer)}
+    values = {}
+    for name, parameter in base.named_parameters():
+        owner, _, field = name.rpartition(".")
+        if owner.endswith(".base_layer"):
+            layer = owner.removesuffix(".base_layer")
+            if field == "weight":
+                parameter = parameter.float() + adapted[layer].get_delta_weight("default").float()
+            values[f"{layer}.{field}"] = parameter
+        elif ".lora_" not in f".{name}":
+            values[name] = parameter
+    for name, parameter in target.named_parameters():
+        parameter.copy_(values[name])

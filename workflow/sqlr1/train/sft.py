@@ -1,10 +1,8 @@
-"""The cold start: supervised fine-tuning on question -> response, before reinforcement learning (SQL-R1, section 3.1).
+"""The cold start: supervised fine-tuning on questions and responses, before RL (SQL-R1, section 3.1).
 
-Loss on the response only. Strategies: `sql_only` leaves the think block empty, `reasoning` fills it; both keep the one
-response format.
+The loss is on the response only. `prompt.STRATEGIES` writes the responses.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,31 +14,29 @@ from torch.utils.data import Sampler
 from tqdm.auto import tqdm
 from trl import SFTTrainer
 
+from sqlr1.config import ColdStart
 from sqlr1.model.prefix_cache import why_not_shared
 from sqlr1.model.prompts import Prompts
 from sqlr1.prompt import STRATEGIES
 from sqlr1.records import Catalogue, InputError, Question
-from sqlr1.train.checkpoints import MarkComplete
-from sqlr1.train.epochs import EpochOf, epoch_of
+from sqlr1.tracking import Run
+from sqlr1.train.checkpoints import EpochOf, LogToRun, MarkComplete, epoch_of
 from sqlr1.train.packed_forward import add_packed_forward
 from sqlr1.train.packing import pack_sequences
-from sqlr1.train.tracking_callback import LogToRun, MetricSink
 from sqlr1.train.trainer_config import lora_config, named_section, sft_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-log = logging.getLogger(__name__)
-
-IGNORED = -100
+IGNORED = -100  # label of a token without loss
 
 
 def encode(
     questions: Sequence[Question], catalogue: Catalogue, prompts: Prompts, strategy: str
 ) -> tuple[list[dict[str, np.ndarray]], Counter[str]]:
-    """Questions as rows `input_ids`, `labels` (IGNORED over the prompt), and the dropped ones counted by reason.
+    """Questions as rows `input_ids`, `labels` (IGNORED in the prompt), and how many were dropped, by reason.
 
-    Both (length,) of int32: as Python's integers, 200,000 rows of the paper's would take gigabytes in every process.
+    Both are int32 arrays (length,): as Python integers the paper's 200,000 rows would take gigabytes in each process.
     """
     rows, dropped = [], Counter[str]()
     for question in tqdm(questions, desc="tokenize", disable=None):
@@ -55,7 +51,7 @@ def encode(
 
 
 class LengthGroupedSampler(Sampler[int]):
-    """Batches of rows of similar length, in an order drawn from (seed, epoch) alone: what an exact resume needs."""
+    """Batches of rows of similar length. Their order depends on seed and epoch alone, which exact resume needs."""
 
     def __init__(self, lengths: Sequence[int], batch: int, seed: int, epoch: EpochOf) -> None:
         self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, epoch
@@ -66,12 +62,12 @@ class LengthGroupedSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch())
         order = torch.randperm(len(self.lengths), generator=generator).tolist()
-        window = self.batch * 32  # sorted within: long enough for even batches, short enough to stay shuffled
+        window = self.batch * 32  # rows sorted by length at a time: few enough to keep the order random
         batches = []
         for start in range(0, len(order), window):
             block = sorted(order[start : start + window], key=lambda i: self.lengths[i])
             batches += [block[i : i + self.batch] for i in range(0, len(block), self.batch)]
-        last = batches.pop() if len(batches[-1]) < self.batch else []  # the short batch stays last
+        last = batches.pop() if len(batches[-1]) < self.batch else []  # an incomplete batch stays last
         for index in torch.randperm(len(batches), generator=generator).tolist():
             yield from batches[index]
         yield from last
@@ -81,15 +77,15 @@ class ColdStartTrainer(SFTTrainer):
     """SFTTrainer over packed rows: no padding, and logits only where there are labels."""
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
-        # Of all processes together: the same rows make up a step, however many processes share them. But several have
-        # an epoch's short last batch filled up with its first rows, by accelerate.
+        # The batch of all processes together, so that a step has the same rows for any number of processes. (With
+        # several processes accelerate fills an epoch's incomplete last batch with the epoch's first rows.)
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return LengthGroupedSampler(list(self.train_dataset["length"]), batch, self.args.seed, epoch_of(self))
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """Negative log-likelihood of the labels, averaged over the labels of the whole accumulated batch."""
+        """Negative log-likelihood, averaged over all labels of the accumulated batch."""
         packed = inputs["packed"].to(self.accelerator.device)
         with self.accelerator.autocast():
             log_probs, _ = model(packed=packed)
@@ -102,7 +98,7 @@ class ColdStartTrainer(SFTTrainer):
 
 
 def collate(rows: Sequence[Mapping[str, list[int]]]) -> dict[str, Any]:
-    """One packed row of a batch. The Trainer counts `labels` (1, L), from the second on, for the denominator."""
+    """A batch as one packed row. The Trainer counts `labels` (1, L), except the first, as the loss's denominator."""
     packed = pack_sequences([r["input_ids"] for r in rows], [r["labels"] for r in rows], IGNORED)
     labels = torch.full_like(packed.input_ids, IGNORED)
     labels[0, packed.sources + 1] = packed.targets
@@ -113,30 +109,30 @@ def make_trainer(
     model: "PreTrainedModel",
     tokenizer: Any,
     rows: Sequence[Mapping[str, np.ndarray | list[int]]],
-    settings: Mapping[str, Any],
+    settings: ColdStart,
     work: Path,
     seed: int,
-    run: MetricSink | None = None,
+    run: Run | None = None,
 ) -> ColdStartTrainer:
-    """The trainer of the cold start over encoded rows; checkpoints in `work`.
+    """The trainer of the cold start over rows of `encode`; checkpoints go to `work`.
 
-    Raises InputError for a model that cannot be computed over packed rows, and for settings that TRL or PEFT refuse.
+    Raises InputError for a model that cannot be computed on packed rows, and for settings that TRL or PEFT refuse.
     """
     from datasets import Dataset
 
     dataset = Dataset.from_list([{**r, "length": len(r["input_ids"])} for r in rows])
-    args, callbacks = sft_config(settings, work, seed), [MarkComplete(), *([LogToRun(run)] if run else [])]
-    with named_section("cold_start"):  # PEFT refuses some settings only when it sees the model
+    args, lora = sft_config(settings, work, seed), lora_config(settings.lora)
+    with named_section("cold_start"):  # some settings are refused only when the model is known
         trainer = ColdStartTrainer(
             model=model,
             args=args,
             data_collator=collate,
             train_dataset=dataset,
             processing_class=tokenizer,
-            peft_config=lora_config(settings.lora),
-            callbacks=callbacks,
+            peft_config=lora,
+            callbacks=[MarkComplete(), *([LogToRun(run)] if run else [])],
         )
-    base = trainer.model.get_base_model() if lora_config(settings.lora) else trainer.model
+    base = trainer.model.get_base_model() if lora else trainer.model
     if reason := why_not_shared(base):
         raise InputError(f"the cold start cannot pack its rows: {reason} (config keys base_model, cold_start.lora)")
     add_packed_forward(base)

@@ -1,8 +1,8 @@
 """GRPOTrainer that computes each group's prompt once: in sampling, in log-probabilities and in the backward pass.
 
-Loss, advantages, clipping and KL are TRL's own code over the log-probabilities made here; nothing of them is rewritten.
-Where a batch cannot be packed (images, tools, attention dropout, other families of models), TRL's own path is taken,
-and the log says why.
+Loss, advantages, clipping and KL are TRL's own code; only the log-probabilities that go into it are computed here.
+Models and settings that do not support this (attention dropout, other model families, ...) use TRL's own code
+throughout, and the log says why.
 """
 
 import logging
@@ -18,21 +18,21 @@ from trl.trainer.utils import split_tensor_dict
 from sqlr1.model.prefix_cache import why_not_shared
 from sqlr1.model.sampler import Sampling, row_seed, sample
 from sqlr1.records import InputError
-from sqlr1.train.dynamic_sampling import dead_groups, drop_rows, replace_groups
-from sqlr1.train.epochs import SeededByEpoch, epoch_of
+from sqlr1.train.checkpoints import SeededByEpoch, epoch_of
+from sqlr1.train.dynamic_sampling import drop_rows, replace_groups, zero_variance_groups
 from sqlr1.train.packed_forward import add_packed_forward
-from sqlr1.train.packing import Packed, pack_groups
-from sqlr1.train.rollout_policy import rollout_policy
+from sqlr1.train.packing import pack_groups
+from sqlr1.train.policy import rollout_policy
 
 log = logging.getLogger(__name__)
 
 
 class SharedPromptTrainer(GRPOTrainer):
-    """GRPOTrainer over shared prompts; `shared_prompt=False` is TRL's own trainer, except that the order of prompts
-    follows from seed and epoch also after the first one.
+    """GRPOTrainer with shared prompts. `shared_prompt=False` is TRL's trainer, except for `SeededByEpoch`.
 
-    With `refill_rounds` (an integer) groups without variance are replaced by others of the dataset so many times, and
-    then dropped; None keeps them, as TRL does. Raises InputError where that cannot be done.
+    If `refill_rounds` is an integer, zero-variance groups are replaced by groups of other prompts, up to so many times,
+    and the remaining ones are dropped. None keeps them, as TRL does. Raises InputError if the other settings do not
+    allow it.
     """
 
     def __init__(self, *args: Any, shared_prompt: bool = True, refill_rounds: int | None = None, **kwargs: Any) -> None:
@@ -41,19 +41,16 @@ class SharedPromptTrainer(GRPOTrainer):
         self.rollout_model: Any = None
         self.unshared_reason = self._why_not_shared() if shared_prompt else "grpo.shared_prompt is false"
         if self.unshared_reason:
-            log.warning("prompts are computed once a completion, by TRL's own path: %s", self.unshared_reason)
+            log.warning("each completion computes its prompt, by TRL's own code: %s", self.unshared_reason)
         self.unsampled_reason = self._why_not_sampled()
-        if self.unsampled_reason:
-            log.warning(
-                "rollouts are TRL's own, without seeds of their own: %s; a resumed run draws others",
-                self.unsampled_reason,
-            )
+        if reason := self.unsampled_reason:
+            log.warning("TRL draws the rollouts, without a seed per rollout: %s; a resumed run draws others", reason)
         if refill_rounds is not None and (reason := self._why_not_refilled()):
             raise InputError(f"config key grpo.dynamic_sampling: {reason}")
         if self.unshared_reason:
             return
         for wrapped in filter(None, (self.model, self.ref_model)):
-            model = self.accelerator.unwrap_model(wrapped)  # the reference may be DeepSpeed's engine by now
+            model = self.accelerator.unwrap_model(wrapped)  # DeepSpeed may have wrapped the reference model
             add_packed_forward(model.get_base_model() if is_peft_model(model) else model, self.temperature)
 
     def _why_not_shared(self) -> str:
@@ -65,7 +62,7 @@ class SharedPromptTrainer(GRPOTrainer):
         return why_not_shared(model)
 
     def _why_not_sampled(self) -> str:
-        """The settings that the shared-prompt sampler does not know; empty where it draws the rollouts."""
+        """The settings that our sampler does not support; empty if it can draw the rollouts."""
         settings = ("use_vllm", "use_transformers_continuous_batching", "min_p", "generation_kwargs")
         given = [f"grpo.{name}" for name in settings if getattr(self.args, name)]
         given += ["grpo.repetition_penalty"] if self.repetition_penalty != 1.0 else []
@@ -75,7 +72,7 @@ class SharedPromptTrainer(GRPOTrainer):
         if self.unshared_reason:
             return f"prompts are not shared ({self.unshared_reason})"
         if self.args.per_device_train_batch_size * self.args.steps_per_generation % self.num_generations:
-            return "a process has to hold whole groups: make its batch of rollouts a multiple of grpo.num_generations"
+            return "each process needs whole groups: make its batch of rollouts a multiple of grpo.num_generations"
         if self.scale_rewards == "batch" or self.multi_objective_aggregation == "normalize_then_sum":
             return "grpo.scale_rewards batch and normalize_then_sum need all groups at once"
         return ""
@@ -86,7 +83,7 @@ class SharedPromptTrainer(GRPOTrainer):
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, *a: Any, **k: Any
     ) -> tuple[list[list[int]], Any]:
-        """Completions of `prompt_ids`, which holds each prompt `num_generations` times."""
+        """Completions of `prompt_ids`, in which each prompt occurs `num_generations` times."""
         if self.unsampled_reason:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, *a, **k)
         first = self.accelerator.process_index * len(prompt_ids)
@@ -113,7 +110,7 @@ class SharedPromptTrainer(GRPOTrainer):
         compute_entropy: bool = False,
         **more: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Log-probabilities and entropies (B, T) of the completions; 0 where there is no token, as TRL has it."""
+        """Log-probabilities and entropies (B, T) of the completions; 0 in the padding, as in TRL."""
         if self.unshared_reason:
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **more
@@ -121,18 +118,24 @@ class SharedPromptTrainer(GRPOTrainer):
         present = attention_mask[:, -logits_to_keep:].bool()
         log_probs = torch.zeros(present.shape, dtype=torch.float32, device=input_ids.device)
         entropies = torch.zeros_like(log_probs)
-        groups = list(_rows_by_prompt(_prompts(input_ids, attention_mask, logits_to_keep)).items())
-        # Dropped groups cost no pass; one stays where all are: its prompt alone, for a graph that ends in zeros.
+        ids, mask = input_ids.cpu(), attention_mask.bool().cpu()
+        prompts = [row[:-logits_to_keep][m[:-logits_to_keep]].tolist() for row, m in zip(ids, mask, strict=True)]
+        completions = [row[-logits_to_keep:][m[-logits_to_keep:]].tolist() for row, m in zip(ids, mask, strict=True)]
+        groups = list(_rows_by_prompt(prompts).items())
+        # Dropped groups are not computed. If all are dropped, the first prompt is, because the loss needs a graph.
         groups = [(prompt, rows) for prompt, rows in groups if present[rows].any()] or groups[:1]
         most = batch_size or len(input_ids)
         while groups:
             chunk = [groups.pop(0)]
             while groups and sum(len(rows) for _, rows in [*chunk, groups[0]]) <= most:
                 chunk.append(groups.pop(0))
-            packed, rows = _pack(chunk, input_ids[:, -logits_to_keep:], present)
+            rows = [row for _, group in chunk for row in group]
+            packed = pack_groups(
+                [list(prompt) for prompt, _ in chunk], [[completions[row] for row in group] for _, group in chunk]
+            )
             with self.accelerator.autocast():
                 values, entropy = model(packed=packed.to(input_ids.device))
-            columns = [present[row].nonzero().squeeze(1) for row in rows]  # the order in which `values` come
+            columns = [present[row].nonzero().squeeze(1) for row in rows]  # in the order of `values`
             places = (
                 torch.cat([c.new_full(c.shape, r) for r, c in zip(rows, columns, strict=True)]),
                 torch.cat(columns),
@@ -142,21 +145,26 @@ class SharedPromptTrainer(GRPOTrainer):
         return log_probs, entropies if compute_entropy else None, None
 
     def _calculate_rewards(self, *args: Any) -> torch.Tensor:
-        """TRL's parts (B, F) over all processes; their weighted sums are kept, NaN where no part could be judged."""
+        """TRL's rewards (B, F) of F parts, over all processes. Their weighted sums are kept for dynamic sampling.
+
+        A sum is NaN if the gold could not be run.
+        """
         parts = super()._calculate_rewards(*args)
         sums = (parts * self.reward_weights.to(parts.device)).nansum(1)
         self._rewards = sums.masked_fill(parts.isnan().all(1), torch.nan)
         return parts
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        """TRL's batch, and the `rewards` (B,) of this process's rows."""
+        """TRL's batch with the `rewards` (B,) of this process's rows."""
         batch = super()._generate_and_score_completions(inputs)
         first = self.accelerator.process_index * len(inputs)
         return {**batch, "rewards": self._rewards[first : first + len(inputs)]}
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
-        """As TRL's, except that a batch of rollouts is shuffled by group, so that micro-batches share their prompts,
-        and from a seed of its own: a resumed run's global generator is not in the state of an uninterrupted one's.
+        """As in TRL, but zero-variance groups are refilled and dropped, and a batch of rollouts is shuffled by group.
+
+        A shuffle by group lets the completions of a micro-batch share their prompt. It has a seed of its own, because
+        after a resume the state of the global generator differs.
         """
         per_generation = self.args.steps_per_generation
         fresh = self._buffered_inputs is None or self._step % (per_generation * self.num_iterations) == 0
@@ -164,35 +172,35 @@ class SharedPromptTrainer(GRPOTrainer):
             return super()._prepare_inputs(generation_batch)
         batch = self._refilled(self._generate_and_score_completions(generation_batch))
         rewards = batch.pop("rewards")
-        dead = torch.zeros_like(rewards, dtype=torch.bool)
-        for group in dead_groups(rewards, self.num_generations) if self.refill_rounds is not None else ():
-            dead[group * self.num_generations : (group + 1) * self.num_generations] = True
-        batch["dead"] = dead
+        dropped = torch.zeros_like(rewards, dtype=torch.bool)
+        for group in zero_variance_groups(rewards, self.num_generations) if self.refill_rounds is not None else ():
+            dropped[group * self.num_generations : (group + 1) * self.num_generations] = True
+        batch["dropped"] = dropped
         generator = torch.Generator().manual_seed(row_seed(self.args.seed, self._step))
         groups = torch.arange(len(batch["advantages"])).split(self.num_generations)
         order = torch.cat([groups[i] for i in torch.randperm(len(groups), generator=generator)])
         batch = {k: v[order] if isinstance(v, torch.Tensor) and v.dim() else v for k, v in batch.items()}
         self._buffered_inputs = split_tensor_dict(batch, per_generation)
-        rows = [inputs.pop("dead") for inputs in self._buffered_inputs]
+        rows = [inputs.pop("dropped") for inputs in self._buffered_inputs]
         if self.refill_rounds is not None:
-            dead_share = self.accelerator.gather(dead.float()).mean().item()
-            self._metrics["train"]["dynamic_sampling/live_groups"].append(1 - dead_share)
-            left = dead.new_tensor(drop_rows(self._buffered_inputs, rows), dtype=torch.long)
+            dropped_share = self.accelerator.gather(dropped.float()).mean().item()
+            self._metrics["train"]["dynamic_sampling/live_groups"].append(1 - dropped_share)
+            left = dropped.new_tensor(drop_rows(self._buffered_inputs, rows), dtype=torch.long)
             tokens = self.accelerator.gather(left).sum()
             for inputs in self._buffered_inputs:
                 inputs["num_items_in_batch"] = tokens
         return self._buffered_inputs[self._step % per_generation]
 
     def _refilled(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """`batch` with its groups without variance replaced by groups of other prompts, as far as these have some.
+        """`batch` with zero-variance groups replaced by groups of other prompts that have variance.
 
-        All processes draw as many groups as the neediest, for they sample and gather together.
+        All processes draw as many groups as the one that needs most, because they sample and gather together.
         """
         size = self.num_generations
         for number_of_round in range(1, (self.refill_rounds or 0) + 1):
             self._round = number_of_round
-            dead = dead_groups(batch["rewards"], size)
-            number = self.accelerator.gather(batch["rewards"].new_tensor([len(dead)])).max()
+            unwanted = zero_variance_groups(batch["rewards"], size)
+            number = self.accelerator.gather(batch["rewards"].new_tensor([len(unwanted)])).max()
             if not number:
                 break
             rng = random.Random(
@@ -201,15 +209,15 @@ class SharedPromptTrainer(GRPOTrainer):
             prompts = [rng.randrange(len(self.train_dataset)) for _ in range(int(number))]
             rows = [self.train_dataset[index] for index in prompts for _ in range(size)]
             fresh = self._scored_aside(rows)
-            spoilt = set(dead_groups(fresh["rewards"], size))
-            live = [group for group in range(len(prompts)) if group not in spoilt]
-            places = dict(zip(dead, live, strict=False))
+            useless = set(zero_variance_groups(fresh["rewards"], size))
+            useful = [group for group in range(len(prompts)) if group not in useless]
+            places = dict(zip(unwanted, useful, strict=False))
             batch = replace_groups(batch, fresh, places, size, self.processing_class.pad_token_id)
         self._round = 0
         return batch
 
     def _scored_aside(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Rollouts whose metrics are dropped: in a logged mean one group would weigh as much as the batch."""
+        """Rollouts without their metrics: in a logged mean one group would weigh as much as the whole batch."""
         metrics = {name: list(values) for name, values in self._metrics["train"].items()}
         fresh = self._generate_and_score_completions(rows)
         self._metrics["train"].clear()
@@ -217,7 +225,7 @@ class SharedPromptTrainer(GRPOTrainer):
         return fresh
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
-        """Train; a resumed run counts its rollouts on from where the checkpoint left them."""
+        """Train; a resumed run continues the checkpoint's count of passes, on which the rollouts' seeds depend."""
         if resume_from_checkpoint:
             step = int(Path(resume_from_checkpoint).name.rpartition("-")[2])
             self._step = step * self.args.gradient_accumulation_steps
@@ -225,24 +233,8 @@ class SharedPromptTrainer(GRPOTrainer):
 
 
 def _rows_by_prompt(prompts: list[list[int]]) -> dict[tuple[int, ...], list[int]]:
-    """Row numbers by prompt, prompts in the order in which they first occur."""
+    """Row numbers by prompt; prompts in the order of their first row."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for row, ids in enumerate(prompts):
         groups.setdefault(tuple(ids), []).append(row)
     return groups
-
-
-def _prompts(input_ids: torch.Tensor, attention_mask: torch.Tensor, completion: int) -> list[list[int]]:
-    """The left-padded prompts as lists."""
-    ids, mask = input_ids[:, :-completion].cpu(), attention_mask[:, :-completion].bool().cpu()
-    return [row[keep].tolist() for row, keep in zip(ids, mask, strict=True)]
-
-
-def _pack(
-    groups: list[tuple[tuple[int, ...], list[int]]], completion_ids: torch.Tensor, present: torch.Tensor
-) -> tuple[Packed, list[int]]:
-    """Pack groups; returns also the rows in the order in which their tokens are scored."""
-    rows = [row for _, group in groups for row in group]
-    ids, mask = completion_ids.cpu(), present.cpu()
-    completions = [[ids[row][mask[row]].tolist() for row in group] for _, group in groups]
-    return pack_groups([list(prompt) for prompt, _ in groups], completions), rows

@@ -1,7 +1,6 @@
-"""The libraries' configurations from the config sections `cold_start` and `grpo`.
+"""SFTConfig, GRPOConfig and LoraConfig from the config sections `cold_start` and `grpo`.
 
-A section has a few keys of our own. All others have the names of SFTConfig's or GRPOConfig's fields and go there as
-they are.
+`_OWN_KEYS` are keys of ours. All other keys are fields of SFTConfig or GRPOConfig and are passed on unchanged.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,29 +22,29 @@ _OWN_KEYS = {
 
 
 def sft_config(settings: ColdStart, out: Path, seed: int) -> "SFTConfig":
-    """The SFTConfig of section `cold_start`; checkpoints go to `out`. Raises InputError for values that it refuses."""
+    """The SFTConfig of section `cold_start`; checkpoints go to `out`. Raises InputError for values that TRL refuses."""
     from trl import SFTConfig
 
-    # Rows are tokenized before they reach the trainer, by the rule that inference uses; too long ones are counted.
+    # `sft.encode` tokenizes the rows as inference does, and counts those that are too long.
     fixed = {"dataset_kwargs": {"skip_prepare_dataset": True}, "max_length": None}
     return _trainer_config(SFTConfig, "cold_start", settings, fixed, out, seed)
 
 
 def grpo_config(settings: Grpo, out: Path, seed: int) -> "GRPOConfig":
-    """The GRPOConfig of section `grpo`; checkpoints go to `out`. Raises InputError for values that it refuses."""
+    """The GRPOConfig of section `grpo`; checkpoints go to `out`. Raises InputError for values that TRL refuses."""
     from trl import GRPOConfig
 
     return _trainer_config(GRPOConfig, "grpo", settings, {}, out, seed)
 
 
 def multiplies_in_bf16(settings: Training) -> bool:
-    """A section's `bf16`; if null, whether the machine does it in hardware."""
+    """A section's `bf16`; if null, whether the machine multiplies bfloat16 in hardware."""
     return native_precision() == "bfloat16" if settings.bf16 is None else settings.bf16
 
 
 @contextmanager
 def named_section(section: str) -> Iterator[None]:
-    """Turn what the libraries refuse of a section's values into an InputError of one line."""
+    """Turn a library's error about a section's values into an InputError of one line."""
     try:
         yield
     except (ValueError, TypeError, NotImplementedError, ImportError) as error:

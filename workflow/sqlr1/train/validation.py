@@ -1,6 +1,6 @@
-"""A fixed set of questions, answered greedily before, during and after training.
+"""Validation: a fixed set of questions, answered greedily before, during and after training.
 
-Every step of GRPO sees other prompts, so a rising mean reward proves nothing by itself: the same questions do.
+Each step of GRPO has other prompts, so a rising mean reward alone proves nothing.
 """
 
 import logging
@@ -13,12 +13,11 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from sqlr1.model.batches import BATCH_TOKENS, complete_all
 from sqlr1.model.prefix_cache import why_not_shared
-from sqlr1.model.sampler import GREEDY, Sampling
-from sqlr1.train.execution_reward import Judge, summary
+from sqlr1.model.sampler import BATCH_TOKENS, GREEDY, Sampling, complete_all
+from sqlr1.train.execution_reward import ExecutionReward, summary
 from sqlr1.train.monitor import COLLAPSE, collapse_signs
-from sqlr1.train.rollout_policy import rollout_policy
+from sqlr1.train.policy import rollout_policy
 
 log = logging.getLogger(__name__)
 
@@ -26,23 +25,23 @@ PREFIX = "validation/"
 
 
 class Validate(TrainerCallback):
-    """Scores `rows` (of `grpo_rows`) every `every` steps, and puts the result into the log history.
+    """Scores `rows` (of `grpo_rows`) every `every` steps and appends the result to the log history.
 
-    Each process answers its share of them. It takes nothing from the random number generators. `trainer` is set once
-    that is made.
+    Each process answers its share of the rows. The random generators are not used. `trainer` has to be set after it
+    is made.
     """
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]], judge: Judge, every: int) -> None:
-        self.rows, self.judge, self.every = rows, judge, every
+    def __init__(self, rows: Sequence[Mapping[str, Any]], reward: ExecutionReward, every: int) -> None:
+        self.rows, self.reward, self.every = rows, reward, every
         self.trainer: Any = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Before the first step; a resumed run has that line already."""
+        """Validate before the first step; a resumed run has that line already."""
         if state.global_step == 0:
             self._record(state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """During and after."""
+        """Validate every `every` steps and after the last one."""
         if state.global_step % self.every == 0 or state.global_step == state.max_steps:
             self._record(state)
 
@@ -64,8 +63,9 @@ class Validate(TrainerCallback):
                 callback.send(line, state.global_step)
 
     def score(self) -> dict[str, float]:
-        """Greedy shares and mean reward of the current policy on the fixed set, the same on all processes; and
-        `questions`: how many of them have a gold that runs.
+        """Metrics of the present policy's greedy answers, the same in all processes.
+
+        `execution_reward.summary`, the mean `reward`, and `questions`: how many questions have a gold that runs.
         """
         trainer, accelerator = self.trainer, self.trainer.accelerator
         rows = self.rows[accelerator.process_index :: accelerator.num_processes]
@@ -74,24 +74,24 @@ class Validate(TrainerCallback):
         prompts = [row["prompt_ids"] for row in rows]
         if why_not_shared(policy):
             was_training = policy.training
-            policy.eval()  # its dropout would draw from the global generator
+            policy.eval()  # dropout would use the global random generator
             asked = tqdm(prompts, "validate", disable=None)
             drawn = [[_generate(policy, prompt, sampling, trainer)] for prompt in asked]
             policy.train(was_training)
         else:
             seeds, eos = [[GREEDY]] * len(rows), trainer.eos_token_ids
             drawn = complete_all(policy, prompts, seeds, sampling, eos, BATCH_TOKENS, "validate")
-        decode = trainer.processing_class.decode  # `batch_decode` makes one text of none: a process may have no rows
+        decode = trainer.processing_class.decode  # not `batch_decode`: a process may have no rows
         own = [decode(group[0], skip_special_tokens=True) for group in drawn]
-        outcomes = self.judge.outcomes(own, [r["gold"] for r in rows], [r["database"] for r in rows])
+        outcomes = self.reward.outcomes(own, [r["gold"] for r in rows], [r["database"] for r in rows])
         judged, texts = zip(*gather_object(list(zip(outcomes, own, strict=True))), strict=True)
-        rewards = [total for outcome in judged if (total := self.judge.total(outcome)) is not None]
+        rewards = [total for outcome in judged if (total := self.reward.total(outcome)) is not None]
         reward = sum(rewards) / max(1, len(rewards))
         return {**summary(judged, texts), "reward": reward, "questions": sum(outcome.judged for outcome in judged)}
 
 
 def _generate(policy: Any, prompt: Sequence[int], sampling: Sampling, trainer: Any) -> list[int]:
-    """The greedy completion of one prompt by a model that our own sampler does not serve."""
+    """The greedy completion of one prompt, by a model that our own sampler does not support."""
     ids = torch.tensor([prompt], device=policy.device)  # (1, P)
     completed = policy.generate(
         input_ids=ids,

@@ -1,0 +1,171 @@
+"""Score a file of predicted SQL, or of sampled candidates, by the official metrics, in a sandbox and faster.
+
+The table shows, by difficulty, each metric in percent with its 95 % bootstrap interval; with samples, for the greedy
+answer, the vote and pass@k. Questions without a prediction, without a database or with a broken gold are counted
+apart, never as wrong.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sqlr1.evaluate.evaluator import SHARES, Evaluation, evaluate, in_order, summarise
+from sqlr1.evaluate.formats import LAYOUTS, read_answers, read_questions
+from sqlr1.evaluate.statistics import Bootstrap, Estimate
+from sqlr1.records import InputError, write_jsonl
+from sqlr1.sandbox import METRICS, Executor, Limits
+
+_OFFICIAL_REPEATS = 100
+_COMPARISON_SECONDS = 30.0  # longer than in training, where a batch waits for the slowest comparison
+_RANGES = {
+    "seconds": (0.001, 86_400.0),
+    "rows": (1, 1_000_000_000),
+    "workers": (1, 4 * (os.cpu_count() or 1)),
+    "ves": (0, 100_000),
+}
+
+
+def add_parser(commands: Any) -> None:
+    """Add the sub-command `score` to argparse's sub-parsers."""
+    parser = commands.add_parser("score", help="score a predictions file", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--benchmark", choices=LAYOUTS, required=True, help="file layout and meaning of the verdict")
+    parser.add_argument("--questions", type=Path, required=True, metavar="FILE", help="the benchmark's dev.json")
+    parser.add_argument("--databases", type=Path, required=True, metavar="DIR", help="folder of DB_ID/DB_ID.sqlite")
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="JSONL (.jsonl), BIRD's .json, Spider's text, in which a blank line is an answer that fails, or a "
+        "candidates.jsonl with samples",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE.jsonl", help="write one JSON line per scored question")
+    parser.add_argument(
+        "--ves",
+        type=int,
+        nargs="?",
+        const=_OFFICIAL_REPEATS,
+        default=0,
+        metavar="REPEATS",
+        help=f"also time matching queries for R-VES ({_OFFICIAL_REPEATS} times each, as BIRD does; slow, and noisy)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object instead of a table")
+    parser.add_argument("--seconds", type=float, default=30.0, help="wall time a query may take (default: 30)")
+    parser.add_argument(
+        "--rows", type=int, default=Limits.rows, help=f"rows a result may have (default: {Limits.rows:,})"
+    )
+    parser.add_argument("--workers", type=int, help="worker processes (default: one per CPU)")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="keep gold results here for later runs")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Score and print. Raises InputError for bad files or values."""
+    if not args.databases.is_dir():
+        raise InputError(f"{args.databases}: no such folder (--databases)")
+    for name, (least, most) in _RANGES.items():
+        value = getattr(args, name)
+        if value is not None and not least <= value <= most:  # written so that NaN is refused too
+            raise InputError(f"--{name} must be between {least} and {most}, not {value}")
+    if args.out:
+        _check_writable(args.out, [args.questions, args.predictions])
+    limits = Limits(args.seconds, args.rows, comparison_seconds=_COMPARISON_SECONDS)
+    with Executor(args.workers, limits, args.cache) as executor:  # its workers start while the files are read
+        questions = read_questions(args.benchmark, args.questions)
+        answers = read_answers(args.predictions, questions)
+        found = evaluate(executor, args.benchmark, questions, args.databases, answers, args.ves)
+    if args.out:
+        write_jsonl(args.out, map(_record, found.scored))
+    table = _table(found)
+    print(_as_json(args.benchmark, found, table) if args.json else _as_text(found, table))
+
+
+def _check_writable(out: Path, inputs: list[Path]) -> None:
+    """Raise InputError, before the work, if the output cannot be written or would replace an input."""
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder (--out)")
+    if any(out.exists() and path.exists() and out.samefile(path) for path in inputs):
+        raise InputError(f"{out}: is an input file; choose another name (--out)")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out.parent}: cannot be written to ({error.strerror}) (--out)") from error
+    if not os.access(out.parent, os.W_OK):
+        raise InputError(f"{out.parent}: cannot be written to (--out)")
+
+
+def _record(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of `--out`: the greedy answer's verdict and metrics; with samples, the vote's and the counts too."""
+
+    def judged(answer: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: answer[key] for key in ("verdict", *METRICS, "r_ves") if key in answer}
+
+    record = {key: row[key] for key in ("index", "db_id", "difficulty")} | judged(row["greedy"])
+    return record | {"vote": judged(row["vote"]), "samples": row["samples"]} if "vote" in row else record
+
+
+def _table(found: Evaluation) -> list[dict[str, Any]]:
+    """One row per method and difficulty, and one for all: `questions`, and the estimate of each metric or None."""
+    rows = found.scored
+    metrics = {measure: by for measure, by in summarise(rows, Bootstrap()).items() if measure not in SHARES}
+    methods = list(dict.fromkeys(method for by in metrics.values() for method in by)) or ["greedy"]
+    _, *levels = in_order({"all", *(row["difficulty"] for row in rows)})
+    return [
+        {
+            "method": method,
+            "difficulty": level,
+            "questions": sum(level in ("all", row["difficulty"]) for row in rows),
+            **{metric: by.get(method, {}).get(level) for metric, by in metrics.items()},
+        }
+        for method in methods
+        for level in (*levels, "all")
+    ]
+
+
+def _unscored(found: Evaluation) -> dict[str, list[int]]:
+    """Reason -> the indices of the questions that it kept from being scored."""
+    reasons = {"without_prediction": found.unanswered, "missing_database": list(found.missing)}
+    for row in found.gold_faults:
+        reasons.setdefault(row["greedy"]["verdict"], []).append(row["index"])
+    return {reason: indices for reason, indices in reasons.items() if indices}
+
+
+def _as_json(benchmark: str, found: Evaluation, table: list[dict[str, Any]]) -> str:
+    for row in table:
+        for metric, estimate in row.items():
+            if metric not in ("method", "difficulty", "questions"):
+                named = zip(("mean", "low", "high"), ("value", "low", "high"), strict=True)
+                row[metric] = {name: estimate and estimate[key] for name, key in named}
+    summary = {
+        "benchmark": benchmark,
+        "scored": len(found.scored),
+        "unscored": _unscored(found),
+        "missing_databases": sorted(set(found.missing.values())),
+        "gold_errors": {row["index"]: row["greedy"]["error"] for row in found.gold_faults},
+        "summary": table,
+    }
+    return json.dumps(summary, allow_nan=False)
+
+
+def _as_text(found: Evaluation, table: list[dict[str, Any]]) -> str:
+    hidden = () if len({row["method"] for row in table}) > 1 else ("method",)
+    header = [name for name in table[0] if name not in hidden]
+    lines = [[_cell(row[name]) for name in header] for row in table]
+    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+    text = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *lines]]
+    errors = {row["index"]: f"; {row['index']}: {row['greedy']['error']}" for row in found.gold_faults}
+    for reason, indices in _unscored(found).items():
+        named = ", ".join(map(str, indices[:10])) + (", ..." if len(indices) > 10 else "")
+        if reason == "missing_database":
+            named = ", ".join(sorted(set(found.missing.values())))
+        text.append(f"not scored, {reason.replace('_', ' ')}: {len(indices)} ({named}){errors.get(indices[0], '')}")
+    return "\n".join(text)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return Estimate(**value).percent()
+    return "-" if value is None else str(value)
