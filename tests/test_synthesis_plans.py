@@ -109,21 +109,21 @@ CASES = {
     "not exists": (Existence(SINGER, AWARD_KEY, None, True), [("Cy",), ("Di",), ("Ed",)]),
     "intersect": (
         SetPlan(
-            "intersect",
             where(Filter(AGE, ">", 35), outputs=(COUNTRY,)),
+            "intersect",
             where(Filter(AGE, "<", 35), outputs=(COUNTRY,)),
             "values",
         ),
         [("France",), ("Spain",)],
     ),
     "except": (
-        SetPlan("except", SINGER.with_(outputs=(COUNTRY,)), where(Filter(AGE, "<", 35), outputs=(COUNTRY,)), "values"),
+        SetPlan(SINGER.with_(outputs=(COUNTRY,)), "except", where(Filter(AGE, "<", 35), outputs=(COUNTRY,)), "values"),
         [("Japan",)],
     ),
     "union": (
         SetPlan(
-            "union",
             where(Filter(AGE, ">", 55), outputs=(COUNTRY,)),
+            "union",
             where(Filter(AGE, "<", 35), outputs=(COUNTRY,)),
             "values",
         ),
@@ -181,19 +181,19 @@ CASES = {
 
 HIGHLY_COMPLEX = {
     "both but not": (
-        ThreeSets(("intersect", "except"), countries(">", 35), countries("<", 35), countries("<", 25)),
+        ThreeSets(countries(">", 35), ("intersect", "except"), countries("<", 35), countries("<", 25)),
         [("France",)],
     ),
     "neither nor": (
-        ThreeSets(("except", "except"), countries(">", 0), countries(">", 55), countries("<", 25)),
+        ThreeSets(countries(">", 0), ("except", "except"), countries(">", 55), countries("<", 25)),
         [("France",)],
     ),
     "all three": (
-        ThreeSets(("intersect", "intersect"), countries(">", 35), countries("<", 35), countries("<", 25)),
+        ThreeSets(countries(">", 35), ("intersect", "intersect"), countries("<", 35), countries("<", 25)),
         [("Spain",)],
     ),
     "parents of three kinds": (
-        ThreeSets(("except", "except"), singing_in(2003), singing_in(2005), singing_in(2001)),
+        ThreeSets(singing_in(2003), ("except", "except"), singing_in(2005), singing_in(2001)),
         [("Bo",)],
     ),
     "best of the chosen": (

@@ -33,6 +33,21 @@ class Wording:
     commands: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class CompoundPlan:
+    """A query that a single `QueryPlan` cannot express. `base` is the block whose subject the question is about."""
+
+    base: QueryPlan
+
+    def sql(self) -> str:
+        """The query as SQLite text."""
+        raise NotImplementedError
+
+    def wording(self, speaker: Speaker) -> Wording:
+        """What the query asks for."""
+        raise NotImplementedError
+
+
 def block_wording(speaker: Speaker, plan: QueryPlan) -> Wording:
     """The wording of one SELECT block."""
     if plan.group:

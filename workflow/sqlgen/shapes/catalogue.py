@@ -2,27 +2,13 @@
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from sqlgen.english import Speaker
 from sqlgen.query_plan import QueryPlan
 from sqlgen.shapes import computed, cte, groups, joined, nested, sets, single, window
 from sqlgen.speakable import NoPlan, SpeakableDatabase
 from sqlgen.sql_text import select
-from sqlgen.wording import Wording, block_wording
-
-
-class CompoundPlan(Protocol):
-    """A query that a single `QueryPlan` cannot express. `base` is the block whose subject the question is about."""
-
-    base: QueryPlan
-
-    def sql(self) -> str:
-        """As SQL."""
-
-    def wording(self, speaker: Speaker) -> Wording:
-        """As what is asked for."""
-
+from sqlgen.wording import CompoundPlan, Wording, block_wording
 
 Plan = QueryPlan | CompoundPlan
 Shape = Callable[[SpeakableDatabase, random.Random], Plan]
@@ -59,60 +45,28 @@ def has_one_group(plan: Plan, rows: Sequence[tuple]) -> bool:
 # The class that a shape mostly falls into; the class that counts is measured on its SQL.
 SHAPES: dict[str, dict[Shape, float]] = {
     "Simple": {
-        single.count: 6,
-        single.listing: 7,
-        single.distinct_values: 2,
-        single.count_distinct: 1.5,
-        single.aggregate: 3,
-        single.superlative: 3,
+        single.count: 6, single.listing: 7, single.distinct_values: 2, single.count_distinct: 1.5,
+        single.aggregate: 3, single.superlative: 3,
     },
     "Moderate": {
-        single.group: 4,
-        single.group_having: 3,
-        single.group_top: 4,
-        computed.by_year: 0.7,
-        computed.percentage: 1,
-        computed.ratio: 0.7,
-        computed.ranges: 0.5,
-        joined.parent_lookup: 5,
-        joined.parent_superlative: 2,
-        joined.parent_aggregate: 3,
-        joined.having_child: 3,
-        joined.children_group: 3,
-        joined.children_having: 2.5,
-        joined.children_top: 4,
-        joined.count_with_zero: 1,
-        joined.pairs: 0.5,
-        nested.above_average: 2,
-        nested.extreme: 1,
-        nested.without_children: 3,
-        nested.with_children: 1,
+        single.group: 4, single.group_having: 3, single.group_top: 4,
+        computed.by_year: 0.7, computed.percentage: 1, computed.ratio: 0.7, computed.ranges: 0.5,
+        joined.parent_lookup: 5, joined.parent_superlative: 2, joined.parent_aggregate: 3, joined.having_child: 3,
+        joined.children_group: 3, joined.children_having: 2.5, joined.children_top: 4,
+        joined.count_with_zero: 1, joined.pairs: 0.5,
+        nested.above_average: 2, nested.extreme: 1, nested.without_children: 3, nested.with_children: 1,
     },
     "Complex": {
-        joined.linked: 5,
-        joined.hops: 4,
-        sets.set_values: 5,
-        sets.set_entities: 5,
-        sets.set_tables: 1.5,
-        nested.above_own_group: 2,
-        nested.existence: 2,
-        window.best_of_group: 2,
-        window.ranking: 1,
-        window.distance: 1,
+        joined.linked: 5, joined.hops: 4,
+        sets.set_values: 5, sets.set_entities: 5, sets.set_tables: 1.5,
+        nested.above_own_group: 2, nested.existence: 2,
+        window.best_of_group: 2, window.ranking: 1, window.distance: 1,
         groups.group_above_average: 2,
     },
     "Highly Complex": {
-        computed.running_by_year: 2,
-        window.best_of_chosen: 2,
-        sets.three_sets: 2,
-        groups.group_ranking: 1.5,
-        groups.group_share: 1,
-        groups.group_above_mean: 1.5,
-        cte.two_kinds: 1.5,
-        cte.most_frequent_in: 1,
-        cte.two_counts: 2,
-        cte.most_frequent_among: 2,
-        cte.descendants: 1.5,
-        computed.every_year: 2,
+        computed.running_by_year: 2, window.best_of_chosen: 2, sets.three_sets: 2,
+        groups.group_ranking: 1.5, groups.group_share: 1, groups.group_above_mean: 1.5,
+        cte.two_kinds: 1.5, cte.most_frequent_in: 1, cte.two_counts: 2, cte.most_frequent_among: 2,
+        cte.descendants: 1.5, computed.every_year: 2,
     },
-}
+}  # fmt: skip

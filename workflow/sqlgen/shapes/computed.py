@@ -7,25 +7,22 @@ from sqlgen.english import Speaker, slot
 from sqlgen.query_plan import Filter, Measure, QueryPlan, Ref
 from sqlgen.speakable import NoPlan, SpeakableDatabase, choose, require
 from sqlgen.sql_text import Block, count_if, literal, year_of
-from sqlgen.wording import Wording
+from sqlgen.wording import CompoundPlan, Wording
 
 
 @dataclass(frozen=True)
-class Percentage:
+class Percentage(CompoundPlan):
     """The percentage of rows that meet the filters of `base`, overall or for each value of `group`."""
 
-    base: QueryPlan
     group: Ref | None
 
     def sql(self) -> str:
-        """100.0 * SUM(CASE ...) / COUNT(*)."""
         keys = (self.group,) if self.group else ()
         block = Block(self.base.with_(filters=(), group=keys))
         share = f"100.0 * {count_if(block.condition(self.base.filters[0]))} / COUNT(*)"
         return block.select([*map(block.column, keys), share])
 
     def wording(self, speaker: Speaker) -> Wording:
-        """What is asked for."""
         subjects, restriction = speaker.subjects(self.base), speaker.restriction(self.base)
         each = f" for each {slot(speaker.noun(self.base, self.group))}" if self.group else ""
         word = speaker.pick("percentage", "percentage", "percent share")
@@ -34,36 +31,31 @@ class Percentage:
 
 
 @dataclass(frozen=True)
-class Ratio:
+class Ratio(CompoundPlan):
     """How many rows meet the first filter of `base` for each row that meets `other`."""
 
-    base: QueryPlan
     other: Filter
 
     def sql(self) -> str:
-        """CAST(SUM(CASE ...) AS REAL) / SUM(CASE ...)."""
         block = Block(self.base.with_(filters=()))
         first, second = (count_if(block.condition(item)) for item in (self.base.filters[0], self.other))
         return block.select([f"CAST({first} AS REAL) / {second}"])
 
     def wording(self, speaker: Speaker) -> Wording:
-        """What is asked for."""
         first = speaker.filtered(self.base)
         second = speaker.restriction(self.base.with_(filters=(self.other,)))
         return Wording(f"the ratio of {first} to {speaker.pick('those', speaker.subjects(self.base))} {second}", False)
 
 
 @dataclass(frozen=True)
-class Ranges:
+class Ranges(CompoundPlan):
     """Rows counted in three ranges of a number column, named low, medium and high, split at `low` and `high`."""
 
-    base: QueryPlan
     key: Ref
     low: float
     high: float
 
     def sql(self) -> str:
-        """CASE WHEN key < low THEN 'low' WHEN key < high THEN 'medium' ELSE 'high' END, grouped."""
         block = Block(self.base.with_(filters=(Filter(self.key, "not_null"),)))
         key = block.column(self.key)
         level = (
@@ -73,7 +65,6 @@ class Ranges:
         return block.select([f"{level} AS level", "COUNT(*)"], [level])  # GROUP BY level could mean a column
 
     def wording(self, speaker: Speaker) -> Wording:
-        """What is asked for."""
         noun, low, high = slot(speaker.noun(self.base, self.key)), speaker.value(self.low), speaker.value(self.high)
         subjects = speaker.subjects(self.base)
         meaning = f'"low" is below {low}, "medium" is from {low} to below {high}, and "high" is {high} or more'
@@ -85,20 +76,18 @@ class Ranges:
 
 
 @dataclass(frozen=True)
-class ByYear:
+class ByYear(CompoundPlan):
     """The number of rows, or the sum of `measured`, by year of `key` (a date if `dated`, else a year).
 
     `kind`: count, running (the total so far), change (the difference to the year before).
     """
 
-    base: QueryPlan
     key: Ref
     dated: bool
     measured: Ref | None
     kind: str
 
     def sql(self) -> str:
-        """One grouped block; for running totals and changes it becomes a CTE under a window."""
         block = Block(self.base.with_(filters=(Filter(self.key, "not_null"), *self.base.filters)))
         year = year_of(block.column(self.key)) if self.dated else block.column(self.key)
         total = block.output(Measure("sum" if self.measured else "count", self.measured))
@@ -109,7 +98,6 @@ class ByYear:
         return f"WITH yearly AS ({yearly}) SELECT period, {last} OVER (ORDER BY period) FROM yearly"
 
     def wording(self, speaker: Speaker) -> Wording:
-        """What is asked for."""
         noun = slot(speaker.noun(self.base, self.key))
         what = f"number of {speaker.filtered(self.base)}"
         if self.measured:
@@ -130,17 +118,15 @@ class ByYear:
 
 
 @dataclass(frozen=True)
-class EveryYear:
+class EveryYear(CompoundPlan):
     """The number of rows for each year from `first` to `last`, 0 included; `key` is a date if `dated`, else a year."""
 
-    base: QueryPlan
     key: Ref
     dated: bool
     first: int
     last: int
 
     def sql(self) -> str:
-        """A CTE that counts up the years, left joined to the rows."""
         rows = Block(self.base, 2)
         key = rows.column(self.key)
         year = f"CAST({year_of(key)} AS INTEGER)" if self.dated else key
@@ -151,7 +137,6 @@ class EveryYear:
         )
 
     def wording(self, speaker: Speaker) -> Wording:
-        """What is asked for."""
         noun, subjects = slot(speaker.noun(self.base, self.key)), speaker.subjects(self.base)
         of = f"whose {noun} falls in that year" if self.dated else f"whose {noun} is that year"
         span = f"from {slot(self.first)} to {slot(self.last)}"

@@ -8,7 +8,7 @@ from sqlgen.query_plan import Filter, QueryPlan, Ref
 from sqlgen.shapes.groups import TAKEN, filtered_value_groups
 from sqlgen.speakable import NoPlan, SpeakableDatabase, choose, require
 from sqlgen.sql_text import Block, literal
-from sqlgen.wording import Wording
+from sqlgen.wording import CompoundPlan, Wording
 from sqlr1.database import ForeignKey, identifier
 
 
@@ -23,16 +23,14 @@ def _both_numbers(speaker: Speaker, shown: bool) -> str:
 
 
 @dataclass(frozen=True)
-class TwoCounts:
+class TwoCounts(CompoundPlan):
     """Parents with more rows in one child table than in another."""
 
-    base: QueryPlan
     first: ForeignKey
     second: ForeignKey
     shows_counts: bool
 
     def sql(self) -> str:
-        """Two CTEs that count children by parent, joined to the parent."""
         block = Block(self.base, 1)
         key = block.column(Ref(0, self.first.parent_column))
         first, second = (
@@ -49,7 +47,6 @@ class TwoCounts:
         )
 
     def wording(self, speaker: Speaker) -> Wording:
-        """What is asked for."""
         outputs, subjects = speaker.outputs(self.base, True), speaker.subjects(self.base)
         first, second = (speaker.subjects(QueryPlan.of(k.table)) for k in (self.first, self.second))
         also = _both_numbers(speaker, self.shows_counts)
@@ -61,19 +58,17 @@ class TwoCounts:
 
 
 @dataclass(frozen=True)
-class TwoKinds:
+class TwoKinds(CompoundPlan):
     """Values of `group` with rows of two kinds, but more of the first.
 
     Rows of the first kind meet the filter of `base`, those of the second meet `other`.
     """
 
-    base: QueryPlan
     group: Ref
     other: Filter
     shows_counts: bool
 
     def sql(self) -> str:
-        """Two CTEs that count the rows of each kind by group, joined on the group."""
         key = identifier(self.group.column)
         first, second = _counts(self.base, self.group), _counts(self.base.with_(filters=(self.other,)), self.group)
         totals = ", T1.total, T2.total" if self.shows_counts else ""
@@ -83,7 +78,6 @@ class TwoKinds:
         )
 
     def wording(self, speaker: Speaker) -> Wording:
-        """What is asked for."""
         groups = speaker.columns(self.base, [self.group], True)
         first, second = speaker.filtered(self.base), speaker.filtered(self.base.with_(filters=(self.other,)))
         also = _both_numbers(speaker, self.shows_counts)
@@ -95,14 +89,12 @@ class TwoKinds:
 
 
 @dataclass(frozen=True)
-class MostFrequentAmong:
+class MostFrequentAmong(CompoundPlan):
     """Rows whose `group` is the value that occurs most often, or one of several such values."""
 
-    base: QueryPlan
     group: Ref
 
     def sql(self) -> str:
-        """Values counted in a CTE, the highest count in another."""
         key = Block(self.base).column(self.group)
         best = f"SELECT {key} FROM counts WHERE total = (SELECT top FROM best)"
         return (
@@ -111,7 +103,6 @@ class MostFrequentAmong:
         )
 
     def wording(self, speaker: Speaker) -> Wording:
-        """What is asked for."""
         outputs, subjects = speaker.outputs(self.base, True), speaker.subjects(self.base)
         group = slot(speaker.noun(self.base, self.group))
         phrase = speaker.pick(
@@ -122,15 +113,13 @@ class MostFrequentAmong:
 
 
 @dataclass(frozen=True)
-class MostFrequentIn:
+class MostFrequentIn(CompoundPlan):
     """For each value of `group`, the value of `key` that most of its rows have; all such values if several tie."""
 
-    base: QueryPlan
     group: Ref
     key: Ref
 
     def sql(self) -> str:
-        """Pairs counted in a CTE, ranked within their group in another."""
         group, key = identifier(self.group.column), identifier(self.key.column)
         rank = f"RANK() OVER (PARTITION BY {group} ORDER BY total DESC)"
         return (
@@ -140,7 +129,6 @@ class MostFrequentIn:
         )
 
     def wording(self, speaker: Speaker) -> Wording:
-        """What is asked for."""
         group, key = slot(speaker.noun(self.base, self.group)), slot(speaker.noun(self.base, self.key))
         rows = speaker.filtered(self.base)
         most = speaker.pick("most common", "most frequent")
@@ -153,15 +141,13 @@ class MostFrequentIn:
 
 
 @dataclass(frozen=True)
-class Descendants:
+class Descendants(CompoundPlan):
     """Rows that lead, over `key` (of the table to itself), to the row named `value`, in any number of steps."""
 
-    base: QueryPlan
     key: ForeignKey
     value: object
 
     def sql(self) -> str:
-        """The rows directly below, then those below the rows found so far."""
         table, label = identifier(self.base.tables[0]), identifier(self.base.outputs[0].column)
         parent, own = identifier(self.key.column), identifier(self.key.parent_column)
         top = f"SELECT {own} FROM {table} WHERE {label} = {literal(self.value)}"
@@ -173,7 +159,6 @@ class Descendants:
         )
 
     def wording(self, speaker: Speaker) -> Wording:
-        """What is asked for."""
         role = slot(speaker.names.role(self.key.table, self.key.column, self.key.parent))
         nouns, subjects = speaker.outputs(self.base, True), speaker.subjects(self.base)
         label, value = slot(speaker.noun(self.base, self.base.outputs[0])), speaker.value(self.value)

@@ -10,20 +10,19 @@ from sqlgen.shapes.joined import children_by_parent
 from sqlgen.shapes.single import unused
 from sqlgen.speakable import NoPlan, SpeakableDatabase, choose
 from sqlgen.sql_text import Block, sort_key
-from sqlgen.wording import Wording
+from sqlgen.wording import CompoundPlan, Wording
 from sqlr1.database import identifier
 
 TAKEN = {"value", "total", "place", "mean"}  # names of the CTEs' own columns
 
 
 @dataclass(frozen=True)
-class _Measured:
+class _Measured(CompoundPlan):
     """Groups of `base`, each shown by its only output, with their `measure`.
 
     A group is a value of a column, or the parent that the rows refer to; parents without rows are no groups.
     """
 
-    base: QueryPlan
     measure: Measure
 
     @property
@@ -60,12 +59,10 @@ class GroupRanking(_Measured):
     descending: bool
 
     def sql(self) -> str:
-        """RANK() over the groups' values."""
         rank = f"RANK() OVER (ORDER BY {sort_key('value', self.descending)})"
         return f"WITH {self._per_group()} SELECT {self._label}, value, {rank} FROM per_group"
 
     def wording(self, speaker: Speaker) -> Wording:
-        """What is asked for."""
         each, figure = self._each(speaker), self._figure(speaker, self._measured(speaker))
         first = "highest" if self.descending else "lowest"
         rank = f"rank by it (1 for the {first}; {speaker.pick('equal ones', 'ties')} share a rank and leave a gap)"
@@ -77,12 +74,10 @@ class GroupShare(_Measured):
     """All groups with their percentage of the count, or sum, over all rows."""
 
     def sql(self) -> str:
-        """100.0 * value / SUM(value) OVER ()."""
         share = "100.0 * value / SUM(value) OVER ()"
         return f"WITH {self._per_group()} SELECT {self._label}, {share} FROM per_group"
 
     def wording(self, speaker: Speaker) -> Wording:
-        """What is asked for."""
         each, subjects = self._each(speaker), f"all these {speaker.subjects(self.base)}"
         whole = subjects if self.measure == COUNT else f"the {speaker.measure(self.base, self.measure)} of {subjects}"
         share = speaker.pick("percentage", "share in percent", "percentage share")
@@ -113,12 +108,10 @@ class GroupAboveMean(_AgainstMean):
     """Values of a column, or parents, of filtered rows whose measure is above (below) its mean over all groups."""
 
     def sql(self) -> str:
-        """The mean in a CTE of its own."""
         average = "average AS (SELECT AVG(value) AS mean FROM per_group)"
         return f"WITH {self._per_group()}, {average} {self._compared('SELECT mean FROM average')}"
 
     def wording(self, speaker: Speaker) -> Wording:
-        """What is asked for."""
         label, each, measured = self.base.outputs[0], self._each(speaker), self._measured(speaker)
         joined = label.occurrence > 0
         group = speaker.subject(self.base, label.occurrence) if joined else speaker.noun(self.base, label)
@@ -131,11 +124,9 @@ class GroupAboveAverage(_AgainstMean):
     """Values of a column of all rows whose measure is above (below) its average over all groups."""
 
     def sql(self) -> str:
-        """The mean in a subquery."""
         return f"WITH {self._per_group()} {self._compared('SELECT AVG(value) FROM per_group')}"
 
     def wording(self, speaker: Speaker) -> Wording:
-        """What is asked for."""
         group, groups = (speaker.outputs(self.base, many) for many in (False, True))
         subjects, measured = speaker.subjects(self.base), self._measured(speaker)
         average = speaker.pick(f"the average over all {groups}", f"the mean of that figure across all {groups}")

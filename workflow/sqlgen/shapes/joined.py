@@ -11,7 +11,7 @@ from sqlgen.query_plan import COUNT, Having, Join, Measure, QueryPlan, Ref, Sort
 from sqlgen.shapes.single import group_measure
 from sqlgen.speakable import NoPlan, SpeakableDatabase, choose, require
 from sqlgen.sql_text import Block, sort_key
-from sqlgen.wording import Wording
+from sqlgen.wording import CompoundPlan, Wording
 from sqlr1.database import ForeignKey
 
 
@@ -32,15 +32,13 @@ def chain(root: str, *steps: tuple[Join, str]) -> QueryPlan:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Pairs(CompoundPlan):
     """All pairs of different rows that share their `group`, each pair once."""
 
-    base: QueryPlan
     group: Ref
     identity: Ref
 
     def sql(self) -> str:
-        """A self join on the group, with the smaller identity first."""
         first, second = Block(self.base, 1), Block(self.base, 2)
         shown = first.select([first.output(self.base.outputs[0]), second.output(self.base.outputs[0])])
         same = f"{first.column(self.group)} = {second.column(self.group)}"
@@ -48,7 +46,6 @@ class Pairs:
         return f"{shown} JOIN {second.source()} ON {same} AND {once}"
 
     def wording(self, speaker: Speaker) -> Wording:
-        """What is asked for."""
         nouns, subjects = speaker.outputs(self.base, True), speaker.subjects(self.base)
         group, identity = (slot(speaker.noun(self.base, ref)) for ref in (self.group, self.identity))
         order = f"with the smaller {identity} first"
@@ -60,15 +57,13 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class CountWithZero:
+class CountWithZero(CompoundPlan):
     """The number of children of every parent, including parents without any."""
 
-    base: QueryPlan
     key: ForeignKey
     descending: bool | None
 
     def sql(self) -> str:
-        """A LEFT JOIN that counts the child's key."""
         parent, child = Block(self.base, 1), Block(QueryPlan.of(self.key.table), 2)
         identity, link = parent.column(Ref(0, self.key.parent_column)), child.column(Ref(0, self.key.column))
         count = f"COUNT({link})"
@@ -77,7 +72,6 @@ class CountWithZero:
         return f"{shown} LEFT JOIN {child.source()} ON {identity} = {link} GROUP BY {identity}{order}"
 
     def wording(self, speaker: Speaker) -> Wording:
-        """What is asked for."""
         outputs = speaker.outputs(self.base, False)
         subject, subjects = slot(speaker.subject(self.base)), speaker.subjects(self.base)
         children = speaker.subjects(QueryPlan.of(self.key.table))

@@ -7,21 +7,19 @@ from sqlgen.english import Speaker, slot
 from sqlgen.query_plan import COUNT, Filter, Measure, QueryPlan, Ref
 from sqlgen.speakable import SpeakableDatabase, choose
 from sqlgen.sql_text import Block
-from sqlgen.wording import Wording
+from sqlgen.wording import CompoundPlan, Wording
 from sqlr1.database import ForeignKey
 
 
 @dataclass(frozen=True)
-class AboveOwnGroup:
+class AboveOwnGroup(CompoundPlan):
     """Rows whose `key` is above (below) the average of the rows that share their `group`."""
 
-    base: QueryPlan
     key: Ref
     group: Ref
     above: bool
 
     def sql(self) -> str:
-        """A subquery over the same table as T2, correlated on the group."""
         outer, inner = Block(self.base, 1), Block(self.base, 2)
         average = inner.select([inner.output(Measure("avg", self.key))])
         same = f"{inner.column(self.group)} = {outer.column(self.group)}"
@@ -29,7 +27,6 @@ class AboveOwnGroup:
         return f"{outer.select()} WHERE {outer.column(self.key)} {operator} ({average} WHERE {same})"
 
     def wording(self, speaker: Speaker) -> Wording:
-        """What is asked for."""
         outputs = speaker.outputs(self.base, True)
         key, group = slot(speaker.noun(self.base, self.key)), slot(speaker.noun(self.base, self.group))
         words = ("above", "higher than", "greater than") if self.above else ("below", "lower than")
@@ -40,16 +37,14 @@ class AboveOwnGroup:
 
 
 @dataclass(frozen=True)
-class Existence:
+class Existence(CompoundPlan):
     """Parents for which a child (that meets `item`) exists, or none does."""
 
-    base: QueryPlan
     key: ForeignKey
     item: Filter | None
     negated: bool
 
     def sql(self) -> str:
-        """EXISTS (SELECT 1 FROM child AS T2 WHERE T2.key = T1.key AND ...)."""
         parent, child = Block(self.base, 1), Block(QueryPlan.of(self.key.table), 2)
         conditions = [f"{child.column(Ref(0, self.key.column))} = {parent.column(Ref(0, self.key.parent_column))}"]
         if self.item:
@@ -58,7 +53,6 @@ class Existence:
         return f"{parent.select()} WHERE {'NOT ' if self.negated else ''}EXISTS({inner})"
 
     def wording(self, speaker: Speaker) -> Wording:
-        """What is asked for: the same as with IN."""
         inner = QueryPlan.of(self.key.table, self.key.column, filters=(self.item,) if self.item else ())
         membership = Filter(Ref(0, self.key.parent_column), "not_in" if self.negated else "in", inner)
         asked = self.base.with_(filters=(membership,))

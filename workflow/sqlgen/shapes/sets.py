@@ -8,7 +8,7 @@ from sqlgen.query_plan import Filter, QueryPlan
 from sqlgen.shapes.joined import chain, down, up
 from sqlgen.speakable import NoPlan, SpeakableDatabase, choose, require
 from sqlgen.sql_text import select
-from sqlgen.wording import Wording
+from sqlgen.wording import CompoundPlan, Wording
 
 # By kind and operator. `left` and `right` are said by `_SIDES`; `subjects` are those of the left block.
 _FORMS = {
@@ -55,23 +55,20 @@ _SIDES = {
 
 
 @dataclass(frozen=True)
-class SetPlan:
+class SetPlan(CompoundPlan):
     """Two SELECT blocks combined. `kind` says what the output is: values, entities, or tables (a noun of two tables).
 
     Entities are combined by INTERSECT or EXCEPT only.
     """
 
     operator: str
-    base: QueryPlan
     other: QueryPlan
     kind: str
 
     def sql(self) -> str:
-        """LEFT operator RIGHT."""
         return f"{select(self.base)} {self.operator.upper()} {select(self.other)}"
 
     def wording(self, speaker: Speaker) -> Wording:
-        """What is asked for."""
         nouns, subjects = speaker.outputs(self.base, True), speaker.subjects(self.base)
         say_left, say_right = _SIDES[self.kind]
         left, right = say_left(speaker, self.base), say_right(speaker, self.other)
@@ -80,21 +77,18 @@ class SetPlan:
 
 
 @dataclass(frozen=True)
-class ThreeSets:
+class ThreeSets(CompoundPlan):
     """Three SELECT blocks combined from left to right, by INTERSECT or EXCEPT and then by INTERSECT or EXCEPT."""
 
     operators: tuple[str, str]
-    base: QueryPlan
     second: QueryPlan
     third: QueryPlan
 
     def sql(self) -> str:
-        """BASE operator SECOND operator THIRD: SQLite combines from left to right."""
         first, last = (operator.upper() for operator in self.operators)
         return f"{select(self.base)} {first} {select(self.second)} {last} {select(self.third)}"
 
     def wording(self, speaker: Speaker) -> Wording:
-        """What is asked for."""
         nouns = speaker.outputs(self.base, True)
         blocks = (self.base, self.second, self.third)
         if self.base.joins:
@@ -123,7 +117,7 @@ def set_values(db: SpeakableDatabase, rng: random.Random) -> SetPlan:
     operator = _operator(rng)
     if operator == "except" and rng.random() < 0.3:
         blocks[0] = blocks[0].with_(filters=())
-    return SetPlan(operator, *blocks, "values")
+    return SetPlan(blocks[0], operator, blocks[1], "values")
 
 
 def _operator(rng: random.Random) -> str:
@@ -161,7 +155,7 @@ def set_entities(db: SpeakableDatabase, rng: random.Random) -> SetPlan:
     operator = rng.choice(["intersect", "intersect", "except"])
     if operator == "except" and rng.random() < 0.5:
         blocks[0] = QueryPlan(plan.tables[:1], plan.outputs)
-    return SetPlan(operator, *blocks, "entities")
+    return SetPlan(blocks[0], operator, blocks[1], "entities")
 
 
 def set_tables(db: SpeakableDatabase, rng: random.Random) -> SetPlan:
@@ -169,7 +163,7 @@ def set_tables(db: SpeakableDatabase, rng: random.Random) -> SetPlan:
     texts = [(t, c) for t in db.tables for c in db.complete(t, db.of_kind(t, "text"))]
     pairs = [(a, b) for a in texts for b in texts if a[0] != b[0] and db.names.column(*a) == db.names.column(*b)]
     left, right = choose(rng, pairs)
-    return SetPlan(_operator(rng), QueryPlan.of(*left), QueryPlan.of(*right), "tables")
+    return SetPlan(QueryPlan.of(*left), _operator(rng), QueryPlan.of(*right), "tables")
 
 
 def three_sets(db: SpeakableDatabase, rng: random.Random) -> ThreeSets:
@@ -181,4 +175,4 @@ def three_sets(db: SpeakableDatabase, rng: random.Random) -> ThreeSets:
     avoid = [o.column for o in plan.base.outputs if o.occurrence == last]
     item = require(db.filter(rng, plan.other.tables[last], last, [*used, *avoid]))
     second = "except" if plan.operator == "except" else rng.choice(["except", "except", "intersect"])
-    return ThreeSets((plan.operator, second), plan.base, plan.other, plan.other.with_(filters=(item,)))
+    return ThreeSets(plan.base, (plan.operator, second), plan.other, plan.other.with_(filters=(item,)))

@@ -7,21 +7,19 @@ from sqlgen.english import Speaker, slot
 from sqlgen.query_plan import QueryPlan, Ref
 from sqlgen.speakable import NoPlan, SpeakableDatabase, require
 from sqlgen.sql_text import Block, sort_key
-from sqlgen.wording import Wording
+from sqlgen.wording import CompoundPlan, Wording
 
 
 @dataclass(frozen=True)
-class BestOfGroup:
+class BestOfGroup(CompoundPlan):
     """For each value of `group`, the rows ranked 1 to `best` by `key`; rows that tie share a rank."""
 
-    base: QueryPlan
     group: Ref
     key: Ref
     best: int
     descending: bool
 
     def sql(self) -> str:
-        """A RANK() in a subquery, or in a CTE when rows are filtered, with the condition on the rank outside."""
         block = Block(self.base)
         shown = ", ".join(map(block.output, [self.group, *self.base.outputs]))
         ranked = block.select([shown, f"{rank(block, self.group, self.key, self.descending)} AS place"])
@@ -31,7 +29,6 @@ class BestOfGroup:
         return f"SELECT {shown} FROM ({ranked}) AS ranked WHERE {place}"
 
     def wording(self, speaker: Speaker) -> Wording:
-        """What is asked for."""
         group, key = slot(speaker.noun(self.base, self.group)), slot(speaker.noun(self.base, self.key))
         many = self.best > 1
         extreme = speaker.pick("highest", "largest") if self.descending else speaker.pick("lowest", "smallest")
@@ -47,22 +44,19 @@ class BestOfGroup:
 
 
 @dataclass(frozen=True)
-class Ranking:
+class Ranking(CompoundPlan):
     """All rows with their rank by `key`, overall or within `group`."""
 
-    base: QueryPlan
     key: Ref
     group: Ref | None
     descending: bool
 
     def sql(self) -> str:
-        """RANK() as the last output."""
         block = Block(self.base)
         outputs = map(block.output, self.base.outputs)
         return block.select([*outputs, rank(block, self.group, self.key, self.descending)])
 
     def wording(self, speaker: Speaker) -> Wording:
-        """What is asked for."""
         key, outputs = slot(speaker.noun(self.base, self.key)), speaker.outputs(self.base, False)
         first = "highest" if self.descending else "lowest"
         by = f"by {key}" + (f" within its {slot(speaker.noun(self.base, self.group))}" if self.group else "")
@@ -73,22 +67,19 @@ class Ranking:
 
 
 @dataclass(frozen=True)
-class Distance:
+class Distance(CompoundPlan):
     """How far each row's `key` is from the average of its `group`."""
 
-    base: QueryPlan
     key: Ref
     group: Ref
 
     def sql(self) -> str:
-        """key - AVG(key) OVER (PARTITION BY group)."""
         block = Block(self.base)
         key = block.column(self.key)
         average = f"AVG({key}) OVER (PARTITION BY {block.column(self.group)})"
         return block.select([*map(block.output, self.base.outputs), f"{key} - {average}"])
 
     def wording(self, speaker: Speaker) -> Wording:
-        """What is asked for."""
         key, group = slot(speaker.noun(self.base, self.key)), slot(speaker.noun(self.base, self.group))
         outputs, subject = speaker.outputs(self.base, False), slot(speaker.subject(self.base))
         phrase = speaker.pick(
