@@ -58,23 +58,6 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
     )
 
-    # For code that still reads sections as mappings.
-    def __getitem__(self, key: str) -> Any:
-        return getattr(self, "schema_format" if key == "schema" and "schema_format" in type(self).model_fields else key)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        value = self[key] if key in self.keys() else None
-        return default if value is None else value
-
-    def keys(self) -> list[str]:
-        return [field.alias or name for name, field in type(self).model_fields.items()]
-
-    def __or__(self, other: Any) -> dict[str, Any]:
-        return dict(self.items()) | dict(other.items())
-
-    def items(self) -> list[tuple[str, Any]]:
-        return [(key, self[key]) for key in self.keys()]
-
 
 def _error(message: str, key: str = "") -> PydanticCustomError:
     """An error whose line is `message`; `key` is the path below the field where it was found."""
