@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoConfig
 
 from sqlr1.config import ColdStart, Lora
 from sqlr1.model.base import load_model, load_tokenizer
 from sqlr1.model.numerics import native_precision
+from sqlr1.plan import Model
 
 SETTINGS = ColdStart(
     learning_rate=1e-4,
@@ -152,10 +154,9 @@ def main() -> None:
         stock, ours = (statistics.median(measured[kind]) for kind in ("stock", "ours"))
         result[name] = {"stock": round(stock, 1), "ours": round(ours, 1), "ratio": round(ours / stock, 2)}
         print(f"{name:18} stock {stock:8.1f}  ours {ours:8.1f}  ratio {ours / stock:.2f}")
-    # A frozen weight takes two products per token (forward, gradient of its input): 4 FLOPs per parameter.
-    layers = load_model(args.model, native_precision()).model.layers
-    weights = sum(matrix.numel() for matrix in layers.parameters() if matrix.dim() == 2)
-    share = result["training tokens/s"]["ours"] * 4 * weights / peak_flops()
+    # With frozen weights the backward pass over the layers costs as much as the forward pass.
+    flops_per_token = 2 * Model(AutoConfig.from_pretrained(args.model), ColdStart()).forward[0]
+    share = result["training tokens/s"]["ours"] * flops_per_token / peak_flops()
     result |= {"share_of_peak": round(share, 2), "losses": losses}
     print(f"share of the {native_precision()} matmul peak: {share:.0%}")
     print(f"losses: stock {losses['stock']}, ours {losses['ours']}")

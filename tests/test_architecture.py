@@ -14,9 +14,8 @@ ROOT = Path(sqlr1.__file__).parents[2]
 WORKFLOW = ROOT / "workflow"
 # Each may import only what is above it.
 ORDER = [
-    "records", "cpus", "provenance", "database", "prompt", "sandbox", "outcomes", "rewards", "config", "config_files",
-    "evaluate",
-    "data", "sqlgen", "model", "train", "tracking", "report", "planning", "stages", "cli",
+    "records", "cpus", "provenance", "tracking", "database", "prompt", "sandbox", "outcomes", "rewards", "config",
+    "config_files", "evaluate", "data", "sqlgen", "model", "train", "report", "plan", "stages", "cli",
 ]  # fmt: skip
 
 
@@ -65,16 +64,25 @@ def test_imports_run_downwards(path):
 
 def test_the_sandbox_is_imported_as_a_whole():
     """Other code uses what `sqlr1.sandbox` exports, never the modules inside it."""
-    inside = {path.stem for path in (WORKFLOW / "sqlr1/sandbox").glob("*.py")}
     for path in modules():
         if room(dotted(path)) != "sandbox":
-            used = [name.split(".") for name in imports(path) if name.startswith("sqlr1.sandbox")]
-            assert not [parts for parts in used if len(parts) > 2 and parts[2] in inside], path
+            assert not [name for name in imports(path) if name.startswith("sqlr1.sandbox.")], path
+            assert imported_from("sqlr1.sandbox", path) <= set(sqlr1.sandbox.__all__), path
 
 
 def test_everything_the_sandbox_exports_exists():
     """Some names are imported on first use only."""
     assert all(getattr(sqlr1.sandbox, name) for name in sqlr1.sandbox.__all__)
+
+
+# The tests of the generator itself; all other tests use it as the stage does.
+GENERATOR_TESTS = [f"test_synthesis_{name}.py" for name in ("golds", "plans", "questions", "words")]
+
+
+def test_other_tests_and_benchmarks_use_that_door():
+    for path in [*(ROOT / "tests").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]:
+        if path.name not in GENERATOR_TESTS:
+            assert not [name for name in imports(path) if name.startswith("sqlgen.")], path
 
 
 @pytest.mark.parametrize("path", modules(), ids=dotted)

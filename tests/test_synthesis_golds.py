@@ -6,44 +6,50 @@ import re
 import sqlite3
 
 import pytest
+import sqlglot
 
 from sqlgen.english import HIDING, Speaker, plain
-from sqlgen.generate import DEFAULT_STYLES, Manner, generate
-from sqlgen.query_plan import Filter, Query, Ref
-from sqlgen.shapes import cte, groups, joined, nested, ratio, sets, single, window, yearly
-from sqlgen.shapes.catalogue import expression_of, request_of
-from sqlgen.shapes.ratio import Ranges
-from sqlgen.world import World
+from sqlgen.generate import Manner, generate
+from sqlgen.query_plan import Filter, QueryPlan, Ref
+from sqlgen.shapes import computed, cte, groups, joined, nested, sets, single, window
+from sqlgen.shapes.catalogue import draw, sql_of, wording_of
+from sqlgen.shapes.computed import Ranges
+from sqlgen.speakable import SpeakableDatabase
+from sqlr1.config import Synthesize
 from sqlr1.data.mentions import unmentioned_value
 from sqlr1.database import read_profile
-from sqlr1.database.sql import to_sql
 from sqlr1.records import Question
 from sqlr1.sandbox import Executor
 
 
-def world_of(path, ddl):
-    """A world over a database made by `ddl`."""
+def database_of(path, ddl):
+    """A db over a database made by `ddl`."""
     with sqlite3.connect(path) as connection:
         connection.executescript(ddl)
     connection.close()
-    return World(read_profile(path))
+    return SpeakableDatabase(read_profile(path))
 
 
-def drawn(world, shape, draws=200):
+def drawn(db, shape, draws=200):
     """The plans that a shape draws from so many seeds."""
-    plans = (shape(world, random.Random(seed)) for seed in range(draws))
+    plans = (draw(shape, db, random.Random(seed)) for seed in range(draws))
     return [plan for plan in plans if plan]
 
 
-def fetch(world, sql):
+def fetch(db, sql):
     """The rows that a query returns."""
-    with contextlib.closing(sqlite3.connect(world.profile.schema.path)) as connection:
+    with contextlib.closing(sqlite3.connect(db.profile.schema.path)) as connection:
         return connection.execute(sql).fetchall()
 
 
-def results(world, plan):
+def parsed(plan):
+    """The plan's SQL as the filter reads it."""
+    return sqlglot.parse_one(sql_of(plan), read="sqlite")
+
+
+def results(db, plan):
     """The rows of a plan."""
-    return fetch(world, to_sql(expression_of(plan)))
+    return fetch(db, sql_of(plan))
 
 
 ROOMS = """
@@ -59,7 +65,7 @@ INSERT INTO stay VALUES (1, 'A', 1, 'Ann', 2), (2, 'A', 2, 'Bo', 3), (3, 'B', 1,
     "shape", [joined.parent_lookup, joined.children_group, joined.having_child, nested.without_children]
 )
 def test_no_join_uses_a_part_of_a_key(shape, tmp_path):
-    assert drawn(world_of(tmp_path / "rooms.sqlite", ROOMS), shape, 20) == []
+    assert drawn(database_of(tmp_path / "rooms.sqlite", ROOMS), shape, 20) == []
 
 
 MATCHES = """
@@ -80,7 +86,7 @@ INSERT INTO contract VALUES (1, 'loan', 1, 1), (2, 'full', 2, 1), (3, 'full', 3,
 
 @pytest.fixture(scope="module")
 def matches(tmp_path_factory):
-    return world_of(tmp_path_factory.mktemp("golds") / "matches.sqlite", MATCHES)
+    return database_of(tmp_path_factory.mktemp("golds") / "matches.sqlite", MATCHES)
 
 
 def test_one_of_several_keys_is_only_followed_upwards_and_named(matches):
@@ -89,7 +95,7 @@ def test_one_of_several_keys_is_only_followed_upwards_and_named(matches):
     for plan in plans:
         for column, role in (("home_id", "home"), ("guest_id", "guest"), ("captain_id", "captain")):
             if plan.joins[0].left.column == column:
-                assert f"{role} " in plain(request_of(plan, speaker).phrase).replace("'", " ")
+                assert f"{role} " in plain(wording_of(plan, speaker).phrase).replace("'", " ")
     assert {"home_id", "guest_id", "captain_id", "city_id"} <= {plan.joins[0].left.column for plan in plans}
     assert {key.table for key in matches.down_keys["team"]} == {"contract"}
 
@@ -117,7 +123,7 @@ INSERT INTO song VALUES (1, 'Sun', 'folk', 'glad', '2001-05-06', 200, NULL, 1, 1
 
 @pytest.fixture(scope="module")
 def namesakes(tmp_path_factory):
-    return world_of(tmp_path_factory.mktemp("golds") / "namesakes.sqlite", NAMESAKES)
+    return database_of(tmp_path_factory.mktemp("golds") / "namesakes.sqlite", NAMESAKES)
 
 
 def test_entities_are_combined_by_labels_only_where_those_are_unique(namesakes):
@@ -182,7 +188,7 @@ def test_no_average_or_rank_is_among_rows_without_a_group(shape, namesakes):
 
 def test_totals_by_year_are_of_values_that_every_row_has(namesakes):
     """The one folk song of 2001 has no sales: those of 2002 would have changed by nobody knows how much."""
-    plans = drawn(namesakes, yearly.running_by_year)
+    plans = drawn(namesakes, computed.running_by_year)
     assert {plan.measured.column for plan in plans if plan.measured} == {"seconds"}
     for plan in plans:
         _, *later = sorted(results(namesakes, plan))
@@ -195,7 +201,7 @@ def test_nothing_is_ranked_or_shared_alone(namesakes):
     of_each = {"best_of_group", "best_of_chosen", "most_frequent_in"}
     with Executor(workers=1) as executor:
         quotas = {"Complex": 100, "Highly Complex": 400}
-        found = list(generate(namesakes, "x", quotas, Manner(DEFAULT_STYLES), 0, executor))
+        found = list(generate(namesakes, "x", quotas, Manner(Synthesize().styles), 0, executor))
     for row in found:
         shape, rows = row.template.split(":")[0], fetch(namesakes, row.sql)
         assert len(rows) > 1 or shape not in of_all, row
@@ -203,7 +209,7 @@ def test_nothing_is_ranked_or_shared_alone(namesakes):
     assert of_all | of_each <= {row.template.split(":")[0] for row in found}
 
 
-@pytest.mark.parametrize("shape", [single.group, single.group_having, single.group_top, ratio.percentage])
+@pytest.mark.parametrize("shape", [single.group, single.group_having, single.group_top, computed.percentage])
 def test_rows_without_a_value_are_no_group(shape, namesakes):
     keys = {plan.group and (plan.group.column if isinstance(plan.group, Ref) else plan.group[0].column)
             for plan in drawn(namesakes, shape)}  # fmt: skip
@@ -221,19 +227,19 @@ def test_ranges_are_not_grouped_by_a_column_of_their_name(tmp_path):
     courses = "CREATE TABLE course (id INTEGER PRIMARY KEY, title TEXT, level TEXT, seats INTEGER);"
     rows = [(i, f"Course {i}", ("first", "second")[i % 2], 5 * i) for i in range(1, 13)]
     courses += f"INSERT INTO course VALUES {', '.join(map(str, rows))};"
-    world = world_of(tmp_path / "courses.sqlite", courses)
-    plans = drawn(world, ratio.ranges, 20)
+    db = database_of(tmp_path / "courses.sqlite", courses)
+    plans = drawn(db, computed.ranges, 20)
     assert plans
     for plan in plans:
-        assert sorted(word for word, _ in results(world, plan)) == ["high", "low", "medium"]
+        assert sorted(word for word, _ in results(db, plan)) == ["high", "low", "medium"]
 
 
 def test_a_time_of_day_is_neither_after_nor_before_its_day(tmp_path):
     visits = "CREATE TABLE visit (id INTEGER PRIMARY KEY, guest TEXT, arrived TEXT);"
     rows = [(i, f"Guest {i}", f"2020-01-{i:02} 10:00:00") for i in range(1, 21)]
     visits += f"INSERT INTO visit VALUES {', '.join(map(str, rows))};"
-    world = world_of(tmp_path / "visits.sqlite", visits)
-    filters = [world.filter(random.Random(seed), "visit", avoid=["guest"]) for seed in range(60)]
+    db = database_of(tmp_path / "visits.sqlite", visits)
+    filters = [db.filter(random.Random(seed), "visit", avoid=["guest"]) for seed in range(60)]
     assert {item.op for item in filters} == {">=", "<", "year"}
 
 
@@ -243,7 +249,7 @@ def test_the_rank_is_not_taken_for_a_column_of_that_name(tmp_path):
     INSERT INTO result VALUES (1, 'Ann', 'Rome', 'sand', 90), (2, 'Bo', 'Rome', 'turf', 80),
       (3, 'Cy', 'Oslo', 'sand', 70), (4, 'Di', 'Oslo', 'sand', 60), (5, 'Ed', 'Oslo', 'turf', 50);
     """
-    plans = drawn(world_of(tmp_path / "races.sqlite", races), window.best_of_group)
+    plans = drawn(database_of(tmp_path / "races.sqlite", races), window.best_of_group)
     assert {plan.group.column for plan in plans} == {"surface"}
 
 
@@ -255,7 +261,7 @@ def test_every_hidden_threshold_of_two_kinds_has_its_own_meaning(style, namesake
         items = (*plan.base.filters, plan.other)
         hidden = [item for item in items if item.op[0] in "<>" and not isinstance(item.value, str)]
         speaker = Speaker(namesakes.names, random.Random(seed), style)
-        said = plain(request_of(plan, speaker).phrase)
+        said = plain(wording_of(plan, speaker).phrase)
         assert sum(words in said for words in speaker.evidence) == len(hidden), said
         seen += len(hidden) == 2
     assert seen
@@ -266,7 +272,7 @@ def test_the_figure_that_is_shown_is_not_the_mean(namesakes):
         plans = drawn(namesakes, shape)
         assert plans
         for plan in plans:
-            said = plain(request_of(plan, Speaker(namesakes.names, random.Random(0))).phrase)
+            said = plain(wording_of(plan, Speaker(namesakes.names, random.Random(0))).phrase)
             shown = re.search(", (along )?with the (.*) itself$", said)
             assert bool(shown) == plan.shows_measure, said
             assert not shown or f"{shown[2]} of" in said[: shown.start()], said
@@ -285,9 +291,9 @@ def test_rankings_of_parents_by_some_rows_say_by_which(namesakes):
     plans = drawn(namesakes, groups.group_ranking)
     for plan in plans:
         joined_to = plan.base.outputs[0].occurrence
-        said = plain(request_of(plan, speaker).phrase)
+        said = plain(wording_of(plan, speaker).phrase)
         assert (" with any " in said) == bool(joined_to), said
-        assert unmentioned_value(Question("q", "d", said, sql=""), expression_of(plan)) is None, said
+        assert unmentioned_value(Question("q", "d", said, sql=""), parsed(plan)) is None, said
         if joined_to:
             base, parent = plan.base, plan.base.outputs[0]
             singers = results(namesakes, base.with_(outputs=(*base.group, parent), distinct=True, group=()))
@@ -298,20 +304,20 @@ def test_rankings_of_parents_by_some_rows_say_by_which(namesakes):
 @pytest.mark.parametrize("shape", [joined.having_child, joined.linked])
 def test_distinct_is_said_where_a_join_needs_it(shape, namesakes, matches):
     """The names of singers with a song are four, the different ones three: two singers are called Ann."""
-    for world in (namesakes, matches):
-        for plan in drawn(world, shape):
-            said = plain(request_of(plan, Speaker(world.names, random.Random(0))).phrase)
+    for db in (namesakes, matches):
+        for plan in drawn(db, shape):
+            said = plain(wording_of(plan, Speaker(db.names, random.Random(0))).phrase)
             assert plan.distinct == any(word in said.split() for word in ("different", "distinct", "unique")), said
 
 
 @pytest.mark.parametrize("value", [45310.53, 0.30000004, 1234567.25, 3.0, -2.5])
 def test_numbers_are_said_with_all_of_their_digits(value, namesakes):
-    query = Query(("song",), (Ref(0, "title"),), filters=(Filter(Ref(0, "sales"), ">", value),))
-    expression = expression_of(query)
+    query = QueryPlan(("song",), (Ref(0, "title"),), filters=(Filter(Ref(0, "sales"), ">", value),))
+    expression = parsed(query)
     for sentence, mentioned in (("sales above {}", True), ("sales above {:.3g}", f"{value:.3g}" == f"{value:.15g}")):
         question = Question("q", "d", sentence.format(value), sql="")
         assert (unmentioned_value(question, expression) is None) == mentioned
     speaker = Speaker(namesakes.names, random.Random(0))
-    assert plain(request_of(query, speaker).phrase).endswith(f" {value:.15g}")
+    assert plain(wording_of(query, speaker).phrase).endswith(f" {value:.15g}")
     levels = Ranges(query.with_(outputs=(), filters=()), Ref(0, "sales"), value, 2e9)
-    assert f"below {value:.15g}," in plain(levels.request(speaker).phrase)
+    assert f"below {value:.15g}," in plain(levels.wording(speaker).phrase)

@@ -6,7 +6,7 @@ import pytest
 import sqlglot
 from mutants import mutants
 
-from sqlgen.populate import build_database
+from sqlgen import builtin_sources
 from sqlr1.database import read_profile, read_schema, schema_text
 from sqlr1.database.instances import write_instances
 from sqlr1.database.sql import to_sql
@@ -17,24 +17,24 @@ from sqlr1.sandbox import Executor, Pair, Verdict
 @pytest.fixture(scope="module")
 def instances(tmp_path_factory):
     folder = tmp_path_factory.mktemp("instances")
-    build_database("library", 0, folder / "library.sqlite")
-    return write_instances(folder / "library.sqlite", folder / "library", 3, 0)
+    (library,) = builtin_sources(["library"], folder, seed=0)
+    return write_instances(library.path, folder / "instances/library", 3, 0)
 
 
 def test_the_copy_comes_first_and_the_rest_differ(instances):
-    source = instances[0].parent.parent / "library.sqlite"
+    source = instances[0].parents[2] / "library/library.sqlite"
     assert sha256(instances[0]) == sha256(source)
     assert len({sha256(path) for path in instances}) == 4
 
 
 def test_instances_are_determined_by_the_seed(instances, tmp_path):
-    source = instances[0].parent.parent / "library.sqlite"
+    source = instances[0].parents[2] / "library/library.sqlite"
     assert [sha256(p) for p in write_instances(source, tmp_path / "a", 3, 0)] == [sha256(p) for p in instances]
     assert sha256(write_instances(source, tmp_path / "b", 1, 9)[1]) != sha256(instances[1])
 
 
 def test_fewer_instances_leave_none_of_the_former_ones(instances, tmp_path):
-    source = instances[0].parent.parent / "library.sqlite"
+    source = instances[0].parents[2] / "library/library.sqlite"
     write_instances(source, tmp_path, 3, 0)
     (tmp_path / "library_notes.sqlite").touch()
     written = write_instances(source, tmp_path, 1, 0)
@@ -86,7 +86,7 @@ def test_some_parents_lose_their_children_and_columns_get_duplicates(instances):
 def test_coincidences_break_and_golds_accept_themselves(instances, semantics):
     gold = "SELECT name FROM publisher WHERE publisher_id IN (SELECT publisher_id FROM book)"
     coincidence = "SELECT name FROM publisher"  # in the original every publisher has a book
-    alone = instances[0].parent.parent / "library.sqlite"
+    alone = instances[0].parents[2] / "library/library.sqlite"
     with Executor(workers=1) as executor:
         before, after, own = executor.judge(
             [Pair(alone, gold, coincidence), Pair(instances[0], gold, coincidence), Pair(instances[0], gold, gold)],

@@ -7,17 +7,16 @@ import pytest
 import sqlglot
 
 from sqlgen.english import Speaker, plain
-from sqlgen.query_plan import Filter, Having, Join, Measure, Order, Query, Ref
-from sqlgen.shapes.catalogue import expression_of, request_of
-from sqlgen.shapes.correlated import AboveOwnGroup, CountWithZero, Existence, Pairs
-from sqlgen.shapes.cte import MostFrequentAmong, MostFrequentIn, TwoCounts, TwoKinds
+from sqlgen.query_plan import Filter, Having, Join, Measure, QueryPlan, Ref, SortKey
+from sqlgen.shapes.catalogue import sql_of, wording_of
+from sqlgen.shapes.computed import ByYear, EveryYear, Percentage, Ranges, Ratio
+from sqlgen.shapes.cte import Descendants, MostFrequentAmong, MostFrequentIn, TwoCounts, TwoKinds
 from sqlgen.shapes.groups import GroupAboveAverage, GroupAboveMean, GroupRanking, GroupShare
-from sqlgen.shapes.ratio import Percentage, Ranges, Ratio
-from sqlgen.shapes.recursive import Descendants, EveryYear
+from sqlgen.shapes.joined import CountWithZero, Pairs
+from sqlgen.shapes.nested import AboveOwnGroup, Existence
 from sqlgen.shapes.sets import SetPlan, ThreeSets
 from sqlgen.shapes.window import BestOfGroup, Distance, Ranking
-from sqlgen.shapes.yearly import ByYear
-from sqlgen.world import World
+from sqlgen.speakable import SpeakableDatabase
 from sqlr1.data.reasoning import trace
 from sqlr1.database import ForeignKey, read_profile
 from sqlr1.database.sql import to_sql
@@ -35,15 +34,15 @@ INSERT INTO singer VALUES (1,'Ann','France',30,'1990-05-01',NULL), (2,'Bo','Fran
 INSERT INTO song VALUES (1,'Sun',1,2001,10.0), (2,'Moon',1,2003,30.0), (3,'Star',2,2003,20.0), (4,'Sea',3,2005,5.0);
 INSERT INTO award VALUES (1,1,'gold'), (2,2,'gold'), (3,2,'silver');
 """
-SINGER = Query(("singer",), (Ref(0, "name"),))
+SINGER = QueryPlan(("singer",), (Ref(0, "name"),))
 SONG_KEY = ForeignKey("song", "singer_id", "singer", "singer_id")
 AWARD_KEY = ForeignKey("award", "singer_id", "singer", "singer_id")
 UP = (Join(Ref(0, "singer_id"), Ref(1, "singer_id"), up=True),)
 COUNT = Measure("count")
 AGE, COUNTRY = Ref(0, "age"), Ref(0, "country")
 
-BY_COUNTRY = Query(("singer",), (COUNTRY,), group=(COUNTRY,))
-BY_SINGER = Query(("song", "singer"), (Ref(1, "name"),), UP, group=(Ref(1, "singer_id"),))
+BY_COUNTRY = QueryPlan(("singer",), (COUNTRY,), group=(COUNTRY,))
+BY_SINGER = QueryPlan(("song", "singer"), (Ref(1, "name"),), UP, group=(Ref(1, "singer_id"),))
 
 
 def where(*filters, **changes):
@@ -56,7 +55,7 @@ def countries(op, age):
 
 def singing_in(year):
     down = (Join(Ref(0, "singer_id"), Ref(1, "singer_id"), up=False),)
-    return Query(("singer", "song"), SINGER.outputs, down, (Filter(Ref(1, "year"), "=", year),))
+    return QueryPlan(("singer", "song"), SINGER.outputs, down, (Filter(Ref(1, "year"), "=", year),))
 
 
 CASES = {
@@ -71,7 +70,7 @@ CASES = {
     "year of date": (where(Filter(Ref(0, "born"), "year", "1980")), [("Bo",)]),
     "or": (where(Filter(AGE, ">", 50), Filter(AGE, "<", 25), any_of=True), [("Di",), ("Ed",)]),
     "distinct": (SINGER.with_(outputs=(COUNTRY,), distinct=True), [("France",), ("Japan",), ("Spain",)]),
-    "order and limit": (SINGER.with_(order=(Order(AGE, True),), limit=2), [("Ed",), ("Cy",)]),
+    "order and limit": (SINGER.with_(order=(SortKey(AGE, True),), limit=2), [("Ed",), ("Cy",)]),
     "count distinct": (SINGER.with_(outputs=(Measure("count", COUNTRY, distinct=True),)), [(3,)]),
     "aggregates": (SINGER.with_(outputs=(Measure("avg", AGE), Measure("max", AGE))), [(40.0, 60)]),
     "group having": (
@@ -79,18 +78,18 @@ CASES = {
         [("France",), ("Spain",)],
     ),
     "join group top": (
-        Query(
+        QueryPlan(
             ("song", "singer"),
             (Ref(1, "name"), COUNT),
             UP,
             group=(Ref(1, "singer_id"),),
-            order=(Order(COUNT, True),),
+            order=(SortKey(COUNT, True),),
             limit=1,
         ),
         [("Ann", 2)],
     ),
     "two hops": (
-        Query(
+        QueryPlan(
             ("song", "singer", "singer"),
             (Ref(0, "title"), Ref(2, "name")),
             (*UP, Join(Ref(1, "mentor_id"), Ref(2, "singer_id"), up=True)),
@@ -98,33 +97,33 @@ CASES = {
         [("Sea", "Bo"), ("Star", "Ann")],
     ),
     "above average": (
-        where(Filter(AGE, ">", Query(("singer",), (Measure("avg", AGE),)))),
+        where(Filter(AGE, ">", QueryPlan(("singer",), (Measure("avg", AGE),)))),
         [("Cy",), ("Ed",)],
     ),
-    "extreme": (where(Filter(AGE, "=", Query(("singer",), (Measure("min", AGE),)))), [("Di",)]),
+    "extreme": (where(Filter(AGE, "=", QueryPlan(("singer",), (Measure("min", AGE),)))), [("Di",)]),
     "without children": (
-        where(Filter(Ref(0, "singer_id"), "not_in", Query(("song",), (Ref(0, "singer_id"),)))),
+        where(Filter(Ref(0, "singer_id"), "not_in", QueryPlan(("song",), (Ref(0, "singer_id"),)))),
         [("Di",), ("Ed",)],
     ),
     "exists": (Existence(SINGER, AWARD_KEY, Filter(Ref(0, "prize"), "=", "silver"), False), [("Bo",)]),
     "not exists": (Existence(SINGER, AWARD_KEY, None, True), [("Cy",), ("Di",), ("Ed",)]),
     "intersect": (
         SetPlan(
-            "intersect",
             where(Filter(AGE, ">", 35), outputs=(COUNTRY,)),
+            "intersect",
             where(Filter(AGE, "<", 35), outputs=(COUNTRY,)),
             "values",
         ),
         [("France",), ("Spain",)],
     ),
     "except": (
-        SetPlan("except", SINGER.with_(outputs=(COUNTRY,)), where(Filter(AGE, "<", 35), outputs=(COUNTRY,)), "values"),
+        SetPlan(SINGER.with_(outputs=(COUNTRY,)), "except", where(Filter(AGE, "<", 35), outputs=(COUNTRY,)), "values"),
         [("Japan",)],
     ),
     "union": (
         SetPlan(
-            "union",
             where(Filter(AGE, ">", 55), outputs=(COUNTRY,)),
+            "union",
             where(Filter(AGE, "<", 35), outputs=(COUNTRY,)),
             "values",
         ),
@@ -136,7 +135,7 @@ CASES = {
         [("France", 50.0), ("Japan", 100.0), ("Spain", 50.0)],
     ),
     "ratio": (Ratio(where(Filter(COUNTRY, "=", "France")), Filter(COUNTRY, "=", "Japan")), [(2.0,)]),
-    "ranges": (Ranges(Query(("singer",), ()), AGE, 30, 50), [("high", 2), ("low", 1), ("medium", 2)]),
+    "ranges": (Ranges(QueryPlan(("singer",), ()), AGE, 30, 50), [("high", 2), ("low", 1), ("medium", 2)]),
     "best of group": (BestOfGroup(SINGER, COUNTRY, AGE, 1, True), [("France", "Bo"), ("Japan", "Ed"), ("Spain", "Cy")]),
     "ranking": (
         Ranking(SINGER, AGE, COUNTRY, False),
@@ -147,15 +146,15 @@ CASES = {
         [("Ann", -5.0), ("Bo", 5.0), ("Cy", 15.0), ("Di", -15.0), ("Ed", 0.0)],
     ),
     "by year": (
-        ByYear(Query(("singer",), ()), Ref(0, "born"), True, None, "count"),
+        ByYear(QueryPlan(("singer",), ()), Ref(0, "born"), True, None, "count"),
         [("1960", 1), ("1970", 1), ("1980", 1), ("1990", 1), ("2000", 1)],
     ),
     "running total": (
-        ByYear(Query(("song",), ()), Ref(0, "year"), False, Ref(0, "sales"), "running"),
+        ByYear(QueryPlan(("song",), ()), Ref(0, "year"), False, Ref(0, "sales"), "running"),
         [(2001, 10.0), (2003, 60.0), (2005, 65.0)],
     ),
     "change": (
-        ByYear(Query(("song",), ()), Ref(0, "year"), False, None, "change"),
+        ByYear(QueryPlan(("song",), ()), Ref(0, "year"), False, None, "change"),
         [(2001, None), (2003, 1), (2005, -1)],
     ),
     "group above average": (
@@ -169,11 +168,11 @@ CASES = {
         [("Bo",), ("Cy",), ("Ed",)],
     ),
     "every year": (
-        EveryYear(Query(("song",), ()), Ref(0, "year"), False, 2002, 2004),
+        EveryYear(QueryPlan(("song",), ()), Ref(0, "year"), False, 2002, 2004),
         [(2002, 0), (2003, 2), (2004, 0)],
     ),
     "above own group": (AboveOwnGroup(SINGER, AGE, COUNTRY, True), [("Bo",), ("Cy",)]),
-    "pairs": (Pairs(SINGER, COUNTRY, "singer_id"), [("Ann", "Bo"), ("Cy", "Di")]),
+    "pairs": (Pairs(SINGER, COUNTRY, Ref(0, "singer_id")), [("Ann", "Bo"), ("Cy", "Di")]),
     "left join": (
         CountWithZero(SINGER, AWARD_KEY, None),
         [("Ann", 1), ("Bo", 2), ("Cy", 0), ("Di", 0), ("Ed", 0)],
@@ -182,19 +181,19 @@ CASES = {
 
 HIGHLY_COMPLEX = {
     "both but not": (
-        ThreeSets(("intersect", "except"), countries(">", 35), countries("<", 35), countries("<", 25)),
+        ThreeSets(countries(">", 35), ("intersect", "except"), countries("<", 35), countries("<", 25)),
         [("France",)],
     ),
     "neither nor": (
-        ThreeSets(("except", "except"), countries(">", 0), countries(">", 55), countries("<", 25)),
+        ThreeSets(countries(">", 0), ("except", "except"), countries(">", 55), countries("<", 25)),
         [("France",)],
     ),
     "all three": (
-        ThreeSets(("intersect", "intersect"), countries(">", 35), countries("<", 35), countries("<", 25)),
+        ThreeSets(countries(">", 35), ("intersect", "intersect"), countries("<", 35), countries("<", 25)),
         [("Spain",)],
     ),
     "parents of three kinds": (
-        ThreeSets(("except", "except"), singing_in(2003), singing_in(2005), singing_in(2001)),
+        ThreeSets(singing_in(2003), ("except", "except"), singing_in(2005), singing_in(2001)),
         [("Bo",)],
     ),
     "best of the chosen": (
@@ -203,7 +202,7 @@ HIGHLY_COMPLEX = {
     ),
     "running total of the chosen": (
         ByYear(
-            Query(("song",), (), filters=(Filter(Ref(0, "sales"), ">", 9),)), Ref(0, "year"), False, None, "running"
+            QueryPlan(("song",), (), filters=(Filter(Ref(0, "sales"), ">", 9),)), Ref(0, "year"), False, None, "running"
         ),
         [(2001, 1), (2003, 3)],
     ),
@@ -232,7 +231,7 @@ HIGHLY_COMPLEX = {
         [("France", 2, 1), ("Spain", 2, 1)],
     ),
     "most frequent in each group": (
-        MostFrequentIn(Query(("award",), ()), Ref(0, "prize"), Ref(0, "singer_id")),
+        MostFrequentIn(QueryPlan(("award",), ()), Ref(0, "prize"), Ref(0, "singer_id")),
         [("gold", 1, 1), ("gold", 2, 1), ("silver", 2, 1)],
     ),
 }
@@ -242,7 +241,7 @@ CASES |= HIGHLY_COMPLEX
 @pytest.mark.parametrize("name", HIGHLY_COMPLEX)
 def test_combinations_are_highly_complex(name):
     plan, _ = HIGHLY_COMPLEX[name]
-    assert sql_class(expression_of(plan)) == "Highly Complex"
+    assert sql_class(sqlglot.parse_one(sql_of(plan), read="sqlite")) == "Highly Complex"
 
 
 @pytest.fixture(scope="module")
@@ -257,19 +256,26 @@ def database(tmp_path_factory):
 @pytest.mark.parametrize("name", CASES)
 def test_plan_returns_the_right_rows(name, database):
     plan, expected = CASES[name]
-    rows = sqlite3.connect(database).execute(to_sql(expression_of(plan))).fetchall()
-    if not (isinstance(plan, Query) and plan.order):
+    rows = sqlite3.connect(database).execute(sql_of(plan)).fetchall()
+    if not (isinstance(plan, QueryPlan) and plan.order):
         rows = sorted(rows, key=lambda row: (row[0], row[1:]))
     assert rows == expected
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_sql_is_written_as_its_parsed_form_is(name):
+    """Reasoning quotes the parsed form: its text has to be that of the SQL."""
+    sql = sql_of(CASES[name][0])
+    assert to_sql(sqlglot.parse_one(sql, read="sqlite")) == sql
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_every_plan_can_be_said_and_reasoned_about(name, database):
     plan, _ = CASES[name]
-    speaker = Speaker(World(read_profile(database)).names, random.Random(0))
-    asked = request_of(plan, speaker)
+    speaker = Speaker(SpeakableDatabase(read_profile(database)).names, random.Random(0))
+    asked = wording_of(plan, speaker)
     assert len(plain(asked.phrase).split()) > 3
-    expression = expression_of(plan)
+    expression = sqlglot.parse_one(sql_of(plan), read="sqlite")
     text = trace(expression, "short")
     for table in expression.find_all(sqlglot.exp.Table):
         if not any(cte.alias == table.name for cte in expression.find_all(sqlglot.exp.CTE)):
@@ -277,10 +283,10 @@ def test_every_plan_can_be_said_and_reasoned_about(name, database):
 
 
 def test_words_name_the_columns_the_filter_and_the_order(database):
-    query = Query(
+    query = QueryPlan(
         ("song", "singer"), (Ref(0, "title"), Ref(1, "name")), UP, (Filter(Ref(1, "country"), "=", "France"),)
     )
-    said = plain(request_of(query, Speaker(World(read_profile(database)).names, random.Random(3))).phrase)
+    said = plain(wording_of(query, Speaker(SpeakableDatabase(read_profile(database)).names, random.Random(3))).phrase)
     for word in ("title", "singer name", "songs", "country", "France"):
         assert word in said
 

@@ -17,15 +17,14 @@ from sqlgen.corpus import generate as generate_all
 from sqlgen.generate import Manner, generate, held_out, sql_key
 from sqlgen.populate import build_database, domain_names
 from sqlgen.shapes.catalogue import SHAPES
-from sqlgen.sources import Source, folder_sources
-from sqlgen.styles import STYLES
-from sqlgen.world import World
+from sqlgen.sources import Source, described_names, folder_sources
+from sqlgen.speakable import SpeakableDatabase
 from sqlr1.config import Synthesize
 from sqlr1.data.mentions import unmentioned_value
 from sqlr1.data.split import shares
 from sqlr1.database import read_profile
 from sqlr1.database.sql_features import sql_class
-from sqlr1.records import SQL_CLASSES, Question
+from sqlr1.records import SQL_CLASSES, STYLES, Question
 from sqlr1.sandbox import Executor, Limits
 
 CLASSES = {"Simple": 0.3, "Moderate": 0.3, "Complex": 0.25, "Highly Complex": 0.15}
@@ -115,8 +114,8 @@ def test_highly_complex_shape_occurs(shape, rows):
 
 def test_one_small_database_yields_many_highly_complex_rows(sources):
     with Executor(workers=1) as executor:
-        world = World(read_profile(sources[0].path))
-        found = list(generate(world, "x", {"Highly Complex": 150}, MANNER, 0, executor))
+        db = SpeakableDatabase(read_profile(sources[0].path))
+        found = list(generate(db, "x", {"Highly Complex": 150}, MANNER, 0, executor))
     assert len({sql_key(row.sql) for row in found}) == 150
 
 
@@ -169,17 +168,15 @@ def test_verbs_agree_with_what_they_ask_for(rows):
 
 def test_long_reasoning_says_what_is_asked(sources):
     with Executor(workers=1) as executor:
-        world = World(read_profile(sources[0].path))
-        found = list(generate(world, "x", {"Moderate": 10}, Manner(STYLE_SHARES, "long"), 1, executor))
+        db = SpeakableDatabase(read_profile(sources[0].path))
+        found = list(generate(db, "x", {"Moderate": 10}, Manner(STYLE_SHARES, "long"), 1, executor))
     assert all(row.reasoning.startswith("We are asked for") and "The output is" in row.reasoning for row in found)
 
 
 def test_held_out_templates_are_disjoint(sources, rows):
     with Executor(workers=1) as executor:
-        world = World(read_profile(sources[0].path))
-        other = list(
-            generate(world, "x", {"Simple": 20, "Complex": 10}, Manner(STYLE_SHARES, held_out=True), 0, executor)
-        )
+        db = SpeakableDatabase(read_profile(sources[0].path))
+        other = list(generate(db, "x", {"Simple": 20, "Complex": 10}, Manner(STYLE_SHARES, held_out=True), 0, executor))
     assert len(other) == 30
     assert all(held_out(row.template) for row in other)
     assert not any(held_out(row.template) for row in rows)
@@ -211,11 +208,11 @@ def test_interrupted_synthesis_goes_on_where_it_was(sources, tmp_path, monkeypat
     whole = list(generate_all(sources[:3], order, Limits(), 1, tmp_path / "whole"))
     asked = []
 
-    def interrupted(world, db_id, *more):
+    def interrupted(db, db_id, *more):
         asked.append(db_id)
         if asked == [source.db_id for source in sources[:2]]:
             raise KeyboardInterrupt
-        return generate(world, db_id, *more)
+        return generate(db, db_id, *more)
 
     monkeypatch.setattr("sqlgen.corpus.generate_over", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -237,14 +234,15 @@ def test_few_rows_are_in_memory_while_they_are_read(sources, tmp_path):
 def test_output_and_databases_do_not_depend_on_string_hashing(tmp_path):
     code = (
         "import sys; from pathlib import Path; from sqlr1.database import read_profile\n"
-        "from sqlr1.config import Synthesize; from sqlr1.sandbox import Executor\n"
-        "from sqlgen.generate import Manner, generate; from sqlgen.populate import build_database\n"
-        "from sqlgen.world import World; from sqlr1.records import sha256\n"
+        "from sqlr1.sandbox import Executor\n"
+        "from sqlr1.config import Synthesize; from sqlgen.generate import Manner, generate\n"
+        "from sqlgen.populate import build_database\n"
+        "from sqlgen.speakable import SpeakableDatabase; from sqlr1.records import sha256\n"
         "path = Path(sys.argv[1]); build_database('zoo', 3, path)\n"
         "with Executor(workers=1) as executor:\n"
         "    quotas = {'Moderate': 12, 'Complex': 8}\n"
-        "    manner = Manner(Synthesize().styles)\n"
-        "    rows = list(generate(World(read_profile(path)), 'zoo', quotas, manner, 3, executor))\n"
+        "    db = SpeakableDatabase(read_profile(path))\n"
+        "    rows = list(generate(db, 'zoo', quotas, Manner(Synthesize().styles), 3, executor))\n"
         "print(sha256(path), rows)"
     )
     outputs = set()
@@ -257,8 +255,8 @@ def test_output_and_databases_do_not_depend_on_string_hashing(tmp_path):
 
 def test_other_seed_other_questions(sources):
     with Executor(workers=1) as executor:
-        world = World(read_profile(sources[0].path))
-        first, second = (list(generate(world, "x", {"Simple": 10}, MANNER, seed, executor)) for seed in (0, 1))
+        db = SpeakableDatabase(read_profile(sources[0].path))
+        first, second = (list(generate(db, "x", {"Simple": 10}, MANNER, seed, executor)) for seed in (0, 1))
     assert first != second
 
 
@@ -281,5 +279,15 @@ def test_spider_training_databases_yield_all_classes(data_root, tmp_path):
 def test_any_database_will_do(data_root):
     path = data_root / "chinook/Chinook_Sqlite.sqlite"
     with Executor(workers=1) as executor:
-        rows = list(generate(World(read_profile(path)), "chinook", {"Simple": 10, "Complex": 10}, MANNER, 0, executor))
+        db = SpeakableDatabase(read_profile(path))
+        rows = list(generate(db, "chinook", {"Simple": 10, "Complex": 10}, MANNER, 0, executor))
     assert len(rows) == 20
+
+
+def test_descriptions_that_do_not_tell_columns_apart_are_not_used(data_root):
+    folder = data_root / "bird/dev/dev_databases"
+    database = folder / "thrombosis_prediction/thrombosis_prediction.sqlite"
+    assert len(list(database.parent.glob("database_description/*.csv"))) == 3
+    names = described_names(database)
+    assert names["examination", "ana"] == "anti nucleus antibody"
+    assert not {"kct", "rvvt"} & {column for _, column in names}

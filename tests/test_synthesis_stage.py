@@ -1,14 +1,13 @@
 """The synthesize stage by hand: own databases, the built-in benchmark, folders, mixed-in questions, bad input."""
 
 import contextlib
+import hashlib
 import json
 import shutil
 import sqlite3
 
 import pytest
 
-from sqlgen.generate import held_out
-from sqlgen.sources import described_names
 from sqlr1.database import read_schema
 from sqlr1.evaluate.formats import read_questions as read_benchmark
 from sqlr1.records import Catalogue, Database, Question, read_json, read_records, sha256
@@ -78,7 +77,8 @@ def test_own_domains_and_benchmark(run):
         "bookshop": "train",
         "zoo": "benchmark",
     }
-    assert not any(held_out(q.template) for q in questions)
+    # A tenth of the question templates, by hash, is kept for the benchmark.
+    assert all(hashlib.sha256(q.template.encode()).digest()[0] % 10 for q in questions)
 
 
 def test_benchmark_is_readable_in_both_layouts_and_its_gold_runs(run):
@@ -158,15 +158,6 @@ def test_questions_use_the_column_names_of_birds_descriptions(run, small_spider)
     asked = [q for q in read_records(out / "questions.jsonl", Question) if q.db_id == "pets" and "kind" in q.sql]
     assert asked
     assert all("species" in q.question and "kind" not in q.question for q in asked)
-
-
-def test_descriptions_that_do_not_tell_columns_apart_are_not_used(data_root):
-    folder = data_root / "bird/dev/dev_databases"
-    database = folder / "thrombosis_prediction/thrombosis_prediction.sqlite"
-    assert len(list(database.parent.glob("database_description/*.csv"))) == 3
-    names = described_names(database)
-    assert names["examination", "ana"] == "anti nucleus antibody"
-    assert not {"kct", "rvvt"} & {column for _, column in names}
 
 
 def test_a_single_file_is_a_database_too(run, small_spider, tmp_path):

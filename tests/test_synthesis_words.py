@@ -7,10 +7,11 @@ import pytest
 
 from sqlgen.english import Speaker, plain
 from sqlgen.naming import Names, plural, words
-from sqlgen.query_plan import Having, Measure, Order, Query, Ref
-from sqlgen.requests import request
+from sqlgen.query_plan import Having, Measure, QueryPlan, Ref, SortKey
 from sqlgen.shapes import nested, single
-from sqlgen.world import World
+from sqlgen.shapes.catalogue import draw
+from sqlgen.speakable import SpeakableDatabase
+from sqlgen.wording import block_wording
 from sqlr1.database import read_profile
 
 DDL = """
@@ -19,23 +20,23 @@ CREATE TABLE all_orders (order_id INTEGER PRIMARY KEY, buyer TEXT, city TEXT, to
 INSERT INTO all_orders VALUES (1, 'Ann', 'Oslo', 5.5, 1, 2, 2001), (2, 'Bo', 'Oslo', 7.5, 2, 3, 2002),
   (3, 'Cy', 'Rome', 9.5, 3, 4, 2003), (4, 'Di', 'Rome', 4.5, 4, 5, 2004);
 """
-ORDERS = Query(("all_orders",), (Ref(0, "buyer"),))
+ORDERS = QueryPlan(("all_orders",), (Ref(0, "buyer"),))
 CITY, TOTAL = Ref(0, "city"), Ref(0, "total")
 COUNT = Measure("count")
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def db(tmp_path_factory):
     path = tmp_path_factory.mktemp("words") / "shop.sqlite"
     with sqlite3.connect(path) as connection:
         connection.executescript(DDL)
     connection.close()
-    return World(read_profile(path))
+    return SpeakableDatabase(read_profile(path))
 
 
-def sayings(world, query):
+def sayings(db, query):
     """All that sixty seeds make of a query: phrases, direct questions and commands."""
-    asked = [request(Speaker(world.names, random.Random(seed)), query) for seed in range(60)]
+    asked = [block_wording(Speaker(db.names, random.Random(seed)), query) for seed in range(60)]
     return [plain(text) for a in asked for text in (a.phrase, *a.direct, *a.commands)]
 
 
@@ -49,23 +50,23 @@ def test_codes_have_no_plural(noun):
     assert plural(noun) == noun
 
 
-def test_given_nouns_and_tables_of_all_rows(world):
+def test_given_nouns_and_tables_of_all_rows(db):
     given = {("all_orders", "num_items"): "num items"}
-    assert Names(world.profile, given).column("all_orders", "num_items") == "number of items"
-    assert world.names.entity("all_orders") == "order"
+    assert Names(db.profile, given).column("all_orders", "num_items") == "number of items"
+    assert db.names.entity("all_orders") == "order"
 
 
-def test_no_total_total(world):
-    texts = sayings(world, ORDERS.with_(outputs=(Measure("sum", TOTAL),)))
+def test_no_total_total(db):
+    texts = sayings(db, ORDERS.with_(outputs=(Measure("sum", TOTAL),)))
     assert all("summed total" in text for text in texts)
 
 
-def test_only_years_of_the_calendar_are_dates(world):
-    speaker = Speaker(world.names, random.Random(0))
+def test_only_years_of_the_calendar_are_dates(db):
+    speaker = Speaker(db.names, random.Random(0))
     said = {speaker.predicate("year working", op, 3) for op in ("<", ">", "<=", ">=") for _ in range(20)}
     assert not any(word in text for text in said for word in ("before", "after", "later", "earlier"))
     assert speaker.predicate("year", ">", 2001) == "is after \x012001\x02"
-    assert world.years("all_orders") == ["year"]
+    assert db.years("all_orders") == ["year"]
 
 
 @pytest.mark.parametrize(("column", "dated"), [("year", True), ("year_working", False), ("visits_per_year", False),
@@ -75,60 +76,60 @@ def test_only_what_says_when_has_a_latest_value(column, dated, tmp_path):
         connection.execute(f"CREATE TABLE museum (id INTEGER PRIMARY KEY, name TEXT, {column} INTEGER)")
         rows = [(i, f"Museum {i}", 1990 + i if dated else 100 * i) for i in range(1, 9)]
         connection.executemany("INSERT INTO museum VALUES (?, ?, ?)", rows)
-    museums = World(read_profile(tmp_path / "museum.sqlite"))
-    order = (Order(Ref(0, column), True),)
-    texts = sayings(museums, Query(("museum",), (Ref(0, "name"),), order=order, limit=1))
+    museums = SpeakableDatabase(read_profile(tmp_path / "museum.sqlite"))
+    order = (SortKey(Ref(0, column), True),)
+    texts = sayings(museums, QueryPlan(("museum",), (Ref(0, "name"),), order=order, limit=1))
     latest = [any(word in text for word in ("latest", "most recent", "earliest")) for text in texts]
     assert all(latest) if dated else not any(latest)
 
 
 @pytest.mark.parametrize(("column", "expected"), [("buyer", False), ("total", True)])
-def test_only_numbers_are_sorted_from_lowest_to_highest(world, column, expected):
+def test_only_numbers_are_sorted_from_lowest_to_highest(db, column, expected):
     for descending in (True, False):
-        texts = sayings(world, ORDERS.with_(order=(Order(Ref(0, column), descending),)))
+        texts = sayings(db, ORDERS.with_(order=(SortKey(Ref(0, column), descending),)))
         assert any("lowest" in text for text in texts) == expected
 
 
-def test_a_sort_order_is_no_second_request(world):
+def test_a_sort_order_is_no_second_request(db):
     """It stands in questions too: "What are the names and sort the result by ...?" is no sentence."""
-    assert not any("and sort" in text for text in sayings(world, ORDERS.with_(order=(Order(TOTAL),))))
+    assert not any("and sort" in text for text in sayings(db, ORDERS.with_(order=(SortKey(TOTAL),))))
 
 
-def test_each_row_has_one_name(world):
-    texts = sayings(world, ORDERS)
+def test_each_row_has_one_name(db):
+    texts = sayings(db, ORDERS)
     assert {text for text in texts if "each" in text} == {"the buyer of each order"}
-    assert not any("each" in text for text in sayings(world, ORDERS.with_(distinct=True)))
+    assert not any("each" in text for text in sayings(db, ORDERS.with_(distinct=True)))
 
 
-def test_one_is_singular(world):
+def test_one_is_singular(db):
     query = ORDERS.with_(outputs=(CITY,), group=(CITY,), having=(Having(COUNT, ">", 1),))
-    assert all("1 order" in text and "1 orders" not in text for text in sayings(world, query))
+    assert all("1 order" in text and "1 orders" not in text for text in sayings(db, query))
 
 
-def test_groups_are_asked_for_where_they_are_shown(world):
-    for text in sayings(world, ORDERS.with_(outputs=(CITY, COUNT), group=(CITY,))):
+def test_groups_are_asked_for_where_they_are_shown(db):
+    for text in sayings(db, ORDERS.with_(outputs=(CITY, COUNT), group=(CITY,))):
         assert any(shown in text for shown in ("the city", "Include the city", "cities and the")), text
 
 
-def drawn(shape, world):
-    return [plan for seed in range(200) if (plan := shape(world, random.Random(seed)))]
+def drawn(shape, db):
+    return [plan for seed in range(200) if (plan := draw(shape, db, random.Random(seed)))]
 
 
-def test_superlatives_do_not_show_what_they_filter_on(world):
-    for plan in drawn(single.superlative, world):
+def test_superlatives_do_not_show_what_they_filter_on(db):
+    for plan in drawn(single.superlative, db):
         assert not {item.ref for item in plan.filters} & set(plan.outputs)
 
 
 @pytest.mark.parametrize("shape", [single.group, single.group_having, single.group_top])
-def test_groups_are_not_measured_by_what_they_are_filtered_on(shape, world):
-    plans = drawn(shape, world)
+def test_groups_are_not_measured_by_what_they_are_filtered_on(shape, db):
+    plans = drawn(shape, db)
     for plan in plans:
         measured = [m.ref for m in (*plan.outputs, *(h.measure for h in plan.having)) if isinstance(m, Measure)]
         assert not {item.ref for item in plan.filters} & set(measured)
     assert any(plan.filters for plan in plans)
 
 
-def test_numbers_are_compared_with_the_average_alone(world):
+def test_numbers_are_compared_with_the_average_alone(db):
     """What exceeds the minimum is nearly every row: nobody asks for that."""
-    inner = [item.value.outputs[0].function for plan in drawn(nested.above_average, world) for item in plan.filters]
+    inner = [item.value.outputs[0].function for plan in drawn(nested.above_average, db) for item in plan.filters]
     assert set(inner) == {"avg"}

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from sqlgen.generate import Manner, sql_key
 from sqlgen.generate import generate as generate_over
 from sqlgen.sources import Source
-from sqlgen.world import World
+from sqlgen.speakable import SpeakableDatabase
 from sqlr1.data.processes import executor_processes
 from sqlr1.data.split import shares
 from sqlr1.database import read_profile
@@ -114,8 +114,8 @@ def _from_source(request: GenerationRequest, work: Path, executor: Executor, tas
     asked = repr([sha256(source.path), sorted(source.names.items()), sorted(quota.items()), request, names])
     file = work / f"{source.db_id}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.jsonl"
     if not file.is_file():
-        world = World(read_profile(source.path), source.names)
+        database = SpeakableDatabase(read_profile(source.path), source.names)
         taken = [sql_key(row.sql) for earlier in before for row in stream_records(earlier, Question)]
         manner = Manner(request.styles, request.reasoning, request.held_out)
-        write_jsonl(file, generate_over(world, source.db_id, quota, manner, request.seed, executor, taken))
+        write_jsonl(file, generate_over(database, source.db_id, quota, manner, request.seed, executor, taken))
     return file, Counter(row.sql_class for row in stream_records(file, Question))

@@ -1,17 +1,18 @@
-"""English for the parts of a plan: columns, values, filters, sort orders. Variation comes from a seeded generator.
+"""English for the parts of a plan: columns, values, filters. A seeded generator picks between wordings.
 
-Everything that a database fills in (nouns, values, numbers) is put between two control characters, so that the surface
-template of a finished question can be told from its content.
+Everything that comes from the database (nouns, values, numbers) is put between two control characters, so that the
+surface template of a finished question can be separated from its content.
 """
 
 import random
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
 import inflect
 
 from sqlgen.naming import Names, names_year, plural
-from sqlgen.query_plan import Filter, Measure, Query, Ref, is_year
+from sqlgen.query_plan import Filter, Measure, QueryPlan, Ref, is_year
 from sqlr1.database.sql import exact
 
 _INFLECT = inflect.engine()
@@ -24,19 +25,18 @@ _FUNCTION_WORDS = {
     "min": ("minimum", "lowest", "smallest"),
     "max": ("maximum", "highest", "largest"),
 }
-
-_UP, _DOWN = ("rather high", "on the high side", "quite large"), ("rather low", "on the low side", "fairly small")
-_PEAK, _VALLEY = (
-    ("up in the clouds", "a towering peak", "above the waterline"),
-    ("down in the valley", "a mere drop in the ocean"),
-)
+# Words that stand for a high or a low threshold, by the style that uses them.
 _HIDDEN = {
-    "vague": {">": _UP, ">=": _UP, "<": _DOWN, "<=": _DOWN},
-    "metaphorical": {">": _PEAK, ">=": _PEAK, "<": _VALLEY, "<=": _VALLEY},
+    "vague": (
+        ("rather high", "on the high side", "quite large"),
+        ("rather low", "on the low side", "fairly small"),
+    ),
+    "metaphorical": (
+        ("up in the clouds", "a towering peak", "above the waterline"),
+        ("down in the valley", "a mere drop in the ocean"),
+    ),
 }
-
-
-HIDING = tuple(_HIDDEN)
+HIDING = tuple(_HIDDEN)  # the styles that hide thresholds
 
 
 def slot(text: object) -> str:
@@ -50,7 +50,7 @@ def plain(text: str) -> str:
 
 
 def surface(text: str) -> str:
-    """The text with every slot as `_`: its surface template."""
+    """The surface template of a text: every slot as `_`."""
     return re.sub(r"\s+", " ", _SLOT.sub("_", text)).strip()
 
 
@@ -66,48 +66,52 @@ def article(noun: str) -> str:
 
 
 class Speaker:
-    """Says the parts of plans over one database."""
+    """Puts the parts of plans over one database into words."""
 
-    def __init__(self, names: Names, rng: random.Random, hidden: str = "") -> None:
-        """`hidden` (vague or metaphorical) puts words for thresholds; what they mean is collected in `evidence`."""
+    def __init__(self, names: Names, rng: random.Random, style: str = "") -> None:
+        """The styles of `HIDING` replace thresholds by words; `evidence` collects what these words mean."""
         self.names = names
         self.rng = rng
         self.evidence: dict[str, str] = {}
-        self._hidden = _HIDDEN.get(hidden)
+        self._hidden = _HIDDEN.get(style)
 
     def pick(self, *options: str) -> str:
         """One of the options; repeat an option to make it likelier."""
         return options[self.rng.randrange(len(options))]
 
-    def subject(self, query: Query, occurrence: int = 0) -> str:
-        """The singular noun of an occurrence, not marked: a role such as "winning pilot" when reached by a key."""
+    def subject(self, plan: QueryPlan, occurrence: int = 0) -> str:
+        """The singular noun of an occurrence, not marked: if reached by a key, a role such as "winning pilot"."""
         if occurrence:
-            join = query.joins[occurrence - 1]
+            join = plan.joins[occurrence - 1]
             if join.up:
-                return self.names.role(query.tables[join.left.occurrence], join.left.column, query.tables[occurrence])
-        return self.names.entity(query.tables[occurrence])
+                return self.names.role(plan.tables[join.left.occurrence], join.left.column, plan.tables[occurrence])
+        return self.names.entity(plan.tables[occurrence])
 
-    def subjects(self, query: Query, occurrence: int = 0) -> str:
-        """The plural noun of an occurrence, marked."""
-        return slot(plural(self.subject(query, occurrence)))
+    def subjects(self, plan: QueryPlan) -> str:
+        """The plural noun of the subject, marked."""
+        return slot(plural(self.subject(plan)))
 
-    def noun(self, query: Query, ref: Ref) -> str:
+    def noun(self, plan: QueryPlan, ref: Ref) -> str:
         """The singular noun of a column, not marked."""
-        return self.names.column(query.tables[ref.occurrence], ref.column)
+        return self.names.column(plan.tables[ref.occurrence], ref.column)
 
-    def columns(self, query: Query, refs: list[Ref], many: bool) -> str:
+    def columns(self, plan: QueryPlan, refs: Sequence[Ref], many: bool) -> str:
         """`name and age`, or `names and ages` when `many`."""
-        nouns = [self.noun(query, ref) for ref in refs]
+        nouns = [self.noun(plan, ref) for ref in refs]
         return listing([slot(plural(n) if many else n) for n in nouns])
 
-    def measure(self, query: Query, measure: Measure) -> str:
+    def outputs(self, plan: QueryPlan, many: bool) -> str:
+        """The columns that a plan shows: `name and age`, or `names and ages` when `many`."""
+        return self.columns(plan, plan.outputs, many)
+
+    def measure(self, plan: QueryPlan, measure: Measure) -> str:
         """`average age`, `number of songs`, without the article."""
         if measure.function == "count":
             if measure.ref is None or not measure.distinct:
-                return f"number of {self.subjects(query)}"
-            return f"number of {self.pick('different', 'distinct')} {slot(plural(self.noun(query, measure.ref)))}"
-        noun = self.noun(query, measure.ref)
-        # A column of totals has a summed total, not a total total.
+                return f"number of {self.subjects(plan)}"
+            return f"number of {self.pick('different', 'distinct')} {slot(plural(self.noun(plan, measure.ref)))}"
+        noun = self.noun(plan, measure.ref)
+        # The sum of a column named "total" is not its "total total".
         words = [word for word in _FUNCTION_WORDS[measure.function] if word not in noun.split()]
         return f"{self.pick(*words)} {slot(noun)}"
 
@@ -120,23 +124,20 @@ class Speaker:
         return slot(f"{quote}{value}{quote}")
 
     def predicate(self, noun: str, op: str, value: object) -> str:
-        """What is said of a column's noun: `is greater than 20`, `starts with "A"`."""
-        if isinstance(value, Query):
+        """What is said about a column's noun: `is greater than 20`, `starts with "A"`."""
+        if isinstance(value, QueryPlan):
             return self._compared(noun, op, value)
         if op in ("between", "in", "not_in"):
-            low, high = self.value(value[0]), listing([self.value(v) for v in value[1:]], "or")
-            if op == "between":
-                return self.pick(f"is between {low} and {high}", f"ranges from {low} to {high}")
-            return f"is {self.pick('either ', '')}{low} or {high}" if op == "in" else f"is neither {low} nor {high}"
-        if self._hidden and op in self._hidden and isinstance(value, (int, float)) and noun:
-            word = self.pick(*self._hidden[op])
+            return self._of_several(op, value)
+        if self._hidden and op[0] in "<>" and isinstance(value, (int, float)) and noun:
+            word = self.pick(*self._hidden[op[0] == "<"])
             self.evidence[f"{noun} is {word}"] = f'{noun} "{word}" means {noun} {op} {exact(value)}'
             return f"is {word}"
-        dated = isinstance(value, str) or (names_year(noun) and is_year(value))  # 3 is a number of years
+        dated = isinstance(value, str) or (names_year(noun) and is_year(value))  # "3 years" is no date
         forms = {
             "=": ("is {}", "is {}", "equals {}"),
             "!=": ("is not {}", "is not {}", "is other than {}", "differs from {}"),
-            ">": ("is after {}",) if dated else (*tuple(f"is {w} {{}}" for w in _MORE), "exceeds {}"),
+            ">": ("is after {}",) if dated else (*(f"is {w} {{}}" for w in _MORE), "exceeds {}"),
             "<": ("is before {}",) if dated else tuple(f"is {w} {{}}" for w in _LESS),
             ">=": ("is {} or later",) if dated else ("is at least {}", "is {} or more", "is no less than {}"),
             "<=": ("is {} or earlier",) if dated else ("is at most {}", "is {} or less", "is no more than {}"),
@@ -149,7 +150,14 @@ class Speaker:
         }[op]
         return self.pick(*forms).format(self.value(value))
 
-    def _compared(self, noun: str, op: str, value: Query) -> str:
+    def _of_several(self, op: str, values: Sequence[object]) -> str:
+        first, rest = self.value(values[0]), listing([self.value(v) for v in values[1:]], "or")
+        if op == "between":
+            return self.pick(f"is between {first} and {rest}", f"ranges from {first} to {rest}")
+        return f"is {self.pick('either ', '')}{first} or {rest}" if op == "in" else f"is neither {first} nor {rest}"
+
+    def _compared(self, noun: str, op: str, value: QueryPlan) -> str:
+        """A comparison with an aggregate: `is above the average age`."""
         measure = value.outputs[0]
         word = self.pick(*_FUNCTION_WORDS[measure.function])
         if op == "=":
@@ -158,32 +166,31 @@ class Speaker:
         of_all = f" of {self.filtered(value)}" if value.filters else self.pick("", "", " overall")
         return f"is {relation} the {word}{self.pick('', ' ' + slot(noun)) if not of_all else ' ' + slot(noun)}{of_all}"
 
-    def filtered(self, query: Query, many: bool = True, determiner: str = "") -> str:
+    def filtered(self, plan: QueryPlan, many: bool = True, determiner: str = "") -> str:
         """The subject with its filters: `songs whose year is above 2000 and whose singer's country is "France"`."""
-        noun = self.subjects(query) if many else slot(self.subject(query))
-        return " ".join(filter(None, [determiner, noun, self.restriction(query, many)]))
+        noun = self.subjects(plan) if many else slot(self.subject(plan))
+        return " ".join(filter(None, [determiner, noun, self.restriction(plan, many)]))
 
-    def restriction(self, query: Query, many: bool = True) -> str:
-        """All filters as a relative clause, or nothing."""
-        word = "or" if query.any_of else "and"
-        return listing([self._clause(query, f, many) for f in query.filters], word) if query.filters else ""
+    def restriction(self, plan: QueryPlan, many: bool = True) -> str:
+        """All filters as relative clauses, or nothing."""
+        clauses = [self._clause(plan, item, many) for item in plan.filters]
+        return listing(clauses, "or" if plan.any_of else "and") if clauses else ""
 
-    def _clause(self, query: Query, item: Filter, many: bool) -> str:
-        if item.op in ("in", "not_in") and isinstance(item.value, Query):
+    def _clause(self, plan: QueryPlan, item: Filter, many: bool) -> str:
+        if item.op in ("in", "not_in") and isinstance(item.value, QueryPlan):
             return self._membership(item, many)
-        noun = self.noun(query, item.ref)
+        noun = self.noun(plan, item.ref)
         if item.ref.occurrence == 0:
             return self._own_clause(noun, item)
         predicate = self.predicate(noun, item.op, item.value)
-        other = self.subject(query, item.ref.occurrence)
-        if self._reached_upwards(query, item.ref.occurrence):
+        other = self.subject(plan, item.ref.occurrence)
+        if _reached_upwards(plan, item.ref.occurrence):
             clause = self.pick(
                 f"whose {slot(other)}'s {slot(noun)} {predicate}",
                 f"whose {slot(other)} is one whose {slot(noun)} {predicate}",
             )
             if item.op == "=":
-                direct = f"whose {slot(other)} has {slot(noun)} {self.value(item.value)}"
-                clause = self.pick(clause, direct)
+                clause = self.pick(clause, f"whose {slot(other)} has {slot(noun)} {self.value(item.value)}")
             return clause
         have = "have" if many else "has"
         lead = self.pick(
@@ -192,10 +199,9 @@ class Speaker:
         return f"{lead} {slot(other)} whose {slot(noun)} {predicate}"
 
     def _membership(self, item: Filter, many: bool) -> str:
-        """`that have no song whose year is 2000`: the members' own key condition goes without saying."""
+        """`that have no song whose year is 2000`, without saying that the key of a song is known."""
         inner = item.value
-        spoken = tuple(f for f in inner.filters if f.ref != inner.outputs[0])
-        inner = inner.with_(filters=spoken)
+        inner = inner.with_(filters=tuple(f for f in inner.filters if f.ref != inner.outputs[0]))
         one, several = self.filtered(inner, many=False), self.filtered(inner)
         have, do = ("have", "do") if many else ("has", "does")
         if item.op == "not_in":
@@ -209,7 +215,7 @@ class Speaker:
 
     def _own_clause(self, noun: str, item: Filter) -> str:
         value = item.value
-        if item.op == "=" and not isinstance(value, Query):
+        if item.op == "=" and not isinstance(value, QueryPlan):
             said = self.value(value)
             return self.pick(
                 f"whose {slot(noun)} is {said}", f"whose {slot(noun)} is {said}", f"with {slot(noun)} {said}",
@@ -218,10 +224,12 @@ class Speaker:
             )  # fmt: skip
         return f"{self.pick('whose', 'whose', 'where the')} {slot(noun)} {self.predicate(noun, item.op, value)}"
 
-    def _reached_upwards(self, query: Query, occurrence: int) -> bool:
-        while occurrence:
-            join = query.joins[occurrence - 1]
-            if not join.up:
-                return False
-            occurrence = join.left.occurrence
-        return True
+
+def _reached_upwards(plan: QueryPlan, occurrence: int) -> bool:
+    """Whether only foreign keys from child to parent lead from the subject to an occurrence."""
+    while occurrence:
+        join = plan.joins[occurrence - 1]
+        if not join.up:
+            return False
+        occurrence = join.left.occurrence
+    return True

@@ -1,4 +1,4 @@
-"""English nouns for tables and columns: `Song_release_year` is a "song release year", `singers` are of one "singer"."""
+"""English nouns for tables and columns: `Song_release_year` is a "song release year", a row of `singers` a "singer"."""
 
 import re
 from collections.abc import Mapping
@@ -26,21 +26,12 @@ _UNINFLECTED = {
     "million", "mph",
 }  # fmt: skip
 _UNCOUNTED = {
-    "staff",
-    "information",
-    "equipment",
-    "data",
-    "history",
-    "music",
-    "weather",
-    "mail",
-    "furniture",
-    "personnel",
-}
+    "staff", "information", "equipment", "data", "history", "music", "weather", "mail", "furniture", "personnel",
+}  # fmt: skip
 
 
 def words(name: str) -> list[str]:
-    """The words of an identifier in lower case, common abbreviations spelt out.
+    """The words of an identifier in lower case, with common abbreviations spelled out.
 
     >>> words("stuFname"), words("opened_on"), words("built_in")
     (['student', 'first', 'name'], ['date', 'opened'], ['year', 'built'])
@@ -53,7 +44,7 @@ def words(name: str) -> list[str]:
 
 
 def _counted(pieces: list[str]) -> list[str]:
-    """`num employees` as people say it: number of employees."""
+    """`number of employees` for `num employees`."""
     if len(pieces) > 1 and pieces[0] in ("num", "number") and pieces[1] != "of" and _is_plural(pieces[-1]):
         return ["number", "of", *pieces[1:]]
     return pieces
@@ -61,7 +52,7 @@ def _counted(pieces: list[str]) -> list[str]:
 
 @lru_cache(maxsize=65536)
 def plural(noun: str) -> str:
-    """The plural of a noun phrase: of its head, which is the last word unless "of" follows it."""
+    """The plural of a noun phrase, formed on its head: the last word before "of", or the last word."""
     head, of, rest = noun.partition(" of ")
     first, _, last = head.rpartition(" ")
     if last in _UNCOUNTED or last in _UNINFLECTED or _is_plural(last) or not last.isalpha():
@@ -86,7 +77,7 @@ def _is_plural(word: str) -> bool:
 
 
 def names_year(noun: str) -> bool:
-    """Whether a noun is of a year, which passengers per year and yearly visitors are not."""
+    """Whether a noun names a year; "passengers per year" and "yearly visitors" do not."""
     return "year" in noun.split() and "per" not in noun.split()
 
 
@@ -108,25 +99,18 @@ class Names:
     def _short(self, schema: Schema, key: tuple[str, str], full: Mapping[tuple[str, str], str]) -> str:
         """The column's noun without its own entity's name: `customer_name` of customers is a "name"."""
         noun, entity = full[key], self._entities[key[0]]
-        if (
-            noun == entity
-            and not self.numeric(*key)
-            and "name" not in {full[key[0], c.name] for c in schema.table(key[0]).columns}
-        ):
+        taken = {full[key[0], c.name] for c in schema.table(key[0]).columns}
+        if noun == entity and not self.numeric(*key) and "name" not in taken:
             return "name"
-        if noun.startswith(entity + " ") and not noun.endswith(" id"):
-            rest = noun[len(entity) + 1 :]
-            taken = {full[key[0], c.name] for c in schema.table(key[0]).columns}
-            if rest not in taken and len(rest) > 2:
-                return rest
-        return noun
+        rest = noun.removeprefix(entity + " ")
+        return rest if rest not in taken and len(rest) > 2 and not noun.endswith(" id") else noun
 
     def numeric(self, table: str, column: str) -> bool:
-        """Whether a column has numbers: highest and lowest ones."""
+        """Whether a column holds numbers, so that it has highest and lowest values."""
         return self._profile.columns[table, column].kind == "number"
 
     def dated(self, table: str, column: str) -> bool:
-        """Whether a column says when: its highest value is the latest one. 3 is a number of years, no year."""
+        """Whether a column holds dates or years, so that its highest value is the latest. 3 is a number of years."""
         statistics, noun = self._profile.columns[table, column], self._columns[table, column]
         years = names_year(noun) and all(map(is_year, statistics.quantiles))
         return statistics.kind == "date" or (statistics.kind == "number" and (years or "date" in noun.split()))
@@ -140,8 +124,9 @@ class Names:
         return self._columns[table, column]
 
     def role(self, table: str, column: str, parent: str) -> str:
-        """What a foreign key to `parent` points to, in words: `winning_pilot` is a "winning pilot", `singer_id` a
-        "singer". Where tables are joined by several keys, or a table to itself, the column tells which is meant.
+        """What a foreign key to `parent` refers to: `winning_pilot` a "winning pilot", `singer_id` a "singer".
+
+        If several keys connect the two tables, or the table refers to itself, the column's own words tell which key.
         """
         entity = self.entity(parent)
         own = [w for w in words(column) if w not in ("id", "code", "key", "number", "ids", "no")]

@@ -1,14 +1,15 @@
-"""Own databases: a domain's YAML file (tables, columns, how values are drawn) made into a populated SQLite file.
+"""Own databases: a domain's YAML file (tables, columns, how values are drawn) becomes a populated SQLite file.
 
 A column is `KIND arguments [skew] [null P] [-- description]`. Kinds: key; ref TABLE; self COLUMN (an earlier row);
 int LOW HIGH; real LOW HIGH; date FROM TO; after|before [TABLE.]COLUMN MIN MAX (days, of this row or of the row referred
-to); near TABLE.COLUMN LOW HIGH (a factor); choice A*weight|B; distinct A|B; city N; the words of `vocabulary`. `skew`
-draws low values (or few parents) more often. Equal seeds make equal bytes.
+to); near TABLE.COLUMN LOW HIGH (a factor); choice A*weight|B; distinct A|B; city N; the kinds of `_FAKED` and the
+patterns of vocabulary.yaml. `skew` draws low values (or few parents) more often. The same seed gives the same bytes.
 """
 
 import random
 import re
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -17,12 +18,24 @@ from pathlib import Path
 import yaml
 from faker import Faker
 
-from sqlgen import vocabulary
 from sqlr1.records import InputError
 
 DOMAINS = Path(__file__).parent / "domains"
-_INTEGERS = ("key", "ref", "self", "int")
-_WORD = re.compile(r"\s(skew|null [\d.]+)$")
+_VOCABULARY = yaml.safe_load(Path(__file__).with_name("vocabulary.yaml").read_text(encoding="utf-8"))
+_TYPES = dict.fromkeys(("key", "ref", "self", "int"), "INTEGER") | {"real": "REAL", "near": "REAL"}
+_TYPES |= dict.fromkeys(("date", "after", "before"), "DATE")
+_OPTION = re.compile(r"\s(skew|null ([\d.]+))$")
+_FAKED: dict[str, Callable[[Faker, str], str]] = {
+    "name": lambda faker, _: f"{faker.first_name()} {faker.last_name()}",
+    "email": lambda faker, _: faker.ascii_safe_email(),
+    "company": lambda faker, _: faker.company(),
+    "phone": lambda faker, _: faker.numerify("0## #######"),
+    "plate": lambda faker, _: faker.bothify("??-### ?").upper(),
+    "eatery": lambda faker, _: (
+        f"{faker.random_element(['Chez', 'Casa', 'Cafe', 'The Old', 'Little'])} {faker.last_name()}"
+    ),
+    "code": lambda faker, pattern: faker.bothify(pattern.replace("X", "?")).upper(),  # X: a letter, #: a digit
+}
 
 
 @dataclass(frozen=True)
@@ -38,20 +51,24 @@ class _Column:
     def parse(cls, name: str, text: str) -> "_Column":
         text, _, description = text.partition(" -- ")
         skew, null = False, 0.0
-        while match := _WORD.search(text):
-            word = match[1]
-            skew, null = skew or word == "skew", float(word[5:]) if word != "skew" else null
+        while match := _OPTION.search(text):
+            skew, null = skew or match[1] == "skew", float(match[2] or null)
             text = text[: match.start()]
         kind, _, arguments = text.partition(" ")
         return cls(name, kind, arguments, skew, null, description)
 
     @property
+    def weighted(self) -> list[str | int]:
+        """The values of a choice, each as often as its weight; integers when all are digits."""
+        items = [item.partition("*") for item in self.arguments.split("|")]
+        numeric = all(value.isdigit() for value, _, _ in items)
+        return [int(value) if numeric else value for value, _, weight in items for _ in range(int(weight or 1))]
+
+    @property
     def type(self) -> str:
-        if self.kind in _INTEGERS or (self.kind == "choice" and all(v.isdigit() for v, _ in _weighted(self.arguments))):
-            return "INTEGER"
-        return {"real": "REAL", "near": "REAL", "date": "DATE", "after": "DATE", "before": "DATE"}.get(
-            self.kind, "TEXT"
-        )
+        if self.kind == "choice":
+            return "INTEGER" if isinstance(self.weighted[0], int) else "TEXT"
+        return _TYPES.get(self.kind, "TEXT")
 
 
 def domain_names() -> list[str]:
@@ -80,22 +97,23 @@ def build_database(domain: str, seed: int, path: Path) -> None:
 
 
 def _create(table: str, columns: list[_Column], keys: dict[str, str]) -> str:
+    """CREATE TABLE with a line per column and the descriptions as comments. `keys`: primary keys of earlier tables."""
     bodies = []
     for column in columns:
         constraint = " PRIMARY KEY" if column.kind == "key" else "" if column.null else " NOT NULL"
         bodies.append((f"{column.name} {column.type}{constraint}", column.description))
     for column in columns:
         if column.kind in ("ref", "self"):
-            parent = column.arguments if column.kind == "ref" else table
-            target = keys[parent] if column.kind == "ref" else column.arguments
-            bodies.append((f"FOREIGN KEY ({column.name}) REFERENCES {parent} ({target})", ""))
+            own, argument = column.kind == "self", column.arguments
+            target = f"{table} ({argument})" if own else f"{argument} ({keys[argument]})"
+            bodies.append((f"FOREIGN KEY ({column.name}) REFERENCES {target}", ""))
     last = len(bodies) - 1
     lines = [f"  {b}{',' if i < last else ''}{' -- ' + d if d else ''}" for i, (b, d) in enumerate(bodies)]
     return f"CREATE TABLE {table} (\n" + "\n".join(lines) + "\n)"
 
 
 class _Filler:
-    """Draws the rows of one database, table by table; later tables see earlier ones."""
+    """Draws the rows of one database, table by table; later tables refer to earlier ones."""
 
     def __init__(self, domain: str, seed: int) -> None:
         self._rng = random.Random(f"{domain}:{seed}")
@@ -105,7 +123,7 @@ class _Filler:
         self.keys: dict[str, str] = {}
 
     def fill(self, table: str, columns: list[_Column], count: int) -> list[tuple]:
-        """The rows of a table, in the order of its columns."""
+        """The rows of a table, with values in the order of its columns."""
         self.keys[table] = next(c.name for c in columns if c.kind == "key")
         rows: list[dict[str, object]] = []
         pools = {c.name: self._pool(c, count) for c in columns}
@@ -123,12 +141,9 @@ class _Filler:
         """Values that are fixed before the first row: distinct ones, weighted ones, cities."""
         if column.kind == "distinct":
             return self._rng.sample(column.arguments.split("|"), count)
-        if column.kind == "choice":
-            numeric = column.type == "INTEGER"
-            return [int(v) if numeric else v for v, weight in _weighted(column.arguments) for _ in range(weight)]
         if column.kind == "city":
-            return self._rng.sample(vocabulary.CITIES, int(column.arguments))
-        return []
+            return self._rng.sample(_VOCABULARY["cities"], int(column.arguments))
+        return column.weighted if column.kind == "choice" else []
 
     def _value(self, column: _Column, number: int, row: dict, parents: dict, pool: list) -> object:
         kind, arguments = column.kind, column.arguments.split()
@@ -151,11 +166,10 @@ class _Filler:
             return self._related(kind, arguments, row, parents)
         if kind == "distinct":
             return pool[number]
-        if kind in ("choice", "city"):
-            return self._rng.choice(pool)
-        return vocabulary.draw(kind, column.arguments, self._rng, self._faker)
+        return self._rng.choice(pool) if kind in ("choice", "city") else self._worded(kind, column.arguments)
 
     def _related(self, kind: str, arguments: list[str], row: dict, parents: dict) -> object:
+        """A date or number near that of another column, of this row or of its parent."""
         source, low, high = arguments
         table, _, name = source.rpartition(".")
         base = (parents[table] if table else row)[name]
@@ -167,13 +181,14 @@ class _Filler:
         return (date.fromisoformat(base) + timedelta(days=days if kind == "after" else -days)).isoformat()
 
     def _draw(self, low: float, high: float, skew: bool) -> float:
-        """Uniform in [low, high), or with low values three times as likely as high ones."""
+        """A number in [low, high): uniform, or with the lower half 2.4 times as likely as the upper one."""
         return low + (high - low) * self._rng.random() ** (2 if skew else 1)
 
-
-def _weighted(arguments: str) -> list[tuple[str, int]]:
-    items = []
-    for item in arguments.split("|"):
-        value, _, weight = item.partition("*")
-        items.append((value, int(weight or 1)))
-    return items
+    def _worded(self, kind: str, arguments: str) -> str:
+        """A text that Faker or a pattern of vocabulary.yaml makes. Raises InputError for an unknown kind."""
+        if kind in _FAKED:
+            return _FAKED[kind](self._faker, arguments)
+        if kind not in _VOCABULARY["patterns"]:
+            raise InputError(f"unknown kind of column {kind!r} in a domain file")
+        pattern = self._rng.choice(_VOCABULARY["patterns"][kind])
+        return re.sub(r"\{(\w+)\}", lambda match: self._rng.choice(_VOCABULARY[match[1]]), pattern)

@@ -1,7 +1,7 @@
-"""What a generated query means, before it is SQL or English: both are rendered from the same plan.
+"""What a generated query means. Its SQL and its English are both written from the same plan.
 
-A column is a `Ref(occurrence, column)`: `occurrence` indexes `Query.tables`, so that a self join keeps its roles apart.
-Occurrence 0 is the subject: the entity that the question is about.
+A column is a `Ref(occurrence, column)`. `occurrence` is the table's position in `QueryPlan.tables`, so that the two
+sides of a self join stay apart. Occurrence 0 is the subject: what the question is about.
 """
 
 from dataclasses import dataclass, replace
@@ -10,13 +10,13 @@ AGGREGATES = ("count", "sum", "avg", "min", "max")
 
 
 def is_year(value: object) -> bool:
-    """Whether a number can be a year of the calendar."""
+    """Whether a number can be a calendar year."""
     return isinstance(value, (int, float)) and 1000 <= value < 3000
 
 
 @dataclass(frozen=True)
 class Ref:
-    """A column of the `occurrence`-th table of its query."""
+    """A column of the table at position `occurrence` of its query."""
 
     occurrence: int
     column: str
@@ -24,11 +24,14 @@ class Ref:
 
 @dataclass(frozen=True)
 class Measure:
-    """An aggregate: of a column, or the number of rows when `ref` is None."""
+    """An aggregate of a column, or the number of rows when `ref` is None."""
 
     function: str
     ref: Ref | None = None
     distinct: bool = False
+
+
+COUNT = Measure("count")
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Filter:
     """A condition on a column.
 
     `op` is one of = != > < >= <= between in not_in prefix suffix contains null not_null year. `value` is a scalar, a
-    tuple (between, in), None, or a `Query` for a scalar or membership subquery.
+    tuple (between, in), None, or a `QueryPlan` for a scalar or membership subquery.
     """
 
     ref: Ref
@@ -55,10 +58,10 @@ class Having:
 
 @dataclass(frozen=True)
 class Join:
-    """Joins occurrence i + 1 (i: its position in `Query.joins`) on `left` = `right`, where `right` is the new table's.
+    """Adds a table by `left` = `right`, where `right` is a column of the new table.
 
-    `up` when the new table is the referenced one, by a column that is unique there (each left row has at most one);
-    otherwise it holds the foreign key.
+    `QueryPlan.joins[i]` adds occurrence i + 1. `up` is true when the new table is the one the foreign key refers to, by
+    a column that is unique there (each row finds at most one); otherwise the new table holds the foreign key.
     """
 
     left: Ref
@@ -67,15 +70,15 @@ class Join:
 
 
 @dataclass(frozen=True)
-class Order:
-    """One sort key."""
+class SortKey:
+    """One key of ORDER BY."""
 
-    key: "Ref | Measure"
+    key: Ref | Measure
     descending: bool = False
 
 
 @dataclass(frozen=True)
-class Query:
+class QueryPlan:
     """One SELECT block."""
 
     tables: tuple[str, ...]
@@ -85,10 +88,19 @@ class Query:
     any_of: bool = False
     group: tuple[Ref, ...] = ()
     having: tuple[Having, ...] = ()
-    order: tuple[Order, ...] = ()
+    order: tuple[SortKey, ...] = ()
     limit: int | None = None
     distinct: bool = False
 
-    def with_(self, **changes: object) -> "Query":
-        """A copy with other fields."""
+    @classmethod
+    def of(cls, table: str, *columns: str, **fields: object) -> "QueryPlan":
+        """A block over one table that shows these columns."""
+        return cls((table,), (), **fields).showing(*columns)
+
+    def showing(self, *columns: str) -> "QueryPlan":
+        """A copy that shows these columns of the subject."""
+        return self.with_(outputs=tuple(Ref(0, column) for column in columns))
+
+    def with_(self, **changes: object) -> "QueryPlan":
+        """A copy with these fields changed."""
         return replace(self, **changes)

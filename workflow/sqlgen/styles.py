@@ -1,11 +1,10 @@
-"""The nine question styles of OmniSQL: how a request is put into words.
+"""The nine question styles of OmniSQL: how a wording becomes a question.
 
-`vague` and `metaphorical` hide a threshold behind a word and explain it in the evidence, as external knowledge.
+`vague` and `metaphorical` replace a threshold by a word, which the evidence explains as external knowledge.
 """
 
-from sqlgen.english import Speaker, surface
-from sqlgen.requests import Request
-from sqlr1.records import STYLES
+from sqlgen.english import Speaker
+from sqlgen.wording import Wording
 
 _IMPERATIVES = (
     "Show {}.", "List {}.", "Find {}.", "Give me {}.", "Return {}.", "Display {}.", "Give {}.", "Tell me {}.",
@@ -35,41 +34,36 @@ _DIALOGUES = (
 )
 
 
-def put(speaker: Speaker, style: str, request: Request, topic: str) -> str:
-    """The question in a style; slots stay marked. `topic` is the plural noun of what it is about, marked."""
-    phrase = request.phrase
+def in_style(speaker: Speaker, style: str, wording: Wording, topic: str) -> str:
+    """The question in a style, slots still marked. `topic` is the plural noun of what it is about, marked."""
     if style == "dialogue":
         lines = _DIALOGUES[speaker.rng.randrange(len(_DIALOGUES))]
-        return " ".join(lines).format(topic=topic, ask=capital(_imperative(speaker, request)))
+        return " ".join(lines).format(topic=topic, ask=_capitalized(_imperative(speaker, wording)))
     if style == "concise":
-        text = phrase.removeprefix("the ") + speaker.pick("", ".", "?")
-    elif style in _FRAMES:
-        text = speaker.pick(*_FRAMES[style]).format(phrase)
-    elif style == "imperative":
-        text = _imperative(speaker, request)
-    else:  # interrogative; vague and metaphorical change the wording of thresholds, not the frame
-        text = _interrogative(speaker, request)
-    return capital(text)
+        return _capitalized(wording.phrase.removeprefix("the ") + speaker.pick("", ".", "?"))
+    if style in _FRAMES:
+        return _capitalized(speaker.pick(*_FRAMES[style]).format(wording.phrase))
+    if style == "imperative":
+        return _capitalized(_imperative(speaker, wording))
+    # The vague and metaphorical styles change how thresholds are said; the question itself is an interrogative one.
+    return _capitalized(_interrogative(speaker, wording))
 
 
-def _interrogative(speaker: Speaker, request: Request) -> str:
-    if request.direct and speaker.rng.random() < 0.6:
-        return speaker.pick(*request.direct)
-    if not request.phrase.startswith(("the ", "all ")):
-        return speaker.pick("Can you list {}?", "Could you show {}?", "Can you give me {}?").format(request.phrase)
-    return f"What {'are' if request.many else 'is'} {request.phrase}?"
+def _interrogative(speaker: Speaker, wording: Wording) -> str:
+    if wording.direct and speaker.rng.random() < 0.6:
+        return speaker.pick(*wording.direct)
+    if not wording.phrase.startswith(("the ", "all ")):
+        return speaker.pick("Can you list {}?", "Could you show {}?", "Can you give me {}?").format(wording.phrase)
+    return f"What {'are' if wording.many else 'is'} {wording.phrase}?"
 
 
-def _imperative(speaker: Speaker, request: Request) -> str:
-    if request.commands and speaker.rng.random() < 0.5:
-        return speaker.pick(*request.commands)
-    return speaker.pick(*_IMPERATIVES).format(request.phrase)
+def _imperative(speaker: Speaker, wording: Wording) -> str:
+    if wording.commands and speaker.rng.random() < 0.5:
+        return speaker.pick(*wording.commands)
+    return speaker.pick(*_IMPERATIVES).format(wording.phrase)
 
 
-def capital(text: str) -> str:
+def _capitalized(text: str) -> str:
     """The text with its first letter in upper case, also when it opens a slot."""
     start = 1 if text[:1] == "\x01" else 0
     return text[:start] + text[start : start + 1].upper() + text[start + 1 :]
-
-
-__all__ = ["STYLES", "capital", "put", "surface"]

@@ -46,7 +46,8 @@ class Question:
 
 @dataclass(frozen=True)
 class Database:
-    """One line of a catalogue. `path` is relative to the catalogue's folder, or begins with `{data}`: the data root.
+    """One line of a catalogue. `path` is relative to the catalogue's folder, absolute, or starts with `{data}`, the
+    data root.
 
     `source` is `embedded` or the configured folder, `split` is `train` or `benchmark`, `sha256` is the hash of the
     file's bytes, or with instances the hash of all their hashes.
@@ -73,7 +74,7 @@ Record = TypeVar("Record", Question, Database, Candidates)
 
 
 def stream_records(path: Path, kind: type[Record]) -> Iterator[Record]:
-    """Yield the records of a JSONL file of `kind`. Raises InputError with file and line for anything malformed."""
+    """Yield the records of a JSONL file. Raises InputError naming the file and line of the first malformed record."""
     for number, row in read_jsonl(path):
         yield _record(f"{path}:{number}", row, kind)
 
@@ -107,23 +108,23 @@ class RecordFile(Sequence[Record]):
 
     def __init__(self, path: Path, kind: type[Record]) -> None:
         self.path, self.kind = Path(path), kind
-        self._places = array("Q")
-        place = 0
+        self._offsets = array("Q")
+        offset = 0
         with readable(path), open(path, "rb") as file:
             for line in file:
                 if line.strip():
-                    self._places.append(place)
-                place += len(line)
+                    self._offsets.append(offset)
+                offset += len(line)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._offsets)
 
     def __iter__(self) -> Iterator[Record]:
         return stream_records(self.path, self.kind)
 
     def __getitem__(self, number: int) -> Record:
         with readable(self.path), open(self.path, "rb") as file:
-            file.seek(self._places[number])
+            file.seek(self._offsets[number])
             line = file.readline()
         where = f"{self.path}: record {range(1, len(self) + 1)[number]}"
         return _record(where, _object(where, line), self.kind)
@@ -167,7 +168,7 @@ def _object(where: str, line: bytes) -> dict[str, Any]:
 def read_json(path: Path, make_object: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """Read a JSON file. Raises InputError for a missing or malformed one, naming the line.
 
-    `make_object` turns the (key, value) pairs of each object into a value, or raises ValueError.
+    `make_object` turns the (key, value) pairs of each object into a value; it may raise ValueError.
     """
     with readable(path):
         text = Path(path).read_text(encoding="utf-8")
@@ -214,7 +215,7 @@ def sha256(path: Path) -> str:
 
 
 class Catalogue:
-    """The databases that questions refer to: `catalogue[db_id]` is the path of the SQLite file."""
+    """The databases of the questions: `catalogue[db_id]` is the path of the SQLite file."""
 
     def __init__(self, path: Path, data_root: Path) -> None:
         self.path = Path(path)

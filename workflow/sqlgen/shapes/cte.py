@@ -1,166 +1,134 @@
-"""Shapes that count in common table expressions: two counts of one thing compared, the most frequent values."""
+"""Shapes with common table expressions: counts compared, the most frequent values, everything below a row."""
 
 import random
 from dataclasses import dataclass
 
-from sqlglot import exp
-
-from sqlgen.builder import Builder, aggregate, column, literal, named, ordered, over, select, source
 from sqlgen.english import Speaker, slot
-from sqlgen.query_plan import Filter, Query, Ref
-from sqlgen.requests import Request
-from sqlgen.shapes.groups import TAKEN, value_groups
-from sqlgen.world import World
-from sqlr1.database import ForeignKey
+from sqlgen.query_plan import Filter, QueryPlan, Ref
+from sqlgen.shapes.groups import TAKEN, filtered_value_groups
+from sqlgen.speakable import NoPlan, SpeakableDatabase, choose, require
+from sqlgen.sql_text import Block, literal
+from sqlgen.wording import CompoundPlan, Wording
+from sqlr1.database import ForeignKey, identifier
+
+
+def _counts(base: QueryPlan, *keys: Ref) -> str:
+    """Rows counted by the keys, as `total`."""
+    block = Block(base.with_(group=keys))
+    return block.select([*map(block.column, keys), "COUNT(*) AS total"])
+
+
+def _both_numbers(speaker: Speaker, shown: bool) -> str:
+    return speaker.pick(", along with both numbers", ", and show both counts") if shown else ""
 
 
 @dataclass(frozen=True)
-class TwoCounts:
+class TwoCounts(CompoundPlan):
     """Parents with more rows in one child table than in another."""
 
-    base: Query
     first: ForeignKey
     second: ForeignKey
     shows_counts: bool
 
-    def expression(self) -> exp.Expression:
-        """Two CTEs that count children by parent, joined to the parent."""
-        parent = self.base.tables[0]
-        key = self.first.parent_column
-        outer = exp.Select(expressions=[column("T1", o.column) for o in self.base.outputs])
-        if self.shows_counts:
-            outer.set("expressions", [*outer.expressions, column("T2", "total"), column("T3", "total")])
-        outer.set("from_", exp.From(this=source(parent, "T1")))
-        for alias, name, link in (("T2", "first_counts", self.first), ("T3", "second_counts", self.second)):
-            block = exp.Select(
-                expressions=[named(column("", link.column), "owner"), named(aggregate("count"), "total")],
-                from_=exp.From(this=source(link.table)),
-                group=exp.Group(expressions=[column("", link.column)]),
-            )
-            outer = outer.with_(name, as_=block, copy=False)
-            on = exp.EQ(this=column("T1", key), expression=column(alias, "owner"))
-            outer.append("joins", exp.Join(this=source(name, alias), on=on))
-        more = exp.GT(this=column("T2", "total"), expression=column("T3", "total"))
-        outer.set("where", exp.Where(this=more))
-        return outer
+    def sql(self) -> str:
+        block = Block(self.base, 1)
+        key = block.column(Ref(0, self.first.parent_column))
+        first, second = (
+            f"SELECT {identifier(k.column)} AS owner, COUNT(*) AS total FROM {identifier(k.table)} "
+            f"GROUP BY {identifier(k.column)}"
+            for k in (self.first, self.second)
+        )
+        totals = ["T2.total", "T3.total"] if self.shows_counts else []
+        return (
+            f"WITH first_counts AS ({first}), second_counts AS ({second}) "
+            f"{block.select([*map(block.output, self.base.outputs), *totals])} "
+            f"JOIN first_counts AS T2 ON {key} = T2.owner JOIN second_counts AS T3 ON {key} = T3.owner "
+            "WHERE T2.total > T3.total"
+        )
 
-    def request(self, speaker: Speaker) -> Request:
-        """What is asked."""
-        outputs = speaker.columns(self.base, list(self.base.outputs), True)
-        first, second = (speaker.subjects(Query((k.table,), ())) for k in (self.first, self.second))
-        also = speaker.pick(", along with both numbers", ", and show both counts") if self.shows_counts else ""
-        subjects = speaker.subjects(self.base)
+    def wording(self, speaker: Speaker) -> Wording:
+        outputs, subjects = speaker.outputs(self.base, True), speaker.subjects(self.base)
+        first, second = (speaker.subjects(QueryPlan.of(k.table)) for k in (self.first, self.second))
+        also = _both_numbers(speaker, self.shows_counts)
         phrase = speaker.pick(
             f"the {outputs} of {subjects} that have both but more {first} than {second}{also}",
             f"the {outputs} of {subjects} having at least one of each and more {first} than {second}{also}",
         )
-        return Request(phrase, True)
+        return Wording(phrase, True)
 
 
 @dataclass(frozen=True)
-class MostFrequentAmong:
-    """Rows whose `group` is the value that occurs most often, or one of them where several tie."""
+class TwoKinds(CompoundPlan):
+    """Values of `group` with rows of two kinds, but more of the first.
 
-    base: Query
-    group: Ref
+    Rows of the first kind meet the filter of `base`, those of the second meet `other`.
+    """
 
-    def expression(self) -> exp.Expression:
-        """WITH counts AS (...), best AS (the highest count) SELECT rows whose group has it."""
-        builder = Builder(self.base)
-        counts = select(self.base.with_(outputs=(self.group,), group=(self.group,)))
-        counts.set("expressions", [*counts.expressions, named(aggregate("count"), "total")])
-        best = exp.Select(
-            expressions=[named(aggregate("max", exp.column("total")), "top")], from_=exp.From(this=source("counts"))
-        )
-        members = exp.Select(
-            expressions=[builder.column(self.group)],
-            from_=exp.From(this=source("counts")),
-            where=exp.Where(
-                this=exp.EQ(
-                    this=exp.column("total"),
-                    expression=exp.Subquery(
-                        this=exp.Select(expressions=[exp.column("top")], from_=exp.From(this=source("best")))
-                    ),
-                )
-            ),
-        )
-        outer = select(self.base)
-        outer.set("where", exp.Where(this=exp.In(this=builder.column(self.group), query=exp.Subquery(this=members))))
-        return outer.with_("counts", as_=counts, copy=False).with_("best", as_=best, copy=False)
-
-    def request(self, speaker: Speaker) -> Request:
-        """What is asked."""
-        outputs = speaker.columns(self.base, list(self.base.outputs), True)
-        group, subjects = slot(speaker.noun(self.base, self.group)), speaker.subjects(self.base)
-        phrase = speaker.pick(
-            f"the {outputs} of {subjects} whose {group} is the most common one (any of them if several tie)",
-            f"the {outputs} of all {subjects} with the most frequent {group}, or any {group} tied for first",
-        )
-        return Request(phrase, True)
-
-
-@dataclass(frozen=True)
-class TwoKinds:
-    """Values of `group` with rows that meet the filter of `base` and rows that meet `other`, but more of the former."""
-
-    base: Query
     group: Ref
     other: Filter
     shows_counts: bool
 
-    def expression(self) -> exp.Expression:
-        """Two CTEs that count the rows of each kind by group, joined on the group."""
-        key = self.group.column
-        outer = exp.Select(expressions=[column("T1", key)], from_=exp.From(this=source("first_kind", "T1")))
-        if self.shows_counts:
-            outer.set("expressions", [*outer.expressions, column("T1", "total"), column("T2", "total")])
-        for name, filters in (("first_kind", self.base.filters), ("second_kind", (self.other,))):
-            block = select(self.base.with_(outputs=(self.group,), filters=filters, group=(self.group,)))
-            block.set("expressions", [*block.expressions, named(aggregate("count"), "total")])
-            outer = outer.with_(name, as_=block, copy=False)
-        same = exp.EQ(this=column("T1", key), expression=column("T2", key))
-        outer.append("joins", exp.Join(this=source("second_kind", "T2"), on=same))
-        more = exp.GT(this=column("T1", "total"), expression=column("T2", "total"))
-        outer.set("where", exp.Where(this=more))
-        return outer
+    def sql(self) -> str:
+        key = identifier(self.group.column)
+        first, second = _counts(self.base, self.group), _counts(self.base.with_(filters=(self.other,)), self.group)
+        totals = ", T1.total, T2.total" if self.shows_counts else ""
+        return (
+            f"WITH first_kind AS ({first}), second_kind AS ({second}) SELECT T1.{key}{totals} FROM first_kind AS T1 "
+            f"JOIN second_kind AS T2 ON T1.{key} = T2.{key} WHERE T1.total > T2.total"
+        )
 
-    def request(self, speaker: Speaker) -> Request:
-        """What is asked."""
+    def wording(self, speaker: Speaker) -> Wording:
         groups = speaker.columns(self.base, [self.group], True)
         first, second = speaker.filtered(self.base), speaker.filtered(self.base.with_(filters=(self.other,)))
-        also = speaker.pick(", along with both numbers", ", and show both counts") if self.shows_counts else ""
+        also = _both_numbers(speaker, self.shows_counts)
         phrase = speaker.pick(
             f"the {groups} that have both but more {first} than {second}{also}",
             f"the {groups} with at least one of each and more {first} than {second}{also}",
         )
-        return Request(phrase, True)
+        return Wording(phrase, True)
 
 
 @dataclass(frozen=True)
-class MostFrequentIn:
-    """For each value of `group`, the values of `key` that most of its rows have; all of them where several tie."""
+class MostFrequentAmong(CompoundPlan):
+    """Rows whose `group` is the value that occurs most often, or one of several such values."""
 
-    base: Query
+    group: Ref
+
+    def sql(self) -> str:
+        key = Block(self.base).column(self.group)
+        best = f"SELECT {key} FROM counts WHERE total = (SELECT top FROM best)"
+        return (
+            f"WITH counts AS ({_counts(self.base, self.group)}), best AS (SELECT MAX(total) AS top FROM counts) "
+            f"{Block(self.base).select()} WHERE {key} IN ({best})"
+        )
+
+    def wording(self, speaker: Speaker) -> Wording:
+        outputs, subjects = speaker.outputs(self.base, True), speaker.subjects(self.base)
+        group = slot(speaker.noun(self.base, self.group))
+        phrase = speaker.pick(
+            f"the {outputs} of {subjects} whose {group} is the most common one (any of them if several tie)",
+            f"the {outputs} of all {subjects} with the most frequent {group}, or any {group} tied for first",
+        )
+        return Wording(phrase, True)
+
+
+@dataclass(frozen=True)
+class MostFrequentIn(CompoundPlan):
+    """For each value of `group`, the value of `key` that most of its rows have; all such values if several tie."""
+
     group: Ref
     key: Ref
 
-    def expression(self) -> exp.Expression:
-        """Pairs counted in a CTE, ranked within their group in another."""
-        pair = [self.group, self.key]
-        counts = select(self.base.with_(outputs=(self.group, self.key), group=(self.group, self.key)))
-        counts.set("expressions", [*counts.expressions, named(aggregate("count"), "total")])
-        rank = over(exp.Anonymous(this="RANK"), column("", self.group.column), ordered(exp.column("total"), True))
-        shown = [*(column("", ref.column) for ref in pair), exp.column("total")]
-        ranked = exp.Select(expressions=[*shown, named(rank, "place")], from_=exp.From(this=source("counts")))
-        outer = exp.Select(
-            expressions=[c.copy() for c in shown],
-            from_=exp.From(this=source("ranked")),
-            where=exp.Where(this=exp.EQ(this=exp.column("place"), expression=literal(1))),
+    def sql(self) -> str:
+        group, key = identifier(self.group.column), identifier(self.key.column)
+        rank = f"RANK() OVER (PARTITION BY {group} ORDER BY total DESC)"
+        return (
+            f"WITH counts AS ({_counts(self.base, self.group, self.key)}), "
+            f"ranked AS (SELECT {group}, {key}, total, {rank} AS place FROM counts) "
+            f"SELECT {group}, {key}, total FROM ranked WHERE place = 1"
         )
-        return outer.with_("counts", as_=counts, copy=False).with_("ranked", as_=ranked, copy=False)
 
-    def request(self, speaker: Speaker) -> Request:
-        """What is asked."""
+    def wording(self, speaker: Speaker) -> Wording:
         group, key = slot(speaker.noun(self.base, self.group)), slot(speaker.noun(self.base, self.key))
         rows = speaker.filtered(self.base)
         most = speaker.pick("most common", "most frequent")
@@ -169,54 +137,81 @@ class MostFrequentIn:
             f"each {group} of {rows}, the {most} {key} among them ({ties}) and how many of them have it",
             f"each {group} with the {most} {key} of its {rows} ({ties}) and the number of those that have it",
         )
-        return Request(phrase, True)
+        return Wording(phrase, True)
 
 
-def two_counts(world: World, rng: random.Random) -> TwoCounts | None:
+@dataclass(frozen=True)
+class Descendants(CompoundPlan):
+    """Rows that lead, over `key` (of the table to itself), to the row named `value`, in any number of steps."""
+
+    key: ForeignKey
+    value: object
+
+    def sql(self) -> str:
+        table, label = identifier(self.base.tables[0]), identifier(self.base.outputs[0].column)
+        parent, own = identifier(self.key.column), identifier(self.key.parent_column)
+        top = f"SELECT {own} FROM {table} WHERE {label} = {literal(self.value)}"
+        direct = f"SELECT {own} FROM {table} WHERE {parent} IN ({top})"
+        further = f"SELECT T1.{own} FROM {table} AS T1 JOIN below ON T1.{parent} = below.id"
+        return (
+            f"WITH RECURSIVE below(id) AS ({direct} UNION {further}) "
+            f"SELECT {label} FROM {table} WHERE {own} IN (SELECT id FROM below)"
+        )
+
+    def wording(self, speaker: Speaker) -> Wording:
+        role = slot(speaker.names.role(self.key.table, self.key.column, self.key.parent))
+        nouns, subjects = speaker.outputs(self.base, True), speaker.subjects(self.base)
+        label, value = slot(speaker.noun(self.base, self.base.outputs[0])), speaker.value(self.value)
+        top = f"the {slot(speaker.subject(self.base))} with the {label} {value}"
+        phrase = speaker.pick(
+            f"the {nouns} of all {subjects} that have {top} as {role}, directly or through other {subjects}",
+            f"the {nouns} of all {subjects} below {top} at any level, following the {role}",
+        )
+        return Wording(phrase, True)
+
+
+def two_counts(db: SpeakableDatabase, rng: random.Random) -> TwoCounts:
     """More of these than of those."""
-    parents = [t for t in world.tables if len({k.table for k in world.down_keys[t]}) >= 2]
-    if not parents:
-        return None
-    parent = rng.choice(parents)
-    first, second = rng.sample(world.down_keys[parent], 2)
+    parent = choose(rng, [t for t in db.tables if len({k.table for k in db.down_keys[t]}) >= 2])
+    first, second = rng.sample(db.down_keys[parent], 2)
     if first.table == second.table or first.parent_column != second.parent_column:
-        return None
-    base = Query((parent,), tuple(Ref(0, c) for c in world.outputs(rng, parent, 2)))
+        raise NoPlan
+    base = QueryPlan.of(parent, *db.outputs(rng, parent, 2))
     return TwoCounts(base, first, second, rng.random() < 0.4)
 
 
-def most_frequent_among(world: World, rng: random.Random) -> MostFrequentAmong | None:
-    """Rows of the most common group."""
-    table = rng.choice(world.tables)
-    groups = [c for c in world.categories(table) if c != world.label(table) and c.lower() not in TAKEN]
-    if not groups:
-        return None
-    group = rng.choice(groups)
-    outputs = tuple(Ref(0, c) for c in world.outputs(rng, table, 2, avoid=group))
-    return MostFrequentAmong(Query((table,), outputs), Ref(0, group))
-
-
-def two_kinds(world: World, rng: random.Random) -> TwoKinds | None:
+def two_kinds(db: SpeakableDatabase, rng: random.Random) -> TwoKinds:
     """Groups with more rows of one kind than of another."""
-    base = value_groups(world, rng)
-    if not base or not base.filters:
-        return None
-    group, item = base.group[0], base.filters[0]
-    # Two thresholds on one column: the rows of one kind would be among those of the other, and hidden by one word.
+    base = filtered_value_groups(db, rng)
+    item, group = require(base.filters)[0], base.group[0]
+    # With two thresholds on one column, rows of one kind would be among those of the other, and one vague word would
+    # hide both thresholds.
     avoid = [group.column, *([item.ref.column] if item.op in (">", ">=", "<", "<=") else [])]
-    other = world.filter(rng, base.tables[0], avoid=avoid, shared=True)
-    if not other or other == item:
-        return None
+    other = require(db.filter(rng, base.tables[0], avoid=avoid, shared=True))
+    if other == item:
+        raise NoPlan
     return TwoKinds(base.with_(outputs=(), group=()), group, other, rng.random() < 0.4)
 
 
-def most_frequent_in(world: World, rng: random.Random) -> MostFrequentIn | None:
+def most_frequent_among(db: SpeakableDatabase, rng: random.Random) -> MostFrequentAmong:
+    """Rows of the most common group."""
+    table = rng.choice(db.tables)
+    group = choose(rng, [c for c in db.categories(table) if c != db.label(table) and c.lower() not in TAKEN])
+    return MostFrequentAmong(QueryPlan.of(table, *db.outputs(rng, table, 2, avoid=group)), Ref(0, group))
+
+
+def most_frequent_in(db: SpeakableDatabase, rng: random.Random) -> MostFrequentIn:
     """The most common value within each group."""
-    base = value_groups(world, rng)
-    if not base:
-        return None
-    group = base.group[0]
-    used = {group.column, *(item.ref.column for item in base.filters)}
-    categories = world.complete(base.tables[0], world.categories(base.tables[0]))
-    keys = [c for c in categories if c not in used and c.lower() not in TAKEN]
-    return MostFrequentIn(base.with_(outputs=(), group=()), group, Ref(0, rng.choice(keys))) if keys else None
+    base = filtered_value_groups(db, rng)
+    table = base.tables[0]
+    used = {base.group[0].column, *(item.ref.column for item in base.filters)}
+    keys = [c for c in db.complete(table, db.categories(table)) if c not in used and c.lower() not in TAKEN]
+    return MostFrequentIn(base.with_(outputs=(), group=()), base.group[0], Ref(0, choose(rng, keys)))
+
+
+def descendants(db: SpeakableDatabase, rng: random.Random) -> Descendants:
+    """All rows below one row of a hierarchy."""
+    key = choose(rng, db.self_keys)
+    label = db.label(key.table)
+    value, _ = choose(rng, db.statistics(key.table, label).values)
+    return Descendants(QueryPlan.of(key.table, label), key, value)

@@ -1,139 +1,194 @@
-"""Shapes over two or three tables: look-ups along keys, children counted by parent, many-to-many links."""
+"""Shapes over two or three tables: look-ups along keys, children by parent, many-to-many links, self and left joins.
+
+A child is a row that holds a foreign key, its parent the row that the key refers to.
+"""
 
 import random
+from dataclasses import dataclass
 
-from sqlgen.query_plan import Having, Join, Measure, Order, Query, Ref
-from sqlgen.shapes.single import COUNT
-from sqlgen.world import World
+from sqlgen.english import Speaker, slot
+from sqlgen.query_plan import COUNT, Having, Join, Measure, QueryPlan, Ref, SortKey
+from sqlgen.shapes.single import group_measure
+from sqlgen.speakable import NoPlan, SpeakableDatabase, choose, require
+from sqlgen.sql_text import Block, sort_key
+from sqlgen.wording import CompoundPlan, Wording
 from sqlr1.database import ForeignKey
 
 
-def up(key: ForeignKey, child: int = 0) -> Join:
-    """Join from the child (occurrence `child`) to its parent."""
-    return Join(Ref(child, key.column), Ref(-1, key.parent_column), up=True)
+def up(key: ForeignKey, child: int = 0) -> tuple[Join, str]:
+    """A step from the child (occurrence `child`) to its parent."""
+    return Join(Ref(child, key.column), Ref(-1, key.parent_column), up=True), key.parent
 
 
-def down(key: ForeignKey, parent: int = 0) -> Join:
-    """Join from the parent (occurrence `parent`) to its children."""
-    return Join(Ref(parent, key.parent_column), Ref(-1, key.column), up=False)
+def down(key: ForeignKey, parent: int = 0) -> tuple[Join, str]:
+    """A step from the parent (occurrence `parent`) to its children."""
+    return Join(Ref(parent, key.parent_column), Ref(-1, key.column), up=False), key.table
 
 
-def chain(root: str, *steps: tuple[Join, str]) -> tuple[tuple[str, ...], tuple[Join, ...]]:
-    """Tables and joins of a path; each step's new table gets the next occurrence."""
+def chain(root: str, *steps: tuple[Join, str]) -> QueryPlan:
+    """The tables and joins of a path, without outputs; the table of each step gets the next occurrence."""
     joins = [Join(j.left, Ref(i, j.right.column), j.up) for i, (j, _) in enumerate(steps, 1)]
-    return (root, *(table for _, table in steps)), tuple(joins)
+    return QueryPlan((root, *(table for _, table in steps)), (), tuple(joins))
 
 
-def _all_up(world: World) -> list[ForeignKey]:
-    return [key for table in world.tables for key in world.up_keys[table]] + world.self_keys
+@dataclass(frozen=True)
+class Pairs(CompoundPlan):
+    """All pairs of different rows that share their `group`, each pair once."""
+
+    group: Ref
+    identity: Ref
+
+    def sql(self) -> str:
+        first, second = Block(self.base, 1), Block(self.base, 2)
+        shown = first.select([first.output(self.base.outputs[0]), second.output(self.base.outputs[0])])
+        same = f"{first.column(self.group)} = {second.column(self.group)}"
+        once = f"{first.column(self.identity)} < {second.column(self.identity)}"
+        return f"{shown} JOIN {second.source()} ON {same} AND {once}"
+
+    def wording(self, speaker: Speaker) -> Wording:
+        nouns, subjects = speaker.outputs(self.base, True), speaker.subjects(self.base)
+        group, identity = (slot(speaker.noun(self.base, ref)) for ref in (self.group, self.identity))
+        order = f"with the smaller {identity} first"
+        phrase = speaker.pick(
+            f"the {nouns} of all pairs of {subjects} with the same {group}, each pair once {order}",
+            f"the two {nouns} for every pair of {subjects} that share their {group} (each pair once, {order})",
+        )
+        return Wording(phrase, True)
 
 
-def parent_lookup(world: World, rng: random.Random) -> Query | None:
-    """Rows with columns of what they refer to: the title of each song and the name of its singer."""
-    keys = _all_up(world)
-    if not keys:
-        return None
-    key = rng.choice(keys)
-    tables, joins = chain(key.table, (up(key), key.parent))
-    outputs = [Ref(0, c) for c in world.outputs(rng, key.table, 2)]
+@dataclass(frozen=True)
+class CountWithZero(CompoundPlan):
+    """The number of children of every parent, including parents without any."""
+
+    key: ForeignKey
+    descending: bool | None
+
+    def sql(self) -> str:
+        parent, child = Block(self.base, 1), Block(QueryPlan.of(self.key.table), 2)
+        identity, link = parent.column(Ref(0, self.key.parent_column)), child.column(Ref(0, self.key.column))
+        count = f"COUNT({link})"
+        shown = parent.select([*map(parent.output, self.base.outputs), count])
+        order = "" if self.descending is None else f" ORDER BY {sort_key(count, self.descending)}"
+        return f"{shown} LEFT JOIN {child.source()} ON {identity} = {link} GROUP BY {identity}{order}"
+
+    def wording(self, speaker: Speaker) -> Wording:
+        outputs = speaker.outputs(self.base, False)
+        subject, subjects = slot(speaker.subject(self.base)), speaker.subjects(self.base)
+        children = speaker.subjects(QueryPlan.of(self.key.table))
+        zero = speaker.pick(
+            f"including {subjects} without any",
+            f"counting 0 for {subjects} with no {children}",
+            "also where there are none",
+        )
+        order = {None: "", True: ", highest number first", False: ", lowest number first"}[self.descending]
+        each = speaker.pick("each", "every")
+        phrase = f"the {outputs} of {each} {subject} and the number of its {children}, {zero}{order}"
+        commands = (f"For {each} {subject}, {zero}, show the {outputs} and the number of {children}{order}.",)
+        return Wording(phrase, False, (), commands)
+
+
+def pairs(db: SpeakableDatabase, rng: random.Random) -> Pairs:
+    """Pairs of rows with the same value, in tables of at most 60 rows."""
+    found = []
+    for table in db.tables:
+        key = db.profile.schema.table(table).primary_key
+        if len(key) == 1 and db.profile.rows[table] <= 60:
+            found += [(table, group, key[0]) for group in db.categories(table) if group != db.label(table)]
+    table, group, identity = choose(rng, found)
+    return Pairs(QueryPlan.of(table, db.label(table)), Ref(0, group), Ref(0, identity))
+
+
+def count_with_zero(db: SpeakableDatabase, rng: random.Random) -> CountWithZero:
+    """Children counted for every parent."""
+    key = choose(rng, db.all_down_keys)
+    descending = rng.choice([None, None, True, False])
+    return CountWithZero(QueryPlan.of(key.parent, db.label(key.parent)), key, descending)
+
+
+def parent_lookup(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
+    """Rows with columns of their parents: the title of each song and the name of its singer."""
+    key = choose(rng, db.all_up_keys)
+    plan = chain(key.table, up(key))
+    outputs = [Ref(0, c) for c in db.outputs(rng, key.table, 2)]
     filters = []
     roll = rng.random()
     if roll < 0.5:
-        outputs.append(Ref(1, world.outputs(rng, key.parent, 1)[0]))
+        outputs.append(Ref(1, db.outputs(rng, key.parent, 1)[0]))
     if roll > 0.35:
         side = rng.choice([0, 1, 1])
         avoid = [o.column for o in outputs if o.occurrence == side]
-        filters = [world.filter(rng, tables[side], side, avoid)]
+        filters = [db.filter(rng, plan.tables[side], side, avoid)]
         if rng.random() < 0.2:
-            filters.append(world.filter(rng, tables[1 - side], 1 - side, [o.column for o in outputs]))
+            filters.append(db.filter(rng, plan.tables[1 - side], 1 - side, [o.column for o in outputs]))
     filters = [f for f in filters if f]
     if all(part.occurrence == 0 for part in [*outputs, *(f.ref for f in filters)]):
-        return None  # nothing would need the join
-    return Query(tables, tuple(outputs), joins, tuple(filters))
+        raise NoPlan  # the query would not need the join
+    return plan.with_(outputs=tuple(outputs), filters=tuple(filters))
 
 
-def parent_superlative(world: World, rng: random.Random) -> Query | None:
-    """What the extreme row refers to: the name of the singer of the longest song."""
-    # Where a row refers to nothing, the join would leave out the extreme one.
-    keys = [k for k in _all_up(world) if world.numbers(k.table) and world.complete(k.table, [k.column])]
-    if not keys:
-        return None
-    key = rng.choice(keys)
-    tables, joins = chain(key.table, (up(key), key.parent))
-    column = rng.choice(world.numbers(key.table))
-    order = Order(Ref(0, column), world.descending(rng, key.table, column, 0.65))
-    outputs = (Ref(1, world.outputs(rng, key.parent, 1)[0]),)
+def parent_superlative(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
+    """The parent of the extreme row: the name of the singer of the longest song."""
+    # If a row had no parent, the join could leave out the extreme row.
+    keys = [k for k in db.all_up_keys if db.numbers(k.table) and db.complete(k.table, [k.column])]
+    key = choose(rng, keys)
+    column = rng.choice(db.numbers(key.table))
+    order = SortKey(Ref(0, column), db.descending(rng, key.table, column, 0.65))
+    outputs = (Ref(1, db.outputs(rng, key.parent, 1)[0]),)
     if rng.random() < 0.3:
-        outputs = (Ref(0, world.label(key.table)), *outputs)
-    return Query(tables, outputs, joins, order=(order,), limit=1)
+        outputs = (Ref(0, db.label(key.table)), *outputs)
+    return chain(key.table, up(key)).with_(outputs=outputs, order=(order,), limit=1)
 
 
-def parent_aggregate(world: World, rng: random.Random) -> Query | None:
-    """Children counted or aggregated, filtered by what they refer to."""
-    keys = _all_up(world)
-    if not keys:
-        return None
-    key = rng.choice(keys)
-    tables, joins = chain(key.table, (up(key), key.parent))
-    item = world.filter(rng, key.parent, 1)
-    numbers = world.quantities(key.table)
-    if not item:
-        return None
+def parent_aggregate(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
+    """Children counted or aggregated, filtered by a column of their parents."""
+    key = choose(rng, db.all_up_keys)
+    item = require(db.filter(rng, key.parent, 1))
+    numbers = db.quantities(key.table)
     measure = COUNT
     if numbers and rng.random() < 0.5:
         measure = Measure(rng.choice(["avg", "sum", "max", "min"]), Ref(0, rng.choice(numbers)))
-    return Query(tables, (measure,), joins, (item,))
+    return chain(key.table, up(key)).with_(outputs=(measure,), filters=(item,))
 
 
-def having_child(world: World, rng: random.Random) -> Query | None:
+def having_child(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """Parents that have some child with a property."""
-    keys = [k for table in world.tables for k in world.down_keys[table]]
-    if not keys:
-        return None
-    key = rng.choice(keys)
-    tables, joins = chain(key.parent, (down(key), key.table))
-    item = world.filter(rng, key.table, 1)
-    if not item:
-        return None
-    if rng.random() < 0.25:
-        return Query(tables, (Measure("count", Ref(0, key.parent_column), True),), joins, (item,))
-    outputs = tuple(Ref(0, c) for c in world.outputs(rng, key.parent, 2))
-    return Query(tables, outputs, joins, (item,), distinct=True)
+    key = choose(rng, db.all_down_keys)
+    return _with_some(db, rng, chain(key.parent, down(key)), key.parent_column, 0.25)
 
 
-def children_by_parent(world: World, rng: random.Random) -> Query | None:
+def _with_some(
+    db: SpeakableDatabase, rng: random.Random, plan: QueryPlan, identity: str, count_share: float
+) -> QueryPlan:
+    """Subjects with some row of the last table that has a property: shown or, with `count_share`, counted once each."""
+    last = len(plan.tables) - 1
+    plan = plan.with_(filters=(require(db.filter(rng, plan.tables[last], last)),))
+    if rng.random() < count_share:
+        return plan.with_(outputs=(Measure("count", Ref(0, identity), True),))
+    return plan.showing(*db.outputs(rng, plan.tables[0], 2)).with_(distinct=True)
+
+
+def children_by_parent(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """Base of the grouped shapes: children joined to their parent, grouped by the parent's key."""
-    keys = [k for table in world.tables for k in world.down_keys[table]]
-    if not keys:
-        return None
-    key = rng.choice(keys)
-    tables, joins = chain(key.table, (up(key), key.parent))
-    label = Ref(1, world.label(key.parent))
-    return Query(tables, (label,), joins, group=(Ref(1, key.parent_column),))
+    key = choose(rng, db.all_down_keys)
+    label = Ref(1, db.label(key.parent))
+    return chain(key.table, up(key)).with_(outputs=(label,), group=(Ref(1, key.parent_column),))
 
 
-def _measure(world: World, rng: random.Random, table: str) -> Measure:
-    numbers = world.quantities(table)
-    if not numbers or rng.random() < 0.6:
-        return COUNT
-    return Measure(rng.choice(["avg", "sum"]), Ref(0, rng.choice(numbers)))
-
-
-def children_group(world: World, rng: random.Random) -> Query | None:
+def children_group(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """For each parent, the number (or another measure) of its children."""
-    base = children_by_parent(world, rng)
-    if not base:
-        return None
-    measure = _measure(world, rng, base.tables[0])
-    order = (Order(measure, rng.random() < 0.7),) if rng.random() < 0.15 else ()
+    base = children_by_parent(db, rng)
+    measure = _measure(db, rng, base)
+    order = (SortKey(measure, rng.random() < 0.7),) if rng.random() < 0.15 else ()
     return base.with_(outputs=(*base.outputs, measure), order=order)
 
 
-def children_having(world: World, rng: random.Random) -> Query | None:
-    """Parents with at least, or exactly, so many children: "fewer than" would be true of those without any, too."""
-    base = children_by_parent(world, rng)
-    if not base:
-        return None
+def _measure(db: SpeakableDatabase, rng: random.Random, plan: QueryPlan) -> Measure:
+    return group_measure(db, rng, plan, 0.6, ("avg", "sum"))
+
+
+def children_having(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
+    """Parents with at least, or exactly, k children: "fewer than k" would also be true of parents without any."""
+    base = children_by_parent(db, rng)
     outputs = base.outputs if rng.random() < 0.7 else (*base.outputs, COUNT)
     having = (
         Having(COUNT, ">", 1)
@@ -143,57 +198,40 @@ def children_having(world: World, rng: random.Random) -> Query | None:
     return base.with_(outputs=outputs, having=(having,))
 
 
-def children_top(world: World, rng: random.Random) -> Query | None:
+def children_top(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """The parent with the most children, or the highest measure over them.
 
-    The lowest only of averages: the fewest children, and the least in total, have parents without any.
+    The lowest is asked for averages only: parents without children have the lowest count and the lowest sum.
     """
-    base = children_by_parent(world, rng)
-    if not base:
-        return None
-    measure = _measure(world, rng, base.tables[0])
-    parent = base.tables[1]
-    outputs: tuple[Ref | Measure, ...] = tuple(Ref(1, c) for c in world.outputs(rng, parent, 2))
+    base = children_by_parent(db, rng)
+    measure = _measure(db, rng, base)
+    outputs: tuple[Ref | Measure, ...] = tuple(Ref(1, c) for c in db.outputs(rng, base.tables[1], 2))
     if rng.random() < 0.25:
         outputs = (*outputs, measure)
     limit = rng.choices([1, 3], [9, 1])[0]
-    descending = measure.function != "avg" or world.descending(rng, base.tables[0], measure.ref.column, 0.8)
-    return base.with_(outputs=outputs, order=(Order(measure, descending),), limit=limit)
+    descending = measure.function != "avg" or db.descending(rng, base.tables[0], measure.ref.column, 0.8)
+    return base.with_(outputs=outputs, order=(SortKey(measure, descending),), limit=limit)
 
 
-def linked(world: World, rng: random.Random) -> Query | None:
+def linked(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """Through a many-to-many link: the names of students with a pet whose type is dog; or both ends listed."""
-    if not world.links:
-        return None
-    first, second = rng.choice(world.links)
+    first, second = choose(rng, db.links)
     if rng.random() < 0.3:
-        tables, joins = chain(first.table, (up(first), first.parent), (up(second), second.parent))
-        outputs = (Ref(1, world.label(first.parent)), Ref(2, world.label(second.parent)))
-        return Query(tables, outputs, joins)
-    tables, joins = chain(first.parent, (down(first), first.table), (up(second, 1), second.parent))
-    item = world.filter(rng, second.parent, 2)
-    if not item:
-        return None
-    if rng.random() < 0.3:
-        return Query(tables, (Measure("count", Ref(0, first.parent_column), True),), joins, (item,))
-    outputs = tuple(Ref(0, c) for c in world.outputs(rng, first.parent, 2))
-    return Query(tables, outputs, joins, (item,), distinct=True)
+        outputs = (Ref(1, db.label(first.parent)), Ref(2, db.label(second.parent)))
+        return chain(first.table, up(first), up(second)).with_(outputs=outputs)
+    return _with_some(db, rng, chain(first.parent, down(first), up(second, 1)), first.parent_column, 0.3)
 
 
-def hops(world: World, rng: random.Random) -> Query | None:
+def hops(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """Two keys upwards: songs by the country of their singer's label; listed, counted or grouped."""
-    if not world.hops:
-        return None
-    first, second = rng.choice(world.hops)
-    tables, joins = chain(first.table, (up(first), first.parent), (up(second, 1), second.parent))
+    first, second = choose(rng, db.hops)
+    plan = chain(first.table, up(first), up(second, 1))
     roll = rng.random()
     if roll < 0.25:
-        label, measure = Ref(2, world.label(second.parent)), _measure(world, rng, first.table)
-        base = Query(tables, (label, measure), joins, group=(Ref(2, second.parent_column),))
-        return base if rng.random() < 0.5 else base.with_(outputs=(label,), order=(Order(measure, True),), limit=1)
-    item = world.filter(rng, second.parent, 2)
-    if not item:
-        return None
+        label, measure = Ref(2, db.label(second.parent)), _measure(db, rng, plan)
+        base = plan.with_(outputs=(label, measure), group=(Ref(2, second.parent_column),))
+        return base if rng.random() < 0.5 else base.with_(outputs=(label,), order=(SortKey(measure, True),), limit=1)
+    plan = plan.with_(filters=(require(db.filter(rng, second.parent, 2)),))
     if roll < 0.5:
-        return Query(tables, (_measure(world, rng, first.table),), joins, (item,))
-    return Query(tables, tuple(Ref(0, c) for c in world.outputs(rng, first.table, 2)), joins, (item,))
+        return plan.with_(outputs=(_measure(db, rng, plan),))
+    return plan.showing(*db.outputs(rng, first.table, 2))

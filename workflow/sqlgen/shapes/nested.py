@@ -1,58 +1,123 @@
-"""Shapes with a subquery in the condition: against an aggregate, membership, absence."""
+"""Shapes with a subquery in the condition: against an aggregate, membership, existence."""
 
 import random
+from dataclasses import dataclass
 
-from sqlgen.query_plan import Filter, Measure, Query, Ref
-from sqlgen.shapes.single import COUNT
-from sqlgen.world import World
+from sqlgen.english import Speaker, slot
+from sqlgen.query_plan import COUNT, Filter, Measure, QueryPlan, Ref
+from sqlgen.speakable import SpeakableDatabase, choose
+from sqlgen.sql_text import Block
+from sqlgen.wording import CompoundPlan, Wording
+from sqlr1.database import ForeignKey
 
 
-def above_average(world: World, rng: random.Random) -> Query | None:
+@dataclass(frozen=True)
+class AboveOwnGroup(CompoundPlan):
+    """Rows whose `key` is above (below) the average of the rows that share their `group`."""
+
+    key: Ref
+    group: Ref
+    above: bool
+
+    def sql(self) -> str:
+        outer, inner = Block(self.base, 1), Block(self.base, 2)
+        average = inner.select([inner.output(Measure("avg", self.key))])
+        same = f"{inner.column(self.group)} = {outer.column(self.group)}"
+        operator = ">" if self.above else "<"
+        return f"{outer.select()} WHERE {outer.column(self.key)} {operator} ({average} WHERE {same})"
+
+    def wording(self, speaker: Speaker) -> Wording:
+        outputs = speaker.outputs(self.base, True)
+        key, group = slot(speaker.noun(self.base, self.key)), slot(speaker.noun(self.base, self.group))
+        words = ("above", "higher than", "greater than") if self.above else ("below", "lower than")
+        rows = f"the {outputs} of {speaker.subjects(self.base)} whose {key} is {speaker.pick(*words)} the average"
+        return Wording(
+            speaker.pick(f"{rows} {key} of those with the same {group}", f"{rows} for their own {group}"), True
+        )
+
+
+@dataclass(frozen=True)
+class Existence(CompoundPlan):
+    """Parents for which a child (that meets `item`) exists, or none does."""
+
+    key: ForeignKey
+    item: Filter | None
+    negated: bool
+
+    def sql(self) -> str:
+        parent, child = Block(self.base, 1), Block(QueryPlan.of(self.key.table), 2)
+        conditions = [f"{child.column(Ref(0, self.key.column))} = {parent.column(Ref(0, self.key.parent_column))}"]
+        if self.item:
+            conditions.append(child.condition(self.item))
+        inner = f"{child.select(['1'])} WHERE {' AND '.join(conditions)}"
+        return f"{parent.select()} WHERE {'NOT ' if self.negated else ''}EXISTS({inner})"
+
+    def wording(self, speaker: Speaker) -> Wording:
+        inner = QueryPlan.of(self.key.table, self.key.column, filters=(self.item,) if self.item else ())
+        membership = Filter(Ref(0, self.key.parent_column), "not_in" if self.negated else "in", inner)
+        asked = self.base.with_(filters=(membership,))
+        return Wording(f"the {speaker.outputs(asked, True)} of {speaker.filtered(asked)}", True)
+
+
+def above_average(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """Rows above or below the average of a column."""
-    table = rng.choice(world.tables)
-    numbers = world.quantities(table)
-    if not numbers:
-        return None
-    column = rng.choice(numbers)
+    table = rng.choice(db.tables)
+    column = choose(rng, db.quantities(table))
     op = rng.choice([">", ">", "<"])
-    inner = Query((table,), (Measure("avg", Ref(0, column)),))
-    outputs = tuple(Ref(0, c) for c in world.outputs(rng, table, 2, column))
-    return Query((table,), outputs if rng.random() < 0.75 else (COUNT,), filters=(Filter(Ref(0, column), op, inner),))
+    plan = _compared(db, rng, table, column, op, "avg")
+    return plan if rng.random() < 0.75 else plan.with_(outputs=(COUNT,))
 
 
-def extreme(world: World, rng: random.Random) -> Query | None:
-    """All rows that attain the maximum or minimum of a column: ties included."""
-    table = rng.choice(world.tables)
-    numbers = world.quantities(table)
-    if not numbers:
-        return None
-    column = rng.choice(numbers)
-    inner = Query((table,), (Measure(rng.choice(["max", "max", "min"]), Ref(0, column)),))
-    outputs = tuple(Ref(0, c) for c in world.outputs(rng, table, 2, column))
-    return Query((table,), outputs, filters=(Filter(Ref(0, column), "=", inner),))
+def extreme(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
+    """All rows that attain the maximum or minimum of a column, ties included."""
+    table = rng.choice(db.tables)
+    column = choose(rng, db.quantities(table))
+    return _compared(db, rng, table, column, "=", rng.choice(["max", "max", "min"]))
 
 
-def without_children(world: World, rng: random.Random) -> Query | None:
+def _compared(db: SpeakableDatabase, rng: random.Random, table: str, column: str, op: str, function: str) -> QueryPlan:
+    """Rows whose value of a column is compared with an aggregate of that column."""
+    ref = Ref(0, column)
+    inner = QueryPlan((table,), (Measure(function, ref),))
+    return QueryPlan.of(table, *db.outputs(rng, table, 2, column), filters=(Filter(ref, op, inner),))
+
+
+def without_children(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """Parents that no child (with a property) refers to."""
-    return _membership(world, rng, "not_in")
+    return _membership(db, rng, "not_in")
 
 
-def with_children(world: World, rng: random.Random) -> Query | None:
+def with_children(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """Parents that some child refers to, by IN."""
-    return _membership(world, rng, "in")
+    return _membership(db, rng, "in")
 
 
-def _membership(world: World, rng: random.Random, op: str) -> Query | None:
-    keys = [k for table in world.tables for k in world.down_keys[table]]
-    if not keys:
-        return None
-    key = rng.choice(keys)
-    # A NULL among the members would make NOT IN true for no row at all.
-    has_nulls = world.statistics(key.table, key.column).has_nulls
+def _membership(db: SpeakableDatabase, rng: random.Random, op: str) -> QueryPlan:
+    key = choose(rng, db.all_down_keys)
+    # With a NULL among the members, NOT IN is true for no row at all.
+    has_nulls = db.statistics(key.table, key.column).has_nulls
     filters = [Filter(Ref(0, key.column), "not_null")] if has_nulls and op == "not_in" else []
-    item = world.filter(rng, key.table)
+    item = db.filter(rng, key.table)
     if item and (rng.random() < 0.4 or op == "in"):
         filters.append(item)
-    inner = Query((key.table,), (Ref(0, key.column),), filters=tuple(filters))
-    outputs = tuple(Ref(0, c) for c in world.outputs(rng, key.parent, 2)) if rng.random() < 0.7 else (COUNT,)
-    return Query((key.parent,), outputs, filters=(Filter(Ref(0, key.parent_column), op, inner),))
+    inner = QueryPlan.of(key.table, key.column, filters=tuple(filters))
+    plan = QueryPlan.of(key.parent, filters=(Filter(Ref(0, key.parent_column), op, inner),))
+    return plan.showing(*db.outputs(rng, key.parent, 2)) if rng.random() < 0.7 else plan.with_(outputs=(COUNT,))
+
+
+def above_own_group(db: SpeakableDatabase, rng: random.Random) -> AboveOwnGroup:
+    """Rows above the average of their own group."""
+    table = rng.choice(db.tables)
+    label = db.label(table)
+    pairs = [(g, n) for g in db.categories(table) for n in db.quantities(table) if g not in (n, label)]
+    group, key = choose(rng, pairs)
+    outputs = (label,) if rng.random() < 0.6 or key == label else (label, key)
+    return AboveOwnGroup(QueryPlan.of(table, *outputs), Ref(0, key), Ref(0, group), rng.random() < 0.7)
+
+
+def existence(db: SpeakableDatabase, rng: random.Random) -> Existence:
+    """Parents with or without some child, by EXISTS."""
+    key = choose(rng, db.all_down_keys)
+    negated = rng.random() < 0.6
+    item = db.filter(rng, key.table) if not negated or rng.random() < 0.5 else None
+    return Existence(QueryPlan.of(key.parent, *db.outputs(rng, key.parent, 2)), key, item, negated)

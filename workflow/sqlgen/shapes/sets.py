@@ -3,98 +3,93 @@
 import random
 from dataclasses import dataclass
 
-from sqlglot import exp
-
-from sqlgen.builder import select
 from sqlgen.english import Speaker
-from sqlgen.query_plan import Filter, Query, Ref
-from sqlgen.requests import Request
+from sqlgen.query_plan import Filter, QueryPlan
 from sqlgen.shapes.joined import chain, down, up
-from sqlgen.world import World
+from sqlgen.speakable import NoPlan, SpeakableDatabase, choose, require
+from sqlgen.sql_text import select
+from sqlgen.wording import CompoundPlan, Wording
 
-_OPERATIONS = {"intersect": exp.Intersect, "except": exp.Except, "union": exp.Union}
+# By kind and operator. `left` and `right` are said by `_SIDES`; `subjects` are those of the left block.
+_FORMS = {
+    ("values", "intersect"): (
+        "the {nouns} that have both {left} and {right}",
+        "the {nouns} shared by {left} and {right}",
+        "the {nouns} of both {left} and {right}",
+    ),
+    ("values", "union"): (
+        "the different {nouns} of {left} or of {right}",
+        "the distinct {nouns} that have {left} or {right}",
+    ),
+    ("values", "except"): (
+        "the {nouns} that have {left} but no {right}",
+        "the different {nouns} of {left}, leaving out those of {right}",
+        "the {nouns} of {left}, except for those that also have {right}",
+    ),
+    ("entities", "intersect"): (
+        "the {nouns} of {left} and also {right}",
+        "the {nouns} shared by {left} and {subjects} {right}",
+    ),
+    ("entities", "except"): (
+        "the {nouns} of {left}, except those of {subjects} {right}",
+        "the {nouns} of {left} but not of any {subjects} {right}",
+    ),
+    ("tables", "intersect"): (
+        "the {nouns} that appear among both {left} and {right}",
+        "the {nouns} shared by {left} and {right}",
+    ),
+    ("tables", "union"): (
+        "all different {nouns} of {left} and {right} together",
+        "the {nouns} of any {left} or {right}",
+    ),
+    ("tables", "except"): (
+        "the {nouns} of {left} that no {right} have",
+        "the {nouns} of {left} that do not occur among {right}",
+    ),
+}
+_SIDES = {
+    "values": (Speaker.filtered, Speaker.filtered),
+    "entities": (Speaker.filtered, Speaker.restriction),
+    "tables": (Speaker.subjects, Speaker.subjects),
+}
 
 
 @dataclass(frozen=True)
-class SetPlan:
-    """Two SELECT blocks combined. `kind` says what the output is: a shared value, an entity, a noun of two tables."""
+class SetPlan(CompoundPlan):
+    """Two SELECT blocks combined. `kind` says what the output is: values, entities, or tables (a noun of two tables).
+
+    Entities are combined by INTERSECT or EXCEPT only.
+    """
 
     operator: str
-    base: Query
-    other: Query
+    other: QueryPlan
     kind: str
 
-    def expression(self) -> exp.Expression:
-        """LEFT operator RIGHT."""
-        return _OPERATIONS[self.operator](this=select(self.base), expression=select(self.other), distinct=True)
+    def sql(self) -> str:
+        return f"{select(self.base)} {self.operator.upper()} {select(self.other)}"
 
-    def request(self, speaker: Speaker) -> Request:
-        """What is asked."""
-        nouns = speaker.columns(self.base, list(self.base.outputs), True)
-        words = {"values": self._values, "entities": self._entities, "tables": self._tables}[self.kind](speaker, nouns)
-        return Request(speaker.pick(*words), True)
-
-    def _values(self, speaker: Speaker, nouns: str) -> tuple[str, ...]:
-        left, right = speaker.filtered(self.base), speaker.filtered(self.other)
-        if self.operator == "intersect":
-            return (
-                f"the {nouns} that have both {left} and {right}",
-                f"the {nouns} shared by {left} and {right}",
-                f"the {nouns} of both {left} and {right}",
-            )
-        if self.operator == "union":
-            return (
-                f"the different {nouns} of {left} or of {right}",
-                f"the distinct {nouns} that have {left} or {right}",
-            )
-        return (
-            f"the {nouns} that have {left} but no {right}",
-            f"the different {nouns} of {left}, leaving out those of {right}",
-            f"the {nouns} of {left}, except for those that also have {right}",
-        )
-
-    def _entities(self, speaker: Speaker, nouns: str) -> tuple[str, ...]:
-        left, right = speaker.filtered(self.base), speaker.restriction(self.other)
-        subjects = speaker.subjects(self.base)
-        if self.operator == "intersect":
-            return (f"the {nouns} of {left} and also {right}", f"the {nouns} shared by {left} and {subjects} {right}")
-        if self.operator == "union":
-            return (f"the distinct {nouns} of {left} or {right}",)
-        return (
-            f"the {nouns} of {left}, except those of {subjects} {right}",
-            f"the {nouns} of {left} but not of any {subjects} {right}",
-        )
-
-    def _tables(self, speaker: Speaker, nouns: str) -> tuple[str, ...]:
-        left, right = speaker.subjects(self.base), speaker.subjects(self.other)
-        if self.operator == "intersect":
-            return (
-                f"the {nouns} that appear among both {left} and {right}",
-                f"the {nouns} shared by {left} and {right}",
-            )
-        if self.operator == "union":
-            return (f"all different {nouns} of {left} and {right} together", f"the {nouns} of any {left} or {right}")
-        return (f"the {nouns} of {left} that no {right} have", f"the {nouns} of {left} that do not occur among {right}")
+    def wording(self, speaker: Speaker) -> Wording:
+        nouns, subjects = speaker.outputs(self.base, True), speaker.subjects(self.base)
+        say_left, say_right = _SIDES[self.kind]
+        left, right = say_left(speaker, self.base), say_right(speaker, self.other)
+        form = speaker.pick(*_FORMS[self.kind, self.operator])
+        return Wording(form.format(nouns=nouns, left=left, right=right, subjects=subjects), True)
 
 
 @dataclass(frozen=True)
-class ThreeSets:
+class ThreeSets(CompoundPlan):
     """Three SELECT blocks combined from left to right, by INTERSECT or EXCEPT and then by INTERSECT or EXCEPT."""
 
     operators: tuple[str, str]
-    base: Query
-    second: Query
-    third: Query
+    second: QueryPlan
+    third: QueryPlan
 
-    def expression(self) -> exp.Expression:
-        """(BASE operator SECOND) operator THIRD."""
-        first, last = (_OPERATIONS[operator] for operator in self.operators)
-        pair = first(this=select(self.base), expression=select(self.second), distinct=True)
-        return last(this=pair, expression=select(self.third), distinct=True)
+    def sql(self) -> str:
+        first, last = (operator.upper() for operator in self.operators)
+        return f"{select(self.base)} {first} {select(self.second)} {last} {select(self.third)}"
 
-    def request(self, speaker: Speaker) -> Request:
-        """What is asked."""
-        nouns = speaker.columns(self.base, list(self.base.outputs), True)
+    def wording(self, speaker: Speaker) -> Wording:
+        nouns = speaker.outputs(self.base, True)
         blocks = (self.base, self.second, self.third)
         if self.base.joins:
             owner = f"of {speaker.subjects(self.base)}"
@@ -110,93 +105,74 @@ class ThreeSets:
             ("intersect", "except"): f"{both}, {without}",
             ("except", "except"): f"{first}, {neither}",
         }[self.operators]
-        return Request(f"the {nouns} {owner} {said}", True)
+        return Wording(f"the {nouns} {owner} {said}", True)
+
+
+def set_values(db: SpeakableDatabase, rng: random.Random) -> SetPlan:
+    """Values of a column that rows of one kind have, and rows of another kind do too, do not, or may."""
+    table = rng.choice(db.tables)
+    # Set operations treat NULLs as equal, but people do not say that two rows share a missing value.
+    key = choose(rng, [c for c in db.complete(table, db.repeated(table)) if db.statistics(table, c).distinct > 1])
+    blocks = [QueryPlan.of(table, key, filters=(item,)) for item in _two_filters(db, rng, table, 0, key)]
+    operator = _operator(rng)
+    if operator == "except" and rng.random() < 0.3:
+        blocks[0] = blocks[0].with_(filters=())
+    return SetPlan(blocks[0], operator, blocks[1], "values")
 
 
 def _operator(rng: random.Random) -> str:
     return rng.choices(["intersect", "except", "union"], [5, 5, 2])[0]
 
 
-def set_values(world: World, rng: random.Random) -> SetPlan | None:
-    """Values of a column that rows of one kind have, and rows of another kind do too, do not, or may."""
-    table = rng.choice(world.tables)
-    # NULL, which is equal to itself in set operations, is no value that two kinds of rows share.
-    keys = [c for c in world.complete(table, world.speakable(table)) if not world.statistics(table, c).unique]
-    keys = [c for c in keys if world.statistics(table, c).distinct > 1]
-    if not keys:
-        return None
-    key = rng.choice(keys)
-    pair = _two_filters(world, rng, table, 0, key)
-    if not pair:
-        return None
-    blocks = [Query((table,), (Ref(0, key),), filters=(item,)) for item in pair]
-    operator = _operator(rng)
-    if operator == "except" and rng.random() < 0.3:
-        blocks[0] = blocks[0].with_(filters=())
-    return SetPlan(operator, *blocks, "values")
-
-
 def _two_filters(
-    world: World, rng: random.Random, table: str, occurrence: int, avoid: str
-) -> tuple[Filter, Filter] | None:
-    """Two conditions that no single row meets: two values of a column, or above and below; else two columns."""
-    first = world.filter(rng, table, occurrence, [avoid])
-    if not first:
-        return None
-    statistics = world.statistics(table, first.ref.column)
+    db: SpeakableDatabase, rng: random.Random, table: str, occurrence: int, avoid: str
+) -> tuple[Filter, Filter]:
+    """Two conditions that no single row meets (two values of a column, or above and below); else of two columns."""
+    first = require(db.filter(rng, table, occurrence, [avoid]))
+    statistics = db.statistics(table, first.ref.column)
     if first.op in (">", ">=") and statistics.kind == "number":
         low = statistics.quantiles[1]
-        return (first, Filter(first.ref, "<", low)) if low < first.value else None
+        if low >= first.value:
+            raise NoPlan
+        return first, Filter(first.ref, "<", low)
     if first.op == "=":
         others = [v for v, _ in statistics.values[:12] if v != first.value]
-        return (first, Filter(first.ref, "=", rng.choice(others))) if others else None
-    second = world.filter(rng, table, occurrence, [avoid, first.ref.column])
-    return (first, second) if second else None
+        return first, Filter(first.ref, "=", choose(rng, others))
+    return first, require(db.filter(rng, table, occurrence, [avoid, first.ref.column]))
 
 
-def set_entities(world: World, rng: random.Random) -> SetPlan | None:
+def set_entities(db: SpeakableDatabase, rng: random.Random) -> SetPlan:
     """Parents that have one kind of child and also (not) another kind, directly or through a link table.
 
-    Sets of labels are sets of parents only where no two parents share a label.
+    Only parents with unique labels: sets of labels would else mix up different parents of one name.
     """
-    named = [t for t in world.tables if world.statistics(t, world.label(t)).unique]
-    paths = [(k.parent, (down(k), k.table)) for table in named for k in world.down_keys[table]]
-    paths += [(a.parent, (down(a), a.table), (up(b, 1), b.parent)) for a, b in world.links if a.parent in named]
-    if not paths:
-        return None
-    tables, joins = chain(*rng.choice(paths))
-    last = len(tables) - 1
-    pair = _two_filters(world, rng, tables[last], last, "")
-    if not pair:
-        return None
-    outputs = (Ref(0, world.label(tables[0])),)
-    blocks = [Query(tables, outputs, joins, (item,)) for item in pair]
+    named = [t for t in db.tables if db.statistics(t, db.label(t)).unique]
+    paths = [(k.parent, down(k)) for table in named for k in db.down_keys[table]]
+    paths += [(a.parent, down(a), up(b, 1)) for a, b in db.links if a.parent in named]
+    plan = chain(*choose(rng, paths))
+    plan, last = plan.showing(db.label(plan.tables[0])), len(plan.tables) - 1
+    blocks = [plan.with_(filters=(item,)) for item in _two_filters(db, rng, plan.tables[last], last, "")]
     operator = rng.choice(["intersect", "intersect", "except"])
     if operator == "except" and rng.random() < 0.5:
-        blocks[0] = Query(tables[:1], outputs)
-    return SetPlan(operator, *blocks, "entities")
+        blocks[0] = QueryPlan(plan.tables[:1], plan.outputs)
+    return SetPlan(blocks[0], operator, blocks[1], "entities")
 
 
-def set_tables(world: World, rng: random.Random) -> SetPlan | None:
+def set_tables(db: SpeakableDatabase, rng: random.Random) -> SetPlan:
     """A noun that two tables share, such as the city of customers and of branches."""
-    texts = [(t, c) for t in world.tables for c in world.complete(t, world.of_kind(t, "text"))]
-    columns = [(t, c, world.names.column(t, c)) for t, c in texts]
-    pairs = [(a, b) for a in columns for b in columns if a[0] != b[0] and a[2] == b[2]]
-    if not pairs:
-        return None
-    (left, first, _), (right, second, _) = rng.choice(pairs)
-    return SetPlan(_operator(rng), Query((left,), (Ref(0, first),)), Query((right,), (Ref(0, second),)), "tables")
+    texts = [(t, c) for t in db.tables for c in db.complete(t, db.of_kind(t, "text"))]
+    pairs = [(a, b) for a in texts for b in texts if a[0] != b[0] and db.names.column(*a) == db.names.column(*b)]
+    left, right = choose(rng, pairs)
+    return SetPlan(QueryPlan.of(*left), _operator(rng), QueryPlan.of(*right), "tables")
 
 
-def three_sets(world: World, rng: random.Random) -> ThreeSets | None:
+def three_sets(db: SpeakableDatabase, rng: random.Random) -> ThreeSets:
     """Values, or parents, that have one kind of row, and have or do not have two others."""
-    plan = rng.choice([set_values, set_entities])(world, rng)
-    if not plan or plan.operator == "union" or not plan.base.filters:
-        return None
+    plan = rng.choice([set_values, set_entities])(db, rng)
+    if plan.operator == "union" or not plan.base.filters:
+        raise NoPlan
     last, used = len(plan.other.tables) - 1, [f.ref.column for f in (*plan.base.filters, *plan.other.filters)]
     avoid = [o.column for o in plan.base.outputs if o.occurrence == last]
-    item = world.filter(rng, plan.other.tables[last], last, [*used, *avoid])
-    if not item:
-        return None
+    item = require(db.filter(rng, plan.other.tables[last], last, [*used, *avoid]))
     second = "except" if plan.operator == "except" else rng.choice(["except", "except", "intersect"])
-    return ThreeSets((plan.operator, second), plan.base, plan.other, plan.other.with_(filters=(item,)))
+    return ThreeSets(plan.base, (plan.operator, second), plan.other, plan.other.with_(filters=(item,)))

@@ -99,7 +99,7 @@ def _perturb_table(connection: sqlite3.Connection, table: Table, profile: Profil
 
 
 def _unique_columns(connection: sqlite3.Connection, table: Table) -> set[str]:
-    """Columns in a UNIQUE constraint or index: their values may move, but not repeat."""
+    """Columns in a UNIQUE constraint or index: their values can be moved but not repeated."""
     found = set()
     for _, index, is_unique, *_ in connection.execute(f"PRAGMA index_list({quote(table.name)})").fetchall():
         if is_unique:

@@ -22,7 +22,8 @@ _WORD_OF_KEY = re.compile(r"(^|_|(?<=[a-z]))(id|ids|code|key|number|num|no|uuid|
 
 @dataclass(frozen=True)
 class ColumnStatistics:
-    """`kind` is one of key, number, date, boolean, text; `values` are the most frequent (value, count), then by value.
+    """`kind` is one of key, number, date, boolean, text; `values` are the most frequent (value, count), ties in
+    the order of the values.
 
     `filled` and `distinct` count values that are not NULL; `quantiles` are the deciles of a number or date column.
     """
@@ -53,7 +54,7 @@ class ColumnStatistics:
 
 @dataclass(frozen=True)
 class Profile:
-    """A schema with row counts, column statistics and `foreign_keys`: the declared ones, then the inferred ones."""
+    """A schema with row counts, column statistics, and the declared and then the inferred foreign keys."""
 
     schema: Schema
     rows: dict[str, int]

@@ -13,7 +13,7 @@ from sqlr1.records import InputError
 
 @dataclass(frozen=True)
 class Column:
-    """A column. `type` is the declared type, `description` the `-- comment` on its line of the CREATE TABLE."""
+    """A column. `type` is the declared type, `description` the `-- comment` on its line of CREATE TABLE."""
 
     name: str
     type: str
@@ -31,7 +31,7 @@ class Table:
 
     @property
     def primary_key(self) -> tuple[str, ...]:
-        """Names of the primary key's columns, in declared order; empty when there is none."""
+        """Names of the primary key's columns in declared order; empty if there is none."""
         return tuple(c.name for c in self.columns if c.primary_key)
 
 

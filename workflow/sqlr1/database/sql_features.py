@@ -1,4 +1,4 @@
-"""The four complexity classes of SynSQL, measured on the parsed SQL."""
+"""The four complexity classes of SynSQL, decided by what the parsed SQL contains."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""The schema as prompt text: `compact` for small models, `ddl` as OmniSQL and SQL-R1 write it."""
+"""The schema as prompt text: `compact` for small models, `ddl` as in OmniSQL and SQL-R1."""
 
 from functools import lru_cache
 

@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> None:
         found = evaluate(executor, args.benchmark, questions, args.databases, answers, args.ves)
     if args.out:
         write_jsonl(args.out, map(_record, found.scored))
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's threads are not used, and take long to start
     table = _table(found)
     print(_as_json(args.benchmark, found, table) if args.json else _as_text(found, table))
 

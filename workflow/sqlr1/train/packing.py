@@ -8,7 +8,7 @@ Shapes: L tokens in the row, G completions of a group, C their longest, P the pr
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -37,12 +37,10 @@ class Packed:
     def to(self, device: torch.device) -> "Packed":
         """The same on another device."""
 
-        def moved(tensor: torch.Tensor | None) -> torch.Tensor | None:
-            return None if tensor is None else tensor.to(device)
+        def moved(owner: "Group | Packed") -> dict[str, torch.Tensor]:
+            return {name: value.to(device) for name, value in vars(owner).items() if isinstance(value, torch.Tensor)}
 
-        groups = [Group(g.start, g.prompt, moved(g.gather), moved(g.real), moved(g.mask)) for g in self.groups]
-        tensors = [t.to(device) for t in (self.input_ids, self.position_ids, self.sources, self.targets)]
-        return Packed(*tensors, groups)
+        return replace(self, **moved(self), groups=[replace(group, **moved(group)) for group in self.groups])
 
 
 def pack_groups(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[Sequence[int]]]) -> Packed:

@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from sqlr1.model.prefix_cache import why_not_shared
 from sqlr1.model.sampler import BATCH_TOKENS, GREEDY, Sampling, complete_all
+from sqlr1.train.checkpoints import LogToRun
 from sqlr1.train.execution_reward import ExecutionReward, summary
 from sqlr1.train.monitor import COLLAPSE, collapse_signs
 from sqlr1.train.policy import rollout_policy
@@ -59,7 +60,7 @@ class Validate(TrainerCallback):
             log.warning("%s", line[COLLAPSE])
         state.log_history.append({"step": state.global_step, **line})
         for callback in self.trainer.callback_handler.callbacks:
-            if callback is not self and hasattr(callback, "send"):
+            if isinstance(callback, LogToRun):
                 callback.send(line, state.global_step)
 
     def score(self) -> dict[str, float]:

@@ -1,8 +1,8 @@
-"""What may be asked of one database: speakable columns, labels, filters with real values, how tables connect."""
+"""What can be asked about one database: columns worth showing, filters with real values, and how tables connect."""
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TypeVar
 
@@ -11,26 +11,34 @@ from sqlgen.query_plan import Filter, Ref
 from sqlr1.database import ColumnStatistics, ForeignKey, Profile
 
 T = TypeVar("T")
-# Digits that name something: no order, no average.
+# Numbers with these words identify something: sorting or averaging them means nothing.
 _NOMINAL = {
-    "phone",
-    "fax",
-    "zip",
-    "postcode",
-    "zipcode",
-    "code",
-    "security",
-    "ssn",
-    "telephone",
-    "number",
-    "no",
-    "building",
-}
+    "phone", "fax", "zip", "postcode", "zipcode", "code", "security", "ssn", "telephone", "number", "no", "building",
+}  # fmt: skip
 _LABELS = ("name", "title", "first name", "last name", "description", "model", "label")
 
 
-class World:
-    """One profiled database with its nouns, and the seeded choices that samplers make over it."""
+class NoPlan(Exception):
+    """A shape found nothing to ask about: the database lacks what it needs, or an unsuitable combination was drawn."""
+
+
+def require(found: T | None) -> T:
+    """What was found. Raises NoPlan when there is none: None, or an empty list."""
+    if not found:
+        raise NoPlan
+    return found
+
+
+def choose(rng: random.Random, options: Sequence[T]) -> T:
+    """A random one of the options. Raises NoPlan when there are none."""
+    return rng.choice(require(options))
+
+
+class SpeakableDatabase:
+    """A profiled database with nouns for its tables and columns, and the random choices that shapes make over it.
+
+    `given_names` overrides column nouns: (table, column) in lower case -> words.
+    """
 
     def __init__(self, profile: Profile, given_names: Mapping[tuple[str, str], str] | None = None) -> None:
         self.profile = profile
@@ -39,13 +47,13 @@ class World:
 
     @cached_property
     def _keys(self) -> list[ForeignKey]:
-        """Foreign keys of one column to a usable table, unique there: a join over one finds at most one row."""
+        """Single-column foreign keys to a column that is unique: a join over one finds at most one row."""
         usable = [k for k in dict.fromkeys(self.profile.foreign_keys) if k.parent in self.tables and not k.composite]
         return [k for k in usable if self.statistics(k.parent, k.parent_column).unique]
 
     @cached_property
     def up_keys(self) -> dict[str, list[ForeignKey]]:
-        """Foreign keys by the table that holds them."""
+        """Foreign keys by the table that holds them; only keys whose role (see `Names.role`) no other key has."""
         others = [k for k in self._keys if k.table != k.parent]
         roles = Counter((k.table, self._role(k)) for k in others)
         told_apart = [k for k in others if roles[k.table, self._role(k)] == 1]
@@ -56,51 +64,61 @@ class World:
 
     @cached_property
     def self_keys(self) -> list[ForeignKey]:
-        """Foreign keys of a table to itself: employees and their managers."""
+        """Foreign keys of a table to itself, such as the manager of an employee."""
         own = [k for k in self._keys if k.table == k.parent]
         return [k for k in own if self._role(k) != self.names.entity(k.table)]
 
     @cached_property
+    def all_up_keys(self) -> list[ForeignKey]:
+        """All foreign keys that can be followed from a row to the one it refers to."""
+        return [k for table in self.tables for k in self.up_keys[table]] + self.self_keys
+
+    @cached_property
     def down_keys(self) -> dict[str, list[ForeignKey]]:
-        """Foreign keys by the table they refer to, each the only one between its tables: "with a song" names no key."""
-        lone = [k for t in self.tables for k in self.up_keys[t] if self.paths(t, k.parent, longest=1) == 1]
+        """Foreign keys by the table they refer to.
+
+        Each is the only key between its two tables, because words such as "with a song" do not name a key.
+        """
+        lone = [k for t in self.tables for k in self.up_keys[t] if self._direct(t, k.parent) == 1]
         return {t: [k for k in lone if k.parent == t] for t in self.tables}
 
     @cached_property
+    def all_down_keys(self) -> list[ForeignKey]:
+        """All foreign keys that can be followed from a row to those that refer to it."""
+        return [k for table in self.tables for k in self.down_keys[table]]
+
+    @cached_property
     def links(self) -> list[tuple[ForeignKey, ForeignKey]]:
-        """Pairs of foreign keys of one table to two different tables: a many-to-many link, and the only path."""
+        """Pairs of keys of one table to two others (a many-to-many link), where no other path connects those two."""
         pairs = [(a, b) for keys in self.up_keys.values() for a in keys for b in keys]
-        return [(a, b) for a, b in pairs if a.parent != b.parent and self.paths(a.parent, b.parent) == 1]
+        return [(a, b) for a, b in pairs if a.parent != b.parent and self._paths(a.parent, b.parent) == 1]
 
     @cached_property
     def hops(self) -> list[tuple[ForeignKey, ForeignKey]]:
-        """Pairs of foreign keys that lead up twice, the only path between both ends."""
+        """Pairs of keys that lead from a row to its parent's parent, where no other path connects the two ends."""
         pairs = [(a, b) for t in self.tables for a in self.up_keys[t] for b in self.up_keys[a.parent]]
-        return [(a, b) for a, b in pairs if a.table != b.parent and self.paths(a.table, b.parent) == 1]
+        return [(a, b) for a, b in pairs if a.table != b.parent and self._paths(a.table, b.parent) == 1]
 
-    def paths(self, first: str, second: str, longest: int = 2) -> int:
-        """In how many ways one or two foreign keys, in any direction, lead from a table to another one."""
-        between = self.profile.keys_between
-        direct = between[frozenset((first, second))]
-        if longest == 1:
-            return direct
+    def _direct(self, first: str, second: str) -> int:
+        """The number of foreign keys between two tables, in either direction."""
+        return self.profile.keys_between[frozenset((first, second))]
+
+    def _paths(self, first: str, second: str) -> int:
+        """The number of paths of one or two foreign keys, in any direction, between two tables."""
         through = [t.name for t in self.profile.schema.tables if t.name not in (first, second)]
-        return direct + sum(between[frozenset((first, t))] * between[frozenset((t, second))] for t in through)
+        return self._direct(first, second) + sum(self._direct(first, t) * self._direct(t, second) for t in through)
 
     def statistics(self, table: str, column: str) -> ColumnStatistics:
         """Statistics of a column."""
         return self.profile.columns[table, column]
 
     def speakable(self, table: str) -> list[str]:
-        """Columns worth showing: with values, not keys."""
-        found = []
-        for column in self.profile.schema.table(table).columns:
-            statistics = self.statistics(table, column.name)
-            if statistics.kind != "key" and statistics.distinct >= 1:
-                found.append(column.name)
-        return found
+        """Columns worth showing: those with values, except keys."""
+        names = [column.name for column in self.profile.schema.table(table).columns]
+        found = {name: self.statistics(table, name) for name in names}
+        return [name for name in names if found[name].kind != "key" and found[name].distinct >= 1]
 
-    def complete(self, table: str, columns: Sequence[str]) -> list[str]:
+    def complete(self, table: str, columns: Iterable[str]) -> list[str]:
         """Those of the columns that have a value in every row."""
         return [c for c in columns if not self.statistics(table, c).has_nulls]
 
@@ -114,22 +132,26 @@ class World:
         return [c for c in found if not _NOMINAL & set(self.names.column(table, c).split())]
 
     def quantities(self, table: str) -> list[str]:
-        """Numbers that can be added and averaged: no years."""
+        """Numbers that can be added and averaged: all but years."""
         return [c for c in self.numbers(table) if not names_year(self.names.column(table, c))]
 
     def years(self, table: str) -> list[str]:
-        """Numbers that are years of the calendar."""
+        """Numbers that are calendar years."""
         found = [c for c in self.numbers(table) if names_year(self.names.column(table, c))]
         return [c for c in found if self.names.dated(table, c)]
 
     def categories(self, table: str) -> list[str]:
-        """Columns whose values repeat: worth grouping by."""
+        """Columns whose values repeat, worth grouping by. Text and booleans come three times: drawn more often."""
         usual = [c for c in self.of_kind(table, "text", "boolean") if self.statistics(table, c).categorical]
         years = [c for c in self.of_kind(table, "number") if self.statistics(table, c).categorical]
         return usual * 3 + [c for c in years if names_year(self.names.column(table, c))]
 
+    def repeated(self, table: str) -> list[str]:
+        """Speakable columns in which a value can occur twice."""
+        return [c for c in self.speakable(table) if not self.statistics(table, c).unique]
+
     def label(self, table: str) -> str:
-        """The column by which people name a row: a name or title, otherwise the most distinctive text."""
+        """The column by which people name a row: a name or title, otherwise the text with most different values."""
         columns = self.of_kind(table, "text") or self.speakable(table)
         nouns = {c: self.names.column(table, c) for c in columns}
         for word in _LABELS:
@@ -139,11 +161,14 @@ class World:
         return max(columns, key=lambda c: self.statistics(table, c).distinct)
 
     def descending(self, rng: random.Random, table: str, column: str, share: float) -> bool:
-        """Whether a superlative asks for the highest: with this probability, and always where NULL is the lowest."""
+        """Whether a superlative asks for the highest value: with probability `share`, and always if there are NULLs.
+
+        SQLite sorts NULL first, so the row with the lowest value would be one without a value.
+        """
         return self.statistics(table, column).has_nulls or rng.random() < share
 
     def outputs(self, rng: random.Random, table: str, most: int = 3, avoid: str = "") -> list[str]:
-        """One to `most` columns to show other than `avoid`, the label likelier than others."""
+        """One to `most` columns to show other than `avoid`; the label is likelier than others."""
         columns = [c for c in self.speakable(table) if c != avoid] or [avoid]
         count = min(len(columns), rng.choices(range(1, most + 1), [6, 3, 1][:most])[0])
         label = self.label(table) if self.label(table) in columns else columns[0]
@@ -156,36 +181,39 @@ class World:
     def filter(
         self, rng: random.Random, table: str, occurrence: int = 0, avoid: Sequence[str] = (), shared: bool = False
     ) -> Filter | None:
-        """A condition with a real value that some rows meet and, mostly, some do not.
+        """A condition with a real value that some rows meet and, mostly, some do not; None when no column has one.
 
-        `shared`: not on a text that hardly two rows share, for what is said of several rows.
+        With `shared`, texts that are different in nearly every row are not used: the condition is for several rows.
         """
-        columns = [c for c in self.speakable(table) if c not in avoid and not (shared and self._distinctive(table, c))]
+        columns = [c for c in self.speakable(table) if c not in avoid]
+        if shared:
+            columns = [c for c in columns if not _is_distinctive(self.statistics(table, c))]
         rng.shuffle(columns)
         columns.sort(key=lambda c: self.statistics(table, c).unique and rng.random() < 0.5)
         for column in columns:
-            chosen = self._condition(rng, self.statistics(table, column))
+            chosen = _condition(rng, self.statistics(table, column))
             if chosen:
                 return Filter(Ref(occurrence, column), *chosen)
         return None
 
-    def _distinctive(self, table: str, column: str) -> bool:
-        statistics = self.statistics(table, column)
-        return statistics.kind == "text" and statistics.distinct > 0.7 * statistics.filled
 
-    def _condition(self, rng: random.Random, statistics: ColumnStatistics) -> tuple[str, object] | None:
-        if statistics.has_nulls and rng.random() < 0.12:
-            return rng.choice(["null", "not_null"]), None
-        if statistics.distinct < 2 or not statistics.values:
-            return None
-        if statistics.kind == "date":
-            return _date_condition(rng, statistics)
-        if statistics.kind == "number" and statistics.distinct >= 3:
-            return _number_condition(rng, statistics)
-        return _text_condition(rng, statistics)
+def _is_distinctive(statistics: ColumnStatistics) -> bool:
+    return statistics.kind == "text" and statistics.distinct > 0.7 * statistics.filled
 
 
-def _text_condition(rng: random.Random, statistics: ColumnStatistics) -> tuple[str, object] | None:
+def _condition(rng: random.Random, statistics: ColumnStatistics) -> tuple[str, object] | None:
+    if statistics.has_nulls and rng.random() < 0.12:
+        return rng.choice(["null", "not_null"]), None
+    if statistics.distinct < 2 or not statistics.values:
+        return None
+    if statistics.kind == "date":
+        return _date_condition(rng, statistics)
+    if statistics.kind == "number" and statistics.distinct >= 3:
+        return _number_condition(rng, statistics)
+    return _text_condition(rng, statistics)
+
+
+def _text_condition(rng: random.Random, statistics: ColumnStatistics) -> tuple[str, object]:
     values = [v for v, _ in statistics.values]
     value = rng.choice(values[:12])
     roll = rng.random()
@@ -198,9 +226,9 @@ def _text_condition(rng: random.Random, statistics: ColumnStatistics) -> tuple[s
     word = rng.choice(value.split())
     if len(word) < 3 or not word.isalnum():
         return "=", value
-    if roll < 0.94:
+    if roll < 0.94 or not value[:2].isalnum():
         return "contains", word
-    return ("prefix", value[: rng.randint(1, 2)]) if value[:2].isalnum() else ("contains", word)
+    return "prefix", value[: rng.randint(1, 2)]
 
 
 def _number_condition(rng: random.Random, statistics: ColumnStatistics) -> tuple[str, object]:
@@ -214,7 +242,7 @@ def _number_condition(rng: random.Random, statistics: ColumnStatistics) -> tuple
 
 
 def _rounded(value: float) -> float:
-    """Three significant digits, as people choose thresholds; years and small numbers stay as they are."""
+    """Three significant digits, as people choose thresholds; years and small integers are not rounded."""
     if abs(value) < 10000 and value == int(value):
         return int(value)
     rounded = float(f"{value:.3g}")
@@ -226,5 +254,5 @@ def _date_condition(rng: random.Random, statistics: ColumnStatistics) -> tuple[s
     roll = rng.random()
     if roll < 0.35:
         return "year", value[:4]
-    # With a time of day, a value of that very day is greater than the bare day: "after" and "or earlier" would mislead.
+    # "2020-01-05 10:00" sorts after "2020-01-05": "after that day" or "that day or earlier" would give wrong rows.
     return rng.choice([">", "<", ">=", "<="] if len(value) == 10 else [">=", "<"]), value[:10]

@@ -1,0 +1,331 @@
+"""What an experiment will cost: tokens, FLOPs, hours and peak memory of each stage, without running it.
+
+FLOPs are counted on passes of the model without weights (meta device), and scaled; attention is causal, half of the
+counted pairs. Prompts count in full, also where the sampler shares a schema, and so do groups that dynamic sampling
+drops; a refill round is taken to replace half of the groups. Hours are FLOPs / (devices * peak * utilisation); decoding
+also reads the weights and the cache once per step, and takes the longer of the two. Start-up and SQL are not counted:
+the plan says 389 s for the spider overlay's cold start, which took 512 to 652 s.
+
+Memory per device is process + state + heap * max(training pass, sampling), for the longest rows:
+- State, bytes per weight: 16 if trained (float32 weight, gradient, two Adam moments), 2 if frozen. With ZeRO-2 2 for
+  all, 18 / devices if trained (0 if offloaded), and two buckets of 5e8 bf16 gradients. GRPO adds the reference model
+  and a bf16 copy for rollouts, unless DeepSpeed holds the policy in bf16.
+- Training pass, bytes per token and layer: 34 hidden + 8 intermediate with bf16 weights, 44 hidden + 10 intermediate
+  with float32 ones (measured with saved-tensor hooks); with checkpointing the inputs of all layers and one whole layer.
+  Then the head's float32 gradient if it is trained; its tiles of logits are small.
+- Sampling: keys and values, and the larger of one layer's prefill and the logits (14 bytes each, with their copies).
+vLLM takes its share beside the training pass, or instead of it if it sleeps.
+"""
+
+import argparse
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sqlr1.config import Config, PretrainedModel, Training
+from sqlr1.config_files import read_config, read_yaml
+from sqlr1.records import InputError
+from sqlr1.report.tables import markdown_table
+
+_BENCHMARK_QUESTIONS = {"spider": 1034, "bird": 1534}  # the dev sets, where a benchmark is scored whole
+_VLLM_ROWS, _VLLM_SHARE = 256, 0.9  # vLLM's defaults: sequences at once, share of the memory
+_BANDWIDTH_USED = 0.6
+
+
+class Accelerator(NamedTuple):
+    """FLOP/s (bf16), bytes, bytes/s; estimates: utilisation, bytes of a process and held per byte of tensors."""
+
+    flops: float
+    memory: float
+    bandwidth: float
+    utilisation: float = 0.35
+    process: float = 1.5e9
+    heap: float = 1.0
+
+
+ACCELERATORS = {  # the makers' data sheets
+    "a100-80gb": Accelerator(312e12, 80e9, 2.04e12),
+    "h100-80gb": Accelerator(989e12, 80e9, 3.35e12),
+    "h200-141gb": Accelerator(989e12, 141e9, 4.8e12),
+    "l40s-48gb": Accelerator(362e12, 48e9, 0.86e12),
+    "rtx4090-24gb": Accelerator(165e12, 24e9, 1.01e12),
+    # Measured: the two cores that ran the spider overlay. glibc's heap keeps holes between tensors of different passes.
+    "cpu": Accelerator(0.42e12, 24e9, 0.018e12, 0.5, 0.55e9, 3.0),
+}
+_KEYS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
+SHAPES = {  # from each model's published config.json: model_type, _KEYS, vocab_size, tie_word_embeddings
+    "SmolLM2-135M": ("llama", 576, 30, 9, 3, 1536, 49152, True),
+    "Qwen2.5-Coder-1.5B": ("qwen2", 1536, 28, 12, 2, 8960, 151936, True),
+    "Qwen2.5-Coder-3B": ("qwen2", 2048, 36, 16, 2, 11008, 151936, True),
+    "Qwen2.5-Coder-7B": ("qwen2", 3584, 28, 28, 4, 18944, 152064, False),
+    "Qwen2.5-Coder-14B": ("qwen2", 5120, 48, 40, 8, 13824, 152064, False),
+    "OmniSQL-7B": ("qwen2", 3584, 28, 28, 4, 18944, 152064, False),
+}
+
+
+class Cost(NamedTuple):
+    """All runs of a stage together; `memory` is the peak of one device in bytes."""
+
+    stage: str
+    runs: int
+    devices: int
+    tokens: float
+    flops: float
+    hours: float
+    memory: float
+
+
+def shape(model: PretrainedModel) -> Any:
+    """The transformers configuration of a local model, or the published one. Raises InputError if there is none."""
+    from transformers import AutoConfig
+
+    if model.source == "path":
+        try:
+            return AutoConfig.from_pretrained(model.name, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{model.name}/config.json: {str(error).splitlines()[0]}") from error
+    named = model.file if model.source == "wheel" else model.name
+    for name, (kind, *values) in SHAPES.items():
+        if name.lower() in named.lower():
+            keys = (*_KEYS, "vocab_size", "tie_word_embeddings")
+            return AutoConfig.for_model(kind, **dict(zip(keys, values, strict=True)))
+    raise InputError(f"config key base_model.name: no published shape of {model.name!r}; known: {', '.join(SHAPES)}")
+
+
+class Model:
+    """A model as a stage with `settings` trains it. `forward` and `training` are the FLOPs (a pass; forward and
+    backward) per token, per pair of positions that attend, per token that the head scores.
+    """
+
+    def __init__(self, config: Any, settings: Training) -> None:
+        self.config, self.settings = config, settings
+        whole = _weightless(config, settings)
+        self.trained = whole.num_parameters(only_trainable=True)
+        self.weights = whole.num_parameters() - (self.trained if settings.lora else 0)
+        self.head = whole.get_output_embeddings().weight.numel()
+        keys = next(module for name, module in whole.named_modules() if name.endswith("k_proj")).out_features
+        self.cache_bytes = 2 * 2 * config.num_hidden_layers * keys  # keys and values per token, bf16
+        self.forward = _flops(config, settings.model_copy(update={"lora": None}), backward=False)
+        self.training = _flops(config, settings, backward=True)
+        self.training[2] += 2 * self.head  # the packed pass computes the logits again in the backward pass
+
+    def state_bytes(self, devices: int, deepspeed: dict[str, Any]) -> float:
+        """Weights, gradients and optimiser state on one device."""
+        frozen = self.weights if self.settings.lora else 0
+        if not deepspeed:
+            return 16 * self.trained + 2 * frozen
+        offloaded = (deepspeed.get("offload_optimizer_device") or "none") != "none"
+        return 2 * (frozen + self.trained) + 2 * 2 * 5e8 + (0 if offloaded else 18 * self.trained / devices)
+
+    def pass_bytes(self, tokens: float, deepspeed: dict[str, Any]) -> float:
+        """What a training pass holds beside the state."""
+        hidden, layers = self.config.hidden_size, self.config.num_hidden_layers
+        per_hidden, per_unit, per_input = (34, 8, 2) if self.settings.lora or deepspeed else (44, 10, 4)
+        layer = per_hidden * hidden + per_unit * self.config.intermediate_size
+        kept = layers * hidden * per_input + layer if self.settings.gradient_checkpointing else layers * layer
+        return kept * tokens + (0 if self.settings.lora else 4 * self.head)
+
+    def sampling_bytes(self, prompts: float, prompt: float, size: int, response: float) -> float:
+        """What `size` completions for each of `prompts` hold at once."""
+        prefill = 2 * (4 * self.config.hidden_size + 3 * self.config.intermediate_size) * prompts * prompt
+        logits = 14 * self.config.vocab_size * prompts * size
+        return self.cache_bytes * prompts * (prompt + size * response) + max(prefill, logits)
+
+
+def _weightless(config: Any, settings: Training) -> Any:
+    """The model on the meta device, with LoRA and checkpointing as in `settings`."""
+    import torch
+    from peft import inject_adapter_in_model
+    from transformers import AutoModelForCausalLM
+
+    from sqlr1.train.trainer_config import lora_config
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").train()
+        if settings.gradient_checkpointing:
+            model.activation_checkpointing_enable()
+        return inject_adapter_in_model(lora_config(settings.lora), model) if settings.lora else model
+
+
+def _flops(config: Any, settings: Training, backward: bool) -> Any:
+    """FLOPs per token, pair and scored token: counted on two layers, for all of them."""
+    import numpy as np
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    two_layers = type(config).from_dict(config.to_dict() | {"num_hidden_layers": 2, "layer_types": None})
+    model = _weightless(two_layers, settings)
+    model.enable_input_require_grads()  # as in all layers but the first, whose input needs no gradient
+    work, counted = ((256, 1), (512, 1), (256, 256)), []
+    for length, scored in work:
+        ids = torch.zeros((1, length), dtype=torch.long, device="meta")
+        mask = torch.zeros((1, 1, length, length), device="meta")  # to make one, the model would read the ids
+        with FlopCounterMode(display=False) as counter:
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=scored).logits
+            if backward:
+                logits.sum().backward()
+        counted.append(counter.get_total_flops())
+    coefficients = np.linalg.solve([(length, length**2, scored) for length, scored in work], counted)
+    return coefficients * (config.num_hidden_layers / 2, config.num_hidden_layers / 2, 1)
+
+
+@dataclass
+class Planner:
+    """The stages of an experiment on an accelerator; `prompt` and `response` are mean lengths in tokens."""
+
+    config: Config
+    accelerator: Accelerator
+    prompt: float
+    response: float
+
+    def costs(self) -> list[Cost]:
+        """The stages that compute with the model, in order.
+
+        Raises InputError for a model of unknown shape or if a launcher's file is missing.
+        """
+        config, seeds, asked = self.config, len(self.config.seeds), 0
+        self.model = Model(shape(config.base_model), config.grpo)
+        for entry in filter(None, config.benchmarks.values()):
+            built_in = "{results}" in entry.questions
+            whole = config.synthesize.benchmark_questions if built_in else _BENCHMARK_QUESTIONS[entry.layout]
+            asked += entry.limit or whole
+        policies = 1 + seeds * ((config.cold_start.strategy != "none") + len(config.reward.variants))
+        select = self._answers("select", seeds, config.filter.rl_rows, config.select.n) if config.select.n else None
+        candidates = self._answers("candidates", policies, asked, config.candidates.n + 1)
+        return list(filter(None, (self._cold_start(), select, self._grpo(), candidates)))
+
+    def _cold_start(self) -> Cost:
+        settings, (devices, deepspeed) = self.config.cold_start, _launched(self.config.launch.cold_start)
+        model = Model(self.model.config, settings)
+        rows, length = _rows(settings, self.config.filter.cold_start_rows, devices), self.prompt + self.response
+        flops = model.training @ (rows * length, rows * length**2 / 2, rows * self.response)
+        # Responses are taken to be as long as GRPO's may be.
+        longest = self.config.prompt.max_length + self.config.grpo.max_completion_length
+        held = self._held(model.pass_bytes(settings.per_device_train_batch_size * longest, deepspeed))
+        memory, runs = model.state_bytes(devices, deepspeed) + held, len(self.config.seeds)
+        return _cost("cold_start", runs, devices, rows * length, flops, self._seconds(flops, devices), memory)
+
+    def _grpo(self) -> Cost:
+        settings, (devices, deepspeed) = self.config.grpo, _launched(self.config.launch.grpo)
+        select, validation, model = self.config.select, settings.validation, self.model
+        size, iterations = settings.num_generations, settings.num_iterations
+        response = min(self.response, settings.max_completion_length)
+        rows = min(self.config.filter.rl_rows, (select.n and select.rows) or math.inf)
+        prompts = _rows(settings, rows, devices, per_row=size)
+        if settings.max_steps > 0:
+            prompts /= iterations  # each batch of rollouts serves several of the steps
+        # A group is packed as [prompt | c1 .. cG]: the prompt counts once.
+        pairs = prompts * (self.prompt**2 / 2 + size * response * (self.prompt + response / 2))
+        work = prompts * (self.prompt + size * response), pairs, prompts * size * response
+        rescored = (settings.beta > 0) + (iterations > 1 or settings.use_vllm)  # by the reference, by the old policy
+        trained = iterations * (model.training @ work) + rescored * (model.forward @ work)
+        refills = settings.dynamic_sampling.refill_rounds / 2 if settings.dynamic_sampling else 0
+        batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+        steps, kept = prompts * size * iterations / (batch * devices), self.config.filter.validation_rows
+        answers = min(kept, validation.questions or kept) * (1 + math.ceil(steps / validation.every))
+        drawn, drawing = self._sampling(prompts * (1 + refills), size, response, batch, devices)
+        validated, validating = self._sampling(answers, 1, response, batch, devices)
+        tokens = (1 + refills + iterations) * work[0] + answers * (self.prompt + response)
+        seconds, flops = drawing + validating + self._seconds(trained, devices), drawn + validated + trained
+        memory = model.state_bytes(devices, deepspeed) + self._rollout_bytes(batch, deepspeed)
+        runs = len(self.config.seeds) * len(self.config.reward.variants)
+        return _cost("grpo", runs, devices, tokens, flops, seconds, memory)
+
+    def _rollout_bytes(self, batch: int, deepspeed: dict[str, Any]) -> float:
+        """GRPO's memory without the state of training."""
+        settings, model, prompt = self.config.grpo, self.model, self.config.prompt.max_length
+        size, rows, longest = (
+            settings.num_generations,
+            settings.per_device_train_batch_size,
+            settings.max_completion_length,
+        )
+        copies = 2 * model.weights if settings.lora or not deepspeed else 0
+        if settings.beta > 0 and not settings.lora:
+            copies += (2 if deepspeed else 4) * model.weights  # the reference
+        training = model.pass_bytes(max(1, rows / size) * prompt + rows * longest, deepspeed)
+        if not settings.use_vllm:
+            return copies + self._held(max(training, model.sampling_bytes(batch / size, prompt, size, longest)))
+        share = settings.vllm_gpu_memory_utilization if settings.vllm_mode == "colocate" else 0
+        both = self._held(training), share * self.accelerator.memory
+        return copies + (max(both) if settings.vllm_enable_sleep_mode else sum(both))
+
+    def _answers(self, stage: str, runs: int, questions: int, samples: int) -> Cost:
+        settings, model, prompt = getattr(self.config, stage), self.model, self.config.prompt.max_length
+        longest, weights = settings.max_new_tokens, 2 * model.weights
+        group, response = prompt + samples * longest, min(self.response, longest)
+        if settings.backend == "vllm":  # as many as fit
+            memory = _VLLM_SHARE * self.accelerator.memory
+            at_once = max(1, min(_VLLM_ROWS, (memory - weights) / (model.cache_bytes * group) * samples))
+        else:
+            at_once = samples * max(1, min(questions, settings.batch_tokens // group))
+            memory = weights + self._held(model.sampling_bytes(at_once / samples, prompt, samples, longest))
+        flops, seconds = self._sampling(questions, samples, response, at_once, 1)
+        return _cost(stage, runs, 1, questions * (self.prompt + samples * response), flops, seconds, memory)
+
+    def _sampling(
+        self, prompts: float, size: int, response: float, at_once: float, devices: int
+    ) -> tuple[float, float]:
+        """FLOPs and seconds of `size` completions per prompt, `at_once` of them on a device."""
+        model, rows, prompt = self.model, prompts * size, self.prompt
+        prefill = model.forward @ (prompts * prompt, prompts * prompt**2 / 2, 0)
+        decode = model.forward @ (rows * response, rows * response * (prompt + response / 2), rows * response)
+        weights = model.weights - (0 if model.config.tie_word_embeddings else model.head)
+        read = 2 * weights + model.cache_bytes * at_once * (prompt / size + response)
+        reading = rows / devices / at_once * response * read / (self.accelerator.bandwidth * _BANDWIDTH_USED)
+        return prefill + decode, self._seconds(prefill, devices) + max(self._seconds(decode, devices), reading)
+
+    def _held(self, needed: float) -> float:
+        return self.accelerator.process + self.accelerator.heap * needed
+
+    def _seconds(self, flops: float, devices: int) -> float:
+        return flops / (devices * self.accelerator.flops * self.accelerator.utilisation)
+
+
+def _cost(stage: str, runs: int, devices: int, tokens: float, flops: float, seconds: float, memory: float) -> Cost:
+    return Cost(stage, runs, devices, runs * tokens, runs * float(flops), runs * float(seconds) / 3600, memory)
+
+
+def _launched(command: str) -> tuple[int, dict[str, Any]]:
+    """Devices and DeepSpeed's settings, from the file that `accelerate launch --config_file` names."""
+    given = re.search(r"--config_file(?:\s+|=)['\"]?([^\s'\"]+)", command)
+    launcher = read_yaml(Path(given[1])) if given else {}
+    return max(1, launcher.get("num_processes", 1)), launcher.get("deepspeed_config") or {}
+
+
+def _rows(settings: Training, rows: float, devices: int, per_row: int = 1) -> float:
+    """How many rows are trained on, with repetitions; a row is `per_row` of the batch."""
+    if settings.max_steps <= 0:
+        return rows * settings.num_train_epochs
+    batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    return settings.max_steps * batch * devices / per_row
+
+
+def add_parser(commands: Any) -> None:
+    """Add the sub-command `plan` to argparse's sub-parsers."""
+    about = "what an experiment will cost"
+    parser = commands.add_parser("plan", help=about, description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser.add_argument("--configfile", type=Path, nargs="+", default=[], metavar="FILE", help="over config.yaml")
+    parser.add_argument("--accelerator", choices=ACCELERATORS, default="a100-80gb", help="(default: a100-80gb)")
+    parser.add_argument("--prompt-tokens", type=int, metavar="N", help="mean per prompt (default: the longest)")
+    parser.add_argument("--completion-tokens", type=int, metavar="N", help="mean per response (default: the longest)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the plan. Raises InputError for a missing file, a faulty key or a model of unknown shape."""
+    config, accelerator = read_config([Path("config.yaml"), *args.configfile]), ACCELERATORS[args.accelerator]
+    prompt = args.prompt_tokens or config.prompt.max_length
+    response = args.completion_tokens or config.grpo.max_completion_length
+    costs = Planner(config, accelerator, prompt, response).costs()
+    print(
+        f"{config.experiment} on {args.accelerator}: {prompt} tokens per prompt and {response} per response on average"
+    )
+    print("all runs of a stage together\n")
+    columns = ["stage", "runs", "devices", "tokens", "FLOPs", "hours", "GB per device"]
+    rows = [[*c[:3], f"{c.tokens:.3g}", f"{c.flops:.3g}", f"{c.hours:.3g}", f"{c.memory / 1e9:.1f}"] for c in costs]
+    print(markdown_table(columns, rows))
+    for cost in costs:
+        if cost.memory > accelerator.memory:
+            print(f"\n{cost.stage}: does not fit the {accelerator.memory / 1e9:.0f} GB of a device")
