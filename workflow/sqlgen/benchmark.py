@@ -21,10 +21,15 @@ def write_benchmark(folder: Path, questions: Sequence[Question], databases: Mapp
     schemas = {db_id: read_schema(path) for db_id, path in databases.items()}
     tables = [_spider_tables(db_id, schema) for db_id, schema in schemas.items()]
     plain = [q for q in questions if not q.evidence]
+    bird = [
+        {"question_id": number, "db_id": q.db_id, "question": q.question, "evidence": q.evidence, "SQL": q.sql}
+        | {"difficulty": _DIFFICULTY[q.sql_class]}
+        for number, q in enumerate(questions)
+    ]
     contents = {
         "spider/dev.json": [{"db_id": q.db_id, "query": q.sql, "question": q.question} for q in plain],
         "spider/tables.json": tables,
-        "bird/dev.json": [_bird_row(number, q) for number, q in enumerate(questions)],
+        "bird/dev.json": bird,
         "bird/dev_tables.json": tables,
     }
     for name, content in contents.items():
@@ -34,17 +39,6 @@ def write_benchmark(folder: Path, questions: Sequence[Question], databases: Mapp
         file.writelines(f"{q.sql}\t{q.db_id}\n" for q in plain)
     described = [_describe(databases[db_id], table) for db_id, schema in schemas.items() for table in schema.tables]
     return [*(folder / name for name in contents), gold, *described]
-
-
-def _bird_row(number: int, question: Question) -> dict[str, Any]:
-    return {
-        "question_id": number,
-        "db_id": question.db_id,
-        "question": question.question,
-        "evidence": question.evidence,
-        "SQL": question.sql,
-        "difficulty": _DIFFICULTY[question.sql_class],
-    }
 
 
 def _spider_tables(db_id: str, schema: Schema) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO, Any, TypeVar, overload
+from typing import IO, Any, TypeVar
 
 SQL_CLASSES = ("Simple", "Moderate", "Complex", "Highly Complex")
 # The nine question styles of OmniSQL.
@@ -122,15 +122,7 @@ class RecordFile(Sequence[Record]):
     def __iter__(self) -> Iterator[Record]:
         return stream_records(self.path, self.kind)
 
-    @overload
-    def __getitem__(self, number: int) -> Record: ...
-
-    @overload
-    def __getitem__(self, number: slice) -> list[Record]: ...
-
-    def __getitem__(self, number: int | slice) -> Record | list[Record]:
-        if isinstance(number, slice):
-            return [self[n] for n in range(len(self))[number]]
+    def __getitem__(self, number: int) -> Record:
         with readable(self.path), open(self.path, "rb") as file:
             file.seek(self._offsets[number])
             line = file.readline()
