@@ -1,6 +1,8 @@
 """The four parts of SQL-R1's reward in all cases of equations 2 to 5, and on real executions."""
 
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 
@@ -8,7 +10,7 @@ from sqlr1 import rewards
 from sqlr1.config import Reward
 from sqlr1.outcomes import Outcome, outcomes
 from sqlr1.prompt import format_response
-from sqlr1.rewards import reward_functions
+from sqlr1.rewards import PARTS, REWARDS, reward_functions
 from sqlr1.sandbox import Executor
 
 RIGHT = Outcome(True, True, True, think_length=100, answer_length=80, sql_length=60)
@@ -67,6 +69,16 @@ def test_weights_come_from_the_settings():
     settings = Reward.model_validate({"execution": {"right": 0.5, "wrong": 0}, "result": {"right": 10, "wrong": 0}})
     assert total(WRONG, settings=settings) == 1.5
     assert total(RIGHT, "no_length", settings) == 11.5
+
+
+def test_every_part_belongs_to_a_reward():
+    assert {part for variant in REWARDS.values() for part in variant.parts} == set(PARTS)
+
+
+def test_the_tables_can_be_read_without_heavy_libraries():
+    heavy = ("torch", "sqlglot", "pydantic", "transformers")
+    code = f"import sys, sqlr1.rewards, sqlr1.prompt; sys.exit([m for m in {heavy} if m in sys.modules] or 0)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.fixture(scope="module")

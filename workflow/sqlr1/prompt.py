@@ -1,8 +1,8 @@
 """THE prompt and THE response format: one for the cold start, GRPO and inference.
 
-A response is `<think>reasoning</think>` followed by `<answer>` with a fenced `sql` block `</answer>`: each tag
-exactly once and in that order; the SQL is the last `sql` fence inside the answer (SQL-R1, section 3.2). The cold
-start "SQL only" keeps the format with an empty think block.
+A response is `<think>reasoning</think><answer>...</answer>` with a fenced `sql` block in the answer: each tag exactly
+once and in this order. The SQL is in the last `sql` fence of the answer (SQL-R1, section 3.2). Cold-start strategies
+(`STRATEGIES`) differ in what they write into this format.
 """
 
 import re
@@ -48,7 +48,7 @@ def format_response(reasoning: str, sql: str) -> str:
 
 @dataclass(frozen=True)
 class Strategy:
-    """A cold start: `response` writes what a question teaches; None passes the base model on.
+    """A cold start: `response` writes the response to learn for a question; None copies the base model untrained.
 
     `published`: the paper's vote on BIRD dev, in percent, without and with RL (Qwen2.5-Coder-7B).
     """

@@ -1,14 +1,15 @@
-"""SQL-R1's reward: four pure functions over one cached outcome per completion (paper, equations 2 to 5).
+"""Rewards: pure functions of the outcome of a completion, and the sums of them to train with.
 
-With F = format right, E = the SQL executes within the limits, M = its result matches the gold's:
+SQL-R1's reward has four parts (paper, equations 2 to 5). F: the format is right; E: the SQL executes within the limits;
+M: its result matches that of the gold SQL.
 
     format     F: 1, else -1
     execution  F and E: 2; F and not E: -2; not F: 0
     result     F, E and M: 3; F, E and not M: -3; otherwise 0
     length     M: 0.5 * min(1, L / max_length) + len_sql / len_answer, L = len_think + len_answer; otherwise 0
 
-Lengths are characters, as in the released code. A right answer earns 6 to 7.5, a wrong result 0, an error -1, a bad
-format -1. There are two rewards of later work too: `binary` (1 / 0) and `graded` (1 / 0.1 / 0, Arctic-Text2SQL-R1).
+Lengths are in characters, as in the released code. A right answer earns 6 to 7.5, a wrong result 0, an error -1, a bad
+format -1. Two rewards from later work are also here: `binary` (1 / 0) and `graded` (1 / 0.1 / 0, Arctic-Text2SQL-R1).
 If the gold fails or the database is missing, the reward is None: the completion gets no advantage and does not count in
 its group's mean.
 
@@ -44,7 +45,7 @@ def execution_reward(outcome: Outcome, right: float = 2.0, wrong: float = -2.0) 
 
 
 def result_reward(outcome: Outcome, right: float = 3.0, wrong: float = -3.0) -> float:
-    """S_r, equation 4: only of a well-formed answer that executes.
+    """S_r, equation 4: 0 unless the answer is well-formed and executes.
 
     >>> result_reward(Outcome(True, True, False, 0, 20, 8)), result_reward(Outcome(True, False, False, 0, 20, 8))
     (-3.0, 0.0)
@@ -55,7 +56,7 @@ def result_reward(outcome: Outcome, right: float = 3.0, wrong: float = -3.0) -> 
 
 
 def length_reward(outcome: Outcome, max_length: int = 2048) -> float:
-    """S_l, equation 5: reasoning is worth writing up to `max_length`, padding the answer around the SQL is not.
+    """S_l, equation 5: pays for reasoning up to `max_length`, and for an answer that is mostly SQL.
 
     >>> length_reward(Outcome(True, True, True, think_length=1004, answer_length=20, sql_length=10), max_length=2048)
     0.75
@@ -72,13 +73,13 @@ def binary_reward(outcome: Outcome) -> float:
 
 
 def graded_reward(outcome: Outcome) -> float:
-    """1 for a well-formed match, 0.1 for one that merely executes, else 0 (Arctic-Text2SQL-R1)."""
+    """1 for a well-formed match, 0.1 for another answer that executes, else 0 (Arctic-Text2SQL-R1)."""
     if not (outcome.well_formed and outcome.executes):
         return 0.0
     return 1.0 if outcome.matches else 0.1
 
 
-# The parts by the name that they have in config, MLflow and figures.
+# The parts under their names in the configuration, MLflow and figures.
 PARTS: dict[str, Callable[..., float]] = {
     "format": format_reward,
     "execution": execution_reward,
