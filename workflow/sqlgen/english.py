@@ -11,32 +11,13 @@ from functools import lru_cache
 
 import inflect
 
-from sqlgen.naming import Names, names_year, plural
+from sqlgen.naming import WORDS, Names, names_year, plural
 from sqlgen.query_plan import Filter, Measure, QueryPlan, Ref, is_year
 from sqlr1.database.sql import exact
 
 _INFLECT = inflect.engine()
 _SLOT = re.compile("\x01[^\x02]*\x02")
-_MORE = ("greater than", "more than", "above", "over", "higher than", "larger than")
-_LESS = ("less than", "below", "under", "lower than", "smaller than")
-_FUNCTION_WORDS = {
-    "avg": ("average", "average", "mean"),
-    "sum": ("total", "total", "total", "summed"),
-    "min": ("minimum", "lowest", "smallest"),
-    "max": ("maximum", "highest", "largest"),
-}
-# Words that stand for a high or a low threshold, by the style that uses them.
-_HIDDEN = {
-    "vague": (
-        ("rather high", "on the high side", "quite large"),
-        ("rather low", "on the low side", "fairly small"),
-    ),
-    "metaphorical": (
-        ("up in the clouds", "a towering peak", "above the waterline"),
-        ("down in the valley", "a mere drop in the ocean"),
-    ),
-}
-HIDING = tuple(_HIDDEN)  # the styles that hide thresholds
+HIDING = tuple(WORDS["hidden"])  # the styles that hide thresholds
 
 
 def slot(text: object) -> str:
@@ -73,7 +54,7 @@ class Speaker:
         self.names = names
         self.rng = rng
         self.evidence: dict[str, str] = {}
-        self._hidden = _HIDDEN.get(style)
+        self._hidden = WORDS["hidden"].get(style)
 
     def pick(self, *options: str) -> str:
         """One of the options; repeat an option to make it likelier."""
@@ -112,7 +93,7 @@ class Speaker:
             return f"number of {self.pick('different', 'distinct')} {slot(plural(self.noun(plan, measure.ref)))}"
         noun = self.noun(plan, measure.ref)
         # The sum of a column named "total" is not its "total total".
-        words = [word for word in _FUNCTION_WORDS[measure.function] if word not in noun.split()]
+        words = [word for word in WORDS["functions"][measure.function] if word not in noun.split()]
         return f"{self.pick(*words)} {slot(noun)}"
 
     def value(self, value: object) -> str:
@@ -130,24 +111,11 @@ class Speaker:
         if op in ("between", "in", "not_in"):
             return self._of_several(op, value)
         if self._hidden and op[0] in "<>" and isinstance(value, (int, float)) and noun:
-            word = self.pick(*self._hidden[op[0] == "<"])
+            word = self.pick(*self._hidden["high" if op[0] == ">" else "low"])
             self.evidence[f"{noun} is {word}"] = f'{noun} "{word}" means {noun} {op} {exact(value)}'
             return f"is {word}"
         dated = isinstance(value, str) or (names_year(noun) and is_year(value))  # "3 years" is no date
-        forms = {
-            "=": ("is {}", "is {}", "equals {}"),
-            "!=": ("is not {}", "is not {}", "is other than {}", "differs from {}"),
-            ">": ("is after {}",) if dated else (*(f"is {w} {{}}" for w in _MORE), "exceeds {}"),
-            "<": ("is before {}",) if dated else tuple(f"is {w} {{}}" for w in _LESS),
-            ">=": ("is {} or later",) if dated else ("is at least {}", "is {} or more", "is no less than {}"),
-            "<=": ("is {} or earlier",) if dated else ("is at most {}", "is {} or less", "is no more than {}"),
-            "prefix": ("starts with {}", "begins with {}"),
-            "suffix": ("ends with {}", "ends in {}"),
-            "contains": ("contains {}", "includes {}", "has {} in it"),
-            "null": ("is missing", "is not recorded", "is unknown"),
-            "not_null": ("is recorded", "is known", "is not missing"),
-            "year": ("is in {}", "falls in {}", "is in the year {}"),
-        }[op]
+        forms = WORDS["dated" if dated and op[0] in "<>" else "predicates"][op]
         return self.pick(*forms).format(self.value(value))
 
     def _of_several(self, op: str, values: Sequence[object]) -> str:
@@ -159,10 +127,10 @@ class Speaker:
     def _compared(self, noun: str, op: str, value: QueryPlan) -> str:
         """A comparison with an aggregate: `is above the average age`."""
         measure = value.outputs[0]
-        word = self.pick(*_FUNCTION_WORDS[measure.function])
+        word = self.pick(*WORDS["functions"][measure.function])
         if op == "=":
             return f"is the {word} one" if not value.filters else f"equals the {word} {slot(noun)}"
-        relation = {">": self.pick(*_MORE), "<": self.pick(*_LESS), "!=": "different from"}[op]
+        relation = {name: self.pick(*words) for name, words in WORDS["relations"].items()}[op]
         of_all = f" of {self.filtered(value)}" if value.filters else self.pick("", "", " overall")
         return f"is {relation} the {word}{self.pick('', ' ' + slot(noun)) if not of_all else ' ' + slot(noun)}{of_all}"
 

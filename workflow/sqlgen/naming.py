@@ -3,31 +3,19 @@
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 
 import inflect
+import yaml
 
 from sqlgen.query_plan import is_year
 from sqlr1.database import Profile, Schema
 
 _INFLECT = inflect.engine()
-_EXPANSIONS = {
-    "acc": "account", "addr": "address", "amt": "amount", "avg": "average", "cat": "category", "cnt": "count",
-    "crs": "course", "cust": "customer", "dept": "department", "desc": "description", "dob": "date of birth",
-    "emp": "employee", "fname": "first name", "lname": "last name", "hiredate": "hire date", "max": "maximum",
-    "min": "minimum", "num": "number", "pct": "percentage", "prof": "professor", "qty": "quantity", "stu": "student",
-    "tel": "telephone", "yr": "year", "ref": "reference", "bday": "birthday", "lat": "latitude", "long": "longitude",
-    "lng": "longitude", "abbr": "abbreviation", "mgr": "manager", "ssn": "social security number", "wt": "weight",
-    "ht": "height", "dname": "department name", "pname": "project name", "sname": "student name", "pts": "points",
-}  # fmt: skip
+WORDS = yaml.safe_load(Path(__file__).with_name("english.yaml").read_text(encoding="utf-8"))
+_UNINFLECTED, _UNCOUNTED = (set(WORDS[name].split()) for name in ("uninflected", "uncounted"))
 _PARTICIPLES = ("ed", "ilt", "orn", "out", "eld", "old", "aid")
 _WHEN = {"on": "date", "in": "year"}
-_UNINFLECTED = {
-    "by", "from", "to", "in", "of", "at", "on", "for", "up", "no", "mf", "mfu", "acting", "feet", "m", "km", "billion",
-    "million", "mph",
-}  # fmt: skip
-_UNCOUNTED = {
-    "staff", "information", "equipment", "data", "history", "music", "weather", "mail", "furniture", "personnel",
-}  # fmt: skip
 
 
 def words(name: str) -> list[str]:
@@ -40,7 +28,7 @@ def words(name: str) -> list[str]:
     pieces = [piece.lower() for piece in re.split(r"[\s_\-.]+", spaced) if piece]
     if len(pieces) > 1 and pieces[-1] in _WHEN and pieces[-2].endswith(_PARTICIPLES):
         pieces = [_WHEN[pieces[-1]], *pieces[:-1]]
-    return _counted(" ".join(_EXPANSIONS.get(piece, piece) for piece in pieces).split())
+    return _counted(" ".join(WORDS["abbreviations"].get(piece, piece) for piece in pieces).split())
 
 
 def _counted(pieces: list[str]) -> list[str]:
@@ -55,7 +43,7 @@ def plural(noun: str) -> str:
     """The plural of a noun phrase, formed on its head: the last word before "of", or the last word."""
     head, of, rest = noun.partition(" of ")
     first, _, last = head.rpartition(" ")
-    if last in _UNCOUNTED or last in _UNINFLECTED or _is_plural(last) or not last.isalpha():
+    if last in _UNINFLECTED or _is_plural(last) or not last.isalpha():
         return noun
     if first and last.endswith(_PARTICIPLES) and first.split()[0] in ("date", "number", "amount", "year"):
         return f"{plural(first)} {last}"

@@ -3,19 +3,9 @@
 from dataclasses import dataclass
 
 from sqlgen.english import Speaker, listing, slot
-from sqlgen.naming import plural
+from sqlgen.naming import WORDS, plural
 from sqlgen.query_plan import COUNT, Measure, QueryPlan, Ref, SortKey
 
-# Superlatives of a column by a word in its noun: (highest, lowest).
-_SUPERLATIVES = {
-    "age": ("oldest", "youngest"),
-    "price": ("most expensive", "cheapest"),
-    "cost": ("most expensive", "cheapest"),
-    "height": ("tallest", "shortest"),
-    "weight": ("heaviest", "lightest"),
-    "length": ("longest", "shortest"),
-    "duration": ("longest", "shortest"),
-}
 _LATEST = dict.fromkeys(("date", "year"), ("latest", "earliest"))
 
 
@@ -134,7 +124,7 @@ def _superlative(speaker: Speaker, plan: QueryPlan) -> str:
     subject = speaker.subjects(plan) if many else slot(speaker.subject(plan))
     restriction = speaker.restriction(plan, many)
     dated = speaker.names.dated(plan.tables[order.key.occurrence], order.key.column)
-    adjectives = _SUPERLATIVES | (_LATEST if dated else {})
+    adjectives = WORDS["superlatives"] | (_LATEST if dated else {})
     known = next((pair for word, pair in adjectives.items() if word in noun.split()), None)
     if known and order.key.occurrence == 0 and speaker.rng.random() < 0.5 and len(noun.split()) <= 2:
         adjective = slot(known[0] if order.descending else known[1])
@@ -244,13 +234,7 @@ def _groups_having(speaker: Speaker, plan: QueryPlan, groups: _Groups, measures:
     also = _along_with(speaker, plan, measures)
     item = plan.having[0]
     if item.measure.function == "count":
-        forms = {
-            ">": ("more than {}", "over {}"),
-            ">=": ("at least {}", "{} or more"),
-            "<": ("fewer than {}", "less than {}"),
-            "<=": ("at most {}", "{} or fewer"),
-            "=": ("exactly {}",),
-        }[item.op]
+        forms = WORDS["counts"][item.op]
         number = speaker.pick(*forms).format(slot(item.value))
         noun = slot(speaker.subject(plan)) if item.value == 1 else speaker.subjects(plan)
         condition = f"{speaker.pick('with', 'that have', 'having')} {number} {noun}{restriction}"

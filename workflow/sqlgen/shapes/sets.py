@@ -4,49 +4,14 @@ import random
 from dataclasses import dataclass
 
 from sqlgen.english import Speaker
+from sqlgen.naming import WORDS
 from sqlgen.query_plan import Filter, QueryPlan
 from sqlgen.shapes.joined import chain, down, up
 from sqlgen.speakable import NoPlan, SpeakableDatabase, choose, require
 from sqlgen.sql_text import select
 from sqlgen.wording import CompoundPlan, Wording
 
-# By kind and operator. `left` and `right` are said by `_SIDES`; `subjects` are those of the left block.
-_FORMS = {
-    ("values", "intersect"): (
-        "the {nouns} that have both {left} and {right}",
-        "the {nouns} shared by {left} and {right}",
-        "the {nouns} of both {left} and {right}",
-    ),
-    ("values", "union"): (
-        "the different {nouns} of {left} or of {right}",
-        "the distinct {nouns} that have {left} or {right}",
-    ),
-    ("values", "except"): (
-        "the {nouns} that have {left} but no {right}",
-        "the different {nouns} of {left}, leaving out those of {right}",
-        "the {nouns} of {left}, except for those that also have {right}",
-    ),
-    ("entities", "intersect"): (
-        "the {nouns} of {left} and also {right}",
-        "the {nouns} shared by {left} and {subjects} {right}",
-    ),
-    ("entities", "except"): (
-        "the {nouns} of {left}, except those of {subjects} {right}",
-        "the {nouns} of {left} but not of any {subjects} {right}",
-    ),
-    ("tables", "intersect"): (
-        "the {nouns} that appear among both {left} and {right}",
-        "the {nouns} shared by {left} and {right}",
-    ),
-    ("tables", "union"): (
-        "all different {nouns} of {left} and {right} together",
-        "the {nouns} of any {left} or {right}",
-    ),
-    ("tables", "except"): (
-        "the {nouns} of {left} that no {right} have",
-        "the {nouns} of {left} that do not occur among {right}",
-    ),
-}
+# How the left and the right block are said, by kind.
 _SIDES = {
     "values": (Speaker.filtered, Speaker.filtered),
     "entities": (Speaker.filtered, Speaker.restriction),
@@ -72,7 +37,7 @@ class SetPlan(CompoundPlan):
         nouns, subjects = speaker.outputs(self.base, True), speaker.subjects(self.base)
         say_left, say_right = _SIDES[self.kind]
         left, right = say_left(speaker, self.base), say_right(speaker, self.other)
-        form = speaker.pick(*_FORMS[self.kind, self.operator])
+        form = speaker.pick(*WORDS["sets"][self.kind][self.operator])
         return Wording(form.format(nouns=nouns, left=left, right=right, subjects=subjects), True)
 
 
