@@ -112,8 +112,12 @@ def test_memory_limit(database):
     assert statuses == [Status.OK, Status.TOO_LARGE]
 
 
+@pytest.mark.alone
 def test_time_limit_stops_sqlite_itself(executor, database):
-    """Both ways: a long loop, stopped by SQLite, and one long call inside it, stopped by the kernel."""
+    """Both ways: a long loop, stopped by SQLite, and one long call inside it, stopped by the kernel.
+
+    Within 50 ms, so it runs alone; `test_hostile` has the same limits on a busy machine.
+    """
     one_call = "SELECT instr(hex(zeroblob(10000000)), hex(zeroblob(500000)) || '1')"
     for sql in (ENDLESS, one_call):
         for _ in range(4):  # on a busy machine the best of a few attempts counts

@@ -10,9 +10,12 @@ from sqlr1.records import sha256
 from sqlr1.sandbox import Executor, Limits, Pair, Query
 
 LIMITS = Limits(seconds=0.4, rows=20_000, result_bytes=8 << 20, memory_bytes=96 << 20, sql_length=60_000)
-# "Within 50 ms of the limit"; on a busy machine the best of a few attempts counts.
-LATENESS_SECONDS = 0.05
+# How late after the limit a statement may end: on a machine that other tests keep busy, and alone. Of a few attempts
+# the best counts.
+BUSY_SECONDS, ALONE_SECONDS = 1.0, 0.05
 ATTEMPTS = 4
+# What other tests may write meanwhile.
+CACHES = {".hypothesis", ".pytest_cache"}
 
 OK, FAILED, REFUSED, TIME, LARGE = "ok", "failed", "refused", "timed_out", "too_large"
 N = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
@@ -208,7 +211,8 @@ def database(folder):
 def witnesses(folder):
     """What no statement may change: the files beside the database, and what lies where a process might put a file."""
     hashes = {path: sha256(path) for path in folder.iterdir()}
-    return hashes, [sorted(path.iterdir()) for path in (folder.parent, Path.cwd(), Path("/"))]
+    around = (folder.parent, Path.cwd(), Path("/"))
+    return hashes, [sorted(file for file in path.iterdir() if file.name not in CACHES) for path in around]
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +227,16 @@ def test_there_are_enough_cases():
 
 @pytest.mark.parametrize(("sql", "statuses"), [pytest.param(*case[1:], id=case[0]) for case in CASES])
 def test_statement_is_contained(executor, database, folder, sql, statuses):
+    check_contained(executor, database, folder, sql, statuses, BUSY_SECONDS)
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize(("sql", "statuses"), [pytest.param(*case[1:], id=case[0]) for case in CASES])
+def test_statement_ends_within_50_ms_of_the_limit(executor, database, folder, sql, statuses):
+    check_contained(executor, database, folder, sql, statuses, ALONE_SECONDS)
+
+
+def check_contained(executor, database, folder, sql, statuses, lateness):
     sql = sql.replace("{folder}", str(folder)).replace("{database}", str(database))
     before = witnesses(folder)
     for _ in range(ATTEMPTS):
@@ -231,12 +245,12 @@ def test_statement_is_contained(executor, database, folder, sql, statuses):
         late = time.perf_counter() - start - LIMITS.seconds
         # On a busy machine a statement may run out of time that otherwise would not; nothing else is tried again.
         assert execution.status in statuses | {TIME}, execution.error
-        if late < LATENESS_SECONDS and execution.status in statuses:
+        if late < lateness and execution.status in statuses:
             break
     assert execution.status in statuses, execution.error
     assert (execution.rows is not None) == (execution.status == OK)
     assert execution.error or execution.status == OK
-    assert late < LATENESS_SECONDS
+    assert late < lateness
     assert witnesses(folder) == before
     [healthy] = executor.execute([Query(database, "SELECT count(*), max(name) FROM item")])
     assert healthy.rows == [(1_500, "item number 999")]

@@ -101,7 +101,7 @@ def test_what_is_killed_earns_rewards(folder, whole):
 
 
 def test_an_orphan_and_its_successor_never_write_the_same_folder(folder, whole):
-    """Not even if the settings have changed in between."""
+    """Not even if the settings have changed in between. Some 20 s: three runs of a stage."""
     call = [*command(folder, "candidates", "orphan"), "--seed", "1"]
     orphan = subprocess.Popen(call, cwd=folder, stderr=subprocess.DEVNULL)
     while not (folder / "orphan").exists():
