@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlglot import exp
 from tqdm import tqdm
 
-from sqlr1.config import FilterRules
 from sqlr1.data.mentions import unmentioned_value
 from sqlr1.data.processes import executor_processes
 from sqlr1.data.similarity import QuestionIndex, Sketch, sketches
@@ -27,6 +27,9 @@ from sqlr1.database.tie_probes import (
 )
 from sqlr1.records import Question
 from sqlr1.sandbox import Executor, Limits, Query, Status
+
+if TYPE_CHECKING:
+    from sqlr1.config import FilterRules
 
 REASONS = (
     "not_parsed", "not_select", "non_deterministic",
@@ -63,7 +66,7 @@ def filter_rows(
     rows: Sequence[Question],
     paths: Mapping[str, Path],
     benchmark: Benchmark,
-    rules: FilterRules,
+    rules: "FilterRules",
     limits: Limits,
     workers: int,
 ) -> list[str | None]:
@@ -77,7 +80,8 @@ def filter_rows(
         groups.setdefault(row.db_id, []).append(number)
     tasks = [(numbers, paths[db_id]) for db_id, numbers in groups.items()]
     reasons: list[str | None] = [None] * len(rows)
-    make = partial(_Filter, rows, benchmark, rules)
+    # Plain values: to unpickle the model, each process would load pydantic (8 MB).
+    make = partial(_Filter, rows, benchmark, rules.model_dump())
     with executor_processes(make, limits, 1 if len(rows) < _WORTH_A_PROCESS else workers) as run:
         found = tqdm(run(tasks), total=len(tasks), desc="filter", unit="database", disable=None)
         for numbers, group in zip(groups.values(), found, strict=True):
@@ -101,12 +105,14 @@ class _Candidate:
 class _Filter:
     """Finds the reasons to drop rows, one database at a time."""
 
-    def __init__(self, rows: Sequence[Question], benchmark: Benchmark, rules: FilterRules, executor: Executor) -> None:
+    def __init__(
+        self, rows: Sequence[Question], benchmark: Benchmark, rules: Mapping[str, float], executor: Executor
+    ) -> None:
         self._rows = rows
         self._benchmark = benchmark
         self._rules = rules
         self._executor = executor
-        self._contaminated = QuestionIndex(rules.contamination)
+        self._contaminated = QuestionIndex(rules["contamination"])
         for sketch in sketches(benchmark.questions):
             self._contaminated.add(sketch)
 
@@ -192,10 +198,10 @@ class _Filter:
 class _Kept:
     """The kept rows of a database, which later rows must not repeat."""
 
-    def __init__(self, rules: FilterRules) -> None:
-        self._most = rules.max_per_sql
+    def __init__(self, rules: Mapping[str, float]) -> None:
+        self._most = rules["max_per_sql"]
         self._forms: Counter[str] = Counter()
-        self._questions = QuestionIndex(rules.near_duplicate)
+        self._questions = QuestionIndex(rules["near_duplicate"])
 
     def repetitions(self, candidates: list[_Candidate]) -> Iterator[str | None]:
         """The reason to drop each candidate as a repetition; a candidate without one is kept."""

@@ -6,15 +6,18 @@ Rows are known by their numbers, and subsets are lists of numbers: the rows them
 import random
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from sqlr1.config import Filter
 from sqlr1.records import SQL_CLASSES, InputError, Question
+
+if TYPE_CHECKING:
+    from sqlr1.config import Filter
 
 SUBSETS = ("validation", "rl", "cold_start")
 
 
 def divide(
-    rows: Sequence[Question], reasons: Sequence[str | None], settings: Filter, seed: int
+    rows: Sequence[Question], reasons: Sequence[str | None], settings: "Filter", seed: int
 ) -> tuple[dict[str, list[int]], list[int]]:
     """(the numbers of each subset's rows, the numbers of rows over a quota), of the rows without a reason to drop them.
 
