@@ -66,11 +66,14 @@ rule ablation_cold_start:
 
 
 onsuccess:
-    logger.info(f"Results: {RESULTS}/   Report: {RESULTS}/report.md   Log: {log[0]}   Runs in MLflow: make ui")
+    made = f"   Report: {RESULTS}/report.md" if os.path.exists(f"{RESULTS}/report.md") else ""
+    logger.info(f"Results: {RESULTS}/{made}   Log: {' '.join(map(str, log))}   Runs in MLflow: make ui")
 
 
 onerror:
-    logger.error(f"Failed. The failed job's log is named above; Snakemake's own: {log[0]}. Runs in MLflow: make ui")
+    logger.error(
+        f"Failed. The failed job's log is named above; Snakemake's own: {' '.join(map(str, log))}. Runs in MLflow: make ui"
+    )
     logger.error(
         "Finished jobs are kept: the same command continues from there, training from its last checkpoint."
     )

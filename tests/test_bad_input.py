@@ -29,7 +29,7 @@ def default_config(checkout):
         ("candidates", "temperature", -1, "config key candidates.temperature: -1: input should be greater than or"),
         ("cold_start", "strategy", "sft", "config key cold_start.strategy: 'sft': input should be 'none', 'sql_only'"),
         ("prompt", "max_length", "long", "config key prompt.max_length: 'long': input should be a valid integer"),
-        ("cold_start", "max_steps", 0, "config key cold_start.max_steps: 0 is no number of steps"),
+        ("cold_start", "max_steps", 0, "config key cold_start.max_steps: must not be 0"),
         ("grpo", "learning_rate", float("nan"), "config key grpo.learning_rate: nan is not a finite number"),
         ("grpo", "num_generations", 5, "config key grpo.num_generations: 5 does not divide the 32 completions"),
         ("select", "low", 0.995, "config key select.high: 0.99 is below select.low, 0.995"),

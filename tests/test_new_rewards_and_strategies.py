@@ -1,4 +1,4 @@
-"""A new reward is an edit of rewards.py alone, and a new cold-start strategy an edit of prompt.py alone."""
+"""A new reward is an edit of rewards.py alone, and a new cold-start strategy an edit of strategies.py alone."""
 
 import json
 import os
@@ -21,7 +21,7 @@ EDITS = {
         '    "graded": graded_reward,\n': '    "graded": graded_reward,\n    "brevity": brevity_reward,\n',
         "\n}\n\nReward =": '\n    "brief": RewardVariant(("result", "brevity"), "GRPO (brief)", True),\n}\n\nReward =',
     },
-    "prompt.py": {
+    "strategies.py": {
         "\nSTRATEGIES = {\n": "\nSTRATEGIES = {\n"
         '    "repeat": Strategy("cold start (repeat)", lambda q: format_response(q.question, q.sql)),\n',
     },
@@ -37,7 +37,7 @@ import json
 from schemas.generate import schema
 from sqlr1.config_files import load_sections
 from sqlr1.outcomes import Outcome
-from sqlr1.prompt import STRATEGIES
+from sqlr1.strategies import STRATEGIES
 from sqlr1.records import Question
 from sqlr1.report.policies import policy_label
 from sqlr1.rewards import reward_functions

@@ -14,6 +14,7 @@ from sqlr1.config import ColdStart, Config, Grpo, plain
 from sqlr1.config_files import load, read_config
 from sqlr1.records import SQL_CLASSES, InputError
 from sqlr1.rewards import reward_functions
+from sqlr1.sandbox import Limits
 from sqlr1.train.trainer_config import grpo_config, lora_config, sft_config
 
 FOLDER = ROOT / "workflow/config"
@@ -41,7 +42,7 @@ def test_an_experiment_builds_its_real_configurations(name, tmp_path):
     assert grpo.num_generations == config.grpo.num_generations
     assert (lora_config(config.grpo.lora) is None) == (config.grpo.lora is None)
     assert list(reward_functions(config.reward, "full")) == ["format", "execution", "result", "length"]
-    assert config.execution.limits().seconds == config.execution.seconds
+    assert Limits.of(config.execution).seconds == config.execution.seconds
 
 
 def test_the_paper_settings_need_a_size():

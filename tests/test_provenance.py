@@ -90,3 +90,12 @@ def test_the_generator_counts_for_who_imports_it(package, tmp_path):
     (tmp_path / "sqlgen/words.py").write_text("import sqlr1.lazy\n")
     (package / "stages/three.py").write_text("import sqlgen.words\n")
     assert {"sqlgen/words.py", "sqlr1/lazy.py"} <= set(provenance.sources("sqlr1.stages.three"))
+
+
+def test_only_what_fills_in_a_template_depends_on_it():
+    users = {
+        path.stem
+        for path in (Path(provenance.__file__).parent / "stages").glob("*.py")
+        if any(source.endswith(".j2") for source in provenance.sources(f"sqlr1.stages.{path.stem}"))
+    }
+    assert users == {"report", "ablation"}

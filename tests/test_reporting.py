@@ -34,7 +34,8 @@ from sqlr1.report.score_tables import (
     report_policies,
     score_rows,
 )
-from sqlr1.report.tables import markdown_table, render
+from sqlr1.report.tables import markdown_table
+from sqlr1.report.templates import render
 from sqlr1.stages import ablation
 from sqlr1.train.monitor import COLLAPSE
 

@@ -2,7 +2,6 @@ import itertools
 import os
 import shlex
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -10,14 +9,13 @@ from snakemake.logging import logger
 from snakemake.settings.types import DeploymentMethod
 
 PACKAGES = Path(workflow.basedir) / "workflow"
-INSTALLED = find_spec("sqlr1")
 # This checkout's code is used, whichever checkout is installed in the environment.
 sys.path.insert(0, str(PACKAGES))
 
 from sqlr1.config import plain
 from sqlr1.config_files import load
 from sqlr1.model.base import MODEL_FILES, local_files
-from sqlr1.prompt import STRATEGIES
+from sqlr1.strategies import STRATEGIES
 from sqlr1.provenance import settings, sources
 from sqlr1.records import InputError
 from sqlr1.rewards import REWARDS
@@ -27,20 +25,19 @@ try:
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
-DATA_ROOT = os.environ.setdefault("SQLR1_DATA", os.path.expanduser(CONFIG.data.root))
+if not os.environ.get("SQLR1_DATA"):
+    os.environ["SQLR1_DATA"] = os.path.expanduser(CONFIG.data.root)
+DATA_ROOT = os.environ["SQLR1_DATA"]
 # Threads that spin for long while they wait make two jobs on the same cores tens of times slower; threads that sleep
 # at once make small products, of which decoding consists, half as fast. Read by libgomp (torch on Linux).
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-# Jobs use the Python that runs Snakemake, unless each rule has a conda environment; that one holds the libraries alone.
-CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
-if not CONDA:
-    shell.prefix(f'set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; ')
-if CONDA or INSTALLED is None or Path(INSTALLED.origin).parents[1] != PACKAGES:
-    if os.environ.setdefault("PYTHONPATH", str(PACKAGES)).split(os.pathsep)[0] != str(PACKAGES):
-        raise WorkflowError(
-            f"jobs would not find this checkout's code: put {PACKAGES} first in PYTHONPATH, or unset it"
-        )
+# Jobs use this checkout's code, and the Python that runs Snakemake unless each rule has a conda environment. (Doubled
+# braces, because Snakemake formats the prefix.)
+PREFIX = f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(PACKAGES))}" + '"${{PYTHONPATH:+:$PYTHONPATH}}"; '
+if DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:
+    PREFIX += f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:" + '"$PATH"; '
+shell.prefix(PREFIX)
 
 RESULTS = f"results/{CONFIG.experiment}"
 # A stage depends on the libraries too: another version of one may give other results.

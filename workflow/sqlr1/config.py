@@ -30,10 +30,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from sqlr1.prompt import STRATEGIES
 from sqlr1.records import SQL_CLASSES, STYLES
 from sqlr1.rewards import PARTS, REWARDS
 from sqlr1.sandbox import Limits
+from sqlr1.strategies import STRATEGIES
 
 DOMAINS = sorted(path.stem for path in (Path(__file__).parents[1] / "sqlgen/domains").glob("*.yaml"))
 
@@ -122,7 +122,7 @@ class Mix(Section):
     databases: str
     """Folder with the databases."""
     limit: PositiveInt | None = None
-    """At most so many rows, drawn by seed."""
+    """Maximum number of rows, sampled with the seed."""
     missing: Literal["error", "skip"] = "error"
     """What to do with rows whose database is absent or that lack a field."""
     classes: dict[SqlClass, PositiveInt] | None = None
@@ -193,6 +193,8 @@ class Synthesize(Section):
     def _known(cls, domains: list[str], info: ValidationInfo) -> list[str]:
         if unknown := [name for name in domains if name not in DOMAINS]:
             raise _error(unknown_key(unknown[0], DOMAINS), unknown[0])
+        if len(set(domains)) < len(domains):
+            raise _error(f"{domains} names a domain twice")
         if both := sorted(set(domains) & set(info.data.get("domains", ()))):
             raise _error(f"{', '.join(both)} is also in synthesize.domains")
         return domains
@@ -268,10 +270,6 @@ class Execution(Section):
     comparison_seconds: PositiveFloat = Limits.comparison_seconds
     """CPU time to compare a result with the gold's."""
 
-    def limits(self, seconds: float | None = None) -> Limits:
-        """These limits for the sandbox; `seconds` replaces the wall time."""
-        return Limits(**self.model_dump() | ({"seconds": seconds} if seconds else {}))
-
 
 class Lora(Section):
     """PEFT's LoraConfig."""
@@ -328,7 +326,7 @@ class Training(Section):
     @classmethod
     def _some_steps(cls, steps: int) -> int:
         if steps == 0:
-            raise _error("0 is no number of steps; -1 goes by num_train_epochs")
+            raise _error("must not be 0; use -1 to train for num_train_epochs")
         return steps
 
     @field_validator("save_steps")
@@ -406,10 +404,6 @@ class _RewardKeys(Section):
     """The rewards an experiment trains with; curves and examples show the first."""
     semantics: Literal["bird", "spider"] = "bird"
     """Which comparison decides that a result is right."""
-
-    def weights(self, part: str) -> dict[str, Any]:
-        """The keyword arguments of a part's function."""
-        return getattr(self, part).model_dump() if part in type(self).model_fields else {}
 
     @field_validator("variants")
     @classmethod
@@ -529,7 +523,7 @@ class BenchmarkOptions(Section):
     layout: Literal["spider", "bird"]
     """spider (execution match) or bird (set comparison): the layout of the files, and the headline metric."""
     limit: PositiveInt | None = None
-    """Score so many questions, drawn by a fixed seed; null scores all."""
+    """Number of questions to score, sampled with a fixed seed; null scores all."""
     seconds: PositiveFloat | None = None
     """Wall time a query may take in scoring (official: 30); null: execution.seconds."""
 
@@ -621,9 +615,18 @@ SECTIONS: dict[str, type[Section]] = {
 } | {"benchmark": BenchmarkOptions}
 
 
+# Keys that a rule passes as an argument, one value per job, instead of the section's own value.
+CHOSEN_PER_JOB = {"strategy", "variants"}
+
+
 def plain(section: Section, *without: str) -> dict[str, Any]:
-    """A section as JSON values under its keys' names in YAML, but for the keys `without`."""
-    return section.model_dump(mode="json", by_alias=True, exclude=set(without))
+    """A section as JSON values under its keys' names in YAML, but for the keys `without`.
+
+    A key that is chosen per job is left out too, unless it was given: its default would be a false record.
+    """
+    return section.model_dump(
+        mode="json", by_alias=True, exclude={*without, *CHOSEN_PER_JOB - section.model_fields_set}
+    )
 
 
 def unknown_key(name: str, known: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from sqlr1.config import SECTIONS, Config, Section, unknown_key
 from sqlr1.records import InputError
 
 # What pydantic adds to the path of a key: the member of a union, and whether a mapping's key is at fault.
-_OF_PYDANTIC = re.compile(r"[\[\] (]|^(int|float|str|list|constrained-.*)$")
+_OF_PYDANTIC = re.compile(r"\[|^(int|float|str|constrained-.*)$")
 
 
 def load(config: Mapping[str, Any]) -> Config:
@@ -22,8 +22,10 @@ def load(config: Mapping[str, Any]) -> Config:
 
 
 def load_sections(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The sections of a stage's settings as models, other values as they are. Raises InputError naming every fault."""
-    found, faults = {}, []
+    """The sections of a stage's settings as models, other values as they are. Raises InputError naming every fault, and
+    when a section is read that was not given.
+    """
+    found, faults = _Given(), []
     for name, value in settings.items():
         try:
             found[name] = _validated(SECTIONS[name], value, f"{name}.") if name in SECTIONS else value
@@ -32,6 +34,11 @@ def load_sections(settings: Mapping[str, Any]) -> dict[str, Any]:
     if faults:
         raise InputError("; ".join(faults))
     return found
+
+
+class _Given(dict[str, Any]):
+    def __missing__(self, name: str) -> Any:
+        raise InputError(f"--settings: section {name!r} is missing; {{}} takes its defaults")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

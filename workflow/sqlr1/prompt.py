@@ -6,10 +6,7 @@ once and in this order. The SQL is in the last `sql` fence of the answer (SQL-R1
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-
-from sqlr1.records import Question
 
 INSTRUCTION = "Answer with one SQLite query. Format: <think>reasoning</think><answer>```sql\nquery\n```</answer>"
 
@@ -44,28 +41,6 @@ def format_response(reasoning: str, sql: str) -> str:
     'SELECT count(*) FROM t'
     """
     return f"<think>{reasoning.strip()}</think><answer>```sql\n{sql.strip()}\n```</answer>"
-
-
-@dataclass(frozen=True)
-class Strategy:
-    """A cold start: `response` writes the response to learn for a question; None copies the base model untrained.
-
-    `published`: the paper's vote on BIRD dev, in percent, without and with RL (Qwen2.5-Coder-7B).
-    """
-
-    label: str
-    response: Callable[[Question], str] | None
-    published: tuple[float, float] | None = None
-
-
-# A strategy needs no other edit than a row here: targets, schema, tables and labels follow from it.
-STRATEGIES = {
-    "none": Strategy("base model", None, (58.2, 63.1)),
-    "sql_only": Strategy("cold start (SQL only)", lambda question: format_response("", question.sql)),
-    "reasoning": Strategy(
-        "cold start (reasoning)", lambda question: format_response(question.reasoning, question.sql), (57.0, 59.2)
-    ),
-}
 
 
 def parse_response(completion: str) -> Response:

@@ -118,9 +118,10 @@ Reward = Callable[[Outcome], float | None]
 
 
 def reward_functions(settings: Any, variant: str) -> dict[str, Reward]:
-    """The parts of reward `variant` by name, with the weights of the config section `reward`."""
-    return {part: _of_judged(PARTS[part], settings.weights(part)) for part in REWARDS[variant].parts}
+    """The parts of reward `variant` by name, with the weights of the config section `reward` (a `config.Reward`)."""
 
+    def of_judged(part: str) -> Reward:
+        weights = getattr(settings, part).model_dump() if part in type(settings).model_fields else {}
+        return lambda outcome: PARTS[part](outcome, **weights) if outcome.judged else None
 
-def _of_judged(function: Callable[..., float], weights: dict[str, Any]) -> Reward:
-    return lambda outcome: function(outcome, **weights) if outcome.judged else None
+    return {part: of_judged(part) for part in REWARDS[variant].parts}

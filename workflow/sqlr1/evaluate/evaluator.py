@@ -189,7 +189,7 @@ def summarise(rows: Sequence[Row], bootstrap: Bootstrap) -> dict[str, dict[str, 
     """`{measure: {method: {"all" | difficulty: estimate}}}` of the rows of an evaluation.
 
     Measures are the metrics and the shares of executable and of well-formed answers. Methods are `greedy` and, with
-    samples, `vote` and `pass@1`, `pass@n` (of a share: `samples`). What a gold's fault leaves undecided is not counted.
+    samples, `vote` and `pass@1`, `pass@n` (of a share: `samples`). Questions whose gold cannot be run are left out.
     """
     measures = [*METRICS, *(["r_ves"] if rows and "r_ves" in rows[0]["greedy"] else []), *SHARES]
     return {measure: _by_method([(row, _values(row, measure)) for row in rows], bootstrap) for measure in measures}

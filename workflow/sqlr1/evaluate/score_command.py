@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,10 @@ def run(args: argparse.Namespace) -> None:
     with Executor(args.workers, limits, args.cache) as executor:  # its workers start while the files are read
         questions = read_questions(args.benchmark, args.questions)
         answers = read_answers(args.predictions, questions)
-        found = evaluate(executor, args.benchmark, questions, args.databases, answers, args.ves)
+        # A question without a prediction is named as that, whether or not its database is here.
+        asked = [question for question in questions if question.index in answers]
+        found = evaluate(executor, args.benchmark, asked, args.databases, answers, args.ves)
+        found = replace(found, unanswered=[q.index for q in questions if q.index not in answers])
     if args.out:
         write_jsonl(args.out, map(_record, found.scored))
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's threads are not used, and take long to start

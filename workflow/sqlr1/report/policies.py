@@ -1,7 +1,7 @@
 """Score runs grouped into policies: base model, cold start, cold start + GRPO; estimates are pooled over seeds.
 
-Labels, their order and the paper's numbers come from `prompt.STRATEGIES` and `rewards.REWARDS`. A name that is not in
-these tables is its own label and has no number of the paper's.
+Labels, their order and the paper's numbers come from `strategies.STRATEGIES` and `rewards.REWARDS`. A name that is not
+in these tables is its own label and has no number of the paper's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,9 @@ from typing import Any
 
 from sqlr1.evaluate.evaluator import in_order
 from sqlr1.evaluate.statistics import Bootstrap, Estimate, Scores, paired_differences, pass_at_k, pooled
-from sqlr1.prompt import STRATEGIES
 from sqlr1.records import InputError, read_json, read_jsonl
 from sqlr1.rewards import REWARDS
+from sqlr1.strategies import STRATEGIES
 
 WITHOUT_RL = "no_rl"
 Policy = tuple[str, str]  # (cold-start strategy, reward variant)

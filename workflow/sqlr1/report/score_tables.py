@@ -6,7 +6,6 @@ from typing import Any
 
 from sqlr1.evaluate.evaluator import in_order
 from sqlr1.evaluate.statistics import Bootstrap, Estimate, mcnemar_exact, paired_differences, sign_flip
-from sqlr1.prompt import STRATEGIES
 from sqlr1.records import InputError
 from sqlr1.report.figures import Rows
 from sqlr1.report.policies import (
@@ -20,8 +19,10 @@ from sqlr1.report.policies import (
     pooled_estimate,
     select,
 )
-from sqlr1.report.tables import markdown_table, render
+from sqlr1.report.tables import markdown_table
+from sqlr1.report.templates import render
 from sqlr1.rewards import REWARDS
+from sqlr1.strategies import STRATEGIES
 
 ABLATIONS = ("ablation_reward", "ablation_cold_start")
 ESTIMATES = ("greedy", "greedy_change", "vote", "vote_change")

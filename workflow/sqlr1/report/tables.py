@@ -1,4 +1,4 @@
-"""Tables as Markdown and CSV, and Markdown documents from the templates beside this module."""
+"""Tables as Markdown and CSV."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,23 +27,3 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
     with atomic_write(path) as file:
         DataFrame(rows, dtype=object).to_csv(file, index=False, lineterminator="\n")
-
-
-def render(template: str, **values: Any) -> str:
-    """Fill in `templates/TEMPLATE`; a name that it uses and that is not given is an error."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    folder = FileSystemLoader(Path(__file__).parent / "templates")
-    environment = Environment(
-        loader=folder, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.globals |= {"table": markdown_table, "fence": fence}
-    return environment.get_template(template).render(values)
-
-
-def fence(text: str, language: str) -> str:
-    """A fenced block. A model may write any number of backticks: the fence is longer than any run of them."""
-    ticks = "```"
-    while ticks in text:
-        ticks += "`"
-    return f"{ticks}{language}\n{text}\n{ticks}"

@@ -85,6 +85,11 @@ class Limits:
     expression_depth: int = 500
     comparison_seconds: float = 10.0
 
+    @classmethod
+    def of(cls, settings: Any, seconds: float | None = None) -> "Limits":
+        """The limits in the config section `execution`; `seconds` replaces its wall time."""
+        return cls(**settings.model_dump() | ({"seconds": seconds} if seconds else {}))
+
 
 @dataclass(frozen=True)
 class Query:

@@ -18,6 +18,7 @@ from sqlr1.data.filtering import REASONS, Benchmark, filter_rows
 from sqlr1.data.readers import read_questions
 from sqlr1.data.split import SUBSETS, divide
 from sqlr1.records import Catalogue, InputError, Question, RecordFile, atomic_write, read_json, write_json, write_jsonl
+from sqlr1.sandbox import Limits
 from sqlr1.stages.common import Job, add_workers, data_root, stage, stage_parser
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     add_workers(parser)
     with stage("filter", parser, argv, inputs=["questions", "catalogue", "benchmark"]) as job:
-        settings, limits = job.settings["filter"], job.settings["execution"].limits()
+        settings, limits = job.settings["filter"], Limits.of(job.settings["execution"])
         rows = RecordFile(job.args.questions, Question)
         paths = _paths(rows, Catalogue(job.args.catalogue, data_root()))
         benchmark = Benchmark.of(q for path in job.args.benchmark for q in read_questions(_layout(path), path))

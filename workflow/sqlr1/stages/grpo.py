@@ -19,7 +19,7 @@ from sqlr1.model.base import MODEL_FILES, load_tokenizer, model_folder
 from sqlr1.model.numerics import fix_numerics, native_precision
 from sqlr1.records import Catalogue, InputError, Question, read_records
 from sqlr1.rewards import REWARDS, reward_functions
-from sqlr1.sandbox import Executor
+from sqlr1.sandbox import Executor, Limits
 from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, data_root, stage, stage_parser
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def _train(job: Job) -> None:
     source = model_folder(job.args.model_manifest)
     tokenizer = load_tokenizer(source)
     rows, validation = _rows(job, tokenizer)
-    limits = job.settings["execution"].limits()
+    limits = Limits.of(job.settings["execution"])
     with Executor(job.args.workers, limits, cache=GOLD_CACHE) as executor:
         reward = ExecutionReward(executor, weights.semantics, reward_functions(weights, job.args.reward_variant))
         validate = Validate(validation, reward, settings.validation.every)

@@ -26,7 +26,8 @@ from sqlr1.report import curves, data_tables, score_tables
 from sqlr1.report.examples import choose_examples
 from sqlr1.report.figures import curve_panels, interval_panels, save
 from sqlr1.report.policies import ScoreRun, benchmarks_of, load_runs, select
-from sqlr1.report.tables import render, write_csv
+from sqlr1.report.tables import write_csv
+from sqlr1.report.templates import render
 from sqlr1.stages.common import LIBRARIES, Job, stage, stage_parser
 
 logger = logging.getLogger(__name__)

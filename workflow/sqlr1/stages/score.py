@@ -24,7 +24,7 @@ from sqlr1.evaluate.formats import (
 from sqlr1.evaluate.statistics import Bootstrap, Estimate
 from sqlr1.records import InputError, write_json, write_jsonl
 from sqlr1.report.figures import interval_panels
-from sqlr1.sandbox import SEMANTICS, Executor, instances
+from sqlr1.sandbox import SEMANTICS, Executor, Limits, instances
 from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, stage, stage_parser
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def _evaluate(job: Job, questions: Sequence[BenchmarkQuestion], answers: Mapping
     job.reads(path for database in databases for path in instances(database))
     for database in databases:
         read_schema(database)  # raises InputError for a corrupt file, on which all golds would seem to fail
-    limits = job.settings["execution"].limits(benchmark.seconds)
+    limits = Limits.of(job.settings["execution"], benchmark.seconds)
     repeats = job.settings["score"].ves
     with Executor(job.args.workers, limits, cache=GOLD_CACHE) as executor:
         found = evaluate(executor, benchmark.layout, questions, job.args.databases, answers, repeats, previews=True)

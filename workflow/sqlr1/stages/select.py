@@ -19,7 +19,7 @@ from sqlr1.model.base import load_tokenizer, model_folder
 from sqlr1.model.numerics import fix_numerics, native_precision
 from sqlr1.outcomes import outcomes
 from sqlr1.records import Catalogue, InputError, Question, read_records, write_jsonl
-from sqlr1.sandbox import Executor
+from sqlr1.sandbox import Executor, Limits
 from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, data_root, stage, stage_parser
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _pass_rates(job: Job, questions: Sequence[Question]) -> "tuple[list[Question
     if not asked:
         raise InputError(f"{job.args.questions}: no question's prompt fits prompt.max_length")
     catalogued = [catalogue[q.db_id] for q, _ in asked]
-    with Executor(job.args.workers, job.settings["execution"].limits(), cache=GOLD_CACHE) as executor:
+    with Executor(job.args.workers, Limits.of(job.settings["execution"]), cache=GOLD_CACHE) as executor:
         fitting = [p for _, p in asked]
         answers = generate(fitting, lambda: make_backend(settings, folder), settings, job.seed, job.work, greedy=False)
         n = settings.n

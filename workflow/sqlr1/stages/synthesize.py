@@ -22,7 +22,7 @@ from sqlr1.data.paraphrase import paraphrase_and_explain
 from sqlr1.database.files import catalogue_entry, merged, portable, resolve
 from sqlr1.database.instances import write_instances
 from sqlr1.records import Database, InputError, Question, RecordFile, write_jsonl
-from sqlr1.sandbox import Executor
+from sqlr1.sandbox import Executor, Limits
 from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, data_root, stage, stage_parser
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def _mixed(job: Job) -> MixedQuestions:
     settings = job.settings["synthesize"]
     mixed = MixedQuestions()
     if settings.mix:
-        with Executor(job.args.workers, job.settings["execution"].limits(), cache=GOLD_CACHE) as executor:
+        with Executor(job.args.workers, Limits.of(job.settings["execution"]), cache=GOLD_CACHE) as executor:
             mixed = read_mix(settings.mix, settings.reasoning, job.seed, data_root(), executor)
     if missing := mixed.missing:
         log.warning("%d mixed-in questions skipped: no database %s", missing.total(), ", ".join(sorted(missing)[:20]))
@@ -93,12 +93,12 @@ def _mixed(job: Job) -> MixedQuestions:
 def _generated(job: Job, sources: list[Source], total: int, held_out: bool = False) -> Iterator[Question]:
     settings = job.settings["synthesize"]
     request = GenerationRequest(total, settings.classes, settings.styles, job.seed, settings.reasoning, held_out)
-    return generate(sources, request, job.settings["execution"].limits(), job.args.workers, job.work)
+    return generate(sources, request, Limits.of(job.settings["execution"]), job.args.workers, job.work)
 
 
 def _improved(job: Job, rows: list[Question], paths: dict[str, Path]) -> list[Question]:
     """The rows with what a language model rewords and explains."""
-    settings, limits = job.settings["synthesize"].llm, job.settings["execution"].limits()
+    settings, limits = job.settings["synthesize"].llm, Limits.of(job.settings["execution"])
     cache = job.work.parent / "llm.jsonl"  # outside the run's own folder: answers cost money, so later runs reuse them
     rows, counts = paraphrase_and_explain(rows, paths, settings, job.seed, cache, limits, job.args.workers)
     job.run.metrics({f"llm/{name}": count for name, count in counts.items()})

@@ -1,6 +1,6 @@
 """The cold start: supervised fine-tuning on questions and responses, before RL (SQL-R1, section 3.1).
 
-The loss is on the response only. `prompt.STRATEGIES` writes the responses.
+The loss is on the response only. `strategies.STRATEGIES` writes the responses.
 """
 
 from collections import Counter
@@ -17,8 +17,8 @@ from trl import SFTTrainer
 from sqlr1.config import ColdStart
 from sqlr1.model.prefix_cache import why_not_shared
 from sqlr1.model.prompts import Prompts
-from sqlr1.prompt import STRATEGIES
 from sqlr1.records import Catalogue, InputError, Question
+from sqlr1.strategies import STRATEGIES
 from sqlr1.tracking import Run
 from sqlr1.train.checkpoints import EpochOf, LogToRun, MarkComplete, epoch_of
 from sqlr1.train.packed_forward import add_packed_forward
