@@ -135,7 +135,7 @@ def untrusted_questions(name):
 
 
 def asked_of(name, *more):
-    """What of a benchmark's entry changes its answers, beside the files; `more` are keys that change its scores."""
+    """The keys of a benchmark's entry that affect its candidates; `more`: keys that affect only its scores."""
     entry = plain(BENCHMARKS[name])
     return {key: entry[key] for key in ("layout", "limit", *more)}
 

@@ -51,7 +51,7 @@ rule synthesize:
         mem_mb=4000,
         runtime=240,
     params:
-        # A function, for Snakemake would take {data} inside the string for a wildcard.
+        # A function, because Snakemake would read {data} in a plain string as a wildcard.
         cfg=lambda wildcards: settings(PLAIN, "synthesize", "execution"),
         out=subpath(output.manifest, parent=True),
         experiment=CONFIG.experiment,

@@ -69,7 +69,7 @@ rule report:
         mem_mb=1000,
         runtime=10,
     params:
-        # A function, for Snakemake would take {data} inside the string for a wildcard.
+        # A function, because Snakemake would read {data} in a plain string as a wildcard.
         cfg=lambda wildcards: settings(PLAIN, *PLAIN, skipped=SKIPPED),
         out=subpath(output.manifest, parent=True),
         experiment=CONFIG.experiment,

@@ -59,7 +59,7 @@ def generate(
     if not request.total:
         return iter(())
     if not sources:
-        raise InputError("synthesize: questions are asked for, but there is no database for them (domains, folders)")
+        raise InputError("synthesize: no database to ask about; set domains or folders")
     make = partial(partial, _from_source, request, work)
     with executor_processes(make, limits, 1 if request.total < _WORTH_A_PROCESS else workers) as run:
         files = _in_rounds(sources, request, run)

@@ -173,7 +173,7 @@ def group_ranking(db: SpeakableDatabase, rng: random.Random) -> GroupRanking:
 
 
 def group_share(db: SpeakableDatabase, rng: random.Random) -> GroupShare:
-    """Shares of groups: of values only, because rows without a parent would count in the whole but in no group."""
+    """Each value's share of all rows. Not by parent: rows without a parent would be in the total but in no group."""
     base = filtered_value_groups(db, rng)
     return GroupShare(base, _measure(db, rng, base, "sum"))
 

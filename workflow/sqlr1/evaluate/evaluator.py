@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What became of each question.
+    """The result for each question.
 
     `rows`: one per judged question, in their order (see `evaluate`). `missing`: question index -> the name of its
     missing database. `unanswered`: the indices of questions without answers.
@@ -158,7 +158,7 @@ def _add_r_ves(executor: Executor, asked: Sequence[_Asked], rows: Sequence[Row],
 
 
 def _efficiency(race: Race) -> float | None:
-    """0 for a prediction that itself failed to run again; a fault of the gold or of the sandbox decides nothing."""
+    """0 if the prediction failed when run again; None if the gold or the sandbox failed."""
     if race.status is Status.OK:
         return r_ves(race.ratios)
     return 0.0 if race.failed == "predicted" else None

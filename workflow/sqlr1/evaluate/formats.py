@@ -65,7 +65,7 @@ def _question(layout: str, path: Path, index: int, row: Any) -> BenchmarkQuestio
 def excluded_questions(path: Path | None, n: int) -> set[int]:
     """The indices (of `n` questions) in a file of questions that are not to be trusted, one per line.
 
-    Raises InputError for a missing file and for a line that is no such index. Without a path there are none.
+    Raises InputError for a missing file and for a line that is not the index of a question. No path, no indices.
     """
     if path is None:
         return set()

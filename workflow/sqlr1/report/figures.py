@@ -42,7 +42,10 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def interval_panels(panels: Mapping[str, Rows], xlabel: str) -> Figure:
-    """One panel a key: a row a label, one dot with its interval a series, in percent. Equal labels are shown once."""
+    """One panel per key, one row per label, one dot with its interval per series, in percent.
+
+    Equal labels are shown once.
+    """
     tallest = max((len(rows) for rows in panels.values()), default=1)
     with rc_context(_STYLE):
         figure = Figure(figsize=(2.6 + 2.6 * max(len(panels), 1), 1.6 + 0.42 * tallest), layout="constrained")
@@ -98,7 +101,7 @@ def bars(counts: Mapping[str, int], highlight: Sequence[str] = ()) -> Figure:
 
 
 def curve_panels(panels: Mapping[str, Mapping[str, Sequence[tuple[float, Any]]]], xlabel: str = "step") -> Figure:
-    """One panel a key, one line a series of (step, value) points; an `Estimate` is drawn with its interval."""
+    """One panel per key, one line per series of (step, value) points; an `Estimate` is drawn with its interval."""
     columns = min(3, max(len(panels), 1))
     rows = -(-len(panels) // columns) or 1
     with rc_context(_STYLE):

@@ -56,7 +56,7 @@ def load_runs(summaries: Sequence[Path], questions: Sequence[Path]) -> list[Scor
     A path given twice is read once. Raises InputError if the two lists do not belong together.
     """
     if [p.parent for p in summaries] != [p.parent for p in questions]:
-        raise InputError("score summaries and questions.jsonl files must lie side by side and come in the same order")
+        raise InputError("--questions: each questions.jsonl must be beside its summary.json, in the order of --scores")
     files = dict(zip(summaries, questions, strict=True))
     runs = [ScoreRun(read_json(s), [row for _, row in read_jsonl(rows)]) for s, rows in files.items()]
     return sorted(runs, key=lambda run: run.summary["seed"])

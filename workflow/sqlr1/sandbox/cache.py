@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlr1.records import InputError, sha256
 from sqlr1.sandbox.protocol import Limits, Reply, Status
 
-# To read a larger result is hardly faster than to compute it.
+# Reading a larger result takes about as long as computing it.
 _LARGEST_BYTES = 4 << 20
 _BUSY_SECONDS = 60
 

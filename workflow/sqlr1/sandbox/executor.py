@@ -157,7 +157,7 @@ class Executor:
 
 
 def _check(databases: Iterable[Path]) -> None:
-    """Raise InputError for a file that is no SQLite database. An empty file is one to SQLite."""
+    """Raise InputError for a file that is no SQLite database. SQLite accepts an empty file as a database."""
     for database in dict.fromkeys(databases):
         if start_of(database) not in (SQLITE_MAGIC, b""):
             raise InputError(f"{database}: not a SQLite database; fetch or build it again")

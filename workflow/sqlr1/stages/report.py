@@ -1,7 +1,7 @@
 """The experiment's report: configuration, data funnel, training curves, scores, worked examples.
 
 `--out` is results/<experiment>/report; report.md is written beside that folder, from `report/templates/report.md.j2`.
-Curves and scores may come from several seeds and reward variants, which are told by the path: `<variant>/seed-N`.
+Curves and scores may come from several seeds and reward variants, which are read from the path: `<variant>/seed-N`.
 Equal inputs give equal bytes on one machine at one commit: both are named in the report.
 """
 

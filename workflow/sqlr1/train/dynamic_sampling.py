@@ -22,7 +22,8 @@ _LEFT_PADDED = ("prompt_ids", "prompt_mask")
 def zero_variance_groups(rewards: torch.Tensor, size: int) -> list[int]:
     """Numbers of the groups of `size` rows whose rewards (B,) are all equal. NaN rewards (no verdict) are ignored.
 
-    Advantages cannot tell: the mean of equal rewards is rounded, and the error is divided by a deviation as small.
+    The advantages do not show it: the mean of equal rewards has a rounding error, which is divided by an equally small
+    standard deviation.
     """
     grouped, unjudged = rewards.view(-1, size), rewards.view(-1, size).isnan()
     highest = grouped.masked_fill(unjudged, -torch.inf).amax(1)
