@@ -350,26 +350,15 @@ class ColdStart(Training):
     """Peak learning rate."""
 
 
-class Select(Section):
-    """RL questions by the pass rate of the policy that RL starts from."""
+class SampledStage(Section):
+    """How answers are sampled; keys are generate()'s."""
 
-    n: NonNegativeInt = 4
-    """Samples per question; 0 keeps all questions, without sampling, in their order."""
-    temperature: PositiveFloat = 1.0
-    """Temperature of the samples."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Nucleus sampling."""
     top_k: NonNegativeInt = 0
     """Sample from the k most likely tokens; 0: off."""
     max_new_tokens: PositiveInt = 256
-    """Tokens of a sample."""
-    low: Share = 0.01
-    """Lowest pass rate to keep."""
-    high: Share = 0.99
-    """Highest pass rate to keep."""
-    rows: PositiveInt | None = None
-    """How many questions: if more qualify, those with a pass rate closest to 0.5; if fewer, filled from outside the
-    band. null takes the band as it is."""
+    """Tokens of a completion."""
     backend: Backend = "transformers"
     """transformers computes each prompt once; vllm needs the extra gpu."""
     batch_tokens: PositiveInt = 32768
@@ -378,6 +367,22 @@ class Select(Section):
     """Precision of the weights; null: bfloat16 where the machine multiplies it in hardware."""
     threads: PositiveInt = 2
     """CPU threads; fixed, because results depend on it."""
+
+
+class Select(SampledStage):
+    """RL questions by the pass rate of the policy that RL starts from."""
+
+    n: NonNegativeInt = 4
+    """Samples per question; 0 keeps all questions, without sampling, in their order."""
+    temperature: PositiveFloat = 1.0
+    """Temperature of the samples."""
+    low: Share = 0.01
+    """Lowest pass rate to keep."""
+    high: Share = 0.99
+    """Highest pass rate to keep."""
+    rows: PositiveInt | None = None
+    """How many questions: if more qualify, those with a pass rate closest to 0.5; if fewer, filled from outside the
+    band. null takes the band as it is."""
 
     @field_validator("high")
     @classmethod
@@ -494,27 +499,13 @@ class Grpo(Training):
     """The fixed validation set."""
 
 
-class Candidates(Section):
+class Candidates(SampledStage):
     """Answers to benchmark questions; keys are generate()'s."""
 
     n: PositiveInt = 8
     """Samples per question."""
     temperature: NonNegativeFloat = 0.8
     """Temperature of the samples."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus sampling."""
-    top_k: NonNegativeInt = 0
-    """Sample from the k most likely tokens; 0: off."""
-    max_new_tokens: PositiveInt = 256
-    """Tokens of a completion."""
-    backend: Backend = "transformers"
-    """transformers computes each prompt once; vllm needs the extra gpu."""
-    batch_tokens: PositiveInt = 32768
-    """Tokens cached at the same time."""
-    dtype: Dtype | None = None
-    """Precision of the weights; null: bfloat16 where the machine multiplies it in hardware."""
-    threads: PositiveInt = 2
-    """CPU threads; fixed, because results depend on it."""
 
 
 class BenchmarkOptions(Section):
