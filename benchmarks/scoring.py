@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import sqlparse  # comes with mlflow; what the official evaluator uses
+import sqlparse  # what the official evaluator uses; in the extra dev
 
 from sqlr1.sandbox import Executor, Limits, Pair, Query, is_ordered, mend
 from sqlr1.sandbox.compare import spider_exec_equal

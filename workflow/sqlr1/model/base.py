@@ -118,8 +118,8 @@ def save_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", f
     tokenizer.save_pretrained(folder)
 
 
-def model_folder(manifest: Path, verify: bool = True) -> Path:
-    """The folder `model/` beside a stage's `manifest`; `verify` checks its files against the hashes in the manifest.
+def model_folder(manifest: Path) -> Path:
+    """The folder `model/` beside a stage's `manifest`, its files checked against the hashes in the manifest.
 
     Raises InputError when a file is missing or differs: a later stage must not train on a damaged model.
     """
@@ -127,7 +127,7 @@ def model_folder(manifest: Path, verify: bool = True) -> Path:
     names = [name for name in outputs if name.startswith("model/")]
     if not names:
         raise InputError(f"{manifest}: lists no model/ files; give the manifest of base_model, cold_start or grpo")
-    for name in names if verify else ():
+    for name in names:
         path = manifest.parent / name
         if not path.is_file() or sha256(path) != outputs[name]:
             raise InputError(f"{path}: missing or not what {manifest} says; run the stage that made it again")

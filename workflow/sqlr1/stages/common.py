@@ -1,12 +1,12 @@
 """What every stage shares: arguments, log file, MLflow run, manifest, exit codes.
 
-A stage module looks like this, and does nothing else:
+A stage module looks like this (`do_the_work` is a function of a room), and does nothing else:
 
     def main(argv=None):
         parser = stage_parser(__doc__)
         parser.add_argument("--questions", type=Path, required=True)
         with stage("filter", parser, argv, inputs=["questions"]) as job:
-            kept = filter_questions(read_records(job.args.questions, Question), job.settings["filter"])
+            kept = do_the_work(read_records(job.args.questions, Question), job.settings["filter"])
             write_jsonl(job.out / "kept.jsonl", kept)
             job.run.metrics({"kept": len(kept)})
             job.outputs("kept.jsonl")
