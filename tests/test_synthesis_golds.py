@@ -1,4 +1,4 @@
-"""A question determines its SQL: constructions whose words and rows could differ are not drawn."""
+"""A question determines its SQL: no shape draws a query whose rows could differ from what its words ask for."""
 
 import contextlib
 import random
@@ -23,7 +23,7 @@ from sqlr1.sandbox import Executor
 
 
 def database_of(path, ddl):
-    """A db over a database made by `ddl`."""
+    """A speakable database with the tables that `ddl` makes."""
     with sqlite3.connect(path) as connection:
         connection.executescript(ddl)
     connection.close()
@@ -31,7 +31,7 @@ def database_of(path, ddl):
 
 
 def drawn(db, shape, draws=200):
-    """The plans that a shape draws from so many seeds."""
+    """The plans that a shape draws with the seeds 0 to `draws` - 1."""
     plans = (draw(shape, db, random.Random(seed)) for seed in range(draws))
     return [plan for plan in plans if plan]
 
@@ -140,7 +140,7 @@ def test_few_children_are_not_asked_for_where_a_join_leaves_out_parents_with_non
 
 @pytest.mark.parametrize("shape", [single.superlative, joined.parent_superlative])
 def test_the_lowest_is_never_a_missing_value(shape, namesakes):
-    """SQLite sorts NULL first: the song with the lowest sales would be one whose sales nobody knows."""
+    """SQLite sorts NULL first: the song with the lowest sales would be one without a value."""
     sorts = [plan.order[0] for plan in drawn(namesakes, shape)]
     lowest = {sort.key.column for sort in sorts if not sort.descending}
     assert lowest
@@ -149,13 +149,13 @@ def test_the_lowest_is_never_a_missing_value(shape, namesakes):
 
 
 def test_a_missing_value_has_no_rank(namesakes):
-    """RANK would put Sun, whose sales nobody knows, last or, ascending, first."""
+    """RANK would put Sun, which has no sales, last or, in ascending order, first."""
     assert {plan.key.column for plan in drawn(namesakes, window.ranking)} == {"seconds"}
 
 
 @pytest.mark.parametrize("shape", [window.best_of_group, window.best_of_chosen])
 def test_the_best_of_a_group_is_never_a_missing_value(shape, namesakes):
-    """Of the folk songs below 240 seconds, Sun, whose sales nobody knows, would be the one with the highest sales."""
+    """Of the folk songs below 240 seconds, Sun, which has no sales, would be the one with the highest sales."""
     plans = drawn(namesakes, shape)
     assert plans
     for plan in plans:
@@ -173,7 +173,7 @@ def test_the_best_of_a_group_is_never_a_missing_value(shape, namesakes):
     ],
 )  # fmt: skip
 def test_a_missing_value_is_no_group_no_figure_and_shared_by_nothing(shape, namesakes):
-    """Star has no mood, Sun no sales: nothing is asked of songs "of each mood" or of "the sales that both have"."""
+    """Star has no mood, Sun no sales: no question is about "each mood" or "the sales that both have"."""
     rows = [row for plan in drawn(namesakes, shape) for row in results(namesakes, plan)]
     assert rows
     assert not any(value is None for row in rows for value in row)
@@ -187,7 +187,7 @@ def test_no_average_or_rank_is_among_rows_without_a_group(shape, namesakes):
 
 
 def test_totals_by_year_are_of_values_that_every_row_has(namesakes):
-    """The one folk song of 2001 has no sales: those of 2002 would have changed by nobody knows how much."""
+    """The only folk song of 2001 has no sales, so the change from 2001 to 2002 is unknown."""
     plans = drawn(namesakes, computed.running_by_year)
     assert {plan.measured.column for plan in plans if plan.measured} == {"seconds"}
     for plan in plans:
@@ -196,7 +196,7 @@ def test_totals_by_year_are_of_values_that_every_row_has(namesakes):
 
 
 def test_nothing_is_ranked_or_shared_alone(namesakes):
-    """The one folk song of 2001 is best of the one genre there, has rank 1 and 100 % of the sales."""
+    """Among folk songs of 2001 there is one song: it is the best, has rank 1 and 100 % of the sales, trivially."""
     of_all = {"group_ranking", "group_share", "running_by_year"}
     of_each = {"best_of_group", "best_of_chosen", "most_frequent_in"}
     with Executor(workers=1) as executor:
@@ -255,7 +255,7 @@ def test_the_rank_is_not_taken_for_a_column_of_that_name(tmp_path):
 
 @pytest.mark.parametrize("style", HIDING)
 def test_every_hidden_threshold_of_two_kinds_has_its_own_meaning(style, namesakes):
-    """Two songs "rather high" in seconds, one above 180 and one above 200, would have one meaning between them."""
+    """Two songs "rather high" in seconds, one above 180 and one above 200, would share one explanation."""
     seen = 0
     for seed, plan in enumerate(drawn(namesakes, cte.two_kinds)):
         items = (*plan.base.filters, plan.other)

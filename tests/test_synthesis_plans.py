@@ -1,4 +1,4 @@
-"""SQL built from plans: the right rows on a small database, and words that say the same."""
+"""SQL written from plans: the right rows on a small database, and words that ask for them."""
 
 import random
 import sqlite3
@@ -264,7 +264,7 @@ def test_plan_returns_the_right_rows(name, database):
 
 @pytest.mark.parametrize("name", CASES)
 def test_sql_is_written_as_its_parsed_form_is(name):
-    """Reasoning quotes the parsed form: its text has to be that of the SQL."""
+    """Reasoning quotes the parsed form, so that it has to be the same text."""
     sql = sql_of(CASES[name][0])
     assert to_sql(sqlglot.parse_one(sql, read="sqlite")) == sql
 

@@ -1,4 +1,4 @@
-"""What a generated corpus has to hold: coverage, styles, variety, determinism."""
+"""Properties of a generated corpus: coverage, styles, variety, determinism."""
 
 import gc
 import os

@@ -35,7 +35,7 @@ def db(tmp_path_factory):
 
 
 def sayings(db, query):
-    """All that sixty seeds make of a query: phrases, direct questions and commands."""
+    """All wordings of a query with sixty seeds: phrases, direct questions and commands."""
     asked = [block_wording(Speaker(db.names, random.Random(seed)), query) for seed in range(60)]
     return [plain(text) for a in asked for text in (a.phrase, *a.direct, *a.commands)]
 
@@ -91,7 +91,7 @@ def test_only_numbers_are_sorted_from_lowest_to_highest(db, column, expected):
 
 
 def test_a_sort_order_is_no_second_request(db):
-    """It stands in questions too: "What are the names and sort the result by ...?" is no sentence."""
+    """Questions contain it too, and "What are the names and sort the result by ...?" is no sentence."""
     assert not any("and sort" in text for text in sayings(db, ORDERS.with_(order=(SortKey(TOTAL),))))
 
 
@@ -130,6 +130,6 @@ def test_groups_are_not_measured_by_what_they_are_filtered_on(shape, db):
 
 
 def test_numbers_are_compared_with_the_average_alone(db):
-    """What exceeds the minimum is nearly every row: nobody asks for that."""
+    """Nobody asks for rows above the minimum: nearly every row is."""
     inner = [item.value.outputs[0].function for plan in drawn(nested.above_average, db) for item in plan.filters]
     assert set(inner) == {"avg"}

@@ -25,7 +25,10 @@ class Wording:
 
 @dataclass(frozen=True)
 class CompoundPlan:
-    """A query that a single `QueryPlan` cannot express. `base` is the block whose subject the question is about."""
+    """A query that a single `QueryPlan` cannot express. `base` is the block whose subject the question is about.
+
+    Its phrases are in english.yaml, under its class name.
+    """
 
     base: QueryPlan
 
@@ -33,9 +36,26 @@ class CompoundPlan:
         """The query as SQLite text."""
         raise NotImplementedError
 
+    def fields(self, speaker: Speaker) -> dict[str, str]:
+        """What its phrases contain besides the fields that `wording` names."""
+        return {}
+
     def wording(self, speaker: Speaker) -> Wording:
-        """What the query asks for."""
-        raise NotImplementedError
+        """What the query asks for: a phrase with `fields` and these filled in.
+
+        {subject} and {subjects}; {output} and {outputs}, the columns of `base` in the singular and plural; and the noun
+        of each column of this plan by the name of its field, such as {group}.
+        """
+        fields = {"subject": slot(speaker.subject(self.base)), "subjects": speaker.subjects(self.base)}
+        if self.base.outputs:
+            fields |= {"output": speaker.outputs(self.base, False), "outputs": speaker.outputs(self.base, True)}
+        refs = {name: ref for name, ref in vars(self).items() if isinstance(ref, Ref)}
+        fields |= {name: slot(speaker.noun(self.base, ref)) for name, ref in refs.items()} | self.fields(speaker)
+        forms = WORDS["plans"][type(self).__name__]
+        phrases, direct, commands = (forms.get(kind, []) for kind in ("phrases", "direct", "commands"))
+        phrase = speaker.pick(*phrases) if len(phrases) > 1 else phrases[0]
+        direct, commands = (tuple(text.format(**fields) for text in texts) for texts in (direct, commands))
+        return Wording(phrase.format(**fields), forms["many"], direct, commands)
 
 
 def block_wording(speaker: Speaker, plan: QueryPlan) -> Wording:

@@ -22,12 +22,12 @@ class Percentage(CompoundPlan):
         share = f"100.0 * {count_if(block.condition(self.base.filters[0]))} / COUNT(*)"
         return block.select([*map(block.column, keys), share])
 
-    def wording(self, speaker: Speaker) -> Wording:
-        subjects, restriction = speaker.subjects(self.base), speaker.restriction(self.base)
-        each = f" for each {slot(speaker.noun(self.base, self.group))}" if self.group else ""
+    def fields(self, speaker: Speaker) -> dict[str, str]:
+        restriction = speaker.restriction(self.base)
         word = speaker.pick("percentage", "percentage", "percent share")
-        direct = (f"What {speaker.pick('percentage', 'percent')} of {subjects} are {subjects} {restriction}{each}?",)
-        return Wording(f"the {word} of {subjects} {restriction} among all {subjects}{each}", False, direct)
+        each = f" for each {slot(speaker.noun(self.base, self.group))}" if self.group else ""
+        percent = speaker.pick("percentage", "percent")
+        return {"restriction": restriction, "word": word, "percent": percent, "each": each}
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Ratio(CompoundPlan):
         first, second = (count_if(block.condition(item)) for item in (self.base.filters[0], self.other))
         return block.select([f"CAST({first} AS REAL) / {second}"])
 
-    def wording(self, speaker: Speaker) -> Wording:
+    def fields(self, speaker: Speaker) -> dict[str, str]:
         first = speaker.filtered(self.base)
         second = speaker.restriction(self.base.with_(filters=(self.other,)))
-        return Wording(f"the ratio of {first} to {speaker.pick('those', speaker.subjects(self.base))} {second}", False)
+        return {"first": first, "second": second, "those": speaker.pick("those", speaker.subjects(self.base))}
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,8 @@ class Ranges(CompoundPlan):
         )
         return block.select([f"{level} AS level", "COUNT(*)"], [level])  # GROUP BY level could mean a column
 
-    def wording(self, speaker: Speaker) -> Wording:
-        noun, low, high = slot(speaker.noun(self.base, self.key)), speaker.value(self.low), speaker.value(self.high)
-        subjects = speaker.subjects(self.base)
-        meaning = f'"low" is below {low}, "medium" is from {low} to below {high}, and "high" is {high} or more'
-        phrase = speaker.pick(
-            f"the number of {subjects} with a low, medium and high {noun}, one row per level, where {meaning}",
-            f"the {noun} level and the number of {subjects} at each level, where {meaning}",
-        )
-        return Wording(phrase, False)
+    def fields(self, speaker: Speaker) -> dict[str, str]:
+        return {"low": speaker.value(self.low), "high": speaker.value(self.high)}
 
 
 @dataclass(frozen=True)
@@ -136,14 +129,10 @@ class EveryYear(CompoundPlan):
             f"LEFT JOIN {rows.source()} ON {year} = T1.year GROUP BY T1.year ORDER BY T1.year"
         )
 
-    def wording(self, speaker: Speaker) -> Wording:
-        noun, subjects = slot(speaker.noun(self.base, self.key)), speaker.subjects(self.base)
-        of = f"whose {noun} falls in that year" if self.dated else f"whose {noun} is that year"
-        span = f"from {slot(self.first)} to {slot(self.last)}"
+    def fields(self, speaker: Speaker) -> dict[str, str]:
+        falls = "falls in" if self.dated else "is"
         zero = speaker.pick("with 0 for years without any", "including years with none", "even if there are none")
-        phrase = f"every year {span} in order and the number of {subjects} {of}, {zero}"
-        commands = (f"For every year {span}, in order, show the year and the number of {subjects} {of}, {zero}.",)
-        return Wording(phrase, True, (), commands)
+        return {"falls": falls, "first": slot(self.first), "last": slot(self.last), "zero": zero}
 
 
 def percentage(db: SpeakableDatabase, rng: random.Random) -> Percentage:

@@ -8,7 +8,7 @@ from sqlgen.query_plan import Filter, QueryPlan, Ref
 from sqlgen.shapes.groups import TAKEN, filtered_value_groups
 from sqlgen.speakable import NoPlan, SpeakableDatabase, choose, require
 from sqlgen.sql_text import Block, literal
-from sqlgen.wording import CompoundPlan, Wording
+from sqlgen.wording import CompoundPlan
 from sqlr1.database import ForeignKey, identifier
 
 
@@ -46,15 +46,9 @@ class TwoCounts(CompoundPlan):
             "WHERE T2.total > T3.total"
         )
 
-    def wording(self, speaker: Speaker) -> Wording:
-        outputs, subjects = speaker.outputs(self.base, True), speaker.subjects(self.base)
+    def fields(self, speaker: Speaker) -> dict[str, str]:
         first, second = (speaker.subjects(QueryPlan.of(k.table)) for k in (self.first, self.second))
-        also = _both_numbers(speaker, self.shows_counts)
-        phrase = speaker.pick(
-            f"the {outputs} of {subjects} that have both but more {first} than {second}{also}",
-            f"the {outputs} of {subjects} having at least one of each and more {first} than {second}{also}",
-        )
-        return Wording(phrase, True)
+        return {"first": first, "second": second, "also": _both_numbers(speaker, self.shows_counts)}
 
 
 @dataclass(frozen=True)
@@ -77,15 +71,10 @@ class TwoKinds(CompoundPlan):
             f"JOIN second_kind AS T2 ON T1.{key} = T2.{key} WHERE T1.total > T2.total"
         )
 
-    def wording(self, speaker: Speaker) -> Wording:
-        groups = speaker.columns(self.base, [self.group], True)
+    def fields(self, speaker: Speaker) -> dict[str, str]:
         first, second = speaker.filtered(self.base), speaker.filtered(self.base.with_(filters=(self.other,)))
-        also = _both_numbers(speaker, self.shows_counts)
-        phrase = speaker.pick(
-            f"the {groups} that have both but more {first} than {second}{also}",
-            f"the {groups} with at least one of each and more {first} than {second}{also}",
-        )
-        return Wording(phrase, True)
+        groups = speaker.columns(self.base, [self.group], True)
+        return {"groups": groups, "first": first, "second": second, "also": _both_numbers(speaker, self.shows_counts)}
 
 
 @dataclass(frozen=True)
@@ -101,15 +90,6 @@ class MostFrequentAmong(CompoundPlan):
             f"WITH counts AS ({_counts(self.base, self.group)}), best AS (SELECT MAX(total) AS top FROM counts) "
             f"{Block(self.base).select()} WHERE {key} IN ({best})"
         )
-
-    def wording(self, speaker: Speaker) -> Wording:
-        outputs, subjects = speaker.outputs(self.base, True), speaker.subjects(self.base)
-        group = slot(speaker.noun(self.base, self.group))
-        phrase = speaker.pick(
-            f"the {outputs} of {subjects} whose {group} is the most common one (any of them if several tie)",
-            f"the {outputs} of all {subjects} with the most frequent {group}, or any {group} tied for first",
-        )
-        return Wording(phrase, True)
 
 
 @dataclass(frozen=True)
@@ -128,16 +108,11 @@ class MostFrequentIn(CompoundPlan):
             f"SELECT {group}, {key}, total FROM ranked WHERE place = 1"
         )
 
-    def wording(self, speaker: Speaker) -> Wording:
-        group, key = slot(speaker.noun(self.base, self.group)), slot(speaker.noun(self.base, self.key))
+    def fields(self, speaker: Speaker) -> dict[str, str]:
         rows = speaker.filtered(self.base)
         most = speaker.pick("most common", "most frequent")
         ties = speaker.pick("all of them if several tie", "with all ties", "ties included")
-        phrase = speaker.pick(
-            f"each {group} of {rows}, the {most} {key} among them ({ties}) and how many of them have it",
-            f"each {group} with the {most} {key} of its {rows} ({ties}) and the number of those that have it",
-        )
-        return Wording(phrase, True)
+        return {"rows": rows, "most": most, "ties": ties}
 
 
 @dataclass(frozen=True)
@@ -158,16 +133,9 @@ class Descendants(CompoundPlan):
             f"SELECT {label} FROM {table} WHERE {own} IN (SELECT id FROM below)"
         )
 
-    def wording(self, speaker: Speaker) -> Wording:
+    def fields(self, speaker: Speaker) -> dict[str, str]:
         role = slot(speaker.names.role(self.key.table, self.key.column, self.key.parent))
-        nouns, subjects = speaker.outputs(self.base, True), speaker.subjects(self.base)
-        label, value = slot(speaker.noun(self.base, self.base.outputs[0])), speaker.value(self.value)
-        top = f"the {slot(speaker.subject(self.base))} with the {label} {value}"
-        phrase = speaker.pick(
-            f"the {nouns} of all {subjects} that have {top} as {role}, directly or through other {subjects}",
-            f"the {nouns} of all {subjects} below {top} at any level, following the {role}",
-        )
-        return Wording(phrase, True)
+        return {"role": role, "value": speaker.value(self.value)}
 
 
 def two_counts(db: SpeakableDatabase, rng: random.Random) -> TwoCounts:

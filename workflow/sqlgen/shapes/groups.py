@@ -10,7 +10,7 @@ from sqlgen.shapes.joined import children_by_parent
 from sqlgen.shapes.single import unused
 from sqlgen.speakable import NoPlan, SpeakableDatabase, choose
 from sqlgen.sql_text import Block, sort_key
-from sqlgen.wording import CompoundPlan, Wording
+from sqlgen.wording import CompoundPlan
 from sqlr1.database import identifier
 
 TAKEN = {"value", "total", "place", "mean"}  # names of the CTEs' own columns
@@ -62,11 +62,10 @@ class GroupRanking(_Measured):
         rank = f"RANK() OVER (ORDER BY {sort_key('value', self.descending)})"
         return f"WITH {self._per_group()} SELECT {self._label}, value, {rank} FROM per_group"
 
-    def wording(self, speaker: Speaker) -> Wording:
+    def fields(self, speaker: Speaker) -> dict[str, str]:
         each, figure = self._each(speaker), self._figure(speaker, self._measured(speaker))
         first = "highest" if self.descending else "lowest"
-        rank = f"rank by it (1 for the {first}; {speaker.pick('equal ones', 'ties')} share a rank and leave a gap)"
-        return Wording(speaker.pick(f"{each}, {figure} and the {rank}", f"{each} with {figure} and its {rank}"), False)
+        return {"each": each, "figure": figure, "first": first, "equal": speaker.pick("equal ones", "ties")}
 
 
 @dataclass(frozen=True)
@@ -77,11 +76,12 @@ class GroupShare(_Measured):
         share = "100.0 * value / SUM(value) OVER ()"
         return f"WITH {self._per_group()} SELECT {self._label}, {share} FROM per_group"
 
-    def wording(self, speaker: Speaker) -> Wording:
-        each, subjects = self._each(speaker), f"all these {speaker.subjects(self.base)}"
-        whole = subjects if self.measure == COUNT else f"the {speaker.measure(self.base, self.measure)} of {subjects}"
+    def fields(self, speaker: Speaker) -> dict[str, str]:
+        each, whole = self._each(speaker), f"all these {speaker.subjects(self.base)}"
+        if self.measure != COUNT:
+            whole = f"the {speaker.measure(self.base, self.measure)} of {whole}"
         share = speaker.pick("percentage", "share in percent", "percentage share")
-        return Wording(speaker.pick(f"{each} and its {share} of {whole}", f"{each} with its {share} of {whole}"), False)
+        return {"each": each, "whole": whole, "share": share}
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,12 @@ class _AgainstMean(_Measured):
         shown = f"{self._label}, value" if self.shows_measure else self._label
         return f"SELECT {shown} FROM per_group WHERE value {'>' if self.above else '<'} ({mean})"
 
-    def _relation(self, speaker: Speaker) -> str:
-        return speaker.pick("above", "greater than") if self.above else speaker.pick("below", "less than")
-
-    def _also(self, speaker: Speaker, measured: str) -> str:
-        """`, along with the average price itself`. "That figure" could be taken for the mean."""
-        return f", {speaker.pick('along with', 'with')} the {measured} itself" if self.shows_measure else ""
+    def _comparison(self, speaker: Speaker, measured: str) -> dict[str, str]:
+        """The fields `relation` and `also`: `above` and `, along with the average price itself`."""
+        relation = speaker.pick(*(("above", "greater than") if self.above else ("below", "less than")))
+        # Not "along with that figure", which could be taken for the mean.
+        also = f", {speaker.pick('along with', 'with')} the {measured} itself" if self.shows_measure else ""
+        return {"relation": relation, "also": also}
 
 
 class GroupAboveMean(_AgainstMean):
@@ -111,13 +111,13 @@ class GroupAboveMean(_AgainstMean):
         average = "average AS (SELECT AVG(value) AS mean FROM per_group)"
         return f"WITH {self._per_group()}, {average} {self._compared('SELECT mean FROM average')}"
 
-    def wording(self, speaker: Speaker) -> Wording:
+    def fields(self, speaker: Speaker) -> dict[str, str]:
         label, each, measured = self.base.outputs[0], self._each(speaker), self._measured(speaker)
         joined = label.occurrence > 0
         group = speaker.subject(self.base, label.occurrence) if joined else speaker.noun(self.base, label)
-        mean = f"the {speaker.pick('average', 'mean')} of that figure over all such {slot(plural(group))}"
-        condition = f"{self._figure(speaker, measured)} is {self._relation(speaker)} {mean}"
-        return Wording(f"{each}, for which {condition}{self._also(speaker, measured)}", False)
+        mean, figure = speaker.pick("average", "mean"), self._figure(speaker, measured)
+        own = {"each": each, "figure": figure, "mean": mean, "groups": slot(plural(group))}
+        return own | self._comparison(speaker, measured)
 
 
 class GroupAboveAverage(_AgainstMean):
@@ -126,12 +126,10 @@ class GroupAboveAverage(_AgainstMean):
     def sql(self) -> str:
         return f"WITH {self._per_group()} {self._compared('SELECT AVG(value) FROM per_group')}"
 
-    def wording(self, speaker: Speaker) -> Wording:
-        group, groups = (speaker.outputs(self.base, many) for many in (False, True))
-        subjects, measured = speaker.subjects(self.base), self._measured(speaker)
-        average = speaker.pick(f"the average over all {groups}", f"the mean of that figure across all {groups}")
-        figure = f"{measured} of {subjects} is {self._relation(speaker)} {average}{self._also(speaker, measured)}"
-        return Wording(speaker.pick(f"the {groups} whose {figure}", f"every {group} whose {figure}"), True)
+    def fields(self, speaker: Speaker) -> dict[str, str]:
+        measured = self._measured(speaker)
+        average = speaker.pick("the average over all", "the mean of that figure across all")
+        return {"measured": measured, "average": average} | self._comparison(speaker, measured)
 
 
 def _value_groups(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:

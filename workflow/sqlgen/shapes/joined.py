@@ -6,12 +6,12 @@ A child is a row that holds a foreign key, its parent the row that the key refer
 import random
 from dataclasses import dataclass
 
-from sqlgen.english import Speaker, slot
+from sqlgen.english import Speaker
 from sqlgen.query_plan import COUNT, Having, Join, Measure, QueryPlan, Ref, SortKey
 from sqlgen.shapes.single import group_measure
 from sqlgen.speakable import NoPlan, SpeakableDatabase, choose, require
 from sqlgen.sql_text import Block, sort_key
-from sqlgen.wording import CompoundPlan, Wording
+from sqlgen.wording import CompoundPlan
 from sqlr1.database import ForeignKey
 
 
@@ -45,16 +45,6 @@ class Pairs(CompoundPlan):
         once = f"{first.column(self.identity)} < {second.column(self.identity)}"
         return f"{shown} JOIN {second.source()} ON {same} AND {once}"
 
-    def wording(self, speaker: Speaker) -> Wording:
-        nouns, subjects = speaker.outputs(self.base, True), speaker.subjects(self.base)
-        group, identity = (slot(speaker.noun(self.base, ref)) for ref in (self.group, self.identity))
-        order = f"with the smaller {identity} first"
-        phrase = speaker.pick(
-            f"the {nouns} of all pairs of {subjects} with the same {group}, each pair once {order}",
-            f"the two {nouns} for every pair of {subjects} that share their {group} (each pair once, {order})",
-        )
-        return Wording(phrase, True)
-
 
 @dataclass(frozen=True)
 class CountWithZero(CompoundPlan):
@@ -71,20 +61,15 @@ class CountWithZero(CompoundPlan):
         order = "" if self.descending is None else f" ORDER BY {sort_key(count, self.descending)}"
         return f"{shown} LEFT JOIN {child.source()} ON {identity} = {link} GROUP BY {identity}{order}"
 
-    def wording(self, speaker: Speaker) -> Wording:
-        outputs = speaker.outputs(self.base, False)
-        subject, subjects = slot(speaker.subject(self.base)), speaker.subjects(self.base)
-        children = speaker.subjects(QueryPlan.of(self.key.table))
+    def fields(self, speaker: Speaker) -> dict[str, str]:
+        children, subjects = speaker.subjects(QueryPlan.of(self.key.table)), speaker.subjects(self.base)
         zero = speaker.pick(
             f"including {subjects} without any",
             f"counting 0 for {subjects} with no {children}",
             "also where there are none",
         )
         order = {None: "", True: ", highest number first", False: ", lowest number first"}[self.descending]
-        each = speaker.pick("each", "every")
-        phrase = f"the {outputs} of {each} {subject} and the number of its {children}, {zero}{order}"
-        commands = (f"For {each} {subject}, {zero}, show the {outputs} and the number of {children}{order}.",)
-        return Wording(phrase, False, (), commands)
+        return {"children": children, "zero": zero, "order": order, "each": speaker.pick("each", "every")}
 
 
 def pairs(db: SpeakableDatabase, rng: random.Random) -> Pairs:

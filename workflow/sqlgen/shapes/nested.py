@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-from sqlgen.english import Speaker, slot
+from sqlgen.english import Speaker
 from sqlgen.query_plan import COUNT, Filter, Measure, QueryPlan, Ref
 from sqlgen.speakable import SpeakableDatabase, choose
 from sqlgen.sql_text import Block
@@ -26,14 +26,9 @@ class AboveOwnGroup(CompoundPlan):
         operator = ">" if self.above else "<"
         return f"{outer.select()} WHERE {outer.column(self.key)} {operator} ({average} WHERE {same})"
 
-    def wording(self, speaker: Speaker) -> Wording:
-        outputs = speaker.outputs(self.base, True)
-        key, group = slot(speaker.noun(self.base, self.key)), slot(speaker.noun(self.base, self.group))
+    def fields(self, speaker: Speaker) -> dict[str, str]:
         words = ("above", "higher than", "greater than") if self.above else ("below", "lower than")
-        rows = f"the {outputs} of {speaker.subjects(self.base)} whose {key} is {speaker.pick(*words)} the average"
-        return Wording(
-            speaker.pick(f"{rows} {key} of those with the same {group}", f"{rows} for their own {group}"), True
-        )
+        return {"relation": speaker.pick(*words)}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from sqlgen.english import Speaker, slot
 from sqlgen.query_plan import QueryPlan, Ref
 from sqlgen.speakable import NoPlan, SpeakableDatabase, require
 from sqlgen.sql_text import Block, sort_key
-from sqlgen.wording import CompoundPlan, Wording
+from sqlgen.wording import CompoundPlan
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,15 @@ class BestOfGroup(CompoundPlan):
             return f"WITH ranked AS ({ranked}) SELECT {shown} FROM ranked WHERE {place}"
         return f"SELECT {shown} FROM ({ranked}) AS ranked WHERE {place}"
 
-    def wording(self, speaker: Speaker) -> Wording:
-        group, key = slot(speaker.noun(self.base, self.group)), slot(speaker.noun(self.base, self.key))
+    def fields(self, speaker: Speaker) -> dict[str, str]:
         many = self.best > 1
         extreme = speaker.pick("highest", "largest") if self.descending else speaker.pick("lowest", "smallest")
-        subject = f"{slot(self.best)} {speaker.subjects(self.base)}" if many else slot(speaker.subject(self.base))
-        outputs = speaker.outputs(self.base, many)
+        rows = f"{slot(self.best)} {speaker.subjects(self.base)}" if many else slot(speaker.subject(self.base))
         ties = speaker.pick("(with all ties)", "(ties included)", "(include ties)")
-        ranked = f"the {subject} with the {extreme} {key}"
         among = f" among {speaker.filtered(self.base)}" if self.base.filters else ""
         verb = speaker.pick("show", "list", "find", "give")
-        shown = f"{group}, {verb} the {group} and the {outputs} of {ranked}{among} {ties}."
-        commands = (f"For each {shown}", f"Per {shown}")
-        return Wording(f"each {group} with the {outputs} of {ranked} in that {group}{among} {ties}", True, (), commands)
+        shown = speaker.outputs(self.base, many)
+        return {"extreme": extreme, "rows": rows, "ties": ties, "among": among, "verb": verb, "shown": shown}
 
 
 @dataclass(frozen=True)
@@ -56,14 +52,9 @@ class Ranking(CompoundPlan):
         outputs = map(block.output, self.base.outputs)
         return block.select([*outputs, rank(block, self.group, self.key, self.descending)])
 
-    def wording(self, speaker: Speaker) -> Wording:
-        key, outputs = slot(speaker.noun(self.base, self.key)), speaker.outputs(self.base, False)
-        first = "highest" if self.descending else "lowest"
-        by = f"by {key}" + (f" within its {slot(speaker.noun(self.base, self.group))}" if self.group else "")
-        subject, subjects = slot(speaker.subject(self.base)), speaker.subjects(self.base)
-        phrase = f"the {outputs} of each {subject} and its rank {by}, where rank 1 is the {first} {key}"
-        commands = (f"Rank all {subjects} {by}, {first} first, and show {outputs} and rank.",)
-        return Wording(phrase, False, (), commands)
+    def fields(self, speaker: Speaker) -> dict[str, str]:
+        within = f" within its {slot(speaker.noun(self.base, self.group))}" if self.group else ""
+        return {"within": within, "first": "highest" if self.descending else "lowest"}
 
 
 @dataclass(frozen=True)
@@ -78,15 +69,6 @@ class Distance(CompoundPlan):
         key = block.column(self.key)
         average = f"AVG({key}) OVER (PARTITION BY {block.column(self.group)})"
         return block.select([*map(block.output, self.base.outputs), f"{key} - {average}"])
-
-    def wording(self, speaker: Speaker) -> Wording:
-        key, group = slot(speaker.noun(self.base, self.key)), slot(speaker.noun(self.base, self.group))
-        outputs, subject = speaker.outputs(self.base, False), slot(speaker.subject(self.base))
-        phrase = speaker.pick(
-            f"the {outputs} of each {subject} and its {key} minus the average {key} of its {group}",
-            f"the {outputs} of every {subject} and the difference of its {key} from the average {key} of its {group}",
-        )
-        return Wording(phrase, False)
 
 
 def rank(block: Block, group: Ref | None, key: Ref, descending: bool) -> str:
