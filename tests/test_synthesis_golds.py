@@ -13,7 +13,7 @@ from sqlgen.generate import Manner, generate
 from sqlgen.query_plan import Filter, QueryPlan, Ref
 from sqlgen.shapes import computed, cte, groups, joined, nested, sets, single, window
 from sqlgen.shapes.catalogue import draw, sql_of, wording_of
-from sqlgen.shapes.computed import Ranges
+from sqlgen.shapes.computed import ranges_plan
 from sqlgen.speakable import SpeakableDatabase
 from sqlr1.config import Synthesize
 from sqlr1.data.mentions import unmentioned_value
@@ -150,7 +150,7 @@ def test_the_lowest_is_never_a_missing_value(shape, namesakes):
 
 def test_a_missing_value_has_no_rank(namesakes):
     """RANK would put Sun, which has no sales, last or, in ascending order, first."""
-    assert {plan.key.column for plan in drawn(namesakes, window.ranking)} == {"seconds"}
+    assert {plan.parts["key"].column for plan in drawn(namesakes, window.ranking)} == {"seconds"}
 
 
 @pytest.mark.parametrize("shape", [window.best_of_group, window.best_of_chosen])
@@ -159,7 +159,7 @@ def test_the_best_of_a_group_is_never_a_missing_value(shape, namesakes):
     plans = drawn(namesakes, shape)
     assert plans
     for plan in plans:
-        known = Filter(plan.key, "not_null")
+        known = Filter(plan.parts["key"], "not_null")
         titles = results(namesakes, plan.base.with_(filters=(*plan.base.filters, known)))
         assert {(label,) for _, label in results(namesakes, plan)} <= set(titles), plan
 
@@ -181,7 +181,7 @@ def test_a_missing_value_is_no_group_no_figure_and_shared_by_nothing(shape, name
 
 @pytest.mark.parametrize("shape", [window.ranking, window.distance])
 def test_no_average_or_rank_is_among_rows_without_a_group(shape, namesakes):
-    groups_drawn = {plan.group.column for plan in drawn(namesakes, shape) if plan.group}
+    groups_drawn = {plan.parts["group"].column for plan in drawn(namesakes, shape) if plan.parts["group"]}
     assert "genre" in groups_drawn
     assert "mood" not in groups_drawn
 
@@ -189,7 +189,7 @@ def test_no_average_or_rank_is_among_rows_without_a_group(shape, namesakes):
 def test_totals_by_year_are_of_values_that_every_row_has(namesakes):
     """The only folk song of 2001 has no sales, so the change from 2001 to 2002 is unknown."""
     plans = drawn(namesakes, computed.running_by_year)
-    assert {plan.measured.column for plan in plans if plan.measured} == {"seconds"}
+    assert {plan.parts["measured"].column for plan in plans if plan.parts["measured"]} == {"seconds"}
     for plan in plans:
         _, *later = sorted(results(namesakes, plan))
         assert not any(value is None for row in later for value in row), plan
@@ -211,8 +211,9 @@ def test_nothing_is_ranked_or_shared_alone(namesakes):
 
 @pytest.mark.parametrize("shape", [single.group, single.group_having, single.group_top, computed.percentage])
 def test_rows_without_a_value_are_no_group(shape, namesakes):
-    keys = {plan.group and (plan.group.column if isinstance(plan.group, Ref) else plan.group[0].column)
-            for plan in drawn(namesakes, shape)}  # fmt: skip
+    plans = drawn(namesakes, shape)
+    groups_drawn = [plan.group[0] if isinstance(plan, QueryPlan) else plan.parts["group"] for plan in plans]
+    keys = {group and group.column for group in groups_drawn}
     assert "genre" in keys
     assert "mood" not in keys
 
@@ -250,7 +251,7 @@ def test_the_rank_is_not_taken_for_a_column_of_that_name(tmp_path):
       (3, 'Cy', 'Oslo', 'sand', 70), (4, 'Di', 'Oslo', 'sand', 60), (5, 'Ed', 'Oslo', 'turf', 50);
     """
     plans = drawn(database_of(tmp_path / "races.sqlite", races), window.best_of_group)
-    assert {plan.group.column for plan in plans} == {"surface"}
+    assert {plan.parts["group"].column for plan in plans} == {"surface"}
 
 
 @pytest.mark.parametrize("style", HIDING)
@@ -258,7 +259,7 @@ def test_every_hidden_threshold_of_two_kinds_has_its_own_meaning(style, namesake
     """Two songs "rather high" in seconds, one above 180 and one above 200, would share one explanation."""
     seen = 0
     for seed, plan in enumerate(drawn(namesakes, cte.two_kinds)):
-        items = (*plan.base.filters, plan.other)
+        items = (*plan.base.filters, *plan.parts["second"].filters)
         hidden = [item for item in items if item.op[0] in "<>" and not isinstance(item.value, str)]
         speaker = Speaker(namesakes.names, random.Random(seed), style)
         said = plain(wording_of(plan, speaker).phrase)
@@ -274,7 +275,7 @@ def test_the_figure_that_is_shown_is_not_the_mean(namesakes):
         for plan in plans:
             said = plain(wording_of(plan, Speaker(namesakes.names, random.Random(0))).phrase)
             shown = re.search(", (along )?with the (.*) itself$", said)
-            assert bool(shown) == plan.shows_measure, said
+            assert bool(shown) == bool(plan.parts["also"]), said
             assert not shown or f"{shown[2]} of" in said[: shown.start()], said
 
 
@@ -319,5 +320,5 @@ def test_numbers_are_said_with_all_of_their_digits(value, namesakes):
         assert (unmentioned_value(question, expression) is None) == mentioned
     speaker = Speaker(namesakes.names, random.Random(0))
     assert plain(wording_of(query, speaker).phrase).endswith(f" {value:.15g}")
-    levels = Ranges(query.with_(outputs=(), filters=()), Ref(0, "sales"), value, 2e9)
+    levels = ranges_plan(query.with_(outputs=(), filters=()), Ref(0, "sales"), value, 2e9)
     assert f"below {value:.15g}," in plain(levels.wording(speaker).phrase)

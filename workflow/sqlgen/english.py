@@ -68,9 +68,9 @@ class Speaker:
                 return self.names.role(plan.tables[join.left.occurrence], join.left.column, plan.tables[occurrence])
         return self.names.entity(plan.tables[occurrence])
 
-    def subjects(self, plan: QueryPlan) -> str:
-        """The plural noun of the subject, marked."""
-        return slot(plural(self.subject(plan)))
+    def subjects(self, plan: QueryPlan, occurrence: int = 0) -> str:
+        """The plural noun of an occurrence, marked."""
+        return slot(plural(self.subject(plan, occurrence)))
 
     def noun(self, plan: QueryPlan, ref: Ref) -> str:
         """The singular noun of a column, not marked."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlgen.query_plan import Filter, Having, Measure, QueryPlan, Ref
+from sqlgen.query_plan import Filter, Measure, QueryPlan, Ref
 from sqlr1.database import identifier
 from sqlr1.database.sql import exact
 
@@ -53,9 +53,9 @@ class Block:
         argument = self.column(item.ref) if item.ref else "*"
         return f"{item.function.upper()}({'DISTINCT ' if item.distinct else ''}{argument})"
 
-    def condition(self, item: Filter | Having) -> str:
+    def condition(self, item: Filter) -> str:
         """A condition of WHERE or HAVING."""
-        left = self.output(item.measure if isinstance(item, Having) else item.ref)
+        left = self.output(item.ref)
         op, value = item.op, item.value
         inner = select(value) if isinstance(value, QueryPlan) else None
         if op in ("in", "not_in"):

@@ -1,5 +1,6 @@
 """What a plan asks for, as a noun phrase and as whole sentences, before a style is chosen."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlgen.english import Speaker, listing, slot
@@ -23,39 +24,47 @@ class Wording:
     commands: tuple[str, ...] = ()
 
 
+# What a phrase contains: a template, or several of which one is picked; the noun of a column; a number; the filtered
+# subject of a block; what a function makes of the speaker. None is left out.
+Part = str | Sequence[str] | Ref | float | QueryPlan | Callable[[Speaker], str] | None
+
+
 @dataclass(frozen=True)
 class CompoundPlan:
-    """A query that a single `QueryPlan` cannot express. `base` is the block whose subject the question is about.
+    """A query that a single `QueryPlan` cannot express: its SQL, and what its phrases contain.
 
-    Its phrases are in english.yaml, under its class name.
+    `kind` is the entry of english.yaml with its phrases, `base` the block whose subject the question is about.
+    Templates name {subject} and {subjects}; {output} and {outputs}, the columns of `base`; and the parts before them.
     """
 
+    kind: str
     base: QueryPlan
-
-    def sql(self) -> str:
-        """The query as SQLite text."""
-        raise NotImplementedError
-
-    def fields(self, speaker: Speaker) -> dict[str, str]:
-        """What its phrases contain besides the fields that `wording` names."""
-        return {}
+    sql: str
+    parts: Mapping[str, Part]
 
     def wording(self, speaker: Speaker) -> Wording:
-        """What the query asks for: a phrase with `fields` and these filled in.
-
-        {subject} and {subjects}; {output} and {outputs}, the columns of `base` in the singular and plural; and the noun
-        of each column of this plan by the name of its field, such as {group}.
-        """
+        """What the query asks for. After `parts`, the `words` of the entry are picked."""
+        forms = WORDS["plans"][self.kind]
         fields = {"subject": slot(speaker.subject(self.base)), "subjects": speaker.subjects(self.base)}
         if self.base.outputs:
             fields |= {"output": speaker.outputs(self.base, False), "outputs": speaker.outputs(self.base, True)}
-        refs = {name: ref for name, ref in vars(self).items() if isinstance(ref, Ref)}
-        fields |= {name: slot(speaker.noun(self.base, ref)) for name, ref in refs.items()} | self.fields(speaker)
-        forms = WORDS["plans"][type(self).__name__]
-        phrases, direct, commands = (forms.get(kind, []) for kind in ("phrases", "direct", "commands"))
-        phrase = speaker.pick(*phrases) if len(phrases) > 1 else phrases[0]
-        direct, commands = (tuple(text.format(**fields) for text in texts) for texts in (direct, commands))
-        return Wording(phrase.format(**fields), forms["many"], direct, commands)
+        for name, part in (*self.parts.items(), *forms.get("words", {}).items()):
+            if part is not None:
+                fields[name] = self._said(part, speaker, fields)
+        direct, commands = (tuple(t.format(**fields) for t in forms.get(kind, ())) for kind in ("direct", "commands"))
+        return Wording(self._said(forms["phrases"], speaker, fields), forms["many"], direct, commands)
+
+    def _said(self, part: Part, speaker: Speaker, fields: Mapping[str, str]) -> str:
+        if isinstance(part, Ref):
+            return slot(speaker.noun(self.base, part))
+        if isinstance(part, QueryPlan):
+            return speaker.filtered(part)
+        if isinstance(part, (int, float)):
+            return speaker.value(part)
+        if callable(part):
+            return part(speaker)
+        options = [part] if isinstance(part, str) else part
+        return (speaker.pick(*options) if len(options) > 1 else options[0]).format(**fields)
 
 
 def block_wording(speaker: Speaker, plan: QueryPlan) -> Wording:
@@ -253,13 +262,13 @@ def _groups_having(speaker: Speaker, plan: QueryPlan, groups: _Groups, measures:
     restriction = f" {speaker.restriction(plan)}" if plan.filters else ""
     also = _along_with(speaker, plan, measures)
     item = plan.having[0]
-    if item.measure.function == "count":
+    if item.ref.function == "count":
         forms = WORDS["counts"][item.op]
         number = speaker.pick(*forms).format(slot(item.value))
         noun = slot(speaker.subject(plan)) if item.value == 1 else speaker.subjects(plan)
         condition = f"{speaker.pick('with', 'that have', 'having')} {number} {noun}{restriction}"
     else:
-        figure = f"{speaker.measure(plan, item.measure)} of {speaker.subjects(plan)}{restriction}"
+        figure = f"{speaker.measure(plan, item.ref)} of {speaker.subjects(plan)}{restriction}"
         condition = f"whose {figure} {speaker.predicate('', item.op, item.value)}"
     names = groups.all_names if plan.group[0].occurrence else f"the {groups.many}"
     each = f"{also} for each" if also else ""

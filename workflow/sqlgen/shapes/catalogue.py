@@ -24,7 +24,7 @@ def draw(shape: Shape, db: SpeakableDatabase, rng: random.Random) -> Plan | None
 
 def sql_of(plan: Plan) -> str:
     """The plan as SQL."""
-    return select(plan) if isinstance(plan, QueryPlan) else plan.sql()
+    return select(plan) if isinstance(plan, QueryPlan) else plan.sql
 
 
 def wording_of(plan: Plan, speaker: Speaker) -> Wording:
@@ -39,7 +39,8 @@ def topic_of(plan: Plan, speaker: Speaker) -> str:
 
 def has_one_group(plan: Plan, rows: Sequence[tuple]) -> bool:
     """Whether a plan for the best of each group found a single group: SQL without groups would give the same rows."""
-    return isinstance(plan, (window.BestOfGroup, cte.MostFrequentIn)) and len({row[0] for row in rows}) < 2
+    of_each = isinstance(plan, CompoundPlan) and plan.kind in ("best_of_group", "most_frequent_in")
+    return of_each and len({row[0] for row in rows}) < 2
 
 
 # The class that a shape mostly falls into; the class that counts is measured on its SQL.

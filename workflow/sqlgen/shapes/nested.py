@@ -1,57 +1,35 @@
 """Shapes with a subquery in the condition: against an aggregate, membership, existence."""
 
 import random
-from dataclasses import dataclass
 
-from sqlgen.english import Speaker
 from sqlgen.query_plan import COUNT, Filter, Measure, QueryPlan, Ref
 from sqlgen.speakable import SpeakableDatabase, choose
 from sqlgen.sql_text import Block
-from sqlgen.wording import CompoundPlan, Wording
+from sqlgen.wording import CompoundPlan
 from sqlr1.database import ForeignKey
 
 
-@dataclass(frozen=True)
-class AboveOwnGroup(CompoundPlan):
+def above_own_group_plan(base: QueryPlan, key: Ref, group: Ref, above: bool) -> CompoundPlan:
     """Rows whose `key` is above (below) the average of the rows that share their `group`."""
-
-    key: Ref
-    group: Ref
-    above: bool
-
-    def sql(self) -> str:
-        outer, inner = Block(self.base, 1), Block(self.base, 2)
-        average = inner.select([inner.output(Measure("avg", self.key))])
-        same = f"{inner.column(self.group)} = {outer.column(self.group)}"
-        operator = ">" if self.above else "<"
-        return f"{outer.select()} WHERE {outer.column(self.key)} {operator} ({average} WHERE {same})"
-
-    def fields(self, speaker: Speaker) -> dict[str, str]:
-        words = ("above", "higher than", "greater than") if self.above else ("below", "lower than")
-        return {"relation": speaker.pick(*words)}
+    outer, inner = Block(base, 1), Block(base, 2)
+    average = inner.select([inner.output(Measure("avg", key))])
+    same = f"{inner.column(group)} = {outer.column(group)}"
+    sql = f"{outer.select()} WHERE {outer.column(key)} {'>' if above else '<'} ({average} WHERE {same})"
+    relation = ("above", "higher than", "greater than") if above else ("below", "lower than")
+    return CompoundPlan("above_own_group", base, sql, {"key": key, "group": group, "relation": relation})
 
 
-@dataclass(frozen=True)
-class Existence(CompoundPlan):
+def existence_plan(base: QueryPlan, key: ForeignKey, item: Filter | None, negated: bool) -> CompoundPlan:
     """Parents for which a child (that meets `item`) exists, or none does."""
-
-    key: ForeignKey
-    item: Filter | None
-    negated: bool
-
-    def sql(self) -> str:
-        parent, child = Block(self.base, 1), Block(QueryPlan.of(self.key.table), 2)
-        conditions = [f"{child.column(Ref(0, self.key.column))} = {parent.column(Ref(0, self.key.parent_column))}"]
-        if self.item:
-            conditions.append(child.condition(self.item))
-        inner = f"{child.select(['1'])} WHERE {' AND '.join(conditions)}"
-        return f"{parent.select()} WHERE {'NOT ' if self.negated else ''}EXISTS({inner})"
-
-    def wording(self, speaker: Speaker) -> Wording:
-        inner = QueryPlan.of(self.key.table, self.key.column, filters=(self.item,) if self.item else ())
-        membership = Filter(Ref(0, self.key.parent_column), "not_in" if self.negated else "in", inner)
-        asked = self.base.with_(filters=(membership,))
-        return Wording(f"the {speaker.outputs(asked, True)} of {speaker.filtered(asked)}", True)
+    filters = (item,) if item else ()
+    parent, child = Block(base, 1), Block(QueryPlan.of(key.table), 2)
+    conditions = [f"{child.column(Ref(0, key.column))} = {parent.column(Ref(0, key.parent_column))}"]
+    conditions += map(child.condition, filters)
+    inner = f"{child.select(['1'])} WHERE {' AND '.join(conditions)}"
+    sql = f"{parent.select()} WHERE {'NOT ' if negated else ''}EXISTS({inner})"
+    members = QueryPlan.of(key.table, key.column, filters=filters)
+    membership = Filter(Ref(0, key.parent_column), "not_in" if negated else "in", members)
+    return CompoundPlan("existence", base, sql, {"asked": base.with_(filters=(membership,))})
 
 
 def above_average(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
@@ -100,19 +78,19 @@ def _membership(db: SpeakableDatabase, rng: random.Random, op: str) -> QueryPlan
     return plan.showing(*db.outputs(rng, key.parent, 2)) if rng.random() < 0.7 else plan.with_(outputs=(COUNT,))
 
 
-def above_own_group(db: SpeakableDatabase, rng: random.Random) -> AboveOwnGroup:
+def above_own_group(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
     """Rows above the average of their own group."""
     table = rng.choice(db.tables)
     label = db.label(table)
     pairs = [(g, n) for g in db.categories(table) for n in db.quantities(table) if g not in (n, label)]
     group, key = choose(rng, pairs)
     outputs = (label,) if rng.random() < 0.6 or key == label else (label, key)
-    return AboveOwnGroup(QueryPlan.of(table, *outputs), Ref(0, key), Ref(0, group), rng.random() < 0.7)
+    return above_own_group_plan(QueryPlan.of(table, *outputs), Ref(0, key), Ref(0, group), rng.random() < 0.7)
 
 
-def existence(db: SpeakableDatabase, rng: random.Random) -> Existence:
+def existence(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
     """Parents with or without some child, by EXISTS."""
     key = choose(rng, db.all_down_keys)
     negated = rng.random() < 0.6
     item = db.filter(rng, key.table) if not negated or rng.random() < 0.5 else None
-    return Existence(QueryPlan.of(key.parent, *db.outputs(rng, key.parent, 2)), key, item, negated)
+    return existence_plan(QueryPlan.of(key.parent, *db.outputs(rng, key.parent, 2)), key, item, negated)

@@ -2,7 +2,7 @@
 
 import random
 
-from sqlgen.query_plan import AGGREGATES, COUNT, Filter, Having, Measure, QueryPlan, Ref, SortKey
+from sqlgen.query_plan import AGGREGATES, COUNT, Filter, Measure, QueryPlan, Ref, SortKey
 from sqlgen.speakable import SpeakableDatabase, choose, require
 
 
@@ -74,7 +74,7 @@ def aggregate(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     table = rng.choice(db.tables)
     numbers = db.quantities(table)
     column = choose(rng, numbers)
-    functions = rng.sample(AGGREGATES[1:], rng.choices([1, 2, 3], [6, 3, 1])[0])
+    functions = rng.sample(AGGREGATES, rng.choices([1, 2, 3], [6, 3, 1])[0])
     other = rng.choice(numbers) if rng.random() < 0.2 else column
     measures = tuple(Measure(f, Ref(0, other if i else column)) for i, f in enumerate(functions))
     filters = _filters(db, rng, table, (0.45, 0.45, 0.1), (column, other), shared=True)
@@ -110,12 +110,12 @@ def group_having(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     measure = COUNT if rng.random() < 0.75 else _measure(db, rng, plan)
     if measure.function != "count":
         quantiles = db.statistics(plan.tables[0], measure.ref.column).quantiles
-        having = Having(measure, rng.choice([">", ">", "<"]), quantiles[rng.choice([3, 4, 5])])
+        having = Filter(measure, rng.choice([">", ">", "<"]), quantiles[rng.choice([3, 4, 5])])
     elif rng.random() < 0.15:
-        having = Having(measure, ">", 1)
+        having = Filter(measure, ">", 1)
     else:
         op = rng.choice([">", ">", ">=", ">=", ">=", "<", "<=", "="])
-        having = Having(measure, op, rng.choice([2, 2, 2, 3, 3, 4, 5]))
+        having = Filter(measure, op, rng.choice([2, 2, 2, 3, 3, 4, 5]))
     outputs = plan.group if rng.random() < 0.7 else (*plan.group, measure)
     return plan.with_(outputs=outputs, having=(having,))
 

@@ -1,99 +1,77 @@
 """Shapes with window functions: the best of each group, ranks, distance from the group's average."""
 
 import random
-from dataclasses import dataclass, replace
 
-from sqlgen.english import Speaker, slot
 from sqlgen.query_plan import QueryPlan, Ref
 from sqlgen.speakable import NoPlan, SpeakableDatabase, require
 from sqlgen.sql_text import Block, sort_key
 from sqlgen.wording import CompoundPlan
 
 
-@dataclass(frozen=True)
-class BestOfGroup(CompoundPlan):
+def best_of_group_plan(base: QueryPlan, group: Ref, key: Ref, best: int, descending: bool) -> CompoundPlan:
     """For each value of `group`, the rows ranked 1 to `best` by `key`; rows that tie share a rank."""
-
-    group: Ref
-    key: Ref
-    best: int
-    descending: bool
-
-    def sql(self) -> str:
-        block = Block(self.base)
-        shown = ", ".join(map(block.output, [self.group, *self.base.outputs]))
-        ranked = block.select([shown, f"{rank(block, self.group, self.key, self.descending)} AS place"])
-        place = f"place {'=' if self.best == 1 else '<='} {self.best}"
-        if self.base.filters:
-            return f"WITH ranked AS ({ranked}) SELECT {shown} FROM ranked WHERE {place}"
-        return f"SELECT {shown} FROM ({ranked}) AS ranked WHERE {place}"
-
-    def fields(self, speaker: Speaker) -> dict[str, str]:
-        many = self.best > 1
-        extreme = speaker.pick("highest", "largest") if self.descending else speaker.pick("lowest", "smallest")
-        rows = f"{slot(self.best)} {speaker.subjects(self.base)}" if many else slot(speaker.subject(self.base))
-        ties = speaker.pick("(with all ties)", "(ties included)", "(include ties)")
-        among = f" among {speaker.filtered(self.base)}" if self.base.filters else ""
-        verb = speaker.pick("show", "list", "find", "give")
-        shown = speaker.outputs(self.base, many)
-        return {"extreme": extreme, "rows": rows, "ties": ties, "among": among, "verb": verb, "shown": shown}
+    block, many = Block(base), best > 1
+    shown = ", ".join(map(block.output, [group, *base.outputs]))
+    ranked = block.select([shown, f"{_rank(block, group, key, descending)} AS place"])
+    place = f"place {'<=' if many else '='} {best}"
+    sql = f"SELECT {shown} FROM ({ranked}) AS ranked WHERE {place}"
+    if base.filters:
+        sql = f"WITH ranked AS ({ranked}) SELECT {shown} FROM ranked WHERE {place}"
+    parts = {
+        "group": group,
+        "key": key,
+        "best": best,
+        "extreme": ("highest", "largest") if descending else ("lowest", "smallest"),
+        "rows": "{best} {subjects}" if many else "{subject}",
+        "ties": ("(with all ties)", "(ties included)", "(include ties)"),
+        "chosen": base,
+        "among": " among {chosen}" if base.filters else "",
+        "shown": "{outputs}" if many else "{output}",
+    }
+    return CompoundPlan("best_of_group", base, sql, parts)
 
 
-@dataclass(frozen=True)
-class Ranking(CompoundPlan):
+def ranking_plan(base: QueryPlan, key: Ref, group: Ref | None, descending: bool) -> CompoundPlan:
     """All rows with their rank by `key`, overall or within `group`."""
-
-    key: Ref
-    group: Ref | None
-    descending: bool
-
-    def sql(self) -> str:
-        block = Block(self.base)
-        outputs = map(block.output, self.base.outputs)
-        return block.select([*outputs, rank(block, self.group, self.key, self.descending)])
-
-    def fields(self, speaker: Speaker) -> dict[str, str]:
-        within = f" within its {slot(speaker.noun(self.base, self.group))}" if self.group else ""
-        return {"within": within, "first": "highest" if self.descending else "lowest"}
+    block = Block(base)
+    sql = block.select([*map(block.output, base.outputs), _rank(block, group, key, descending)])
+    words = {"within": " within its {group}" if group else "", "first": "highest" if descending else "lowest"}
+    return CompoundPlan("ranking", base, sql, {"key": key, "group": group} | words)
 
 
-@dataclass(frozen=True)
-class Distance(CompoundPlan):
+def distance_plan(base: QueryPlan, key: Ref, group: Ref) -> CompoundPlan:
     """How far each row's `key` is from the average of its `group`."""
-
-    key: Ref
-    group: Ref
-
-    def sql(self) -> str:
-        block = Block(self.base)
-        key = block.column(self.key)
-        average = f"AVG({key}) OVER (PARTITION BY {block.column(self.group)})"
-        return block.select([*map(block.output, self.base.outputs), f"{key} - {average}"])
+    block = Block(base)
+    column = block.column(key)
+    difference = f"{column} - AVG({column}) OVER (PARTITION BY {block.column(group)})"
+    sql = block.select([*map(block.output, base.outputs), difference])
+    return CompoundPlan("distance", base, sql, {"key": key, "group": group})
 
 
-def rank(block: Block, group: Ref | None, key: Ref, descending: bool) -> str:
+def _rank(block: Block, group: Ref | None, key: Ref, descending: bool) -> str:
     """`RANK() OVER (PARTITION BY group ORDER BY key)`."""
     partition = f"PARTITION BY {block.column(group)} " if group else ""
     return f"RANK() OVER ({partition}ORDER BY {sort_key(block.column(key), descending)})"
 
 
-def best_of_group(db: SpeakableDatabase, rng: random.Random) -> BestOfGroup:
-    """The top rows of each group."""
+def best_of_group(db: SpeakableDatabase, rng: random.Random, chosen: bool = False) -> CompoundPlan:
+    """The top rows of each group; if `chosen`, among those that pass a filter."""
     table, group, key = _grouped_number(db, rng)
     label = db.label(table)
     if group.column == label or "place" in (group.column.lower(), label.lower()):  # the rank's own name is "place"
         raise NoPlan
-    return BestOfGroup(QueryPlan.of(table, label), group, key, rng.choice([1, 1, 2, 3]), rng.random() < 0.7)
+    best, descending = rng.choice([1, 1, 2, 3]), rng.random() < 0.7
+    avoid = [group.column, key.column]
+    filters = (require(db.filter(rng, table, avoid=avoid, shared=True)),) if chosen else ()
+    return best_of_group_plan(QueryPlan.of(table, label, filters=filters), group, key, best, descending)
 
 
-def best_of_chosen(db: SpeakableDatabase, rng: random.Random) -> BestOfGroup:
+def best_of_chosen(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
     """The top rows of each group among those that pass a filter."""
-    plan = best_of_group(db, rng)
-    item = require(db.filter(rng, plan.base.tables[0], avoid=[plan.group.column, plan.key.column], shared=True))
-    return replace(plan, base=plan.base.with_(filters=(item,)))
+    return best_of_group(db, rng, chosen=True)
 
 
-def ranking(db: SpeakableDatabase, rng: random.Random) -> Ranking:
+def ranking(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
     """Ranks over a table."""
     table = rng.choice(db.tables)
     label = db.label(table)
@@ -101,15 +79,15 @@ def ranking(db: SpeakableDatabase, rng: random.Random) -> Ranking:
     groups = [c for c in db.complete(table, db.categories(table)) if c != label]
     group = Ref(0, rng.choice(groups)) if groups and rng.random() < 0.5 else None
     key = rng.choice(numbers)
-    return Ranking(QueryPlan.of(table, label), Ref(0, key), group, db.descending(rng, table, key, 0.75))
+    return ranking_plan(QueryPlan.of(table, label), Ref(0, key), group, db.descending(rng, table, key, 0.75))
 
 
-def distance(db: SpeakableDatabase, rng: random.Random) -> Distance:
+def distance(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
     """Distance from the group's average."""
     table, group, key = _grouped_number(db, rng)
     if group.column == db.label(table):
         raise NoPlan
-    return Distance(QueryPlan.of(table, db.label(table)), key, group)
+    return distance_plan(QueryPlan.of(table, db.label(table)), key, group)
 
 
 def _grouped_number(db: SpeakableDatabase, rng: random.Random) -> tuple[str, Ref, Ref]:
