@@ -6,7 +6,8 @@ rows = generate(sources, request, Limits(), workers=2, work=Path("work"))
 """
 
 from sqlgen.benchmark import write_benchmark
-from sqlgen.corpus import GenerationRequest, generate
+from sqlgen.corpus import generate
+from sqlgen.generate import GenerationRequest
 from sqlgen.sources import Source, builtin_sources, folder_sources
 
 __all__ = ["GenerationRequest", "Source", "builtin_sources", "folder_sources", "generate", "write_benchmark"]

@@ -52,12 +52,13 @@ class SpeakableDatabase:
         return [k for k in usable if self.statistics(k.parent, k.parent_column).unique]
 
     @cached_property
-    def up_keys(self) -> dict[str, list[ForeignKey]]:
-        """Foreign keys by the table that holds them; only keys whose role (see `Names.role`) no other key has."""
+    def up_keys(self) -> list[ForeignKey]:
+        """Foreign keys to another table, by table; only those whose role (see `Names.role`) no other key of their table has."""
         others = [k for k in self._keys if k.table != k.parent]
         roles = Counter((k.table, self._role(k)) for k in others)
+        position = {table.name: number for number, table in enumerate(self.profile.schema.tables)}
         told_apart = [k for k in others if roles[k.table, self._role(k)] == 1]
-        return {t.name: [k for k in told_apart if k.table == t.name] for t in self.profile.schema.tables}
+        return sorted(told_apart, key=lambda k: position[k.table])
 
     def _role(self, key: ForeignKey) -> str:
         return self.names.role(key.table, key.column, key.parent)
@@ -65,38 +66,33 @@ class SpeakableDatabase:
     @cached_property
     def self_keys(self) -> list[ForeignKey]:
         """Foreign keys of a table to itself, such as the manager of an employee."""
-        own = [k for k in self._keys if k.table == k.parent]
-        return [k for k in own if self._role(k) != self.names.entity(k.table)]
+        return [k for k in self._keys if k.table == k.parent and self._role(k) != self.names.entity(k.table)]
 
     @cached_property
     def all_up_keys(self) -> list[ForeignKey]:
         """All foreign keys that can be followed from a row to the one it refers to."""
-        return [k for table in self.tables for k in self.up_keys[table]] + self.self_keys
+        return [k for k in self.up_keys if k.table in self.tables] + self.self_keys
 
     @cached_property
-    def down_keys(self) -> dict[str, list[ForeignKey]]:
-        """Foreign keys by the table they refer to.
+    def down_keys(self) -> list[ForeignKey]:
+        """Foreign keys that can be followed from a row to those that refer to it, in the order of the parents.
 
         Each is the only key between its two tables, because words such as "with a song" do not name a key.
         """
-        lone = [k for t in self.tables for k in self.up_keys[t] if self._direct(t, k.parent) == 1]
-        return {t: [k for k in lone if k.parent == t] for t in self.tables}
-
-    @cached_property
-    def all_down_keys(self) -> list[ForeignKey]:
-        """All foreign keys that can be followed from a row to those that refer to it."""
-        return [k for table in self.tables for k in self.down_keys[table]]
+        lone = [k for k in self.up_keys if k.table in self.tables and self._direct(k.table, k.parent) == 1]
+        return sorted(lone, key=lambda k: self.tables.index(k.parent))
 
     @cached_property
     def links(self) -> list[tuple[ForeignKey, ForeignKey]]:
         """Pairs of keys of one table to two others (a many-to-many link), where no other path connects those two."""
-        pairs = [(a, b) for keys in self.up_keys.values() for a in keys for b in keys]
+        pairs = [(a, b) for a in self.up_keys for b in self.up_keys if a.table == b.table]
         return [(a, b) for a, b in pairs if a.parent != b.parent and self._paths(a.parent, b.parent) == 1]
 
     @cached_property
     def hops(self) -> list[tuple[ForeignKey, ForeignKey]]:
         """Pairs of keys that lead from a row to its parent's parent, where no other path connects the two ends."""
-        pairs = [(a, b) for t in self.tables for a in self.up_keys[t] for b in self.up_keys[a.parent]]
+        from_tables = [k for k in self.up_keys if k.table in self.tables]
+        pairs = [(a, b) for a in from_tables for b in self.up_keys if b.table == a.parent]
         return [(a, b) for a, b in pairs if a.table != b.parent and self._paths(a.table, b.parent) == 1]
 
     def _direct(self, first: str, second: str) -> int:

@@ -98,8 +98,9 @@ def descendants_plan(base: QueryPlan, key: ForeignKey, value: object) -> Compoun
 
 def two_counts(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
     """More of these than of those."""
-    parent = choose(rng, [t for t in db.tables if len({k.table for k in db.down_keys[t]}) >= 2])
-    first, second = rng.sample(db.down_keys[parent], 2)
+    keys = {t: [k for k in db.down_keys if k.parent == t] for t in db.tables}
+    parent = choose(rng, [t for t in db.tables if len({k.table for k in keys[t]}) >= 2])
+    first, second = rng.sample(keys[parent], 2)
     if first.table == second.table or first.parent_column != second.parent_column:
         raise NoPlan
     base = QueryPlan.of(parent, *db.outputs(rng, parent, 2))

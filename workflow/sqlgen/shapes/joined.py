@@ -64,7 +64,7 @@ def pairs(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
 
 def count_with_zero(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
     """Children counted for every parent."""
-    key = choose(rng, db.all_down_keys)
+    key = choose(rng, db.down_keys)
     descending = rng.choice([None, None, True, False])
     return count_with_zero_plan(QueryPlan.of(key.parent, db.label(key.parent)), key, descending)
 
@@ -116,7 +116,7 @@ def parent_aggregate(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
 
 def having_child(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """Parents that have some child with a property."""
-    key = choose(rng, db.all_down_keys)
+    key = choose(rng, db.down_keys)
     return _with_some(db, rng, chain(key.parent, down(key)), key.parent_column, 0.25)
 
 
@@ -133,7 +133,7 @@ def _with_some(
 
 def children_by_parent(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """Base of the grouped shapes: children joined to their parent, grouped by the parent's key."""
-    key = choose(rng, db.all_down_keys)
+    key = choose(rng, db.down_keys)
     label = Ref(1, db.label(key.parent))
     return chain(key.table, up(key)).with_(outputs=(label,), group=(Ref(1, key.parent_column),))
 

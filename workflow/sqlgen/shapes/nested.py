@@ -66,7 +66,7 @@ def with_children(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
 
 
 def _membership(db: SpeakableDatabase, rng: random.Random, op: str) -> QueryPlan:
-    key = choose(rng, db.all_down_keys)
+    key = choose(rng, db.down_keys)
     # With a NULL among the members, NOT IN is true for no row at all.
     has_nulls = db.statistics(key.table, key.column).has_nulls
     filters = [Filter(Ref(0, key.column), "not_null")] if has_nulls and op == "not_in" else []
@@ -90,7 +90,7 @@ def above_own_group(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
 
 def existence(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
     """Parents with or without some child, by EXISTS."""
-    key = choose(rng, db.all_down_keys)
+    key = choose(rng, db.down_keys)
     negated = rng.random() < 0.6
     item = db.filter(rng, key.table) if not negated or rng.random() < 0.5 else None
     return existence_plan(QueryPlan.of(key.parent, *db.outputs(rng, key.parent, 2)), key, item, negated)

@@ -76,7 +76,7 @@ def set_entities(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
 
 def _entities(db: SpeakableDatabase, rng: random.Random) -> _Blocks:
     named = [t for t in db.tables if db.statistics(t, db.label(t)).unique]
-    paths = [(k.parent, down(k)) for table in named for k in db.down_keys[table]]
+    paths = [(k.parent, down(k)) for k in db.down_keys if k.parent in named]
     paths += [(a.parent, down(a), up(b, 1)) for a, b in db.links if a.parent in named]
     plan = chain(*choose(rng, paths))
     plan, last = plan.showing(db.label(plan.tables[0])), len(plan.tables) - 1
