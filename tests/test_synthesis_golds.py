@@ -11,7 +11,7 @@ import sqlglot
 from sqlgen.english import HIDING, Speaker, plain
 from sqlgen.generate import GenerationRequest, generate_over
 from sqlgen.query_plan import Filter, QueryPlan, Ref
-from sqlgen.shapes import computed, cte, groups, joined, nested, sets, single, window
+from sqlgen.shapes import computed, cte, groups, joined, nested, single
 from sqlgen.shapes.catalogue import draw, sql_of, wording_of
 from sqlgen.shapes.computed import ranges_plan
 from sqlgen.speakable import SpeakableDatabase
@@ -128,7 +128,7 @@ def namesakes(tmp_path_factory):
 
 def test_entities_are_combined_by_labels_only_where_those_are_unique(namesakes):
     """Ann of Rome sings folk, Ann of Oslo rock: no singer of that name sings both."""
-    assert {plan.base.tables[0] for plan in drawn(namesakes, sets.set_entities)} == {"label"}
+    assert {plan.base.tables[0] for plan in drawn(namesakes, nested.set_entities)} == {"label"}
 
 
 def test_few_children_are_not_asked_for_where_a_join_leaves_out_parents_with_none(namesakes):
@@ -150,10 +150,10 @@ def test_the_lowest_is_never_a_missing_value(shape, namesakes):
 
 def test_a_missing_value_has_no_rank(namesakes):
     """RANK would put Sun, which has no sales, last or, in ascending order, first."""
-    assert {plan.parts["key"].column for plan in drawn(namesakes, window.ranking)} == {"seconds"}
+    assert {plan.parts["key"].column for plan in drawn(namesakes, groups.ranking)} == {"seconds"}
 
 
-@pytest.mark.parametrize("shape", [window.best_of_group, window.best_of_chosen])
+@pytest.mark.parametrize("shape", [groups.best_of_group, groups.best_of_chosen])
 def test_the_best_of_a_group_is_never_a_missing_value(shape, namesakes):
     """Of the folk songs below 240 seconds, Sun, which has no sales, would be the one with the highest sales."""
     plans = drawn(namesakes, shape)
@@ -168,8 +168,8 @@ def test_the_best_of_a_group_is_never_a_missing_value(shape, namesakes):
     "shape",
     [
         groups.group_ranking, groups.group_share, groups.group_above_mean, groups.group_above_average,
-        window.best_of_group, window.best_of_chosen, cte.two_kinds, cte.most_frequent_in,
-        sets.set_values, sets.set_tables, sets.three_sets,
+        groups.best_of_group, groups.best_of_chosen, cte.two_kinds, cte.most_frequent_in,
+        nested.set_values, nested.set_tables, nested.three_sets,
     ],
 )  # fmt: skip
 def test_a_missing_value_is_no_group_no_figure_and_shared_by_nothing(shape, namesakes):
@@ -179,7 +179,7 @@ def test_a_missing_value_is_no_group_no_figure_and_shared_by_nothing(shape, name
     assert not any(value is None for row in rows for value in row)
 
 
-@pytest.mark.parametrize("shape", [window.ranking, window.distance])
+@pytest.mark.parametrize("shape", [groups.ranking, groups.distance])
 def test_no_average_or_rank_is_among_rows_without_a_group(shape, namesakes):
     groups_drawn = {plan.parts["group"].column for plan in drawn(namesakes, shape) if plan.parts["group"]}
     assert "genre" in groups_drawn
@@ -251,7 +251,7 @@ def test_the_rank_is_not_taken_for_a_column_of_that_name(tmp_path):
     INSERT INTO result VALUES (1, 'Ann', 'Rome', 'sand', 90), (2, 'Bo', 'Rome', 'turf', 80),
       (3, 'Cy', 'Oslo', 'sand', 70), (4, 'Di', 'Oslo', 'sand', 60), (5, 'Ed', 'Oslo', 'turf', 50);
     """
-    plans = drawn(database_of(tmp_path / "races.sqlite", races), window.best_of_group)
+    plans = drawn(database_of(tmp_path / "races.sqlite", races), groups.best_of_group)
     assert {plan.parts["group"].column for plan in plans} == {"surface"}
 
 

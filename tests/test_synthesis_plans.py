@@ -18,14 +18,15 @@ from sqlgen.shapes.cte import (
     two_kinds_plan,
 )
 from sqlgen.shapes.groups import (
+    best_of_group_plan,
+    distance_plan,
     group_above_plan,
     group_ranking_plan,
     group_share_plan,
+    ranking_plan,
 )
 from sqlgen.shapes.joined import count_with_zero_plan, pairs_plan
-from sqlgen.shapes.nested import above_own_group_plan, existence_plan
-from sqlgen.shapes.sets import set_plan
-from sqlgen.shapes.window import best_of_group_plan, distance_plan, ranking_plan
+from sqlgen.shapes.nested import above_own_group_plan, existence_plan, set_plan
 from sqlgen.speakable import SpeakableDatabase
 from sqlr1.data.reasoning import trace
 from sqlr1.database import ForeignKey, read_profile

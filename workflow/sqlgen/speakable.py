@@ -53,7 +53,7 @@ class SpeakableDatabase:
 
     @cached_property
     def up_keys(self) -> list[ForeignKey]:
-        """Foreign keys to another table, by table; only those whose role (see `Names.role`) no other key of their table has."""
+        """Foreign keys to other tables, by the table that holds them. No two of a table have one role (`Names.role`)."""
         others = [k for k in self._keys if k.table != k.parent]
         roles = Counter((k.table, self._role(k)) for k in others)
         position = {table.name: number for number, table in enumerate(self.profile.schema.tables)}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from sqlgen.english import Speaker
 from sqlgen.query_plan import QueryPlan
-from sqlgen.shapes import computed, cte, groups, joined, nested, sets, single, window
+from sqlgen.shapes import computed, cte, groups, joined, nested, single
 from sqlgen.speakable import NoPlan, SpeakableDatabase
 from sqlgen.sql_text import select
 from sqlgen.wording import CompoundPlan, Wording, block_wording
@@ -59,13 +59,13 @@ SHAPES: dict[str, dict[Shape, float]] = {
     },
     "Complex": {
         joined.linked: 5, joined.hops: 4,
-        sets.set_values: 5, sets.set_entities: 5, sets.set_tables: 1.5,
+        nested.set_values: 5, nested.set_entities: 5, nested.set_tables: 1.5,
         nested.above_own_group: 2, nested.existence: 2,
-        window.best_of_group: 2, window.ranking: 1, window.distance: 1,
+        groups.best_of_group: 2, groups.ranking: 1, groups.distance: 1,
         groups.group_above_average: 2,
     },
     "Highly Complex": {
-        computed.running_by_year: 2, window.best_of_chosen: 2, sets.three_sets: 2,
+        computed.running_by_year: 2, groups.best_of_chosen: 2, nested.three_sets: 2,
         groups.group_ranking: 1.5, groups.group_share: 1, groups.group_above_mean: 1.5,
         cte.two_kinds: 1.5, cte.most_frequent_in: 1, cte.two_counts: 2, cte.most_frequent_among: 2,
         cte.descendants: 1.5, computed.every_year: 2,

@@ -9,8 +9,6 @@ from sqlgen.speakable import NoPlan, SpeakableDatabase, choose, require
 from sqlgen.sql_text import Block, count_if, literal, year_of
 from sqlgen.wording import CompoundPlan
 
-_Dated = list[tuple[str, str, bool]]  # a table, its column of dates or years, and whether it holds dates
-
 
 def percentage_plan(base: QueryPlan, group: Ref | None) -> CompoundPlan:
     """The percentage of rows that meet the filter of `base`, overall or for each value of `group`."""
@@ -105,20 +103,13 @@ def ranges(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
     return ranges_plan(QueryPlan.of(table), Ref(0, key), low, high)
 
 
-def by_year(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
-    """Counts or sums by year of a date."""
-    choices = [(table, c, True) for table in db.tables for c in db.of_kind(table, "date")]
-    return _by_year(db, rng, choices, "count")
-
-
 def running_by_year(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
     """Running totals and changes by year, mostly of filtered rows."""
-    kind = rng.choice(["running", "change"])
-    return _by_year(db, rng, _dated_columns(db), kind)
+    return by_year(db, rng, rng.choice(["running", "change"]))
 
 
-def _dated_columns(db: SpeakableDatabase) -> _Dated:
-    """All columns of dates or years."""
+def _dated_columns(db: SpeakableDatabase) -> list[tuple[str, str, bool]]:
+    """All columns of dates or years: (table, column, whether it holds dates)."""
     choices = []
     for table in db.tables:
         choices += [(table, c, True) for c in db.of_kind(table, "date")]
@@ -126,7 +117,9 @@ def _dated_columns(db: SpeakableDatabase) -> _Dated:
     return choices
 
 
-def _by_year(db: SpeakableDatabase, rng: random.Random, choices: _Dated, kind: str) -> CompoundPlan:
+def by_year(db: SpeakableDatabase, rng: random.Random, kind: str = "count") -> CompoundPlan:
+    """Counts or sums by year of a date; running totals and changes are also by columns of years."""
+    choices = [choice for choice in _dated_columns(db) if kind != "count" or choice[2]]
     table, key, dated = choose(rng, choices)
     numbers = [c for c in db.complete(table, db.quantities(table)) if c != key]
     measured = Ref(0, rng.choice(numbers)) if numbers and rng.random() < 0.5 else None

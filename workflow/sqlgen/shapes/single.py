@@ -96,9 +96,9 @@ def superlative(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
 def group(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """One or two measures for each value of a column."""
     plan = _groups(db, rng)
-    measures = [_measure(db, rng, plan)]
+    measures = [group_measure(db, rng, plan)]
     if rng.random() < 0.2:
-        extra = _measure(db, rng, plan)
+        extra = group_measure(db, rng, plan)
         measures += [extra] if extra not in measures else []
     order = (SortKey(measures[0], rng.random() < 0.7),) if rng.random() < 0.2 else ()
     return plan.with_(outputs=(*plan.group, *measures), order=order)
@@ -107,7 +107,7 @@ def group(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
 def group_having(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """The values of a column whose groups pass a condition."""
     plan = _groups(db, rng)
-    measure = COUNT if rng.random() < 0.75 else _measure(db, rng, plan)
+    measure = COUNT if rng.random() < 0.75 else group_measure(db, rng, plan)
     if measure.function != "count":
         quantiles = db.statistics(plan.tables[0], measure.ref.column).quantiles
         having = Filter(measure, rng.choice([">", ">", "<"]), quantiles[rng.choice([3, 4, 5])])
@@ -123,7 +123,7 @@ def group_having(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
 def group_top(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """The value, or the k values, with the most rows or the highest measure."""
     plan = _groups(db, rng)
-    measure = COUNT if rng.random() < 0.75 else _measure(db, rng, plan)
+    measure = COUNT if rng.random() < 0.75 else group_measure(db, rng, plan)
     if measure.function in ("min", "max"):  # nobody asks for "the highest lowest price"
         measure = Measure("avg", measure.ref)
     outputs = plan.group if rng.random() < 0.7 else (*plan.group, measure)
@@ -141,12 +141,12 @@ def _groups(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     return QueryPlan((table,), (), filters=filters, group=(Ref(0, key),))
 
 
-def _measure(db: SpeakableDatabase, rng: random.Random, plan: QueryPlan) -> Measure:
-    return group_measure(db, rng, plan, 0.45, ("avg", "avg", "max", "min", "sum"))
-
-
 def group_measure(
-    db: SpeakableDatabase, rng: random.Random, plan: QueryPlan, count_share: float, functions: tuple[str, ...]
+    db: SpeakableDatabase,
+    rng: random.Random,
+    plan: QueryPlan,
+    count_share: float = 0.45,
+    functions: tuple[str, ...] = ("avg", "avg", "max", "min", "sum"),
 ) -> Measure:
     """The number of rows with probability `count_share`, else an aggregate of an unused number column."""
     numbers = unused(plan, db.quantities(plan.tables[0]))
