@@ -52,8 +52,8 @@ def test_codes_have_no_plural(noun):
 
 def test_given_nouns_and_tables_of_all_rows(db):
     given = {("all_orders", "num_items"): "num items"}
-    assert Names(db.profile, given).column("all_orders", "num_items") == "number of items"
-    assert db.names.entity("all_orders") == "order"
+    assert Names(db.profile, given).columns["all_orders", "num_items"] == "number of items"
+    assert db.names.entities["all_orders"] == "order"
 
 
 def test_no_total_total(db):

@@ -72,7 +72,7 @@ class Speaker:
             join = plan.joins[occurrence - 1]
             if join.up:
                 return self.names.role(plan.tables[join.left.occurrence], join.left.column, plan.tables[occurrence])
-        return self.names.entity(plan.tables[occurrence])
+        return self.names.entities[plan.tables[occurrence]]
 
     def subjects(self, plan: QueryPlan, occurrence: int = 0) -> str:
         """The plural noun of an occurrence, marked."""
@@ -80,7 +80,7 @@ class Speaker:
 
     def noun(self, plan: QueryPlan, ref: Ref) -> str:
         """The singular noun of a column, not marked."""
-        return self.names.column(plan.tables[ref.occurrence], ref.column)
+        return self.names.columns[plan.tables[ref.occurrence], ref.column]
 
     def columns(self, plan: QueryPlan, refs: Sequence[Ref], many: bool) -> str:
         """`name and age`, or `names and ages` when `many`."""

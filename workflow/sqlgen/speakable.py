@@ -53,7 +53,7 @@ class SpeakableDatabase:
 
     @cached_property
     def up_keys(self) -> list[ForeignKey]:
-        """Foreign keys to other tables, by the table that holds them. No two of a table have one role (`Names.role`)."""
+        """Foreign keys to other tables, by the table that holds them; no two of a table have one role."""
         others = [k for k in self._keys if k.table != k.parent]
         roles = Counter((k.table, self._role(k)) for k in others)
         position = {table.name: number for number, table in enumerate(self.profile.schema.tables)}
@@ -66,7 +66,7 @@ class SpeakableDatabase:
     @cached_property
     def self_keys(self) -> list[ForeignKey]:
         """Foreign keys of a table to itself, such as the manager of an employee."""
-        return [k for k in self._keys if k.table == k.parent and self._role(k) != self.names.entity(k.table)]
+        return [k for k in self._keys if k.table == k.parent and self._role(k) != self.names.entities[k.table]]
 
     @cached_property
     def all_up_keys(self) -> list[ForeignKey]:
@@ -125,22 +125,22 @@ class SpeakableDatabase:
     def numbers(self, table: str) -> list[str]:
         """Number columns with at least three values: worth averaging, comparing and sorting by."""
         found = [c for c in self.of_kind(table, "number") if self.statistics(table, c).distinct >= 3]
-        return [c for c in found if not _NOMINAL & set(self.names.column(table, c).split())]
+        return [c for c in found if not _NOMINAL & set(self.names.columns[table, c].split())]
 
     def quantities(self, table: str) -> list[str]:
         """Numbers that can be added and averaged: all but years."""
-        return [c for c in self.numbers(table) if not names_year(self.names.column(table, c))]
+        return [c for c in self.numbers(table) if not names_year(self.names.columns[table, c])]
 
     def years(self, table: str) -> list[str]:
         """Numbers that are calendar years."""
-        found = [c for c in self.numbers(table) if names_year(self.names.column(table, c))]
+        found = [c for c in self.numbers(table) if names_year(self.names.columns[table, c])]
         return [c for c in found if self.names.dated(table, c)]
 
     def categories(self, table: str) -> list[str]:
         """Columns whose values repeat, worth grouping by. Text and booleans come three times: drawn more often."""
         usual = [c for c in self.of_kind(table, "text", "boolean") if self.statistics(table, c).categorical]
         years = [c for c in self.of_kind(table, "number") if self.statistics(table, c).categorical]
-        return usual * 3 + [c for c in years if names_year(self.names.column(table, c))]
+        return usual * 3 + [c for c in years if names_year(self.names.columns[table, c])]
 
     def repeated(self, table: str) -> list[str]:
         """Speakable columns in which a value can occur twice."""
@@ -149,7 +149,7 @@ class SpeakableDatabase:
     def label(self, table: str) -> str:
         """The column by which people name a row: a name or title, otherwise the text with most different values."""
         columns = self.of_kind(table, "text") or self.speakable(table)
-        nouns = {c: self.names.column(table, c) for c in columns}
+        nouns = {c: self.names.columns[table, c] for c in columns}
         for word in _LABELS:
             exact = [c for c in columns if nouns[c] == word] or [c for c in columns if nouns[c].endswith(word)]
             if exact:

@@ -57,7 +57,7 @@ class Block:
         """A condition of WHERE or HAVING."""
         left = self.output(item.ref)
         op, value = item.op, item.value
-        inner = select(value) if isinstance(value, QueryPlan) else None
+        inner = Block(value).select() if isinstance(value, QueryPlan) else None
         if op in ("in", "not_in"):
             members = inner or ", ".join(map(literal, value))
             return f"{left} {'IN' if op == 'in' else 'NOT IN'} ({members})"
@@ -97,8 +97,3 @@ class Block:
         if plan.limit is not None:
             clauses.append(f"LIMIT {plan.limit}")
         return " ".join(clauses)
-
-
-def select(plan: QueryPlan) -> str:
-    """The SQL of a plan of one block."""
-    return Block(plan).select()

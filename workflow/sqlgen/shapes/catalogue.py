@@ -7,7 +7,7 @@ from sqlgen.english import Speaker
 from sqlgen.query_plan import QueryPlan
 from sqlgen.shapes import computed, cte, groups, joined, nested, single
 from sqlgen.speakable import NoPlan, SpeakableDatabase
-from sqlgen.sql_text import select
+from sqlgen.sql_text import Block
 from sqlgen.wording import CompoundPlan, Wording, block_wording
 
 Plan = QueryPlan | CompoundPlan
@@ -24,7 +24,7 @@ def draw(shape: Shape, db: SpeakableDatabase, rng: random.Random) -> Plan | None
 
 def sql_of(plan: Plan) -> str:
     """The plan as SQL."""
-    return select(plan) if isinstance(plan, QueryPlan) else plan.sql
+    return Block(plan).select() if isinstance(plan, QueryPlan) else plan.sql
 
 
 def wording_of(plan: Plan, speaker: Speaker) -> Wording:

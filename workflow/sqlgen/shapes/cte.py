@@ -23,11 +23,8 @@ def two_counts_plan(base: QueryPlan, first: ForeignKey, second: ForeignKey, show
     """Parents with more rows in one child table than in another."""
     block = Block(base, 1)
     key = block.column(Ref(0, first.parent_column))
-    counts = [
-        f"SELECT {identifier(k.column)} AS owner, COUNT(*) AS total FROM {identifier(k.table)} "
-        f"GROUP BY {identifier(k.column)}"
-        for k in (first, second)
-    ]
+    owners = [(identifier(k.column), identifier(k.table)) for k in (first, second)]
+    counts = [f"SELECT {c} AS owner, COUNT(*) AS total FROM {t} GROUP BY {c}" for c, t in owners]
     totals = ["T2.total", "T3.total"] if shows_counts else []
     sql = (
         f"WITH first_counts AS ({counts[0]}), second_counts AS ({counts[1]}) "

@@ -147,19 +147,17 @@ def children_group(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
 
 
 def _measure(db: SpeakableDatabase, rng: random.Random, plan: QueryPlan) -> Measure:
-    return group_measure(db, rng, plan, 0.6, ("avg", "sum"))
+    return group_measure(db, rng, plan, "avg sum", 0.6)
 
 
 def children_having(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """Parents with at least, or exactly, k children: "fewer than k" would also be true of parents without any."""
     base = children_by_parent(db, rng)
     outputs = base.outputs if rng.random() < 0.7 else (*base.outputs, COUNT)
-    having = (
-        Filter(COUNT, ">", 1)
-        if rng.random() < 0.15
-        else Filter(COUNT, rng.choice([">", ">=", ">=", ">=", "="]), rng.choice([2, 2, 2, 3, 3, 4]))
-    )
-    return base.with_(outputs=outputs, having=(having,))
+    op, number = ">", 1
+    if rng.random() >= 0.15:
+        op, number = rng.choice([">", ">=", ">=", ">=", "="]), rng.choice([2, 2, 2, 3, 3, 4])
+    return base.with_(outputs=outputs, having=(Filter(COUNT, op, number),))
 
 
 def children_top(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:

@@ -7,7 +7,7 @@ from sqlgen.english import Speaker
 from sqlgen.query_plan import COUNT, Filter, Measure, QueryPlan, Ref
 from sqlgen.shapes.joined import chain, down, up
 from sqlgen.speakable import NoPlan, SpeakableDatabase, choose, require
-from sqlgen.sql_text import Block, select
+from sqlgen.sql_text import Block
 from sqlgen.wording import CompoundPlan, Part
 from sqlr1.database import ForeignKey
 
@@ -103,7 +103,7 @@ def set_plan(shown: str, first: QueryPlan, *rest: str | QueryPlan) -> CompoundPl
     `shown` is what they show: values, entities (parents), or tables (a noun that two tables share). Entities, and three
     blocks, are combined by intersect and except only.
     """
-    sql = " ".join(part.upper() if isinstance(part, str) else select(part) for part in (first, *rest))
+    sql = " ".join(part.upper() if isinstance(part, str) else Block(part).select() for part in (first, *rest))
     parts: dict[str, Part] = dict(zip(("first", "second", "third"), (first, *rest[1::2]), strict=False))
     if shown == "entities":  # their noun is said once
         once = parts if len(parts) == 3 else ["second"]
@@ -174,7 +174,7 @@ def _entities(db: SpeakableDatabase, rng: random.Random) -> _Blocks:
 def set_tables(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
     """A noun that two tables share, such as the city of customers and of branches."""
     texts = [(t, c) for t in db.tables for c in db.complete(t, db.of_kind(t, "text"))]
-    pairs = [(a, b) for a in texts for b in texts if a[0] != b[0] and db.names.column(*a) == db.names.column(*b)]
+    pairs = [(a, b) for a in texts for b in texts if a[0] != b[0] and db.names.columns[a] == db.names.columns[b]]
     left, right = choose(rng, pairs)
     return set_plan("tables", QueryPlan.of(*left), _operator(rng), QueryPlan.of(*right))
 

@@ -145,14 +145,14 @@ def group_measure(
     db: SpeakableDatabase,
     rng: random.Random,
     plan: QueryPlan,
-    count_share: float = 0.45,
-    functions: tuple[str, ...] = ("avg", "avg", "max", "min", "sum"),
+    functions: str = "avg avg max min sum",
+    counts: float = 0.45,
 ) -> Measure:
-    """The number of rows with probability `count_share`, else an aggregate of an unused number column."""
+    """The number of rows with probability `counts`, else an aggregate of an unused number column."""
     numbers = unused(plan, db.quantities(plan.tables[0]))
-    if not numbers or rng.random() < count_share:
+    if not numbers or rng.random() < counts:
         return COUNT
-    return Measure(rng.choice(functions), Ref(0, rng.choice(numbers)))
+    return Measure(rng.choice(functions.split()), Ref(0, rng.choice(numbers)))
 
 
 def unused(plan: QueryPlan, columns: list[str]) -> list[str]:
