@@ -131,7 +131,7 @@ def test_estimates_over_two_seeds(runs):
 
 
 def test_summaries_and_rows_must_lie_side_by_side(files):
-    with pytest.raises(InputError, match="must be beside its summary.json"):
+    with pytest.raises(InputError, match="beside its summary"):
         load_runs([summary for summary, _ in files], [rows for _, rows in reversed(files)])
 
 
