@@ -10,8 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from sqlr1 import config
-from sqlr1.model.base import eos_token_ids, load_model, load_tokenizer
-from sqlr1.model.numerics import native_precision
+from sqlr1.model.base import eos_token_ids, load_model, load_tokenizer, native_precision
 from sqlr1.model.prefix_cache import why_not_shared
 from sqlr1.model.sampler import GREEDY, Sampling, batches, row_seed, sample
 from sqlr1.model.vllm import VllmBackend
