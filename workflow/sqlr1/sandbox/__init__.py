@@ -42,19 +42,13 @@ What is not covered:
 - Text that is not UTF-8 loses the bytes that cannot be decoded, as in Spider's evaluator (BIRD's fails on it).
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sqlr1.sandbox.judging import METRICS, SEMANTICS, instances, is_ordered, mend, on_one_line
 from sqlr1.sandbox.protocol import Execution, Judgement, Limits, Pair, Query, Race, Status, Verdict
 
 if TYPE_CHECKING:
     from sqlr1.sandbox.executor import Executor
-    from sqlr1.sandbox.judging import METRICS, SEMANTICS, instances, is_ordered, mend, on_one_line
-
-# Imported on first use: a worker imports this package too, and must start fast.
-_LAZY = {"Executor": "executor"} | dict.fromkeys(
-    ("METRICS", "SEMANTICS", "instances", "is_ordered", "mend", "on_one_line"), "judging"
-)
 
 __all__ = [
     "METRICS", "SEMANTICS", "Execution", "Executor", "Judgement", "Limits", "Pair", "Query", "Race", "Status",
@@ -63,6 +57,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    """`Executor` is imported on first use: a worker imports this package too, and must start fast."""
+    if name != "Executor":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    from sqlr1.sandbox.executor import Executor
+
+    return Executor

@@ -83,7 +83,7 @@ class Executor(AbstractContextManager):
         """
         tasks = [("race", pair.database, pair.predicted, pair.gold, repeats) for pair in pairs]
         return [
-            Race(Status.OK, payload) if status == Status.OK else Race(Status(status), [], payload or "", error)
+            Race(Status.OK, payload, "", "") if status == Status.OK else Race(Status(status), [], payload or "", error)
             for status, payload, error in self._run(tasks, progress, statements=2 * repeats + 2)
         ]
 

@@ -12,7 +12,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import astuple
 from pathlib import Path
 
 from sqlr1.sandbox.protocol import Limits, Reply, Status, Task, send
@@ -38,7 +37,7 @@ class _Process:
         self._limits = limits
         self.socket, theirs = socket.socketpair()
         with theirs:
-            arguments = [str(_PACKAGE_ROOT), str(theirs.fileno()), marshal.dumps(astuple(limits), 2).hex()]
+            arguments = [str(_PACKAGE_ROOT), str(theirs.fileno()), marshal.dumps(tuple(limits), 2).hex()]
             # -I -S: no environment, no site-packages. With the standard library only, a worker starts fast.
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _START, *arguments],

@@ -18,7 +18,6 @@ failed, "gold" or "predicted". Otherwise the payload is None if the status is no
 import enum
 import marshal
 import socket
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,8 +62,7 @@ class Verdict(enum.StrEnum):
         return self in (Verdict.GOLD_FAILED, Verdict.GOLD_TIMED_OUT, Verdict.MISSING_DATABASE)
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """What one statement may use.
 
     `seconds`: wall time to execute and fetch. `rows`, `result_bytes`: size of the result; a single value may not
@@ -103,36 +101,33 @@ class Pair(NamedTuple):
     predicted: str
 
 
-@dataclass(frozen=True)
-class Execution:
+class Execution(NamedTuple):
     """What a statement returned. `rows` is None unless `status` is ok; column names may repeat."""
 
     status: Status
-    columns: list[str] = field(default_factory=list)
-    rows: list[tuple] | None = None
-    error: str = ""
+    columns: list[str]
+    rows: list[tuple] | None
+    error: str
 
 
-@dataclass(frozen=True)
-class Race:
+class Race(NamedTuple):
     """The speed of a prediction: `ratios` are time of the gold / time of the prediction, empty unless `status` is ok.
 
     `failed`: which of the two did not run, "gold" or "predicted"; empty if unknown (the worker died).
     """
 
     status: Status
-    ratios: list[float] = field(default_factory=list)
-    failed: str = ""
-    error: str = ""
+    ratios: list[float]
+    failed: str
+    error: str
 
 
-@dataclass(frozen=True)
-class Judgement:
+class Judgement(NamedTuple):
     """The verdict on a pair. `metrics` maps each requested metric to 0..1; `error` says why a statement did not run."""
 
     verdict: Verdict
-    metrics: dict[str, float] = field(default_factory=dict)
-    error: str = ""
+    metrics: dict[str, float]
+    error: str
 
 
 def send(connection: socket.socket, value: Any) -> None:

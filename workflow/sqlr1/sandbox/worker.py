@@ -12,7 +12,6 @@ import sqlite3
 import stat
 import sys
 import time
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ class Worker:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._sandboxes: OrderedDict[tuple, Sandbox] = OrderedDict()
+        self._sandboxes: dict[tuple, Sandbox] = {}  # the one used last comes last
 
     def answer(self, kind: str, database: str, sql: str, *more: Any) -> Reply:
         """Do one task."""
@@ -69,13 +68,11 @@ class Worker:
         if not stat.S_ISREG(found.st_mode):
             raise FileNotFoundError(database)
         key = (database, found.st_ino, found.st_size, found.st_mtime_ns)
-        if key in self._sandboxes:
-            self._sandboxes.move_to_end(key)
-        else:
-            self._sandboxes[key] = Sandbox(Path(database), self._limits)
-            if len(self._sandboxes) > _OPEN_DATABASES:
-                self._sandboxes.popitem(last=False)[1].close()
-        return self._sandboxes[key]
+        sandbox = self._sandboxes.pop(key, None) or Sandbox(Path(database), self._limits)
+        self._sandboxes[key] = sandbox
+        if len(self._sandboxes) > _OPEN_DATABASES:
+            self._sandboxes.pop(next(iter(self._sandboxes))).close()
+        return sandbox
 
 
 def _payload(kind: str, columns: list[str], rows: list[tuple], volatile: bool, *more: Any) -> Any:
