@@ -61,7 +61,10 @@ def judgement(
         return Judgement(Verdict.MISSING_DATABASE, {}, "the database is missing")
     decided = {metric: _decide(comparisons, golds, replies) for metric, comparisons in by_metric.items()}
     verdict, _, error = decided[SEMANTICS[semantics]]
-    return Judgement(verdict, {m: decided[m][1] for m in metrics if not decided[m][0].is_gold_fault}, error)
+    values = {m: decided[m][1] for m in metrics if not decided[m][0].is_gold_fault}
+    deciding = by_metric[SEMANTICS[semantics]]
+    alone = _decide(deciding[:1], golds, replies)[0] == Verdict.MATCH if len(deciding) > 1 else None
+    return Judgement(verdict, values, error, alone)
 
 
 def _decide(
