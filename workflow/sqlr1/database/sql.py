@@ -122,6 +122,5 @@ def sql_class(expression: exp.Expression) -> str:
 
 def _correlated(select: exp.Select) -> bool:
     """Whether a subquery refers to a table of an outer block."""
-    own = {table.alias_or_name for table in select.find_all(exp.Table)}
-    own |= {subquery.alias for subquery in select.find_all(exp.Subquery)}
+    own = {source.alias_or_name for source in select.find_all(exp.Table, exp.Subquery)}
     return any(column.table and column.table not in own for column in select.find_all(exp.Column))

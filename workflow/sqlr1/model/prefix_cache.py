@@ -177,21 +177,23 @@ def prefill(
     suffixes = [prompt[length_of[number] :] for number, prompt in enumerate(prompts)]
     if _tokens(prefixes) + _tokens(suffixes) > _LARGEST_SHARE * _tokens(prompts):
         ids, present = _padded(prompts, model.device)
-        # No mask is needed: the padding is on the right, where causal attention does not look.
-        output = model.model(input_ids=ids, use_cache=True)
-        return _last(output.last_hidden_state, present), output.past_key_values, present
-    ids, prefix_present = _padded(prefixes, model.device)
-    cache = model.model(input_ids=ids, use_cache=True).past_key_values
-    group_of = {number: group for group, (_, members) in enumerate(groups) for number in members}
-    group_of_prompt = torch.tensor([group_of[number] for number in range(len(prompts))], device=model.device)
-    cache.batch_select_indices(group_of_prompt)
-    ids, suffix_present = _padded(suffixes, model.device)
-    present = torch.cat([prefix_present[group_of_prompt], suffix_present], 1)
-    positions = prefix_present.sum(1)[group_of_prompt, None] + torch.arange(ids.shape[1], device=model.device)
-    output = model.model(
-        input_ids=ids, attention_mask=present, position_ids=positions, past_key_values=cache, use_cache=True
-    )
-    return _last(output.last_hidden_state, suffix_present), output.past_key_values, present
+        lengths = present.sum(1)
+        after = {}  # no mask is needed: the padding is on the right, where causal attention does not look
+    else:
+        ids, present = _padded(prefixes, model.device)
+        cache = model.model(input_ids=ids, use_cache=True).past_key_values
+        group_of = {number: group for group, (_, members) in enumerate(groups) for number in members}
+        group_of_prompt = torch.tensor([group_of[number] for number in range(len(prompts))], device=model.device)
+        cache.batch_select_indices(group_of_prompt)
+        prefix_present = present[group_of_prompt]
+        ids, present = _padded(suffixes, model.device)
+        lengths = present.sum(1)
+        positions = prefix_present.sum(1)[:, None] + torch.arange(ids.shape[1], device=model.device)
+        present = torch.cat([prefix_present, present], 1)
+        after = {"attention_mask": present, "position_ids": positions, "past_key_values": cache}
+    output = model.model(input_ids=ids, use_cache=True, **after)
+    last = output.last_hidden_state[torch.arange(len(prompts), device=model.device), lengths - 1]
+    return last, output.past_key_values, present
 
 
 def shared_prefixes(prompts: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:
@@ -214,9 +216,11 @@ def shared_prefixes(prompts: Sequence[Sequence[int]]) -> list[tuple[int, list[in
                 groups[-1] = (common, [*members, number])
                 continue
         groups.append((len(prompt) - 1, [number]))
-    suffix_lengths = [len(prompts[n]) - length for length, members in groups if len(members) > 1 for n in members]
-    alone = {members[0]: max(0, len(prompts[members[0]]) - max(suffix_lengths, default=1)) for _, members in groups}
-    return [(length if len(members) > 1 else alone[members[0]], members) for length, members in groups]
+    rests = [len(prompts[n]) - length for length, members in groups if len(members) > 1 for n in members]
+    rest = max(rests, default=1)
+    return [
+        (length if len(members) > 1 else max(0, len(prompts[members[0]]) - rest), members) for length, members in groups
+    ]
 
 
 def _tokens(rows: Sequence[Sequence[int]]) -> int:
@@ -230,7 +234,3 @@ def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.
     ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
     lengths = torch.tensor([len(row) for row in rows], device=device)
     return ids, torch.arange(longest, device=device)[None] < lengths[:, None]
-
-
-def _last(hidden: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    return hidden[torch.arange(len(hidden), device=hidden.device), present.sum(1) - 1]

@@ -28,6 +28,10 @@ _STARVATION = 4
 # A task whose worker died is tried once more: something outside may have killed it.
 _ATTEMPTS = 2
 _FAILED_STARTS = 100  # in a row
+_ENDED_BY_LIMIT = {  # the replies for a worker that the kernel ended, by its exit code
+    -signal.SIGALRM: (Status.TIMED_OUT, None, "interrupted"),
+    -signal.SIGPROF: (Status.TOO_LARGE, None, "the result takes too long to compare"),
+}
 
 
 class _Process:
@@ -124,6 +128,8 @@ class Pool:
                         task = waiting.popleft()
                         process.assign(task, tasks[task], statements)
                 for task, reply in self._collect():
+                    if task is None:  # "ready", or the end of an idle worker
+                        continue
                     deaths[task] += reply[0] == Status.CRASHED
                     if reply[0] == Status.CRASHED and deaths[task] < _ATTEMPTS:
                         waiting.appendleft(task)
@@ -136,32 +142,27 @@ class Pool:
                 self._add(_Process(self._limits))
         return [replies[task] for task in range(len(tasks))]
 
-    def _collect(self) -> list[tuple[int, Reply]]:
-        """Wait for replies: (task, reply). Replaces workers that died or hang, and says so in the reply."""
-        found: list[tuple[int, Reply]] = []
+    def _collect(self) -> list[tuple[int | None, Reply]]:
+        """Wait for messages: (task, reply). Replaces workers that died or hang, and says so in the reply."""
+        found: list[tuple[int | None, Reply]] = []
         wait = min(process.deadline for process in self.processes) - time.monotonic()
         for process in [key.data for key, _ in self._selector.select(max(0.0, wait))]:
             try:
-                message = marshal.load(process.messages)
+                found.append((process.task, marshal.load(process.messages)))
             except (OSError, EOFError):
-                found += self._replace(process)
-                continue
-            if process.ready:
-                found.append((process.task, message))
-                process.task = None
-            else:  # the first message only says that the worker has started
-                process.ready = True
+                found.append((process.task, self._replace(process)))
+            else:
+                process.task, process.ready, process.deadline = None, True, math.inf
                 self._failed_starts = 0
-            process.deadline = math.inf
         now = time.monotonic()
         for process in [process for process in self.processes if process.deadline < now]:
             if process.hangs(now):
-                found += self._replace(process)
+                found.append((process.task, self._replace(process)))
             else:  # comparing, racing, or short of CPU time
                 process.deadline = now + _HANG_SECONDS
         return found
 
-    def _replace(self, process: _Process) -> list[tuple[int, Reply]]:
+    def _replace(self, process: _Process) -> Reply:
         code = self._remove(process)
         self._failed_starts += not process.ready
         if self._failed_starts >= _FAILED_STARTS:
@@ -169,14 +170,11 @@ class Pool:
         # The spare has already started. Starting a process takes as long as a hundred quick queries.
         self._add(self._spare or _Process(self._limits))
         self._spare = _Process(self._limits)
-        if process.task is None:
-            return []
-        if code == -signal.SIGALRM:
-            return [(process.task, (Status.TIMED_OUT, None, "interrupted"))]
-        if code == -signal.SIGPROF:
-            return [(process.task, (Status.TOO_LARGE, None, "the result takes too long to compare"))]
-        logger.warning("a SQL worker died (exit code %d); another replaces it", code)
-        return [(process.task, (Status.CRASHED, None, f"the worker died (exit code {code})"))]
+        if code in _ENDED_BY_LIMIT:
+            return _ENDED_BY_LIMIT[code]
+        if process.task is not None:
+            logger.warning("a SQL worker died (exit code %d); another replaces it", code)
+        return Status.CRASHED, None, f"the worker died (exit code {code})"
 
     def _add(self, process: _Process) -> None:
         self.processes.append(process)
