@@ -21,9 +21,9 @@ What is covered:
 - Memory. SQLite's heap, the process's address space (not enforced on macOS), rows and bytes of a result.
 - Workers that die. A waiting spare replaces them at once. The query is tried once more, unless it ran out of time, and
   then it is `crashed`. No other query is lost.
-- Workers that hang. One that is stopped (SIGSTOP) is replaced three seconds after its limit. One that is stopped while
-  a large gold is sent to it delays the others by at most three seconds. One that is not stopped but does not answer
-  may be comparing results with little CPU time: it is killed when four times the comparison limit has passed as well.
+- Workers that hang. One that is stopped (SIGSTOP) is replaced three seconds after its limit. One that is stopped in the
+  middle of a message delays the others by at most three seconds. One that is not stopped but does not answer may be
+  comparing results with little CPU time: it is killed when four times the comparison limit has passed as well.
 - A gold that fails is `gold_failed` or `gold_timed_out`, whatever the prediction did.
 
 What is not covered:
