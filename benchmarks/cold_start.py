@@ -21,8 +21,7 @@ import torch
 from transformers import AutoConfig
 
 from sqlr1.config import ColdStart, Lora
-from sqlr1.model.base import load_model, load_tokenizer
-from sqlr1.model.numerics import native_precision
+from sqlr1.model.base import load_model, load_tokenizer, native_precision
 from sqlr1.plan import Model
 
 SETTINGS = ColdStart(

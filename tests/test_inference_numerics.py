@@ -6,7 +6,7 @@ from tiny_models import tiny_folder
 
 from sqlr1.config import Candidates, ColdStart, Grpo, Lora
 from sqlr1.model.answers import make_backend
-from sqlr1.model.numerics import fix_numerics, native_precision
+from sqlr1.model.base import fix_numerics, native_precision
 from sqlr1.train.policy import load_policy
 from sqlr1.train.trainer_config import grpo_config, sft_config
 

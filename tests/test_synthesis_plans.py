@@ -30,8 +30,7 @@ from sqlgen.shapes.nested import above_own_group_plan, existence_plan, set_plan
 from sqlgen.speakable import SpeakableDatabase
 from sqlr1.data.reasoning import trace
 from sqlr1.database import ForeignKey, read_profile
-from sqlr1.database.sql import to_sql
-from sqlr1.database.sql_features import sql_class
+from sqlr1.database.sql import sql_class, to_sql
 
 DDL = """
 CREATE TABLE singer (singer_id INTEGER PRIMARY KEY, name TEXT, country TEXT, age INTEGER, born DATE, mentor_id INTEGER,

@@ -23,7 +23,7 @@ from sqlr1.config import Synthesize
 from sqlr1.data.mentions import unmentioned_value
 from sqlr1.data.split import shares
 from sqlr1.database import read_profile
-from sqlr1.database.sql_features import sql_class
+from sqlr1.database.sql import sql_class
 from sqlr1.records import SQL_CLASSES, STYLES, Question
 from sqlr1.sandbox import Executor, Limits
 

@@ -16,9 +16,8 @@ from sqlgen.shapes.catalogue import SHAPES, Plan, Shape, draw, has_one_group, sq
 from sqlgen.speakable import SpeakableDatabase
 from sqlgen.wording import in_style
 from sqlr1.data.reasoning import trace
-from sqlr1.database.sql import to_sql
-from sqlr1.database.sql_features import sql_class
-from sqlr1.database.tie_probes import rejection_reason, tie_probe
+from sqlr1.database.determinism import rejection_reason, tie_probe
+from sqlr1.database.sql import sql_class, to_sql
 from sqlr1.records import SQL_CLASSES, Question
 from sqlr1.sandbox import Executor, Query, Status
 

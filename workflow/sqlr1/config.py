@@ -257,19 +257,19 @@ class Prompt(Section):
 class Execution(Section):
     """Limits for each query that a model or the generator wrote."""
 
-    seconds: PositiveFloat = Limits.seconds
+    seconds: PositiveFloat = Limits().seconds
     """Wall time."""
-    rows: PositiveInt = Limits.rows
+    rows: PositiveInt = Limits().rows
     """Rows of a result."""
-    result_bytes: PositiveInt = Limits.result_bytes
+    result_bytes: PositiveInt = Limits().result_bytes
     """Bytes of a result."""
-    memory_bytes: PositiveInt = Limits.memory_bytes
+    memory_bytes: PositiveInt = Limits().memory_bytes
     """SQLite's heap in a worker."""
-    sql_length: PositiveInt = Limits.sql_length
+    sql_length: PositiveInt = Limits().sql_length
     """Bytes of a statement."""
-    expression_depth: PositiveInt = Limits.expression_depth
+    expression_depth: PositiveInt = Limits().expression_depth
     """Depth of a statement's parse tree."""
-    comparison_seconds: PositiveFloat = Limits.comparison_seconds
+    comparison_seconds: PositiveFloat = Limits().comparison_seconds
     """CPU time to compare a result with the gold's."""
 
 

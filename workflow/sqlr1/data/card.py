@@ -8,8 +8,7 @@ import yaml
 from sqlglot import exp
 from tabulate import tabulate
 
-from sqlr1.database.sql import parse
-from sqlr1.database.sql_features import features
+from sqlr1.database.sql import features, parse
 from sqlr1.records import SQL_CLASSES, Question
 
 _CARD = """---

@@ -14,17 +14,18 @@ from tqdm import tqdm
 from sqlr1.data.mentions import unmentioned_value
 from sqlr1.data.processes import executor_processes
 from sqlr1.data.similarity import QuestionIndex, Sketch, sketches
-from sqlr1.database.backward import write_backward
-from sqlr1.database.determinism import is_volatile, may_depend_on_order
-from sqlr1.database.sql import normal_form, parse, to_sql, without_literals
-from sqlr1.database.tie_probes import (
+from sqlr1.database.determinism import (
+    is_volatile,
     limit_splits_ties,
     limited_blocks,
+    may_depend_on_order,
     own_rows,
     rejection_reason,
     same_result,
     tie_probe,
 )
+from sqlr1.database.instances import write_backward
+from sqlr1.database.sql import normal_form, parse, to_sql, without_literals
 from sqlr1.records import Question
 from sqlr1.sandbox import Executor, Limits, Query, Status
 

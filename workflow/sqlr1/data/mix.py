@@ -13,8 +13,7 @@ from sqlr1.data.readers import draw, locate, read_questions
 from sqlr1.data.reasoning import trace
 from sqlr1.database import Schema, read_schema
 from sqlr1.database.files import database_files, resolve
-from sqlr1.database.sql import to_sql
-from sqlr1.database.sql_features import sql_class
+from sqlr1.database.sql import sql_class, to_sql
 from sqlr1.records import Question
 from sqlr1.sandbox import Executor, Pair, Verdict
 

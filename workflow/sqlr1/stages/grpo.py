@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlr1.model.base import MODEL_FILES, load_tokenizer, model_folder
-from sqlr1.model.numerics import fix_numerics, native_precision
+from sqlr1.model.base import MODEL_FILES, fix_numerics, load_tokenizer, model_folder, native_precision
 from sqlr1.records import Catalogue, InputError, Question, read_records
 from sqlr1.rewards import REWARDS, reward_functions
 from sqlr1.sandbox import Executor, Limits

@@ -15,8 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlr1.model.base import load_tokenizer, model_folder
-from sqlr1.model.numerics import fix_numerics, native_precision
+from sqlr1.model.base import fix_numerics, load_tokenizer, model_folder, native_precision
 from sqlr1.outcomes import outcomes
 from sqlr1.records import Catalogue, InputError, Question, read_records, write_jsonl
 from sqlr1.sandbox import Executor, Limits

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlr1.config import ColdStart, Grpo, Lora, Training
-from sqlr1.model.numerics import native_precision
+from sqlr1.model.base import native_precision
 from sqlr1.records import InputError
 
 if TYPE_CHECKING:
