@@ -53,7 +53,7 @@ def train(kind: str, folder: str, data: list[dict[str, list[int]]], steps: int) 
     from trl import SFTTrainer
 
     from sqlr1.train import sft
-    from sqlr1.train.trainer_config import lora_config, sft_config
+    from sqlr1.train.trainer_config import lora_config, trainer_config
 
     settings = SETTINGS.model_copy(update={"max_steps": steps + 1})
     model, tokenizer = load_model(folder, native_precision()), load_tokenizer(folder)
@@ -67,7 +67,7 @@ def train(kind: str, folder: str, data: list[dict[str, list[int]]], steps: int) 
 
             trainer = Stock(
                 model=model,
-                args=sft_config(settings, Path(work), 0),
+                args=trainer_config(settings, Path(work), 0),
                 train_dataset=Dataset.from_list([{**r, "length": len(r["input_ids"])} for r in data]),
                 processing_class=tokenizer,
                 peft_config=lora_config(settings.lora),

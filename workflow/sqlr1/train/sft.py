@@ -21,9 +21,8 @@ from sqlr1.records import Catalogue, InputError, Question
 from sqlr1.strategies import STRATEGIES
 from sqlr1.tracking import Run
 from sqlr1.train.checkpoints import EpochOf, LogToRun, MarkComplete, epoch_of
-from sqlr1.train.packed_forward import add_packed_forward
-from sqlr1.train.packing import pack_sequences
-from sqlr1.train.trainer_config import lora_config, named_section, sft_config
+from sqlr1.train.packed_forward import add_packed_forward, pack_sequences
+from sqlr1.train.trainer_config import lora_config, named_section, trainer_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -121,7 +120,7 @@ def make_trainer(
     from datasets import Dataset
 
     dataset = Dataset.from_list([{**r, "length": len(r["input_ids"])} for r in rows])
-    args, lora = sft_config(settings, work, seed), lora_config(settings.lora)
+    args, lora = trainer_config(settings, work, seed), lora_config(settings.lora)
     with named_section("cold_start"):  # some settings are refused only when the model is known
         trainer = ColdStartTrainer(
             model=model,

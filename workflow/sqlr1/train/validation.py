@@ -6,7 +6,7 @@ Each step of GRPO has other prompts, so a rising mean reward alone proves nothin
 import logging
 from collections.abc import Mapping, Sequence
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather_object
@@ -16,9 +16,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from sqlr1.model.prefix_cache import why_not_shared
 from sqlr1.model.sampler import BATCH_TOKENS, GREEDY, Sampling, complete_all
 from sqlr1.train.checkpoints import LogToRun
-from sqlr1.train.execution_reward import ExecutionReward, summary
-from sqlr1.train.monitor import COLLAPSE, collapse_signs
+from sqlr1.train.monitor import COLLAPSE, collapse_signs, summary
 from sqlr1.train.policy import rollout_policy
+
+if TYPE_CHECKING:
+    from sqlr1.train.grpo_trainer import ExecutionReward
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ class Validate(TrainerCallback):
     is made.
     """
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]], reward: ExecutionReward, every: int) -> None:
+    def __init__(self, rows: Sequence[Mapping[str, Any]], reward: "ExecutionReward", every: int) -> None:
         self.rows, self.reward, self.every = rows, reward, every
         self.trainer: Any = None
 
@@ -66,7 +68,7 @@ class Validate(TrainerCallback):
     def score(self) -> dict[str, float]:
         """Metrics of the present policy's greedy answers, the same in all processes.
 
-        `execution_reward.summary`, the mean `reward`, and `questions`: how many questions have a gold that runs.
+        `monitor.summary`, the mean `reward`, and `questions`: how many questions have a gold that runs.
         """
         trainer, accelerator = self.trainer, self.trainer.accelerator
         rows = self.rows[accelerator.process_index :: accelerator.num_processes]
