@@ -91,7 +91,7 @@ def test_batches_are_of_like_length_and_follow_seed_and_epoch_alone():
     lengths = torch.randint(10, 500, (1000,), generator=torch.Generator().manual_seed(0)).tolist()
 
     def order(epoch):
-        return list(sft.LengthGroupedSampler(lengths, 8, seed=4, epoch=lambda: epoch))
+        return list(sft.length_grouped(lengths, 8, seed=4, epoch=epoch))
 
     first = order(0)
     assert sorted(first) == list(range(1000))

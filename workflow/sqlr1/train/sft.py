@@ -5,12 +5,12 @@ The loss is on the response only. `strategies.STRATEGIES` writes the responses.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
 from tqdm.auto import tqdm
 from trl import SFTTrainer
 
@@ -20,7 +20,7 @@ from sqlr1.model.prompts import Prompts
 from sqlr1.records import Catalogue, InputError, Question
 from sqlr1.strategies import STRATEGIES
 from sqlr1.tracking import Run
-from sqlr1.train.checkpoints import EpochOf, LogToRun, MarkComplete, epoch_of
+from sqlr1.train.checkpoints import ByEpoch, LogToRun, MarkComplete
 from sqlr1.train.packed_forward import add_packed_forward, pack_sequences
 from sqlr1.train.trainer_config import lora_config, named_section, trainer_config
 
@@ -49,37 +49,30 @@ def encode(
     return rows, dropped
 
 
-class LengthGroupedSampler(Sampler[int]):
-    """Batches of rows of similar length. Their order depends on seed and epoch alone, which exact resume needs."""
-
-    def __init__(self, lengths: Sequence[int], batch: int, seed: int, epoch: EpochOf) -> None:
-        self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch())
-        order = torch.randperm(len(self.lengths), generator=generator).tolist()
-        window = self.batch * 32  # rows sorted by length at a time: few enough to keep the order random
-        batches = []
-        for start in range(0, len(order), window):
-            block = sorted(order[start : start + window], key=lambda i: self.lengths[i])
-            batches += [block[i : i + self.batch] for i in range(0, len(block), self.batch)]
-        last = batches.pop() if len(batches[-1]) < self.batch else []  # an incomplete batch stays last
-        for index in torch.randperm(len(batches), generator=generator).tolist():
-            yield from batches[index]
-        yield from last
+def length_grouped(lengths: Sequence[int], batch: int, seed: int, epoch: int) -> Iterator[int]:
+    """Row numbers, in batches of similar length. Their order depends on seed and epoch alone: exact resume needs it."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order = torch.randperm(len(lengths), generator=generator).tolist()
+    window = batch * 32  # rows sorted by length at a time: few enough to keep the order random
+    batches = []
+    for start in range(0, len(order), window):
+        block = sorted(order[start : start + window], key=lambda i: lengths[i])
+        batches += [block[i : i + batch] for i in range(0, len(block), batch)]
+    last = batches.pop() if len(batches[-1]) < batch else []  # an incomplete batch stays last
+    for index in torch.randperm(len(batches), generator=generator).tolist():
+        yield from batches[index]
+    yield from last
 
 
 class ColdStartTrainer(SFTTrainer):
     """SFTTrainer over packed rows: no padding, and logits only where there are labels."""
 
-    def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
+    def _get_train_sampler(self, dataset: Any = None) -> ByEpoch:
         # The batch of all processes together, so that a step has the same rows for any number of processes. (With
         # several processes accelerate fills an epoch's incomplete last batch with the epoch's first rows.)
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return LengthGroupedSampler(list(self.train_dataset["length"]), batch, self.args.seed, epoch_of(self))
+        order = partial(length_grouped, list(self.train_dataset["length"]), batch, self.args.seed)
+        return ByEpoch(self, len(self.train_dataset), order)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -15,7 +15,7 @@ Shapes: B rows in a batch of rollouts, the rows of a group are contiguous; T tok
 
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from trl.trainer.utils import pad, split_tensor_dict
 from sqlr1.model.prefix_cache import why_not_shared
 from sqlr1.model.sampler import Sampling, row_seed, sample
 from sqlr1.records import InputError
-from sqlr1.train.checkpoints import SeededByEpoch, epoch_of
+from sqlr1.train.checkpoints import ByEpoch
 from sqlr1.train.packed_forward import add_packed_forward, pack_groups
 from sqlr1.train.policy import rollout_policy
 
@@ -38,7 +38,7 @@ _ROUNDING = 1e-5  # relative error of a sum in float32
 
 
 class SharedPromptTrainer(GRPOTrainer):
-    """GRPOTrainer with shared prompts. `shared_prompt=False` is TRL's trainer, except for `SeededByEpoch`.
+    """GRPOTrainer with shared prompts. `shared_prompt=False` is TRL's trainer, except for the order of prompts.
 
     If `refill_rounds` is an integer, zero-variance groups are replaced by groups of other prompts, up to so many times,
     and the remaining ones are dropped. None keeps them, as TRL does. Raises InputError if the other settings do not
@@ -85,8 +85,18 @@ class SharedPromptTrainer(GRPOTrainer):
             return "grpo.scale_rewards batch and normalize_then_sum need all groups at once"
         return ""
 
-    def _get_train_sampler(self, dataset: Any = None) -> SeededByEpoch:
-        return SeededByEpoch(super()._get_train_sampler(dataset), epoch_of(self))
+    def _get_train_sampler(self, dataset: Any = None) -> ByEpoch:
+        """TRL's order of prompts, shuffled by seed and epoch alone; in epoch 0 it is exactly TRL's.
+
+        TRL uses one generator for all epochs, which a resumed run would start again from the first epoch.
+        """
+        sampler = super()._get_train_sampler(dataset)
+
+        def order(epoch: int) -> Iterable[int]:
+            sampler.generator = torch.Generator().manual_seed(sampler.seed + 1_000_003 * epoch)
+            return sampler
+
+        return ByEpoch(self, len(sampler), order)
 
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, *a: Any, **k: Any
