@@ -2,8 +2,8 @@
 
 Completions share their prompt: `[prompt | c1 .. cG | prompt | ...]`. A prompt attends to itself causally. A completion
 attends to its prompt and causally to itself, never to another completion, and its positions follow the prompt's. So a
-prompt is computed once for all of its completions. In supervised fine-tuning each sequence is a prompt without
-completions. For the models that `prefix_cache.why_not_shared` allows.
+prompt is computed once for all of its completions. In supervised fine-tuning the prompt is the schema, and
+each question with its response is a completion. For the models that `prefix_cache.why_not_shared` allows.
 
 Shapes: L tokens in the row, G completions of a group, C their longest, P the prompt, N scored tokens.
 """
@@ -90,15 +90,6 @@ def _lay_out(group: Group, starts: Sequence[int], lengths: Sequence[int]) -> Non
     group.real = offsets[None] < torch.tensor(lengths)[:, None]
     group.gather = torch.tensor(starts)[:, None] + offsets[None] * group.real
     group.mask = torch.ones(longest, group.prompt + longest, dtype=torch.bool).tril(group.prompt)
-
-
-def pack_sequences(input_ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], ignored: int) -> Packed:
-    """Pack sequences. Tokens whose label is not `ignored` are scored, except a first token: nothing predicts it."""
-    packed = pack_groups(input_ids, [[] for _ in input_ids])
-    flat = torch.tensor([label for row in labels for label in [ignored, *row[1:]]])
-    scored = (flat != ignored).nonzero().squeeze(1)
-    packed.sources, packed.targets = scored - 1, flat[scored]
-    return packed
 
 
 def packed_attention(

@@ -21,7 +21,7 @@ from sqlr1.records import Catalogue, InputError, Question
 from sqlr1.strategies import STRATEGIES
 from sqlr1.tracking import Run
 from sqlr1.train.checkpoints import ByEpoch, LogToRun, MarkComplete
-from sqlr1.train.packed_forward import add_packed_forward, pack_sequences
+from sqlr1.train.packed_forward import add_packed_forward, pack_groups
 from sqlr1.train.trainer_config import lora_config, named_section, trainer_config
 
 if TYPE_CHECKING:
@@ -32,10 +32,11 @@ IGNORED = -100  # label of a token without loss
 
 def encode(
     questions: Sequence[Question], catalogue: Catalogue, prompts: Prompts, strategy: str
-) -> tuple[list[dict[str, np.ndarray]], Counter[str]]:
-    """Questions as rows `input_ids`, `labels` (IGNORED in the prompt), and how many were dropped, by reason.
+) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """Questions as rows `input_ids`, `labels` (IGNORED in the prompt), `database`, and counts of the dropped by reason.
 
-    Both are int32 arrays (length,): as Python integers the paper's 200,000 rows would take gigabytes in each process.
+    The first two are int32 arrays (length,): as Python integers the paper's 200,000 rows would take gigabytes in each
+    process.
     """
     rows, dropped = [], Counter[str]()
     for question in tqdm(questions, desc="tokenize", disable=None):
@@ -45,22 +46,30 @@ def encode(
             continue
         response = prompts.response_ids(STRATEGIES[strategy].response(question))
         row = {"input_ids": prompt + response, "labels": [IGNORED] * len(prompt) + response}
-        rows.append({name: np.array(tokens, np.int32) for name, tokens in row.items()})
+        arrays = {name: np.array(tokens, np.int32) for name, tokens in row.items()}
+        rows.append({**arrays, "database": question.db_id})
     return rows, dropped
 
 
-def length_grouped(lengths: Sequence[int], batch: int, seed: int, epoch: int) -> Iterator[int]:
-    """Row numbers, in batches of similar length. Their order depends on seed and epoch alone: exact resume needs it."""
+def by_database(databases: Sequence[str], size: int, seed: int, epoch: int) -> Iterator[int]:
+    """Row numbers in passes of `size` rows over one database, whose schema is then computed once; the rest is mixed.
+
+    `databases` has a name per row. The order depends on seed and epoch alone, which exact resume needs.
+    """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(len(lengths), generator=generator).tolist()
-    window = batch * 32  # rows sorted by length at a time: few enough to keep the order random
-    batches = []
-    for start in range(0, len(order), window):
-        block = sorted(order[start : start + window], key=lambda i: lengths[i])
-        batches += [block[i : i + batch] for i in range(0, len(block), batch)]
-    last = batches.pop() if len(batches[-1]) < batch else []  # an incomplete batch stays last
-    for index in torch.randperm(len(batches), generator=generator).tolist():
-        yield from batches[index]
+    groups: dict[str, list[int]] = {}
+    for index in torch.randperm(len(databases), generator=generator).tolist():
+        groups.setdefault(databases[index], []).append(index)
+    whole, mixed = [], []
+    for rows in groups.values():
+        end = len(rows) - len(rows) % size
+        whole += rows[:end]
+        mixed += rows[end:]
+    rows = whole + mixed
+    passes = [rows[start : start + size] for start in range(0, len(rows), size)]
+    last = passes.pop() if len(passes[-1]) < size else []  # an incomplete pass stays last
+    for index in torch.randperm(len(passes), generator=generator).tolist():
+        yield from passes[index]
     yield from last
 
 
@@ -68,11 +77,11 @@ class ColdStartTrainer(SFTTrainer):
     """SFTTrainer over packed rows: no padding, and logits only where there are labels."""
 
     def _get_train_sampler(self, dataset: Any = None) -> ByEpoch:
-        # The batch of all processes together, so that a step has the same rows for any number of processes. (With
-        # several processes accelerate fills an epoch's incomplete last batch with the epoch's first rows.)
-        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        order = partial(length_grouped, list(self.train_dataset["length"]), batch, self.args.seed)
-        return ByEpoch(self, len(self.train_dataset), order)
+        # The order is the same for any number of processes. (Several fill an epoch's incomplete last batch with the
+        # epoch's first rows: accelerate does.)
+        databases = list(self.train_dataset["database"])
+        order = partial(by_database, databases, self.args.train_batch_size, self.args.seed)
+        return ByEpoch(self, len(databases), order)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -89,18 +98,50 @@ class ColdStartTrainer(SFTTrainer):
         return loss
 
 
-def collate(rows: Sequence[Mapping[str, list[int]]]) -> dict[str, Any]:
-    """A batch as one packed row. The Trainer counts `labels` (1, L), except the first, as the loss's denominator."""
-    packed = pack_sequences([r["input_ids"] for r in rows], [r["labels"] for r in rows], IGNORED)
-    labels = torch.full_like(packed.input_ids, IGNORED)
-    labels[0, packed.sources + 1] = packed.targets
-    return {"packed": packed, "labels": labels}
+def collate(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
+    """A batch as one packed row. Tokens with a label are scored, except a first token: nothing predicts it.
+
+    Rows that begin alike, as the questions over one database do, share their beginning: it is computed once. The
+    Trainer counts `labels` (1, L), except the first, as the loss's denominator.
+    """
+    prompts, endings, flat = [], [], []
+    for members, shared in _alike(rows):
+        first = members[0]
+        prompts.append(list(first["input_ids"][:shared]))
+        endings.append([list(row["input_ids"][shared:]) for row in members])
+        flat += [IGNORED, *first["labels"][1:shared], *(label for row in members for label in row["labels"][shared:])]
+    packed, labels = pack_groups(prompts, endings), torch.tensor(flat, dtype=torch.long)
+    scored = (labels != IGNORED).nonzero().squeeze(1)
+    packed.sources, packed.targets = scored - 1, labels[scored]
+    return {"packed": packed, "labels": labels[None]}
+
+
+def _alike(rows: Sequence[Mapping[str, Sequence[int]]]) -> list[tuple[list[Mapping[str, Sequence[int]]], int]]:
+    """Groups of rows with at least half of a prompt in common, and how many tokens they share.
+
+    A row alone shares all of its tokens. Otherwise one token before the first scored one is not shared, so that the
+    token before a scored one is always in the same row.
+    """
+    ids = [np.asarray(row["input_ids"]) for row in rows]
+    prompts = [int((np.asarray(row["labels"]) != IGNORED).argmax()) for row in rows]
+    groups: list[tuple[list[int], int]] = []
+    for i, row in enumerate(ids):
+        for k, (members, shared) in enumerate(groups):
+            most = min(prompts[i], prompts[members[0]], shared) - 1
+            differ = np.flatnonzero(row[:most] != ids[members[0]][:most])
+            common = int(differ[0]) if len(differ) else most
+            if 2 * common > prompts[i]:
+                groups[k] = ([*members, i], common)
+                break
+        else:
+            groups.append(([i], len(row)))
+    return [([rows[i] for i in members], shared) for members, shared in groups]
 
 
 def make_trainer(
     model: "PreTrainedModel",
     tokenizer: Any,
-    rows: Sequence[Mapping[str, np.ndarray | list[int]]],
+    rows: Sequence[Mapping[str, Any]],
     settings: ColdStart,
     work: Path,
     seed: int,
@@ -112,7 +153,7 @@ def make_trainer(
     """
     from datasets import Dataset
 
-    dataset = Dataset.from_list([{**r, "length": len(r["input_ids"])} for r in rows])
+    dataset = Dataset.from_list(list(rows))
     args, lora = trainer_config(settings, work, seed), lora_config(settings.lora)
     with named_section("cold_start"):  # some settings are refused only when the model is known
         trainer = ColdStartTrainer(
