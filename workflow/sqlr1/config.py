@@ -80,10 +80,15 @@ def _distinct(kind: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _with_all_classes(weights: dict[str, float]) -> dict[str, float]:
+def _some_share(weights: dict[str, float], info: ValidationInfo) -> dict[str, float]:
     if not sum(weights.values()):
-        raise _error("no class has a share above 0")
-    return dict.fromkeys(SQL_CLASSES, 0.0) | weights
+        kind = {"classes": "class", "styles": "style"}[info.field_name]
+        raise _error(f"no {kind} has a share above 0")
+    return weights
+
+
+def _with_all_classes(weights: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+    return dict.fromkeys(SQL_CLASSES, 0.0) | _some_share(weights, info)
 
 
 class Data(Section):
@@ -174,6 +179,7 @@ class Synthesize(Section):
     """A language model that rewords questions and samples reasoning; null uses none."""
 
     _classes = field_validator("classes")(_with_all_classes)
+    _styles = field_validator("styles")(_some_share)
 
     @field_validator("domains", "held_out_domains")
     @classmethod
@@ -185,13 +191,6 @@ class Synthesize(Section):
         if both := sorted(set(domains) & set(info.data.get("domains", ()))):
             raise _error(f"{', '.join(both)} is also in synthesize.domains")
         return domains
-
-    @field_validator("styles")
-    @classmethod
-    def _some_style(cls, styles: dict[str, float]) -> dict[str, float]:
-        if not sum(styles.values()):
-            raise _error("no style has a share above 0")
-        return styles
 
 
 class FilterRules(Section):

@@ -59,13 +59,7 @@ class ExecutionReward:
     def _function(self, name: str) -> Callable[..., list[float | None]]:
         part, is_first = self.parts[name], name == next(iter(self.parts))
 
-        def function(
-            completions: list[Any],
-            gold: list[str],
-            database: list[str],
-            log_metric: Callable[[str, float], None],
-            **_: Any,
-        ) -> list[float | None]:
+        def function(completions: list, gold: list[str], database: list[str], log_metric: Callable, **_: Any) -> list:
             texts = [messages[0]["content"] for messages in completions]
             judged = self.outcomes(texts, gold, database)
             if is_first:
@@ -126,18 +120,18 @@ def make_trainer(
     dataset = Dataset.from_list([{n: r[n] for n in ("prompt", "gold", "database")} for r in rows])
     # LogToRun comes first: it has to send the history of a resumed run before any new line.
     callbacks = [*([LogToRun(run)] if run else []), validate, MarkComplete()]
-    functions, lora = reward.functions(), lora_config(settings.lora)
+    lora, sampling = lora_config(settings.lora), settings.dynamic_sampling
     with named_section("grpo"):  # some settings are refused only when the model is known
         trainer = SharedPromptTrainer(
             model=model,
             args=args,
-            reward_funcs=functions,
+            reward_funcs=reward.functions(),
             train_dataset=dataset,
             processing_class=tokenizer,
             peft_config=lora,
             callbacks=callbacks,
             shared_prompt=settings.shared_prompt,
-            refill_rounds=settings.dynamic_sampling.refill_rounds if settings.dynamic_sampling else None,
+            refill_rounds=sampling.refill_rounds if sampling else None,
         )
     validate.trainer = trainer
     return trainer

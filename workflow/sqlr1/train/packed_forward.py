@@ -58,11 +58,7 @@ class Packed:
 
 def pack_groups(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[Sequence[int]]]) -> Packed:
     """Pack prompts and completions. All completion tokens are scored, in order; empty completions are skipped."""
-    ids: list[int] = []
-    positions: list[int] = []
-    sources: list[int] = []
-    targets: list[int] = []
-    groups = []
+    ids, positions, sources, targets, groups = [], [], [], [], []
     for prompt, group in zip(prompts, completions, strict=True):
         start, present = len(ids), [c for c in group if len(c)]
         ids += prompt

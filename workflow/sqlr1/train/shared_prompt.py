@@ -13,6 +13,7 @@ has only dropped rows adds nothing to them.
 Shapes: B rows in a batch of rollouts, the rows of a group are contiguous; T tokens of the longest completion.
 """
 
+import functools
 import logging
 import random
 from collections.abc import Iterable, Mapping
@@ -106,9 +107,8 @@ class SharedPromptTrainer(GRPOTrainer):
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, *a, **k)
         first = self.accelerator.process_index * len(prompt_ids)
         groups = _rows_by_prompt(prompt_ids)
-        seeds = [
-            [row_seed(self.args.seed, self._step, self._round, first + row) for row in rows] for rows in groups.values()
-        ]
+        seed_of = functools.partial(row_seed, self.args.seed, self._step, self._round)
+        seeds = [[seed_of(first + row) for row in rows] for rows in groups.values()]
         sampling = Sampling(self.max_completion_length, self.temperature, self.top_p, self.top_k)
         policy = rollout_policy(self.accelerator.unwrap_model(self.model), self)
         drawn = sample(policy, list(groups), seeds, sampling, self.eos_token_ids)
@@ -153,11 +153,8 @@ class SharedPromptTrainer(GRPOTrainer):
             )
             with self.accelerator.autocast():
                 values, entropy = model(packed=packed.to(input_ids.device))
-            columns = [present[row].nonzero().squeeze(1) for row in rows]  # in the order of `values`
-            places = (
-                torch.cat([c.new_full(c.shape, r) for r, c in zip(rows, columns, strict=True)]),
-                torch.cat(columns),
-            )
+            index, columns = present[rows].nonzero().T  # in the order of `values`
+            places = (torch.tensor(rows, device=index.device)[index], columns)
             log_probs = log_probs.index_put(places, values)
             entropies = entropies.index_put(places, entropy.detach() if not self._entropy_bonus_enabled else entropy)
         return log_probs, entropies if compute_entropy else None, None
@@ -215,9 +212,8 @@ class SharedPromptTrainer(GRPOTrainer):
             number = int(self.accelerator.gather(unwanted.new_tensor([len(unwanted)])).max())
             if not number:
                 break
-            rng = random.Random(
-                row_seed(self.args.seed, self._step, self._round, "refill", self.accelerator.process_index)
-            )
+            seed = row_seed(self.args.seed, self._step, self._round, "refill", self.accelerator.process_index)
+            rng = random.Random(seed)
             prompts = [rng.randrange(len(self.train_dataset)) for _ in range(number)]
             fresh = self._scored_aside([self.train_dataset[index] for index in prompts for _ in range(size)])
             useful = with_variance(fresh["rewards"], size).nonzero().flatten()
