@@ -39,8 +39,10 @@ def cold_start(model, work, per_device):
     from sqlr1.train.sft import make_trainer
 
     texts = [(list(range(3, 9 + 2 * i)), list(range(40, 44 + i))) for i in range(24)]
-    rows = [{"input_ids": p + r, "labels": [-100] * len(p) + r} for p, r in texts]
-    settings = ColdStart(**COMMON, per_device_train_batch_size=per_device)
+    rows = [{"input_ids": p + r, "labels": [-100] * len(p) + r, "database": "abc"[len(r) % 3]} for p, r in texts]
+    size = 4  # of a pass, for any number of processes: it has rows over one database
+    batch = {"per_device_train_batch_size": size, "gradient_accumulation_steps": per_device // size}
+    settings = ColdStart(**COMMON, **batch)
     return make_trainer(model, tiny_tokenizer(), rows, settings, work, seed=3)
 
 
