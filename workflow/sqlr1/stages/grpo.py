@@ -39,9 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _train(job: Job) -> None:
-    from sqlr1.train import grpo_trainer
     from sqlr1.train.checkpoints import train_on, write_metrics
-    from sqlr1.train.execution_reward import ExecutionReward
+    from sqlr1.train.grpo_trainer import ExecutionReward, make_trainer
     from sqlr1.train.policy import load_policy, save_policy
     from sqlr1.train.validation import PREFIX, Validate
 
@@ -54,7 +53,7 @@ def _train(job: Job) -> None:
     with Executor(job.args.workers, limits, cache=GOLD_CACHE) as executor:
         reward = ExecutionReward(executor, weights.semantics, reward_functions(weights, job.args.reward_variant))
         validate = Validate(validation, reward, settings.validation.every)
-        trainer = grpo_trainer.make_trainer(
+        trainer = make_trainer(
             load_policy(source, settings), tokenizer, rows, reward, validate, settings, job.work, job.seed, job.run
         )
         history = train_on(trainer, job.work)
