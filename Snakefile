@@ -66,8 +66,12 @@ rule ablation_cold_start:
 
 
 onsuccess:
-    made = f"   Report: {RESULTS}/report.md" if os.path.exists(f"{RESULTS}/report.md") else ""
-    logger.info(f"Results: {RESULTS}/{made}   Log: {' '.join(map(str, log))}   Runs in MLflow: make ui")
+    conclusion = Path(RESULTS, "report/conclusion.txt")
+    if conclusion.is_file():
+        logger.info(conclusion.read_text().strip())
+    made = f"{RESULTS}/report.md" if os.path.exists(f"{RESULTS}/report.md") else f"none yet; results in {RESULTS}/"
+    logger.info(f"Report: {made} (log: {' '.join(map(str, log))})")
+    logger.info("MLflow: make ui")
 
 
 onerror:

@@ -20,15 +20,19 @@ from sqlr1.report.curves import (
     read_metrics,
     training_panels,
     validation_point,
+    variance_sentence,
 )
 from sqlr1.report.data_tables import selection_rows
 from sqlr1.report.examples import choose_examples
-from sqlr1.report.figures import bars, curve_panels, interval_panels, save
+from sqlr1.report.figures import bars, curve_panels, interval_panels, save, smoothed
 from sqlr1.report.policies import load_runs, policy_label, pooled_estimate, select
 from sqlr1.report.score_tables import (
+    Change,
     ablation_markdown,
     ablation_rows,
     change_markdown,
+    changes,
+    coincidences,
     csv_rows,
     headline_markdown,
     report_policies,
@@ -131,7 +135,7 @@ def test_estimates_over_two_seeds(runs):
 
 
 def test_summaries_and_rows_must_lie_side_by_side(files):
-    with pytest.raises(InputError, match="must be beside its summary.json"):
+    with pytest.raises(InputError, match="beside its summary"):
         load_runs([summary for summary, _ in files], [rows for _, rows in reversed(files)])
 
 
@@ -161,7 +165,7 @@ def test_a_reward_that_is_in_no_table_has_its_name_for_a_label_and_no_published_
     assert (rows[-1]["policy"], rows[-1]["variant"], rows[-1]["paper"]) == (("none", "mine"), "base model + mine", None)
     assert "| base model + mine | 75.0 [" in (text := ablation_markdown("ablation_reward", rows, runs, BOOTSTRAP))
     assert text.rstrip().endswith("| - |")
-    assert "| tiny | mine | greedy | +50.0 [" in change_markdown("none", ["mine"], runs, BOOTSTRAP)
+    assert "| tiny | mine | greedy | +50.0 [" in change_markdown(changes("none", ["mine"], runs, BOOTSTRAP))
     parts = training_panels([], [[{"step": 1, "rewards/format/mean": 1.0, "rewards/mine/mean": 2.0}]], {}, BOOTSTRAP)
     assert list(parts["GRPO: reward parts"]) == ["format", "mine"]
 
@@ -205,11 +209,47 @@ def test_score_tables(runs):
     assert found["base model", "vote", "easy"] == 0.5
     assert found["base model + GRPO", "greedy", "hard"] == 1.0
     assert "| tiny | base model | 25.0 [" in headline_markdown(rows)
-    change = change_markdown("none", ["full"], runs, BOOTSTRAP)
+    change = change_markdown(changes("none", ["full"], runs, BOOTSTRAP))
     # Seed 0 greedy: two gained, none lost, p = 2 * (1/2)**2; greedy pooled .625 against .25. Seed 1 starts from
     # the same base model, which has one seed: one gained, p = 1.
     assert "| tiny | full | greedy | +37.5 [" in change
-    assert "| 0.5, 1 | 4 |" in change
+    assert "| 0.5, 1 | 3 | 0 | 4 |" in change
+
+
+def test_the_conclusion_says_what_was_gained_and_whether_it_may_be_chance():
+    low, high, n = -0.1, 0.3, 200
+    before, after = Estimate(0.1, 0.0, 0.2, n), Estimate(0.2, 0.1, 0.3, n)
+    difference = Estimate(0.1, low, high, n)
+    change = Change("built_in", "full", "greedy", before, after, difference, 0.08, [0.08], 30, 10)
+    assert change.sentence() == (
+        "GRPO raised greedy execution accuracy on built_in from 10.0 to 20.0 % (+10.0 [-10.0, +30.0] points, p = 0.08, "
+        "200 questions, 30 won, 10 lost). This may be chance."
+    )
+    worse = replace(change, difference=Estimate(-0.1, low, high, n), p=0.0001)
+    assert worse.sentence().startswith("GRPO lowered")
+    assert "p < 0.001" in worse.sentence()
+    assert "chance" not in worse.sentence()
+
+
+def test_coincidences_are_answers_that_match_on_one_instance_alone(runs):
+    run = runs[0]
+    assert coincidences([run]) == "-"
+    rows = [row | {"greedy": row["greedy"] | {"one_instance": 1}} for row in run.rows]
+    wrong = sum(row["greedy"]["spider_exec"] == 0 for row in rows)
+    assert coincidences([replace(run, rows=rows)]) == f"{wrong} of {len(rows)}"
+
+
+def test_a_smoothed_curve_keeps_its_length_and_its_mean():
+    assert smoothed([1.0, 1.0, 1.0]) == [1.0, 1.0, 1.0]
+    noisy = [float(i % 2) for i in range(64)]
+    assert len(smoothed(noisy)) == 64
+    assert max(smoothed(noisy)) < 0.7
+
+
+def test_the_share_of_groups_with_variance_is_said():
+    grpo = [[{"step": 1, "frac_reward_zero_std": 0.5}, {"step": 2, "frac_reward_zero_std": 0.25}]]
+    assert "50 % in the first step, 62 % on average over 2 steps, 50 % at least" in variance_sentence(grpo)
+    assert variance_sentence([[]]) == ""
 
 
 def test_examples_are_of_each_kind_and_drawn_by_seed(runs):

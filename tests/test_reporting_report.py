@@ -80,7 +80,14 @@ def run(folder, settings=SETTINGS, out="report"):
 
 def test_the_report_holds_everything_asked_for(results):
     text = run(results)
-    for heading in ("# Report: tiny", "## Configuration", "## Data", "## Training", "## Scores", "## Worked examples"):
+    for heading in (
+        "# Report: tiny",
+        "## Scores",
+        "## Worked examples",
+        "## Training",
+        "## Data",
+        "## Appendix: configuration",
+    ):
         assert f"\n{heading}\n" in f"\n{text}"
     expected = [
         "| commit | ", "| machine | ", "| torch | ", "beta: 0.002", "learning_rate: 0.001",
@@ -113,13 +120,14 @@ def test_equal_input_gives_equal_bytes(results):
         "report/training.svg",
         "report/scores.svg",
         "report/scores.csv",
+        "report/conclusion.txt",
     ]
     run(results)
     first = {name: (results / name).read_bytes() for name in [*names, "report/manifest.json"]}
     run(results)
     assert {name: (results / name).read_bytes() for name in first} == first
     assert set(read_json(results / "report/manifest.json")["outputs"]) == {
-        "../report.md", "funnel.svg", "selection.svg", "training.svg", "scores.svg", "scores.csv",
+        "../report.md", "funnel.svg", "selection.svg", "training.svg", "scores.svg", "scores.csv", "conclusion.txt",
     }  # fmt: skip
 
 

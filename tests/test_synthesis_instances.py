@@ -93,6 +93,7 @@ def test_coincidences_break_and_golds_accept_themselves(instances, semantics):
             semantics,
         )
     assert [before.verdict, after.verdict, own.verdict] == [Verdict.MATCH, Verdict.MISMATCH, Verdict.MATCH]
+    assert [before.one_instance, after.one_instance, own.one_instance] == [None, True, True]
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,14 @@ import hashlib
 import json
 import shutil
 import sqlite3
+from collections import Counter
 
 import pytest
+import sqlglot
 
 from sqlr1.database import read_schema
+from sqlr1.database.sql import to_sql
+from sqlr1.database.tie_probes import has_ties, tie_probe
 from sqlr1.evaluate.formats import read_questions as read_benchmark
 from sqlr1.records import Catalogue, Database, Question, read_json, read_records, sha256
 from sqlr1.sandbox import Executor, Limits, Query, Status
@@ -166,6 +170,27 @@ def test_a_single_file_is_a_database_too(run, small_spider, tmp_path):
     assert sum(q.db_id == "animals" for q in read_records(out / "questions.jsonl", Question)) >= 10
     entry = next(d for d in read_records(out / "catalogue.jsonl", Database) if d.db_id == "animals")
     assert (entry.path, entry.source) == (str(path), str(tmp_path))
+
+
+def test_the_benchmark_has_instances_on_which_each_gold_is_determined(run):
+    out = run(benchmark_instances=3)
+    files = sorted((out / "databases/zoo").glob("*.sqlite"))
+    assert [path.name for path in files] == ["zoo.sqlite", "zoo_1.sqlite", "zoo_2.sqlite", "zoo_3.sqlite"]
+    assert [path.name for path in (out / "databases/bookshop").glob("*.sqlite")] == ["bookshop.sqlite"]
+    rows = read_json(out / "benchmark/bird/dev.json")
+    assert len(rows) == 24
+    assert Counter(row["difficulty"] for row in rows) == {"simple": 10, "moderate": 7, "challenging": 7}
+    probes = [tie_probe(sqlglot.parse_one(row["SQL"], read="sqlite")) for row in rows]
+    with Executor(1, Limits()) as executor:
+        for path in files:
+            executions = executor.execute([Query(path, to_sql(probe)) for probe in probes])
+            for row, execution in zip(rows, executions, strict=True):
+                assert execution.status == Status.OK
+                assert not has_ties(sqlglot.parse_one(row["SQL"], read="sqlite"), execution.rows)
+    without = {d.db_id: d.sha256 for d in read_records(run(out="plain") / "catalogue.jsonl", Database)}
+    hashes = {d.db_id: d.sha256 for d in read_records(out / "catalogue.jsonl", Database)}
+    assert hashes["bookshop"] == without["bookshop"]
+    assert hashes["zoo"] != without["zoo"]  # candidates and scores depend on the instances too
 
 
 def test_instances_of_training_databases_are_what_the_catalogue_names(run):

@@ -55,10 +55,11 @@ def test_a_prompt_over_the_limit_is_dropped_and_counted(folder):
     assert dropped == {"prompt_over_max_length": 12}
 
 
-def trained(folder, tmp_path, stock):
+def trained(folder, tmp_path, stock, shared):
     """Losses and trained weights of the stock trainer or ours on the same batches, in float32."""
     rows, _ = encoded(folder, "reasoning")
-    rows = [{"input_ids": r["input_ids"][i:], "labels": r["labels"][i:]} for i, r in enumerate(rows)]  # mixed lengths
+    if not shared:  # rows of mixed lengths that begin differently
+        rows = [r | {"input_ids": r["input_ids"][i:], "labels": r["labels"][i:]} for i, r in enumerate(rows)]
     model = tiny_model()
     if not stock:
         trainer = sft.make_trainer(model, tiny_tokenizer(), rows, SETTINGS, tmp_path, seed=1)
@@ -70,7 +71,7 @@ def trained(folder, tmp_path, stock):
         trainer = Stock(
             model=model,
             args=sft_config(SETTINGS, tmp_path, 1),
-            train_dataset=Dataset.from_list([{**r, "length": len(r["input_ids"])} for r in rows]),
+            train_dataset=Dataset.from_list(rows),
             processing_class=tiny_tokenizer(),
             peft_config=lora_config(SETTINGS.lora),
         )
@@ -80,23 +81,39 @@ def trained(folder, tmp_path, stock):
     return losses, {n: p.detach() for n, p in trainer.model.named_parameters() if p.requires_grad}
 
 
-def test_losses_and_weights_equal_the_stock_trainers(folder, tmp_path):
-    stock, ours = trained(folder, tmp_path / "stock", stock=True), trained(folder, tmp_path / "ours", stock=False)
+@pytest.mark.parametrize("shared", [True, False], ids=["schema computed once", "rows alone"])
+def test_losses_and_weights_equal_the_stock_trainers(folder, tmp_path, shared):
+    stock, ours = (trained(folder, tmp_path / str(kind), kind, shared) for kind in (True, False))
     assert ours[0] == pytest.approx(stock[0], rel=1e-4)
     assert ours[0][-1] < ours[0][0]
     assert max((ours[1][n] - p).abs().max() for n, p in stock[1].items()) < 1e-4
 
 
-def test_batches_are_of_like_length_and_follow_seed_and_epoch_alone():
-    lengths = torch.randint(10, 500, (1000,), generator=torch.Generator().manual_seed(0)).tolist()
+def test_rows_over_one_database_share_their_schema(folder):
+    rows, _ = encoded(folder, "sql_only")
+    packed = sft.collate(rows[:4])["packed"]
+    assert len(packed.groups) == 1
+    assert packed.input_ids.numel() < 0.6 * sum(len(row["input_ids"]) for row in rows[:4])
+    taught = [label for row in rows[:4] for label in row["labels"] if label != sft.IGNORED]
+    assert packed.targets.tolist() == taught
+
+
+def test_equal_rows_do_not_share_the_token_before_the_response(folder):
+    row = encoded(folder, "sql_only")[0][0]
+    packed = sft.collate([row, row])["packed"]
+    assert len(set(packed.sources.tolist())) == len(packed.sources)
+
+
+def test_a_pass_has_one_database_and_the_order_follows_seed_and_epoch_alone():
+    databases = [f"db{i % 7}" for i in range(1001)]
 
     def order(epoch):
-        return list(sft.LengthGroupedSampler(lengths, 8, seed=4, epoch=lambda: epoch))
+        return list(sft.DatabaseSampler(databases, 8, seed=4, epoch=lambda: epoch))
 
     first = order(0)
-    assert sorted(first) == list(range(1000))
-    spread = [max(b) - min(b) for b in ([lengths[i] for i in first[k : k + 8]] for k in range(0, 1000, 8))]
-    assert sum(spread) / len(spread) < 40  # in random batches of eight it is about 380
+    assert sorted(first) == list(range(1001))
+    passes = [{databases[i] for i in first[k : k + 8]} for k in range(0, 1000, 8)]
+    assert sum(len(names) == 1 for names in passes) == 119  # 17 whole passes of each of 7; the other rows are mixed
     torch.rand(5)  # the global generator is not used
     assert order(0) == first
     assert order(1) != first

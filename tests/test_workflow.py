@@ -5,7 +5,10 @@ import os
 import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, copy_checkout, snakemake
@@ -67,12 +70,64 @@ def planned(folder, *targets, configfile=()):
 def test_everything_asked_for_is_there(checkout):
     results = checkout / "results/smoke"
     report = (results / "report.md").read_text()
-    for heading in ("Configuration", "Data", "Training", "Scores", "Worked examples"):
+    for heading in ("Appendix: configuration", "Data", "Training", "Scores", "Worked examples"):
         assert heading in report
     summaries = list(results.glob("score/*/*/*/*/summary.json"))
     assert len(summaries) >= 3
     for path in summaries:
         assert json.loads(path.read_text())["questions"] > 0
+
+
+def sqlr1_command(folder, *arguments):
+    environment = os.environ | {"PYTHONPATH": str(folder / "workflow")}
+    command = [sys.executable, "-m", "sqlr1.cli", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_trained_policy_answers_questions(checkout):
+    """By the newest policy, found by itself: once as text, once as JSON for two lines of input."""
+    database = "results/smoke/synthesize/databases/library/library.sqlite"
+    text = sqlr1_command(checkout, "ask", database, "How many books are there?")
+    assert text.returncode == 0, text.stderr
+    assert "results/smoke/grpo/" in text.stderr
+    assert text.stdout.strip()
+    voted = sqlr1_command(checkout, "ask", database, "List all members.", "--samples", "2", "--json")
+    assert voted.returncode == 0, voted.stderr
+    record = json.loads(voted.stdout)
+    assert record["samples"] == 2
+    assert record["status"] in ("ok", "failed", "refused", "timed_out", "too_large")
+    absent = sqlr1_command(checkout, "ask", "absent.sqlite", "?")
+    assert (absent.returncode, absent.stdout) == (1, "")
+    assert "absent.sqlite" in absent.stderr.splitlines()[-1]
+
+
+# What `sh` blocks of the guides need besides the checkout; blocks of `shell` need a GPU, a cluster or the network.
+GUIDES = sorted((ROOT / "docs/howto").glob("*.md"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
+def test_the_commands_of_the_guides_run(checkout, guide):
+    with sqlite3.connect(checkout / "my.sqlite") as connection:
+        connection.executescript(
+            "CREATE TABLE IF NOT EXISTS customer (id INTEGER PRIMARY KEY, name TEXT, city TEXT);"
+            "INSERT OR IGNORE INTO customer VALUES (1, 'Ada', 'Rome'), (2, 'Bob', 'Oslo'), (3, 'Cy', 'Rome');"
+        )
+    connection.close()
+    (checkout / "databases/my").mkdir(parents=True, exist_ok=True)
+    shutil.copy2(checkout / "my.sqlite", checkout / "databases/my/my.sqlite")
+    question = {"db_id": "my", "question": "How many?", "query": "SELECT COUNT(*) FROM customer"}
+    (checkout / "mine.json").write_text(json.dumps([question]))
+    (checkout / "predictions.txt").write_text("SELECT COUNT(*) FROM customer\n")
+    blocks = re.findall(r"^```sh\n(.*?)^```", guide.read_text(), re.MULTILINE | re.DOTALL)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PYTHONPATH": str(checkout / "workflow"), "PATH": path}
+    assert blocks
+    for block in blocks:
+        run = subprocess.run(
+            ["bash", "-euc", block], cwd=checkout, env=environment, capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 0, block + run.stdout[-2000:] + run.stderr[-2000:]
 
 
 @pytest.mark.slow

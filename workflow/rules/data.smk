@@ -40,6 +40,11 @@ rule synthesize:
         spider=expand("<results>/synthesize/benchmark/spider/{file}", file=["dev.json", "tables.json", "dev_gold.sql"]),
         bird=expand("<results>/synthesize/benchmark/bird/{file}", file=["dev.json", "dev_tables.json"]),
         databases=expand("<results>/synthesize/databases/{db}/{db}.sqlite", db=OWN_DATABASES),
+        instances=expand(
+            "<results>/synthesize/databases/{db}/{db}_{number}.sqlite",
+            db=CONFIG.synthesize.held_out_domains,
+            number=range(1, CONFIG.synthesize.benchmark_instances + 1),
+        ),
     log:
         "<results>/logs/synthesize.log",
     benchmark:

@@ -29,6 +29,7 @@ rule report:
             category="Report",
             labels={"content": "report", "kind": "text"},
         ),
+        conclusion="<results>/report/conclusion.txt",
         funnel=report(
             "<results>/report/funnel.svg",
             caption="../report/funnel.rst",

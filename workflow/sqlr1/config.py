@@ -183,6 +183,8 @@ class Synthesize(Section):
     """Shares of the question styles; the nine of OmniSQL."""
     instances: NonNegativeInt = 0
     """Copies of each training database with perturbed values; a match must hold on all of them."""
+    benchmark_instances: NonNegativeInt = 0
+    """Perturbed instances of each database of the built-in benchmark; an answer must be right on all of them."""
     llm: LanguageModel | None = None
     """A language model that rewords questions and samples reasoning; null uses none."""
 

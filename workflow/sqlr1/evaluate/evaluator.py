@@ -3,6 +3,9 @@
 Every answer is judged by all official metrics (`sandbox.METRICS`); the benchmark's layout says which one decides the
 verdict. With samples there are also the vote over their results (as in SQL-R1's inference; the greedy answer has no
 vote) and pass@k. A question whose database is missing or whose gold fails is named and not scored, never wrong.
+
+If a database has several instances, an answer must be right on all of them. `one_instance` also counts answers that
+are right on the database itself and wrong on another instance: they match by coincidence.
 """
 
 import math
@@ -137,6 +140,7 @@ def _answer(response: Response, judgement: Judgement) -> Row:
         "reasoning": response.think.strip(),
         "well_formed": int(response.well_formed),
         "executable": None if judgement.verdict.is_gold_fault else int(judgement.verdict.executes),
+        **({} if judgement.one_instance is None else {"one_instance": int(judgement.one_instance)}),
         "verdict": judgement.verdict.value,
         "error": judgement.error,
         **{metric: int(v) if v is not None and metric in EXACT else v for metric, v in metrics.items()},
@@ -191,20 +195,21 @@ def summarise(rows: Sequence[Row], bootstrap: Bootstrap) -> dict[str, dict[str, 
     Measures are the metrics and the shares of executable and of well-formed answers. Methods are `greedy` and, with
     samples, `vote` and `pass@1`, `pass@n` (of a share: `samples`). Questions whose gold cannot be run are left out.
     """
-    measures = [*METRICS, *(["r_ves"] if rows and "r_ves" in rows[0]["greedy"] else []), *SHARES]
+    some = [name for name in ("r_ves", "one_instance") if any(name in row["greedy"] for row in rows)]
+    measures = [*METRICS, *some, *SHARES]
     return {measure: _by_method([(row, _values(row, measure)) for row in rows], bootstrap) for measure in measures}
 
 
 def _values(row: Row, measure: str) -> dict[str, float | None]:
     """A question's value by each method; None where it is undecided."""
-    values = {"greedy": row["greedy"][measure]}
+    values = {"greedy": row["greedy"].get(measure)}
     if "samples" not in row:
         return values
     n, right = row["samples"]["n"], row["samples"].get(measure, 0)
     decided = values["greedy"] is not None
     if measure in SHARES:
         return values | {"samples": right / n if decided else None}
-    values["vote"] = row["vote"][measure]
+    values["vote"] = row["vote"].get(measure)
     if measure in EXACT:
         values |= {f"pass@{k}": pass_at_k(n, right, k) if decided else None for k in (1, n)}
     return values

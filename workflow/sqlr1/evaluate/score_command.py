@@ -6,8 +6,10 @@ apart, never as wrong.
 """
 
 import argparse
+import importlib
 import json
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -74,7 +76,10 @@ def run(args: argparse.Namespace) -> None:
     if args.out:
         _check_writable(args.out, [args.questions, args.predictions])
     limits = Limits(args.seconds, args.rows, comparison_seconds=_COMPARISON_SECONDS)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's threads are not used, and take long to start
     with Executor(args.workers, limits, args.cache) as executor:  # its workers start while the files are read
+        # The intervals need NumPy: it is imported while the workers judge.
+        threading.Thread(target=importlib.import_module, args=["numpy"]).start()
         questions = read_questions(args.benchmark, args.questions)
         answers = read_answers(args.predictions, questions)
         # A question without a prediction is named as that, whether or not its database is here.
@@ -83,7 +88,6 @@ def run(args: argparse.Namespace) -> None:
         found = replace(found, unanswered=[q.index for q in questions if q.index not in answers])
     if args.out:
         write_jsonl(args.out, map(_record, found.scored))
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's threads are not used, and take long to start
     table = _table(found)
     print(_as_json(args.benchmark, found, table) if args.json else _as_text(found, table))
 

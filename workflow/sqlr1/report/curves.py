@@ -20,6 +20,7 @@ Panels = dict[str, dict[str, list[tuple[float, Any]]]]
 EXECUTABLE, MATCH = "rollout/executable", "rollout/match"
 LENGTH, ZERO_VARIANCE = "completions/mean_length", "frac_reward_zero_std"
 VALIDATION, VALIDATION_SIZE = "validation/match", "validation/questions"
+VALIDATION_PANEL = "Validation: execution accuracy"
 # Panel -> {line: metric}.
 GRPO_PANELS = {
     "GRPO: share of rollouts": {"executable": EXECUTABLE, "match": MATCH},
@@ -56,10 +57,26 @@ def training_panels(
         if curves:
             panels[title] = curves
     if validation:
-        panels["Validation: execution accuracy"] = {
+        panels[VALIDATION_PANEL] = {
             name: [(row["step"], validation_point(row, bootstrap)) for row in rows] for name, rows in validation.items()
         }
     return panels
+
+
+# Panels of shares: their axis always runs from 0 to 1, so that two reports can be compared by eye.
+SHARES = frozenset({"GRPO: share of rollouts", "GRPO: groups without variance", VALIDATION_PANEL})
+
+
+def variance_sentence(grpo: Sequence[Metrics]) -> str:
+    """How many groups had different rewards, so that they could teach something: in the first step, and in all."""
+    curve = [(step, 1 - share) for step, share in mean_curve(grpo, ZERO_VARIANCE)]
+    if not curve:
+        return ""
+    mean, least = sum(share for _, share in curve) / len(curve), min(share for _, share in curve)
+    return (
+        f"Groups whose rewards differ, so that they teach something: {100 * curve[0][1]:.0f} % in the first step, "
+        f"{100 * mean:.0f} % on average over {len(curve)} steps, {100 * least:.0f} % at least."
+    )
 
 
 def validation_point(row: Mapping[str, float], bootstrap: Bootstrap) -> Estimate | float:

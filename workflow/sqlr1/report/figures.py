@@ -3,7 +3,7 @@
 Colours are Okabe and Ito's, which stay apart under the common forms of colour blindness; series also differ by marker.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ _STYLE = {
     # Ids of SVG elements are random without a salt.
     "svg.hashsalt": "sqlr1",
 }
+
+_FEW_POINTS = 12  # so few points are marked, and not smoothed
 
 # Rows of an interval plot: (label, {series: estimate}).
 Rows = Sequence[tuple[str, Mapping[str, Estimate]]]
@@ -100,8 +102,13 @@ def bars(counts: Mapping[str, int], highlight: Sequence[str] = ()) -> Figure:
     return figure
 
 
-def curve_panels(panels: Mapping[str, Mapping[str, Sequence[tuple[float, Any]]]], xlabel: str = "step") -> Figure:
-    """One panel per key, one line per series of (step, value) points; an `Estimate` is drawn with its interval."""
+def curve_panels(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, Any]]]], shares: Collection[str] = (), xlabel: str = "step"
+) -> Figure:
+    """One panel per key, one line per series of (step, value) points; an `Estimate` is drawn with its interval.
+
+    A line of many points is smoothed, with the raw one behind it. The axis of panels in `shares` is from 0 to 1.
+    """
     columns = min(3, max(len(panels), 1))
     rows = -(-len(panels) // columns) or 1
     with rc_context(_STYLE):
@@ -112,18 +119,30 @@ def curve_panels(panels: Mapping[str, Mapping[str, Sequence[tuple[float, Any]]]]
                 _curve(axes, name, points, PALETTE[k % len(PALETTE)])
             axes.set(title=title, xlabel=xlabel)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            if axes.dataLim.ymin >= 0:
+            if title in shares:
+                axes.set_ylim(0, 1)
+            elif axes.dataLim.ymin >= 0:
                 axes.set_ylim(bottom=0)
             if len(lines) > 1:
                 axes.legend(fontsize=8)
     return figure
 
 
+def smoothed(values: Sequence[float]) -> list[float]:
+    """The running mean over an eighth of the values, centred; narrower at both ends."""
+    reach = max(1, len(values) // 16)
+    near = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in near]
+
+
 def _curve(axes: Axes, name: str, points: Sequence[tuple[float, Any]], colour: str) -> None:
     steps = [step for step, _ in points]
     values = [v.value if isinstance(v, Estimate) else v for _, v in points]
-    marker = "o" if len(points) <= 12 else None
-    axes.plot(steps, values, color=colour, marker=marker, markersize=3, linewidth=1.3, label=name)
+    few = len(points) <= _FEW_POINTS
+    if not few:
+        axes.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
+        values = smoothed(values)
+    axes.plot(steps, values, color=colour, marker="o" if few else None, markersize=3, linewidth=1.3, label=name)
     banded = [(step, v) for step, v in points if isinstance(v, Estimate)]
     if banded:
         axes.fill_between(

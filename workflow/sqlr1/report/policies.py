@@ -39,10 +39,10 @@ class ScoreRun:
         """greedy, vote and the pass rate at the number of samples."""
         return ["greedy", "vote", f"pass@{self.summary['n_samples']}"]
 
-    def scores(self, method: str, difficulty: str = "all") -> Scores:
-        """Headline score of each question whose gold ran, by question id."""
-        measure = self.summary["metric"]
-        rows = [row for row in self.rows if row["greedy"][measure] is not None]
+    def scores(self, method: str, difficulty: str = "all", measure: str | None = None) -> Scores:
+        """Each question's score by question id, for questions that have one; by default by the headline metric."""
+        measure = measure or self.summary["metric"]
+        rows = [row for row in self.rows if row["greedy"].get(measure) is not None]
         rows = [row for row in rows if difficulty in ("all", row["difficulty"])]
         if method in ("greedy", "vote"):
             return {row["id"]: float(row[method][measure]) for row in rows}
@@ -88,10 +88,10 @@ def all_policies(runs: Sequence[ScoreRun]) -> list[Policy]:
 
 
 def pooled_estimate(
-    runs: Sequence[ScoreRun], method: str, bootstrap: Bootstrap, difficulty: str = "all"
+    runs: Sequence[ScoreRun], method: str, bootstrap: Bootstrap, difficulty: str = "all", measure: str | None = None
 ) -> Estimate | None:
     """Mean over seeds and questions, with an interval from resampled questions; None if there is no question."""
-    values = list(pooled([run.scores(method, difficulty) for run in runs]).values())
+    values = list(pooled([run.scores(method, difficulty, measure) for run in runs]).values())
     return bootstrap.mean(values) if values else None
 
 

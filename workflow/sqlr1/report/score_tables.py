@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlr1.evaluate.evaluator import in_order
@@ -89,22 +90,87 @@ def difficulty_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join(tables)
 
 
-def change_markdown(strategy: str, rewards: Sequence[str], runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> str:
-    """What GRPO changed against its own start: paired difference, its test, and the exact McNemar test of each seed."""
+def metrics_markdown(policies: Sequence[Policy], runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> str:
+    """The greedy answers by every measure; for perturbed benchmarks also how many match on one instance alone."""
     lines = []
+    found = [run.summary["metrics"] for run in runs]
+    measures = [m for m in dict.fromkeys(name for metrics in found for name in metrics) if m != "one_instance"]
+    for benchmark, policy in itertools.product(benchmarks_of(runs), policies):
+        mine = select(runs, policy, benchmark)
+        estimates = [pooled_estimate(mine, "greedy", bootstrap, measure=measure) for measure in measures]
+        cells = [estimate.percent() if estimate else "-" for estimate in estimates]
+        lines.append([benchmark, policy_label(*policy), *cells, coincidences(mine)])
+    names = [measure.replace("_", " ") for measure in measures]
+    return markdown_table(["benchmark", "policy", *names, "right on one instance only"], lines)
+
+
+def coincidences(runs: Sequence[ScoreRun]) -> str:
+    """How many greedy answers match on the database itself, but not on all of its instances; "-" without instances."""
+    answers = [(row["greedy"], run.summary["metric"]) for run in runs for row in run.rows]
+    alone = [answer["one_instance"] - answer[metric] for answer, metric in answers if "one_instance" in answer]
+    return f"{sum(alone)} of {len(alone)}" if alone else "-"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What GRPO changed on a benchmark against its own start, for one reward and one method of answering.
+
+    `by_seed`: exact McNemar tests. `p`: the same for one seed; for several, by sign flips over questions whose scores
+    are means over the seeds. `won`, `lost`: answers, over all seeds.
+    """
+
+    benchmark: str
+    reward: str
+    method: str
+    before: Estimate
+    after: Estimate
+    difference: Estimate
+    p: float
+    by_seed: list[float]
+    won: int
+    lost: int
+
+    def sentence(self) -> str:
+        """The result in words."""
+        verb = "raised" if self.difference.value > 0 else "lowered" if self.difference.value < 0 else "did not change"
+        p = "p < 0.001" if self.p < 0.001 else f"p = {self.p:.2g}"
+        text = (
+            f"GRPO {verb} {self.method} execution accuracy on {self.benchmark} from {100 * self.before.value:.1f} to "
+            f"{100 * self.after.value:.1f} % ({self.difference.points()} points, {p}, "
+            f"{self.difference.n} questions, {self.won} won, {self.lost} lost)."
+        )
+        return text if self.p < 0.05 else f"{text} This may be chance."
+
+
+def changes(strategy: str, rewards: Sequence[str], runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> list[Change]:
+    """The change by GRPO for each benchmark, reward and method; those that were scored before and after."""
+    found = []
     for benchmark, trained, method in itertools.product(benchmarks_of(runs), rewards, ("greedy", "vote")):
         before, after = (select(runs, (strategy, reward), benchmark) for reward in (WITHOUT_RL, trained))
-        changes = differences(after, before, method)
-        if not (estimate := bootstrap.difference(changes)):
+        change = differences(after, before, method)
+        if not (estimate := bootstrap.difference(change)):
             continue
         old, new = ({run.summary["seed"]: run.scores(method) for run in side} for side in (before, after))
         if strategy == "none" and len(old) == 1:  # the base model, asked with one seed, is the start of every run
             old = dict.fromkeys(new, *old.values())
-        by_seed = [mcnemar_exact(paired_differences([new[seed]], [old[seed]])) for seed in new if seed in old]
-        p_values = ", ".join(f"{p:.3g}" for p in by_seed)
-        lines.append([benchmark, trained, method, estimate.points(), f"{sign_flip(changes):.3g}", p_values, estimate.n])
-    columns = ["benchmark", "reward", "method", "change, points", "p (sign flip, over all seeds)"]
-    columns += ["p (exact McNemar, by seed)", "questions"]
+        paired = [paired_differences([new[seed]], [old[seed]]) for seed in new if seed in old]
+        by_seed = [mcnemar_exact(differences) for differences in paired]
+        p = by_seed[0] if len(by_seed) == 1 else sign_flip(change)
+        won, lost = (sum(sign * d > 0 for differences in paired for d in differences) for sign in (1, -1))
+        ends = [pooled_estimate(side, method, bootstrap) for side in (before, after)]
+        found.append(Change(benchmark, trained, method, *ends, estimate, p, by_seed, won, lost))
+    return found
+
+
+def change_markdown(found: Sequence[Change]) -> str:
+    """The changes as a table."""
+    lines = []
+    for c in found:
+        by_seed = ", ".join(f"{p:.3g}" for p in c.by_seed)
+        found_by = [c.difference.points(), f"{c.p:.3g}", by_seed, c.won, c.lost, c.difference.n]
+        lines.append([c.benchmark, c.reward, c.method, *found_by])
+    columns = ["benchmark", "reward", "method", "change, points", "p (all seeds)", "p (exact McNemar, by seed)"]
+    columns += ["won", "lost", "questions"]
     return markdown_table(columns, lines) if lines else "GRPO and its start were not both scored."
 
 

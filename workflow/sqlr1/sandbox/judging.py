@@ -70,7 +70,9 @@ class ComparisonPlan:
         decided = {metric: _decide(comparisons, golds, replies) for metric, comparisons in by_metric.items()}
         verdict, _, error = decided[self._verdict_metric]
         values = {m: decided[m][1] for m in self._metrics if not decided[m][0].is_gold_fault}
-        return Judgement(verdict, values, error)
+        deciding = by_metric[self._verdict_metric]
+        alone = _decide(deciding[:1], golds, replies)[0] == Verdict.MATCH if len(deciding) > 1 else None
+        return Judgement(verdict, values, error, alone)
 
 
 def _decide(

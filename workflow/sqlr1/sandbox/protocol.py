@@ -133,11 +133,15 @@ class Race:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The verdict on a pair. `metrics` maps each requested metric to 0..1; `error` says why a statement did not run."""
+    """The verdict on a pair. `metrics` maps each requested metric to 0..1; `error` says why a statement did not run.
+
+    `one_instance`: whether it would be a match on the database alone, for one with further instances; else None.
+    """
 
     verdict: Verdict
     metrics: dict[str, float] = field(default_factory=dict)
     error: str = ""
+    one_instance: bool | None = None
 
 
 def send(connection: socket.socket, value: Any) -> None:

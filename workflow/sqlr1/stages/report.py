@@ -1,6 +1,7 @@
-"""The experiment's report: configuration, data funnel, training curves, scores, worked examples.
+"""The experiment's report: conclusion, scores, training curves, data funnel, worked examples, configuration.
 
 `--out` is results/<experiment>/report; report.md is written beside that folder, from `report/templates/report.md.j2`.
+conclusion.txt has its first sentences.
 Curves and scores may come from several seeds and reward variants, which are read from the path: `<variant>/seed-N`.
 Equal inputs give equal bytes on one machine at one commit: both are named in the report.
 """
@@ -58,9 +59,13 @@ def _report(job: Job) -> None:
     runs = load_runs(job.args.scores, job.args.questions)
     bootstrap = Bootstrap(job.settings["score"].confidence, job.settings["score"].resamples)
     parts = _configuration(job) | _data(job) | _training(job, bootstrap) | _scores(job, runs, bootstrap)
+    with atomic_write(job.out / "conclusion.txt") as file:
+        file.writelines(f"{sentence}\n" for sentence in parts["conclusion"])
     with atomic_write(job.out / "../report.md") as file:
         file.write(render("report.md.j2", **parts, **_examples(job, runs)).rstrip("\n") + "\n")
-    job.outputs("../report.md", "funnel.svg", "selection.svg", "training.svg", "scores.svg", "scores.csv")
+    job.outputs(
+        "../report.md", "conclusion.txt", "funnel.svg", "selection.svg", "training.svg", "scores.svg", "scores.csv"
+    )
     job.run.artifact(job.out / "../report.md")
 
 
@@ -119,17 +124,22 @@ def _training(job: Job, bootstrap: Bootstrap) -> dict[str, Any]:
     main_reward = job.args.grpo[0].parents[1]
     grpo = [curves.read_metrics(path) for path in job.args.grpo if path.parents[1] == main_reward]
     cold_start = [curves.read_metrics(path) for path in job.args.cold_start]
-    _figure(job, curve_panels(curves.training_panels(cold_start, grpo, validation, bootstrap)), "training")
+    _figure(
+        job, curve_panels(curves.training_panels(cold_start, grpo, validation, bootstrap), curves.SHARES), "training"
+    )
     warnings = [(name, text) for name, rows in validation.items() for text in curves.collapse_warnings(rows)]
     for name, text in warnings:
         logger.warning("GRPO, %s: %s", name, text)
     job.run.tags({"collapse_warnings": len(warnings)})
-    return {"warnings": warnings, "validation": curves.validation_rows(validation, bootstrap)}
+    rows = curves.validation_rows(validation, bootstrap)
+    return {"warnings": warnings, "validation": rows, "variance": curves.variance_sentence(grpo)}
 
 
 def _scores(job: Job, runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> dict[str, Any]:
     strategy, rewards = job.settings["cold_start"].strategy, job.settings["reward"].variants
-    rows = score_tables.score_rows(score_tables.report_policies(strategy, rewards, runs), runs, bootstrap)
+    policies = score_tables.report_policies(strategy, rewards, runs)
+    rows = score_tables.score_rows(policies, runs, bootstrap)
+    changes = score_tables.changes(strategy, rewards, runs, bootstrap)
     write_csv(job.out / "scores.csv", rows)
     job.run.table(rows, "scores.json")
     _figure(job, interval_panels(score_tables.score_panels(rows), "execution accuracy, %"), "scores")
@@ -139,7 +149,9 @@ def _scores(job: Job, runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> dict[st
     return {
         "level": f"{100 * bootstrap.confidence:.0f}",
         "headline": score_tables.headline_markdown(rows),
-        "change": score_tables.change_markdown(strategy, rewards, runs, bootstrap),
+        "conclusion": [c.sentence() for c in changes if c.reward == rewards[0] and c.method == "greedy"],
+        "change": score_tables.change_markdown(changes),
+        "metrics": score_tables.metrics_markdown(policies, runs, bootstrap),
         "by_difficulty": score_tables.difficulty_markdown(rows),
         "coverage": data_tables.coverage_rows([run.summary for run in runs]),
         "skipped": job.settings["skipped"],

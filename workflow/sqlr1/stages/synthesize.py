@@ -2,7 +2,8 @@
 
 Writes `databases/<db_id>/<db_id>.sqlite` (built-in domains), `catalogue.jsonl`, `questions.jsonl` (training),
 `failed_golds.jsonl` (mixed-in questions whose gold SQL fails) and the built-in benchmark in the layouts of Spider and
-BIRD, which has domains and question templates of its own. With `instances`, each training database is copied to
+BIRD, which has domains and question templates of its own. With `benchmark_instances`, its databases get that many
+perturbed instances, on all of which an answer must be right. With `instances`, each training database is copied to
 `instances/<db_id>/` with that many perturbed instances, and the catalogue names the copy.
 
     python -m sqlr1.stages.synthesize --out results/x/synthesize --settings '{"synthesize": {...}, "execution": {...}}'
@@ -19,10 +20,13 @@ from sqlgen import GenerationRequest, Source, builtin_sources, folder_sources, g
 from sqlr1.config import Synthesize
 from sqlr1.data.mix import MixedQuestions, read_mix
 from sqlr1.data.paraphrase import paraphrase_and_explain
+from sqlr1.data.perturbed import balanced, determined_on_all
+from sqlr1.data.split import shares
 from sqlr1.database.files import catalogue_entry, merged, portable, resolve
 from sqlr1.database.instances import write_instances
 from sqlr1.records import Database, InputError, Question, RecordFile, write_jsonl
 from sqlr1.sandbox import Executor, Limits
+from sqlr1.sandbox import instances as list_instances
 from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, data_root, stage, stage_parser
 
 log = logging.getLogger(__name__)
@@ -46,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         if settings.llm:
             questions = _improved(job, list(questions), {s.db_id: s.path for s in own + folders})
-        benchmark = list(_generated(job, held_out, settings.benchmark_questions, held_out=True))
+        benchmark = _benchmark(job, held_out)
         write_jsonl(job.out / "questions.jsonl", itertools.chain(questions, mixed.ready))
         write_jsonl(job.out / "failed_golds.jsonl", mixed.failed)
         write_jsonl(job.out / "catalogue.jsonl", _catalogue(job, own, held_out, others))
@@ -96,6 +100,21 @@ def _generated(job: Job, sources: list[Source], total: int, held_out: bool = Fal
     return generate(sources, request, Limits.of(job.settings["execution"]), job.args.workers, job.work)
 
 
+def _benchmark(job: Job, held_out: list[Source]) -> list[Question]:
+    """The questions of the built-in benchmark. With perturbed instances, those whose gold is determined on all."""
+    settings, limits = job.settings["synthesize"], Limits.of(job.settings["execution"])
+    total, count = settings.benchmark_questions, settings.benchmark_instances
+    if not count:
+        return list(_generated(job, held_out, total, held_out=True))
+    files = {s.db_id: write_instances(s.path, s.path.parent, count, job.seed) for s in held_out}
+    job.outputs(*(file.relative_to(job.out) for paths in files.values() for file in paths[1:]))
+    drawn = list(_generated(job, held_out, 2 * total, held_out=True))
+    with Executor(job.args.workers, limits) as executor:
+        determined = determined_on_all(drawn, files, executor)
+    job.run.metrics({"benchmark_undetermined": len(drawn) - len(determined)})
+    return balanced(determined, shares(total, settings.classes))
+
+
 def _improved(job: Job, rows: list[Question], paths: dict[str, Path]) -> list[Question]:
     """The rows with what a language model rewords and explains."""
     settings, limits = job.settings["synthesize"].llm, Limits.of(job.settings["execution"])
@@ -117,7 +136,7 @@ def _catalogue(job: Job, own: list[Source], held_out: list[Source], others: dict
         folder = path.parent.parent if path.parent.name == db_id else path.parent
         databases.append((db_id, path, portable(folder, root), "train"))
     for db_id, path, source, split in databases:
-        files = [path]
+        files = list_instances(path) if split == "benchmark" else [path]
         if split == "train" and instances:
             files = write_instances(path, job.out / "instances" / db_id, instances, job.seed)
             job.outputs(*(file.relative_to(job.out) for file in files))

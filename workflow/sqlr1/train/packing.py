@@ -2,7 +2,7 @@
 
 A prompt attends to itself causally. A completion attends to its prompt and causally to itself, never to another
 completion, and its positions follow the prompt's. So a prompt is computed once for all of its completions. In
-supervised fine-tuning each sequence is a prompt without completions.
+supervised fine-tuning the prompt is the schema, and each question with its response is a completion.
 
 Shapes: L tokens in the row, G completions of a group, C their longest, P the prompt, N scored tokens.
 """
@@ -10,6 +10,7 @@ Shapes: L tokens in the row, G completions of a group, C their longest, P the pr
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
 
@@ -80,9 +81,39 @@ def _lay_out(group: Group, starts: Sequence[int], lengths: Sequence[int]) -> Non
 
 
 def pack_sequences(input_ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], ignored: int) -> Packed:
-    """Pack sequences. Tokens whose label is not `ignored` are scored, except a first token: nothing predicts it."""
-    packed = pack_groups(input_ids, [[] for _ in input_ids])
-    flat = torch.tensor([label for row in labels for label in [ignored, *row[1:]]])
+    """Pack sequences. Tokens whose label is not `ignored` are scored, except a first token: nothing predicts it.
+
+    Sequences that begin alike, as the questions over one database do, share their beginning: it is computed once.
+    """
+    prompts, endings, flat = [], [], []
+    for members, shared in _alike([np.asarray(ids) for ids in input_ids], [np.asarray(x) for x in labels], ignored):
+        prompts.append(list(input_ids[members[0]][:shared]))
+        endings.append([list(input_ids[i][shared:]) for i in members])
+        flat += [ignored, *labels[members[0]][1:shared], *(x for i in members for x in labels[i][shared:])]
+    packed = pack_groups(prompts, endings)
+    flat = torch.tensor(flat)
     scored = (flat != ignored).nonzero().squeeze(1)
     packed.sources, packed.targets = scored - 1, flat[scored]
     return packed
+
+
+def _alike(ids: Sequence[np.ndarray], labels: Sequence[np.ndarray], ignored: int) -> list[tuple[list[int], int]]:
+    """Groups of sequences with at least half of a prompt in common: their indices, and how many tokens they share.
+
+    A sequence alone shares all of its tokens. Otherwise one token before the first scored one is not shared, so that
+    the token before a scored one is always in the same row.
+    """
+    prompts = [int((row != ignored).argmax()) for row in labels]
+    groups: list[tuple[list[int], int]] = []
+    for i, row in enumerate(ids):
+        for k, (members, shared) in enumerate(groups):
+            first = ids[members[0]]
+            most = min(prompts[i], prompts[members[0]], shared) - 1
+            differ = np.flatnonzero(row[:most] != first[:most])
+            common = int(differ[0]) if len(differ) else most
+            if 2 * common > prompts[i]:
+                groups[k] = ([*members, i], common)
+                break
+        else:
+            groups.append(([i], len(row)))
+    return groups

@@ -33,10 +33,11 @@ IGNORED = -100  # label of a token without loss
 
 def encode(
     questions: Sequence[Question], catalogue: Catalogue, prompts: Prompts, strategy: str
-) -> tuple[list[dict[str, np.ndarray]], Counter[str]]:
-    """Questions as rows `input_ids`, `labels` (IGNORED in the prompt), and how many were dropped, by reason.
+) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """Questions as rows `input_ids`, `labels` (IGNORED in the prompt), `database`, and counts of the dropped by reason.
 
-    Both are int32 arrays (length,): as Python integers the paper's 200,000 rows would take gigabytes in each process.
+    The first two are int32 arrays (length,): as Python integers the paper's 200,000 rows would take gigabytes in each
+    process.
     """
     rows, dropped = [], Counter[str]()
     for question in tqdm(questions, desc="tokenize", disable=None):
@@ -46,30 +47,35 @@ def encode(
             continue
         response = prompts.response_ids(STRATEGIES[strategy].response(question))
         row = {"input_ids": prompt + response, "labels": [IGNORED] * len(prompt) + response}
-        rows.append({name: np.array(tokens, np.int32) for name, tokens in row.items()})
+        arrays = {name: np.array(tokens, np.int32) for name, tokens in row.items()}
+        rows.append({**arrays, "database": question.db_id})
     return rows, dropped
 
 
-class LengthGroupedSampler(Sampler[int]):
-    """Batches of rows of similar length. Their order depends on seed and epoch alone, which exact resume needs."""
+class DatabaseSampler(Sampler[int]):
+    """Passes of `size` rows over one database, whose schema is then computed once; what remains is mixed.
 
-    def __init__(self, lengths: Sequence[int], batch: int, seed: int, epoch: EpochOf) -> None:
-        self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, epoch
+    The order depends on seed and epoch alone, which exact resume needs.
+    """
+
+    def __init__(self, databases: Sequence[str], size: int, seed: int, epoch: EpochOf) -> None:
+        self.databases, self.size, self.seed, self.epoch = databases, size, seed, epoch
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.databases)
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch())
-        order = torch.randperm(len(self.lengths), generator=generator).tolist()
-        window = self.batch * 32  # rows sorted by length at a time: few enough to keep the order random
-        batches = []
-        for start in range(0, len(order), window):
-            block = sorted(order[start : start + window], key=lambda i: self.lengths[i])
-            batches += [block[i : i + self.batch] for i in range(0, len(block), self.batch)]
-        last = batches.pop() if len(batches[-1]) < self.batch else []  # an incomplete batch stays last
-        for index in torch.randperm(len(batches), generator=generator).tolist():
-            yield from batches[index]
+        by_database: dict[str, list[int]] = {}
+        for index in torch.randperm(len(self.databases), generator=generator).tolist():
+            by_database.setdefault(self.databases[index], []).append(index)
+        whole = {name: len(rows) - len(rows) % self.size for name, rows in by_database.items()}
+        mixed = [index for name, rows in by_database.items() for index in rows[whole[name] :]]
+        rows = [index for name, rows in by_database.items() for index in rows[: whole[name]]] + mixed
+        passes = [rows[start : start + self.size] for start in range(0, len(rows), self.size)]
+        last = passes.pop() if len(passes[-1]) < self.size else []  # an incomplete pass stays last
+        for index in torch.randperm(len(passes), generator=generator).tolist():
+            yield from passes[index]
         yield from last
 
 
@@ -77,10 +83,10 @@ class ColdStartTrainer(SFTTrainer):
     """SFTTrainer over packed rows: no padding, and logits only where there are labels."""
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
-        # The batch of all processes together, so that a step has the same rows for any number of processes. (With
-        # several processes accelerate fills an epoch's incomplete last batch with the epoch's first rows.)
-        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return LengthGroupedSampler(list(self.train_dataset["length"]), batch, self.args.seed, epoch_of(self))
+        # The order is the same for any number of processes. (Several fill an epoch's incomplete last batch with the
+        # epoch's first rows: accelerate does.)
+        databases = list(self.train_dataset["database"])
+        return DatabaseSampler(databases, self.args.train_batch_size, self.args.seed, epoch_of(self))
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -108,7 +114,7 @@ def collate(rows: Sequence[Mapping[str, list[int]]]) -> dict[str, Any]:
 def make_trainer(
     model: "PreTrainedModel",
     tokenizer: Any,
-    rows: Sequence[Mapping[str, np.ndarray | list[int]]],
+    rows: Sequence[Mapping[str, Any]],
     settings: ColdStart,
     work: Path,
     seed: int,
@@ -120,7 +126,7 @@ def make_trainer(
     """
     from datasets import Dataset
 
-    dataset = Dataset.from_list([{**r, "length": len(r["input_ids"])} for r in rows])
+    dataset = Dataset.from_list(list(rows))
     args, lora = sft_config(settings, work, seed), lora_config(settings.lora)
     with named_section("cold_start"):  # some settings are refused only when the model is known
         trainer = ColdStartTrainer(

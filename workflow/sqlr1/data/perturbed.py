@@ -1,0 +1,49 @@
+"""Benchmark questions over databases with perturbed instances: only those that have one right answer on each."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import sqlglot
+
+from sqlr1.database.sql import to_sql
+from sqlr1.database.tie_probes import has_ties, limit_splits_ties, limited_blocks, tie_probe
+from sqlr1.records import Question
+from sqlr1.sandbox import Executor, Query, Status
+
+
+def determined_on_all(
+    questions: Sequence[Question], instances: Mapping[str, Sequence[Path]], executor: Executor
+) -> list[Question]:
+    """The questions whose gold runs and is not decided by ties on any of the instances of their database."""
+    parsed = [sqlglot.parse_one(question.sql, read="sqlite") for question in questions]
+    probes = [
+        (number, path, block, has_ties if block is expression else limit_splits_ties)
+        for number, (question, expression) in enumerate(zip(questions, parsed, strict=True))
+        for path in instances[question.db_id]
+        for block in (expression, *limited_blocks(expression))
+    ]
+    executions = executor.execute([Query(path, to_sql(tie_probe(block))) for _, path, block, _ in probes], "instances")
+    bad = {
+        number
+        for (number, _, block, undetermined), execution in zip(probes, executions, strict=True)
+        if execution.status != Status.OK or undetermined(block, execution.rows)
+    }
+    return [question for number, question in enumerate(questions) if number not in bad]
+
+
+def balanced(questions: Sequence[Question], wanted: Mapping[str, int]) -> list[Question]:
+    """At most `wanted[class]` questions of each class, as evenly over the databases as they allow; order kept."""
+    seen = Counter[tuple[str, str]]()
+    turns = []  # (how many of its class its database had before, place in the list)
+    for place, question in enumerate(questions):
+        key = (question.sql_class, question.db_id)
+        turns.append((seen[key], place))
+        seen[key] += 1
+    left = Counter(wanted)
+    kept = []
+    for _, place in sorted(turns):
+        if left[questions[place].sql_class] > 0:
+            left[questions[place].sql_class] -= 1
+            kept.append(place)
+    return [questions[place] for place in sorted(kept)]
