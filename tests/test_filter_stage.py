@@ -7,9 +7,9 @@ import datasets
 import pytest
 from music import FAILING, GOOD, row, write_database
 
-from sqlr1.data.card import data_card
 from sqlr1.data.split import balanced, held_out, split
 from sqlr1.records import SQL_CLASSES, InputError, Question, RecordFile, read_json, write_jsonl
+from sqlr1.report.card import data_card
 from sqlr1.stages.filter import main
 
 

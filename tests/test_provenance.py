@@ -92,10 +92,11 @@ def test_the_generator_counts_for_who_imports_it(package, tmp_path):
     assert {"sqlgen/words.py", "sqlr1/lazy.py"} <= set(provenance.sources("sqlr1.stages.three"))
 
 
-def test_only_what_fills_in_a_template_depends_on_it():
+@pytest.mark.parametrize(("template", "stages"), [("report.md.j2", {"report", "ablation"}), ("card.md.j2", {"filter"})])
+def test_only_what_fills_in_a_template_depends_on_it(template, stages):
     users = {
         path.stem
         for path in (Path(provenance.__file__).parent / "stages").glob("*.py")
-        if any(source.endswith(".j2") for source in provenance.sources(f"sqlr1.stages.{path.stem}"))
+        if any(source.endswith(f"/{template}") for source in provenance.sources(f"sqlr1.stages.{path.stem}"))
     }
-    assert users == {"report", "ablation"}
+    assert users == stages

@@ -1,7 +1,7 @@
 """What an experiment will cost: tokens, FLOPs, hours and peak memory of each stage, without running it.
 
-FLOPs are counted on passes of the model without weights (meta device), and scaled; attention is causal, half of the
-counted pairs. Prompts count in full, also where the sampler shares a schema, and so do groups that dynamic sampling
+FLOPs are two per weight and token, and four per hidden unit and pair of positions that attend (attention is causal).
+Prompts count in full, also where the sampler shares a schema, and so do groups that dynamic sampling
 drops; a refill round is taken to replace half of the groups. Hours are FLOPs / (devices * peak * utilisation); decoding
 also reads the weights and the cache once per step, and takes the longer of the two. Start-up and SQL are not counted:
 the plan says 389 s for the spider overlay's cold start, which took 512 to 652 s.
@@ -54,7 +54,10 @@ ACCELERATORS = {  # the makers' data sheets
     # Measured: the two cores that ran the spider overlay. glibc's heap keeps holes between tensors of different passes.
     "cpu": Accelerator(0.42e12, 24e9, 0.018e12, 0.5, 0.55e9, 3.0),
 }
-_KEYS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
+_KEYS = (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size",
+    "tie_word_embeddings",
+)  # fmt: skip
 SHAPES = {  # from each model's published config.json: model_type, _KEYS, vocab_size, tie_word_embeddings
     "SmolLM2-135M": ("llama", 576, 30, 9, 3, 1536, 49152, True),
     "Qwen2.5-Coder-1.5B": ("qwen2", 1536, 28, 12, 2, 8960, 151936, True),
@@ -89,8 +92,7 @@ def shape(model: PretrainedModel) -> Any:
     named = model.file if model.source == "wheel" else model.name
     for name, (kind, *values) in SHAPES.items():
         if name.lower() in named.lower():
-            keys = (*_KEYS, "vocab_size", "tie_word_embeddings")
-            return AutoConfig.for_model(kind, **dict(zip(keys, values, strict=True)))
+            return AutoConfig.for_model(kind, **dict(zip(_KEYS, values, strict=True)))
     raise InputError(f"config key base_model.name: no published shape of {model.name!r}; known: {', '.join(SHAPES)}")
 
 
@@ -100,16 +102,30 @@ class Model:
     """
 
     def __init__(self, config: Any, settings: Training) -> None:
-        self.config, self.settings = config, settings
-        whole = _weightless(config, settings)
-        self.trained = whole.num_parameters(only_trainable=True)
-        self.weights = whole.num_parameters() - (self.trained if settings.lora else 0)
-        self.head = whole.get_output_embeddings().weight.numel()
-        keys = next(module for name, module in whole.named_modules() if name.endswith("k_proj")).out_features
+        import numpy as np
+        import torch
+        from peft import inject_adapter_in_model
+        from transformers import AutoModelForCausalLM
+
+        from sqlr1.train.trainer_config import lora_config
+
+        self.config, self.settings, lora = config, settings, settings.lora
+        with torch.device("meta"):  # without weights
+            model = AutoModelForCausalLM.from_config(config)
+            self.weights, self.head = model.num_parameters(), model.get_output_embeddings().weight.numel()
+            model = inject_adapter_in_model(lora_config(lora), model) if lora else model
+        self.trained = model.num_parameters(only_trainable=True)
+        keys = next(module for name, module in model.named_modules() if name.endswith("k_proj")).out_features
         self.cache_bytes = 2 * 2 * config.num_hidden_layers * keys  # keys and values per token, bf16
-        self.forward = _flops(config, settings.model_copy(update={"lora": None}), backward=False)
-        self.training = _flops(config, settings, backward=True)
-        self.training[2] += 2 * self.head  # the packed pass computes the logits again in the backward pass
+        self.read = self.weights - (0 if config.tie_word_embeddings else self.head)  # of the embedding few rows
+        layers, pair = 2 * (self.read - self.head), 4 * config.hidden_size * config.num_hidden_layers
+        self.forward = np.array([layers, pair, 2 * self.head])
+        # The backward pass costs two forward passes, or one through frozen weights. The head's forward pass is always
+        # repeated; with checkpointing that of the layers too, up to each one's last projection, which is not needed.
+        again, backward = int(settings.gradient_checkpointing), 1 if lora else 2
+        self.training = self.forward * (1 + backward + again, 3 + again, 2 + backward)
+        self.training[0] -= 2 * again * config.num_hidden_layers * config.hidden_size * config.intermediate_size
+        self.training[0] += 2 * self.trained * (3 + again) if lora else 0
 
     def state_bytes(self, devices: int, deepspeed: dict[str, Any]) -> float:
         """Weights, gradients and optimiser state on one device."""
@@ -134,43 +150,6 @@ class Model:
         return self.cache_bytes * prompts * (prompt + size * response) + max(prefill, logits)
 
 
-def _weightless(config: Any, settings: Training) -> Any:
-    """The model on the meta device, with LoRA and checkpointing as in `settings`."""
-    import torch
-    from peft import inject_adapter_in_model
-    from transformers import AutoModelForCausalLM
-
-    from sqlr1.train.trainer_config import lora_config
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").train()
-        if settings.gradient_checkpointing:
-            model.activation_checkpointing_enable()
-        return inject_adapter_in_model(lora_config(settings.lora), model) if settings.lora else model
-
-
-def _flops(config: Any, settings: Training, backward: bool) -> Any:
-    """FLOPs per token, pair and scored token: counted on two layers, for all of them."""
-    import numpy as np
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    two_layers = type(config).from_dict(config.to_dict() | {"num_hidden_layers": 2, "layer_types": None})
-    model = _weightless(two_layers, settings)
-    model.enable_input_require_grads()  # as in all layers but the first, whose input needs no gradient
-    work, counted = ((256, 1), (512, 1), (256, 256)), []
-    for length, scored in work:
-        ids = torch.zeros((1, length), dtype=torch.long, device="meta")
-        mask = torch.zeros((1, 1, length, length), device="meta")  # to make one, the model would read the ids
-        with FlopCounterMode(display=False) as counter:
-            logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=scored).logits
-            if backward:
-                logits.sum().backward()
-        counted.append(counter.get_total_flops())
-    coefficients = np.linalg.solve([(length, length**2, scored) for length, scored in work], counted)
-    return coefficients * (config.num_hidden_layers / 2, config.num_hidden_layers / 2, 1)
-
-
 @dataclass
 class Planner:
     """The stages of an experiment on an accelerator; `prompt` and `response` are mean lengths in tokens."""
@@ -192,9 +171,9 @@ class Planner:
             whole = config.synthesize.benchmark_questions if built_in else _BENCHMARK_QUESTIONS[entry.layout]
             asked += entry.limit or whole
         policies = 1 + seeds * ((config.cold_start.strategy != "none") + len(config.reward.variants))
-        select = self._answers("select", seeds, config.filter.rl_rows, config.select.n) if config.select.n else None
+        select = [self._answers("select", seeds, config.filter.rl_rows, config.select.n)] if config.select.n else []
         candidates = self._answers("candidates", policies, asked, config.candidates.n + 1)
-        return list(filter(None, (self._cold_start(), select, self._grpo(), candidates)))
+        return [self._cold_start(), *select, self._grpo(), candidates]
 
     def _cold_start(self) -> Cost:
         settings, (devices, deepspeed) = self.config.cold_start, _launched(self.config.launch.cold_start)
@@ -236,11 +215,8 @@ class Planner:
     def _rollout_bytes(self, batch: int, deepspeed: dict[str, Any]) -> float:
         """GRPO's memory without the state of training."""
         settings, model, prompt = self.config.grpo, self.model, self.config.prompt.max_length
-        size, rows, longest = (
-            settings.num_generations,
-            settings.per_device_train_batch_size,
-            settings.max_completion_length,
-        )
+        size, rows = settings.num_generations, settings.per_device_train_batch_size
+        longest = settings.max_completion_length
         copies = 2 * model.weights if settings.lora or not deepspeed else 0
         if settings.beta > 0 and not settings.lora:
             copies += (2 if deepspeed else 4) * model.weights  # the reference
@@ -271,8 +247,7 @@ class Planner:
         model, rows, prompt = self.model, prompts * size, self.prompt
         prefill = model.forward @ (prompts * prompt, prompts * prompt**2 / 2, 0)
         decode = model.forward @ (rows * response, rows * response * (prompt + response / 2), rows * response)
-        weights = model.weights - (0 if model.config.tie_word_embeddings else model.head)
-        read = 2 * weights + model.cache_bytes * at_once * (prompt / size + response)
+        read = 2 * model.read + model.cache_bytes * at_once * (prompt / size + response)
         reading = rows / devices / at_once * response * read / (self.accelerator.bandwidth * _BANDWIDTH_USED)
         return prefill + decode, self._seconds(prefill, devices) + max(self._seconds(decode, devices), reading)
 

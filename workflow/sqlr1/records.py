@@ -83,11 +83,10 @@ def _record(where: str, row: dict[str, Any], kind: type[Record]) -> Record:
     if unknown := set(row) - {f.name for f in fields(kind)}:
         raise InputError(f"{where}: unknown field {sorted(unknown)[0]!r} for a {kind.__name__} record")
     for name, value in row.items():
-        if name == "samples" and not isinstance(value, list):
-            raise InputError(f"{where}: 'samples' must be a list of texts, not {value!r:.60}")
         texts = value if name == "samples" else [value]
-        if not all(isinstance(text, str) for text in texts):
-            raise InputError(f"{where}: {name!r} must be text, not {value!r:.60}")
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            wanted = "a list of texts" if name == "samples" else "text"
+            raise InputError(f"{where}: {name!r} must be {wanted}, not {value!r:.60}")
     try:
         return kind(**row)
     except TypeError as error:
@@ -131,16 +130,24 @@ class RecordFile(Sequence[Record]):
 
 
 @contextlib.contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turn errors of reading the text file `path` into an InputError that names it."""
+def readable(where: Path | str, one_line: bool = False) -> Iterator[None]:
+    """Turn errors of reading a text or JSON file into an InputError that names `where`, and the line if it has several.
+
+    `where` is the file, or `one_line` of it.
+    """
     try:
         yield
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
+        raise InputError(f"{where}: no such file") from error
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        raise InputError(f"{where}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+        raise InputError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        line = "" if one_line else f":{error.lineno}"
+        raise InputError(f"{where}{line}: not valid JSON ({error.msg}, column {error.colno})") from error
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number with too many digits
+        raise InputError(f"{where}: not usable as JSON ({error})") from error
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -152,14 +159,8 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _object(where: str, line: bytes) -> dict[str, Any]:
-    try:
+    with readable(where, one_line=True):
         row = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start} of the line)") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not valid JSON ({error.msg}, column {error.colno})") from error
-    except (RecursionError, ValueError) as error:  # nested too deeply, or a number with too many digits
-        raise InputError(f"{where}: not usable as JSON ({error})") from error
     if not isinstance(row, dict):
         raise InputError(f"{where}: expected a JSON object, found {type(row).__name__}")
     return row
@@ -171,13 +172,7 @@ def read_json(path: Path, make_object: Callable[[list[tuple[str, Any]]], Any] | 
     `make_object` turns the (key, value) pairs of each object into a value; it may raise ValueError.
     """
     with readable(path):
-        text = Path(path).read_text(encoding="utf-8")
-    try:
-        return json.loads(text, object_pairs_hook=make_object)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: not valid JSON ({error.msg}, column {error.colno})") from error
-    except (RecursionError, ValueError) as error:  # nested too deeply, or a number with too many digits
-        raise InputError(f"{path}: not usable as JSON ({error})") from error
+        return json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=make_object)
 
 
 @contextlib.contextmanager
@@ -227,8 +222,8 @@ class Catalogue:
         if db_id not in self.databases:
             raise InputError(f"{self.path}: no database {db_id!r}; run the synthesize stage over its folder first")
         entry = self.databases[db_id].path
-        prefix = "{data}/"
-        path = self._data_root / entry[len(prefix) :] if entry.startswith(prefix) else self.path.parent / entry
+        inside = entry.removeprefix("{data}/")
+        path = (self.path.parent if inside == entry else self._data_root) / inside
         if not path.is_file():
             raise InputError(f"{path}: database {db_id!r} is missing (data root: {self._data_root})")
         return path

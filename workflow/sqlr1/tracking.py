@@ -80,21 +80,19 @@ class SilentRun(Run):
 
     def __init__(self) -> None:
         super().__init__(client=None, run_id="")
-
-    def _nothing(self, *_: Any, **__: Any) -> None:
-        """Log nothing."""
-
-    metrics = tags = inputs = table = figure = artifact = _nothing
+        self.metrics = self.tags = self.inputs = self.table = self.figure = self.artifact = lambda *_, **__: None
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
+def _store_uri() -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DEFAULT_STORE.resolve()}"
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
+            yield from _flat(value, f"{prefix}{name}.")
         else:
-            flat[f"{prefix}{name}"] = str(value)
-    return flat
+            yield f"{prefix}{name}", str(value)
 
 
 @contextlib.contextmanager
@@ -111,8 +109,7 @@ def track(
     from mlflow.entities import Param
     from mlflow.utils.git_utils import get_git_commit
 
-    if not (uri := os.environ.get("MLFLOW_TRACKING_URI")):
-        uri = f"sqlite:///{DEFAULT_STORE.resolve()}"
+    uri = _store_uri()
     # Processes that create the tables of a new SQLite store at the same time crash.
     DEFAULT_STORE.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(DEFAULT_STORE.with_suffix(".lock")):
@@ -120,20 +117,18 @@ def track(
         client = mlflow.MlflowClient(uri)
         found = client.get_experiment_by_name(experiment)
         # Artifacts go beside a local store; a server has a place of its own for them.
-        store = uri.removeprefix("sqlite:///") if uri.startswith("sqlite:///") else None
-        location = str(Path(store).resolve().parent / "mlartifacts") if store else None
+        kind, _, store = uri.partition(":///")
+        location = str(Path(store).resolve().parent / "mlartifacts") if kind == "sqlite" else None
         experiment_id = found.experiment_id if found else client.create_experiment(experiment, location)
     for old in client.search_runs([experiment_id], f"tags.key = '{key}'"):
         client.delete_run(old.info.run_id)
-    all_tags = {"key": key, **tags}
-    if commit := get_git_commit(str(Path(__file__).parent)):
-        all_tags["mlflow.source.git.commit"] = commit
+    commit = get_git_commit(str(Path(__file__).parent))
+    all_tags = {"key": key, **tags} | ({"mlflow.source.git.commit": commit} if commit else {})
     name = key.removeprefix(f"results/{experiment}/")
     info = client.create_run(experiment_id, tags={k: str(v) for k, v in all_tags.items()}, run_name=name).info
-    run = Run(client, info.run_id)
-    status = "FAILED"
+    run, status = Run(client, info.run_id), "FAILED"
     try:
-        client.log_batch(info.run_id, params=[Param(k, v[:6000]) for k, v in _flat(settings).items()])
+        client.log_batch(info.run_id, params=[Param(k, v[:6000]) for k, v in _flat(settings)])
         run.inputs(datasets)
         yield run
         status = "FINISHED"
@@ -154,7 +149,7 @@ def serve_ui(args: argparse.Namespace) -> None:
     """Serve MLflow's UI until interrupted. Raises InputError if nothing has been tracked yet."""
     import mlflow
 
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DEFAULT_STORE.resolve()}"
+    uri = _store_uri()
     store = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not store.exists():
         raise InputError(f"{store}: no runs yet; run `snakemake --cores all` first")

@@ -14,16 +14,8 @@ from tqdm import tqdm
 from sqlr1.data.mentions import unmentioned_value
 from sqlr1.data.processes import executor_processes
 from sqlr1.data.similarity import QuestionIndex, Sketch, sketches
-from sqlr1.database.determinism import (
-    is_volatile,
-    limit_splits_ties,
-    limited_blocks,
-    may_depend_on_order,
-    own_rows,
-    rejection_reason,
-    same_result,
-    tie_probe,
-)
+from sqlr1.database import determinism
+from sqlr1.database.determinism import is_volatile, may_depend_on_order
 from sqlr1.database.instances import write_backward
 from sqlr1.database.sql import normal_form, parse, to_sql, without_literals
 from sqlr1.records import Question
@@ -58,8 +50,7 @@ class Benchmark:
     def of(cls, questions: Iterable[Question]) -> "Benchmark":
         """The benchmark made of these questions."""
         questions = list(questions)
-        expressions = [parse(q.sql)[0] for q in questions]
-        sql = frozenset(normal_form(e) for e in expressions if e)
+        sql = frozenset(normal_form(expression) for q in questions if (expression := parse(q.sql)[0]))
         return cls(frozenset(q.db_id.lower() for q in questions), tuple(q.question for q in questions), sql)
 
 
@@ -109,10 +100,7 @@ class _Filter:
     def __init__(
         self, rows: Sequence[Question], benchmark: Benchmark, rules: Mapping[str, float], executor: Executor
     ) -> None:
-        self._rows = rows
-        self._benchmark = benchmark
-        self._rules = rules
-        self._executor = executor
+        self._rows, self._benchmark, self._rules, self._executor = rows, benchmark, rules, executor
         self._contaminated = QuestionIndex(rules["contamination"])
         for sketch in sketches(benchmark.questions):
             self._contaminated.add(sketch)
@@ -120,12 +108,12 @@ class _Filter:
     def __call__(self, task: tuple[Sequence[int], Path]) -> list[str | None]:
         """The reasons to drop rows, or None. `task` has the numbers of the rows over one database, and its path."""
         numbers, path = task
-        kept = _Kept(self._rules)
         found: list[str | None] = []
         with tempfile.TemporaryDirectory() as folder:
             backward = cache(lambda: write_backward(path, Path(folder) / path.name))  # copied when first needed
             results, ties = partial(self._results, path), partial(self._ties, path, backward)
-            checks = (self._static, self._contaminations, results, ties, kept.repetitions)
+            repetitions = partial(self._repetitions, Counter(), QuestionIndex(self._rules["near_duplicate"]))
+            checks = (partial(map, self._static), self._contaminations, results, ties, repetitions)
             for start in range(0, len(numbers), _BATCH):
                 batch = [_Candidate(self._rows[number]) for number in numbers[start : start + _BATCH]]
                 for check in checks:  # cheap ones first, each on the rows that passed those before it
@@ -135,18 +123,16 @@ class _Filter:
                 found += [candidate.reason for candidate in batch]
         return found
 
-    def _static(self, candidates: list[_Candidate]) -> Iterator[str | None]:
-        for candidate in candidates:
-            candidate.expression, reason = parse(candidate.row.sql)
-            yield reason or self._static_reason(candidate)
-
-    def _static_reason(self, candidate: _Candidate) -> str | None:
-        row, expression = candidate.row, candidate.expression
+    def _static(self, candidate: _Candidate) -> str | None:
+        row = candidate.row
+        expression, reason = parse(row.sql)
+        if expression is None:
+            return reason
         if row.db_id.lower() in self._benchmark.db_ids:
             return "contaminated_database"
         if is_volatile(expression):
             return "non_deterministic"
-        candidate.form = normal_form(expression.copy())
+        candidate.expression, candidate.form = expression, normal_form(expression.copy())
         if candidate.form in self._benchmark.sql:
             return "contaminated_sql"
         # Only generated questions (with a template) must quote values: people say "females" for 'F'.
@@ -160,59 +146,54 @@ class _Filter:
     def _results(self, path: Path, candidates: list[_Candidate]) -> Iterator[str | None]:
         """Reasons by results. Without LIMIT, only generated questions (with a template) must fix the order of ties."""
         probed = [bool(c.row.template or c.expression.args.get("limit")) for c in candidates]
-        sql = [to_sql(tie_probe(c.expression)) if p else c.row.sql for c, p in zip(candidates, probed, strict=True)]
+        sql = [
+            to_sql(determinism.tie_probe(c.expression)) if p else c.row.sql
+            for c, p in zip(candidates, probed, strict=True)
+        ]
         executions = self._executor.execute([Query(path, text) for text in sql])
         for candidate, execution in zip(candidates, executions, strict=True):
             candidate.result = execution.rows
             if execution.status == Status.OK:
-                yield rejection_reason(candidate.expression, execution.rows)
+                yield determinism.rejection_reason(candidate.expression, execution.rows)
             else:
                 yield _FAILURES.get(execution.status, "failed")
 
     def _ties(self, path: Path, backward: Callable[[], Path | None], candidates: list[_Candidate]) -> list[str | None]:
-        """`ties` where the order in which tables are read, or ties in an inner block, may decide the result."""
+        """`ties` where an inner LIMIT splits ties, or the result changes when tables are read `backward`.
+
+        Correlated blocks cannot be run alone and are not checked.
+        """
         doubtful = [c for c in candidates if may_depend_on_order(c.expression)]
-        tied = [*self._tied_inside(path, doubtful)]
-        tied += self._changed_backward(backward(), doubtful) if doubtful else []
-        found = {id(candidate) for candidate in tied}
-        return ["ties" if id(candidate) in found else None for candidate in candidates]
+        blocks = [
+            (candidate, block) for candidate in doubtful for block in determinism.limited_blocks(candidate.expression)
+        ]
+        probes = self._executor.execute([Query(path, to_sql(determinism.tie_probe(block))) for _, block in blocks])
+        tied = {
+            id(candidate)
+            for (candidate, block), probe in zip(blocks, probes, strict=True)
+            if probe.status == Status.OK and determinism.limit_splits_ties(block, probe.rows)
+        }
+        if doubtful and (copy := backward()):
+            executions = self._executor.execute([Query(copy, candidate.row.sql) for candidate in doubtful])
+            for candidate, execution in zip(doubtful, executions, strict=True):
+                own = determinism.own_rows(candidate.expression, candidate.result)
+                if execution.status == Status.OK and not determinism.same_result(
+                    candidate.expression, own, execution.rows
+                ):
+                    tied.add(id(candidate))
+        return ["ties" if id(candidate) in tied else None for candidate in candidates]
 
-    def _tied_inside(self, path: Path, candidates: list[_Candidate]) -> Iterator[_Candidate]:
-        """Those with an inner LIMIT that splits ties. Correlated blocks cannot be run alone and are not checked."""
-        blocks = [(candidate, block) for candidate in candidates for block in limited_blocks(candidate.expression)]
-        executions = self._executor.execute([Query(path, to_sql(tie_probe(block))) for _, block in blocks])
-        for (candidate, block), execution in zip(blocks, executions, strict=True):
-            if execution.status == Status.OK and limit_splits_ties(block, execution.rows):
-                yield candidate
-
-    def _changed_backward(self, copy: Path | None, candidates: list[_Candidate]) -> Iterator[_Candidate]:
-        """Those whose result changes when the tables are read backward, from `copy`; none without a copy."""
-        if copy is None:
-            return
-        executions = self._executor.execute([Query(copy, candidate.row.sql) for candidate in candidates])
-        for candidate, execution in zip(candidates, executions, strict=True):
-            own = own_rows(candidate.expression, candidate.result)
-            if execution.status == Status.OK and not same_result(candidate.expression, own, execution.rows):
-                yield candidate
-
-
-class _Kept:
-    """The kept rows of a database, which later rows must not repeat."""
-
-    def __init__(self, rules: Mapping[str, float]) -> None:
-        self._most = rules["max_per_sql"]
-        self._forms: Counter[str] = Counter()
-        self._questions = QuestionIndex(rules["near_duplicate"])
-
-    def repetitions(self, candidates: list[_Candidate]) -> Iterator[str | None]:
-        """The reason to drop each candidate as a repetition; a candidate without one is kept."""
+    def _repetitions(
+        self, forms: Counter[str], questions: QuestionIndex, candidates: list[_Candidate]
+    ) -> Iterator[str | None]:
+        """Reasons by the rows that were kept: their `forms` without literals, and their `questions`."""
         for candidate in candidates:
             form = without_literals(candidate.form)
-            if self._forms[form] >= self._most:
+            if forms[form] >= self._rules["max_per_sql"]:
                 yield "duplicate"
-            elif self._questions.has_similar(candidate.sketch):
+            elif questions.has_similar(candidate.sketch):
                 yield "near_duplicate"
             else:
-                self._forms[form] += 1
-                self._questions.add(candidate.sketch)
+                forms[form] += 1
+                questions.add(candidate.sketch)
                 yield None

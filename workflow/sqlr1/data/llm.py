@@ -7,10 +7,9 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from filelock import FileLock
 from tqdm import tqdm
@@ -32,7 +31,7 @@ class Prompt:
     sample: int = 0
 
 
-class Client:
+class Client(ExitStack):
     """Answers prompts. Each answer is appended to `cache` with its tokens as soon as it arrives, and reused later.
 
     `tokens` is the sum over the cache: the budget is for all runs that share it. `failed` counts the prompts that the
@@ -42,17 +41,18 @@ class Client:
     def __init__(self, settings: LanguageModel, cache: Path) -> None:
         from openai import OpenAI
 
+        super().__init__()
         self._settings = settings
-        self._api = OpenAI(
+        api = OpenAI(
             base_url=settings.base_url,
             api_key=os.environ.get(settings.api_key_env, "none"),  # local servers need no key
             max_retries=settings.retries,
             timeout=settings.timeout,
         )
+        self._api = self.enter_context(api)
         # Runs that share the cache take turns: otherwise their lines would mix, and both would spend the same budget.
         cache.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(cache.with_suffix(".lock"))
-        self._lock.acquire()
+        self.enter_context(FileLock(cache.with_suffix(".lock")))
         cache.touch()
         os.truncate(cache, cache.read_bytes().rfind(b"\n") + 1)  # a stopped run may have left half a line
         rows = [row for _, row in read_jsonl(cache)]
@@ -60,16 +60,8 @@ class Client:
         self.tokens = sum(row.get("tokens", 0) for row in rows)
         self._reserved = 0  # the most tokens that unanswered requests can use
         self.failed = 0
-        self._cache = open(cache, "a", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
+        self._cache = self.enter_context(open(cache, "a", encoding="utf-8"))  # noqa: SIM115 (closed on exit)
         self._changed = threading.Condition()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._cache.close()
-        self._api.close()
-        self._lock.release()
 
     def ask(self, prompts: Sequence[Prompt], progress: str) -> list[str | None]:
         """The answers, in order; None for a prompt that failed, or that the token budget no longer allowed.
@@ -94,28 +86,30 @@ class Client:
         key = hashlib.sha256(text.encode()).hexdigest()
         if key in self._answers:
             return self._answers[key]
-        most = prompt.max_tokens + sum(
-            len(content) for _, content in prompt.messages
-        )  # a token has at least one letter
-        if not self._reserve(most):
-            return None
+        letters = sum(len(content) for _, content in prompt.messages)
+        most = prompt.max_tokens + letters  # a token has at least one letter
+        with self._changed:  # wait for other requests if these may leave enough of the budget
+            self._changed.wait_for(lambda: self._fits(most) or not self._reserved)
+            if not self._fits(most):
+                return None
+            self._reserved += most
         answer, tokens = None, 0
         try:
             answer, tokens = self._request(prompt, most)
         finally:
-            self._settle(key, answer, tokens, most)
+            with self._changed:
+                self._reserved -= most
+                self.tokens += tokens
+                self.failed += answer is None
+                self._changed.notify_all()
+                if answer is not None:
+                    self._answers[key] = answer
+                    self._cache.write(json.dumps({"key": key, "answer": answer, "tokens": tokens}) + "\n")
+                    self._cache.flush()
         return answer
 
-    def _reserve(self, most: int) -> bool:
-        """Reserve `most` tokens of the budget, if need be after waiting for other requests; False if it is spent."""
-        with self._changed:
-
-            def fits() -> bool:
-                return self.tokens + self._reserved + most <= self._settings.budget
-
-            self._changed.wait_for(lambda: fits() or not self._reserved)
-            self._reserved += (allowed := fits()) * most
-            return allowed
+    def _fits(self, most: int) -> bool:
+        return self.tokens + self._reserved + most <= self._settings.budget
 
     def _request(self, prompt: Prompt, most: int) -> tuple[str | None, int]:
         """(answer, tokens). No answer if the endpoint refuses; `most` tokens if it does not report them."""
@@ -136,15 +130,3 @@ class Client:
             return None, 0
         tokens = reply.usage.total_tokens if reply.usage else most
         return (reply.choices[0].message.content or "") if reply.choices else None, tokens
-
-    def _settle(self, key: str, answer: str | None, tokens: int, reserved: int) -> None:
-        with self._changed:
-            self._reserved -= reserved
-            self.tokens += tokens
-            self._changed.notify_all()
-            if answer is None:
-                self.failed += 1
-                return
-            self._answers[key] = answer
-            self._cache.write(json.dumps({"key": key, "answer": answer, "tokens": tokens}) + "\n")
-            self._cache.flush()

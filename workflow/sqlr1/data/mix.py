@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import sqlglot
 from sqlglot import exp
 
 from sqlr1.config import Mix
@@ -13,7 +12,7 @@ from sqlr1.data.readers import draw, locate, read_questions
 from sqlr1.data.reasoning import trace
 from sqlr1.database import Schema, read_schema
 from sqlr1.database.files import database_files, resolve
-from sqlr1.database.sql import sql_class, to_sql
+from sqlr1.database.sql import parse, sql_class, to_sql
 from sqlr1.records import Question
 from sqlr1.sandbox import Executor, Pair, Verdict
 
@@ -70,23 +69,21 @@ def prepare(
         batch = questions[start : start + _AT_ONCE]
         schemas = {db_id: read_schema(paths[db_id]) for db_id in dict.fromkeys(q.db_id for q in batch)}
         styled = [_styled(question.sql, schemas[question.db_id]) for question in batch]
-        pairs = [Pair(paths[q.db_id], q.sql, s or q.sql) for q, s in zip(batch, styled, strict=True)]
+        pairs = [Pair(paths[q.db_id], q.sql, s) for q, s in zip(batch, styled, strict=True)]
         judgements = executor.judge(pairs, "spider", progress="mix")
         for question, sql, judgement in zip(batch, styled, judgements, strict=True):
             if judgement.verdict in (Verdict.GOLD_FAILED, Verdict.GOLD_TIMED_OUT):
                 failed.append(question)
             else:
-                same = judgement.verdict == Verdict.MATCH and sql
-                ready.append(_explained(question, sql if same else question.sql, length))
+                ready.append(_explained(question, sql if judgement.verdict == Verdict.MATCH else question.sql, length))
     return ready, failed
 
 
-def _styled(sql: str, schema: Schema) -> str | None:
-    """The SQL as this package writes it, or None if sqlglot cannot parse it."""
-    try:
-        expression = sqlglot.parse_one(sql, read="sqlite")
-    except sqlglot.errors.SqlglotError:
-        return None
+def _styled(sql: str, schema: Schema) -> str:
+    """The SQL as this package writes it, or as it is if sqlglot cannot parse it."""
+    expression, _ = parse(sql)
+    if expression is None:
+        return sql
     known = {c.name.lower() for t in schema.tables for c in t.columns}
     known |= {alias.alias.lower() for alias in expression.find_all(exp.Alias, exp.TableAlias)}
 
@@ -99,9 +96,8 @@ def _styled(sql: str, schema: Schema) -> str | None:
 
 
 def _explained(question: Question, sql: str, length: str) -> Question:
-    try:
-        expression = sqlglot.parse_one(sql, read="sqlite")
-    except sqlglot.errors.SqlglotError:
+    expression, _ = parse(sql)
+    if expression is None:
         return replace(question, sql=sql)
     return replace(
         question,

@@ -7,6 +7,7 @@ agree with the gold, which is right by construction.
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import sqlglot
@@ -61,7 +62,7 @@ def paraphrase(rows: Sequence[Question], client: Client) -> list[Question]:
     """Rows with the question in the model's words if it still names every value; otherwise unchanged."""
     prompts = [Prompt((("system", _PARAPHRASE), ("user", row.question)), max_tokens=64) for row in rows]
     answers = client.ask(prompts, "paraphrase")
-    return [_reworded(row, answer) if answer else row for row, answer in zip(rows, answers, strict=True)]
+    return [_reworded(row, answer or "") for row, answer in zip(rows, answers, strict=True)]
 
 
 def _reworded(row: Question, answer: str) -> Question:
@@ -81,25 +82,22 @@ def explain(
 
     None for a row with fewer than three samples that run, or whose majority disagrees with the gold.
     """
-    prompts = [p for row in rows for p in _prompts(row, paths[row.db_id], samples)]
+    prompts = []
+    for row in rows:
+        schema = schema_text(read_schema(paths[row.db_id]), "ddl", 2)
+        turns = tuple((m["role"], m["content"]) for m in prompt_messages(schema, row.question, row.evidence))
+        prompts += [Prompt(turns, max_tokens=512, sample=sample) for sample in range(samples)]
     responses = [parse_response(answer or "") for answer in client.ask(prompts, "reasoning")]
-    asked = [row for row in rows for _ in range(samples)]
-    queries = [Query(paths[row.db_id], row.sql) for row in rows]
-    queries += [Query(paths[row.db_id], response.sql) for row, response in zip(asked, responses, strict=True)]
-    fingerprints = executor.fingerprints(queries)
-    golds, votes = fingerprints[: len(rows)], fingerprints[len(rows) :]
+    sampled = [responses[start : start + samples] for start in range(0, len(responses), samples)]
+    queries = []
+    for row, own in zip(rows, sampled, strict=True):
+        queries += [Query(paths[row.db_id], sql) for sql in (row.sql, *(response.sql for response in own))]
+    fingerprints = iter(executor.fingerprints(queries))
     explained: list[Question | None] = []
-    for number, (row, gold) in enumerate(zip(rows, golds, strict=True)):
-        own = slice(number * samples, (number + 1) * samples)
-        chosen = majority(votes[own])
-        valid = sum(vote is not None for vote in votes[own])
-        agrees = chosen is not None and votes[own][chosen] is not None and votes[own][chosen] == gold
-        reasoning = responses[own][chosen].think.strip() if agrees and valid >= _LEAST_VALID else ""
+    for row, own in zip(rows, sampled, strict=True):
+        gold, *votes = islice(fingerprints, samples + 1)
+        valid = sum(vote is not None for vote in votes)
+        agrees = valid >= _LEAST_VALID and votes[majority(votes)] == gold
+        reasoning = own[majority(votes)].think.strip() if agrees else ""
         explained.append(replace(row, reasoning=reasoning) if reasoning else None)
     return explained
-
-
-def _prompts(row: Question, path: Path, samples: int) -> list[Prompt]:
-    messages = prompt_messages(schema_text(read_schema(path), "ddl", 2), row.question, row.evidence)
-    turns = tuple((m["role"], m["content"]) for m in messages)
-    return [Prompt(turns, max_tokens=512, sample=sample) for sample in range(samples)]

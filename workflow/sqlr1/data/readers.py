@@ -33,29 +33,26 @@ def read_questions(layout: str, path: Path, unusable: Counter[str] | None = None
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
     for number, row in enumerate(_rows(layout, Path(path))):
-        try:
-            yield _converted(layout, f"{Path(path).stem}-{number:07d}", row)
-        except _FaultyRow as fault:
-            if unusable is None:
-                raise InputError(f"{path}: row {number} {fault} (layout {layout})") from fault
-            unusable[str(fault)] += 1
+        read = _converted(layout, f"{Path(path).stem}-{number:07d}", row)
+        if isinstance(read, Question):
+            yield read
+        elif unusable is None:
+            raise InputError(f"{path}: row {number} {read} (layout {layout})")
+        else:
+            unusable[read] += 1
 
 
-class _FaultyRow(Exception):
-    """The message continues `the row ...`."""
-
-
-def _converted(layout: str, identity: str, row: Any) -> Question:
+def _converted(layout: str, identity: str, row: Any) -> Question | str:
+    """The question, or what is wrong with the row, in words that continue `the row ...`."""
     if not isinstance(row, dict):
-        raise _FaultyRow(f"is no JSON object but {type(row).__name__}")
-    try:
-        values = {field: row[key] for field, key in _REQUIRED[layout].items()}
-    except KeyError as error:
-        raise _FaultyRow(f"has no field {error}") from error
+        return f"is no JSON object but {type(row).__name__}"
+    if lacking := [key for key in _REQUIRED[layout].values() if key not in row]:
+        return f"has no field {lacking[0]!r}"
+    values = {field: row[key] for field, key in _REQUIRED[layout].items()}
     values |= {field: row.get(key) or "" for field, key in _OPTIONAL[layout].items()}
     for name, value in values.items():
         if not isinstance(value, str):
-            raise _FaultyRow(f"has no text as {name!r} but {type(value).__name__}")
+            return f"has no text as {name!r} but {type(value).__name__}"
     return Question(identity, **values | {"style": values.get("style", "").lower()})
 
 
@@ -108,10 +105,8 @@ def draw(rows: Iterable[Question], limits: Mapping[str, int] | int, seed: int) -
         limit = limits.get(name, 0) if isinstance(limits, Mapping) else limits
         rank = int.from_bytes(hashlib.sha256(f"{seed}:{row.id}".encode()).digest()[:8], "big")
         heap = heaps.setdefault(name, [])
-        if len(heap) < limit:
-            heapq.heappush(heap, (-rank, row.id, row))
-        elif heap and -rank > heap[0][0]:
-            heapq.heapreplace(heap, (-rank, row.id, row))
+        push = heapq.heappush if len(heap) < limit else heapq.heappushpop
+        push(heap, (-rank, row.id, row))
     return sorted((row for heap in heaps.values() for _, _, row in heap), key=lambda row: row.id)
 
 

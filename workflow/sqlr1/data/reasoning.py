@@ -63,23 +63,22 @@ def _steps(expression: exp.Expression, length: str) -> Iterator[tuple[str, str]]
 
 
 def _select_steps(select: exp.Select, length: str) -> Iterator[tuple[str, str]]:
-    for node in _source_nodes(select):
+    joins = select.args.get("joins") or ()
+    sources = [node.this for node in (select.args.get("from_"), *joins) if node]
+    for node in sources:
         if isinstance(node, exp.Subquery):
             yield "with", node.alias or "subquery"
             yield from _steps(node.this, length)
-    real = {
-        n.alias_or_name: n.name if isinstance(n, exp.Table) else n.alias or "subquery" for n in _source_nodes(select)
-    }
+    real = {n.alias_or_name: n.name if isinstance(n, exp.Table) else n.alias or "subquery" for n in sources}
     short = length == "short"
     if real:
         yield "tables", ", ".join(f"{a} {t}" if short and a != t else t for a, t in real.items())
     names = {} if short else {a: t for a, t in real.items() if list(real.values()).count(t) == 1}
-    for side, joins in groupby(select.args.get("joins") or (), key=lambda join: join.side.lower()):
-        if conditions := [text for join in joins if (text := _condition(join, names))]:
+    for side, group in groupby(joins, key=lambda join: join.side.lower()):
+        if conditions := [text for join in group if (text := _condition(join, names))]:
             yield "join", f"{side} {'join' if short else 'joined on'} {', '.join(conditions)}".strip()
     for kind in ("where", "group", "having"):
-        clause = select.args.get(kind)
-        if clause:
+        if clause := select.args.get(kind):
             parts = clause.expressions if kind == "group" else [clause.this]
             yield kind, ", ".join(_text(part, names) for part in parts)
     yield from _ending(select, names)
@@ -101,12 +100,6 @@ def _ending(expression: exp.Expression, names: dict[str, str]) -> Iterator[tuple
     for kind in ("offset", "limit"):
         if expression.args.get(kind):
             yield kind, to_sql(expression.args[kind].expression)
-
-
-def _source_nodes(select: exp.Select) -> list[exp.Expression]:
-    """The tables and subqueries in FROM and JOIN."""
-    nodes = [select.args["from_"].this] if select.args.get("from_") else []
-    return nodes + [join.this for join in select.args.get("joins") or ()]
 
 
 def _text(node: exp.Expression, names: dict[str, str]) -> str:

@@ -6,6 +6,7 @@ Rows are known by their numbers, and subsets are lists of numbers: the rows them
 import random
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from sqlr1.records import SQL_CLASSES, InputError, Question
@@ -102,11 +103,13 @@ def split(
         pools[name].append(number)
     for name, pool in pools.items():
         random.Random(f"{seed}:{name}").shuffle(pool)
-    demand = {s: _demand(sizes[s], SQL_CLASSES if s == "cold_start" else rl_classes, weights, pools) for s in SUBSETS}
+    allowed = {"validation": rl_classes, "rl": rl_classes, "cold_start": SQL_CLASSES}
+    usable = {name: weights[name] for name in SQL_CLASSES if pools[name] and weights[name] > 0}
+    demand = {s: shares(sizes[s], {name: usable[name] for name in allowed[s] if name in usable}) for s in SUBSETS}
     result: dict[str, list[int]] = {}
     for place, subset in enumerate(SUBSETS):
         available = {}
-        for name in (name for name in SQL_CLASSES if name in demand[subset]):
+        for name in sorted(demand[subset], key=SQL_CLASSES.index):
             own, later = demand[subset][name], sum(demand[s].get(name, 0) for s in SUBSETS[place + 1 :])
             left = len(pools[name])
             available[name] = left - later if left >= own + later else round(left * own / (own + later))
@@ -114,16 +117,7 @@ def split(
         taken = [pools[name].pop() for name in SQL_CLASSES for _ in range(counts.get(name, 0))]
         random.Random(f"{seed}:{subset}").shuffle(taken)
         result[subset] = taken
-    result["surplus"] = [number for name in SQL_CLASSES for number in pools[name]]
-    return result
-
-
-def _demand(
-    size: int, allowed: Sequence[str], weights: Mapping[str, float], pools: Mapping[str, Sequence[int]]
-) -> dict[str, int]:
-    """How many rows of each class a subset would like, of the allowed classes that have rows."""
-    wanted = {name: weights[name] for name in allowed if pools[name] and weights[name] > 0}
-    return shares(size, wanted) if wanted else {}
+    return result | {"surplus": [number for name in SQL_CLASSES for number in pools[name]]}
 
 
 def cap_styles(styles: Mapping[int, str], most: int, seed: int) -> tuple[list[int], list[int]]:
@@ -131,10 +125,8 @@ def cap_styles(styles: Mapping[int, str], most: int, seed: int) -> tuple[list[in
 
     `styles` has the style of each row.
     """
-    by_style: dict[str, list[int]] = {}
-    for number, style in styles.items():
-        by_style.setdefault(style, []).append(number)
     kept: set[int] = set()
-    for style, numbers in by_style.items():
+    for style, group in groupby(sorted(styles, key=styles.__getitem__), styles.__getitem__):
+        numbers = list(group)
         kept |= set(random.Random(f"{seed}:{style}").sample(numbers, min(len(numbers), most)))
     return [n for n in styles if n in kept], [n for n in styles if n not in kept]

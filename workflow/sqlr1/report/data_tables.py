@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from pandas import DataFrame
 
 from sqlr1.evaluate.evaluator import in_order
 from sqlr1.records import SQL_CLASSES
@@ -29,6 +30,14 @@ def funnel_figure(funnel: Mapping[str, Any]) -> Figure:
     """Bars of the funnel; what was dropped has the second colour."""
     counts = funnel_counts(funnel)
     return bars(counts, highlight=[name for name in counts if not name.startswith("dropped")])
+
+
+def subsets_figure(counts: Mapping[str, Mapping[str, int]], title: str) -> Figure:
+    """Grouped bars of the rows in each subset (the keys of `counts`) by class or style."""
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    table = DataFrame(counts).fillna(0).sort_index()
+    table.plot.bar(ax=figure.subplots(), title=title, ylabel="rows", rot=30)
+    return figure
 
 
 def funnel_markdown(funnel: Mapping[str, Any]) -> str:

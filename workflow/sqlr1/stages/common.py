@@ -43,7 +43,7 @@ LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "sqlglot", "num
 GOLD_CACHE = Path("results/.cache/golds")
 WORK = Path("results/.work")
 # Arguments that do not affect the result. (The content of settings and files does, and is recorded.)
-_ASIDE = frozenset({"settings", "out", "log", "experiment", "workers"})
+_ASIDE = frozenset({"settings", "out", "log", "experiment", "workers", "seed", "tag"})
 
 
 def data_root() -> Path:
@@ -71,19 +71,16 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
 class Job:
     """A running stage: parsed `args`, `settings`, the folder `out`, the MLflow `run`.
 
-    A launcher starts several processes; `first` is true in one of them.
+    `work` is a folder for work that can be resumed. Snakemake does not know it and thus does not delete it after a
+    failure; it is removed after the manifest is written. A launcher starts several processes; `first` is true in one.
     """
 
     def __init__(
-        self, args: argparse.Namespace, settings: dict[str, Any], run: tracking.Run, work_key: str, first: bool = True
+        self, args: argparse.Namespace, settings: dict[str, Any], run: tracking.Run, work: Path, first: bool = True
     ) -> None:
-        self.args, self.settings, self.run = args, settings, run
+        self.args, self.settings, self.run, self.work, self.first = args, settings, run, work, first
         self.out: Path = args.out
-        self.first = first
         self.seed: int = args.seed
-        # Folder for work that can be resumed; Snakemake does not know it and thus does not delete it after a failure.
-        # Its name depends on `out` and on everything that affects the result. Removed after the manifest is written.
-        self.work = WORK / work_key
         self.written: list[Path] = []
         self.read: dict[str, str] = {}
 
@@ -129,16 +126,16 @@ def stage(
         except json.JSONDecodeError as error:
             raise InputError(f"--settings: not valid JSON ({error.msg}, column {error.colno})") from error
         origin, hashes, tags = _identify(name, args, settings, inputs, precision)
-        work_key = f"{name}-{tags['identity']}-{_short_hash(str(args.out.resolve()))}"
+        work = WORK / f"{name}-{tags['identity']}-{_short_hash(str(args.out.resolve()))}"
         with _sole_writer(args.out, rank):
             if rank != "0":
-                yield Job(args, settings, tracking.SilentRun(), work_key, first=False)
+                yield Job(args, settings, tracking.SilentRun(), work, first=False)
                 return
-            if args.log and args.log.is_file() and not (WORK / work_key).exists():
+            if args.log and args.log.is_file() and not work.exists():
                 os.truncate(args.log, 0)  # this run resumes nothing
             shown = origin["settings"] | ({"arguments": origin["arguments"]} if origin["arguments"] else {})
             with tracking.track(args.experiment, str(args.out), tags, shown, hashes) as run:
-                job = Job(args, settings, run, work_key)
+                job = Job(args, settings, run, work)
                 yield job
                 _write_manifest(origin, job, hashes)
                 shutil.rmtree(job.work, ignore_errors=True)
@@ -163,18 +160,27 @@ def _sole_writer(out: Path, rank: str) -> Iterator[None]:
     WORK.mkdir(parents=True, exist_ok=True)
     lock = FileLock(WORK / f"{_short_hash(str(out.resolve()))}-{rank}.lock")
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout:
         logging.getLogger(__name__).warning("%s belongs to a run that is still alive: waiting for it to end", out)
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         out.mkdir(parents=True, exist_ok=True)
         if rank == "0":
             for left in out.rglob(".*.tmp"):  # unfinished files of a killed writer
                 left.unlink()
         yield
-    finally:
-        lock.release()
+
+
+def _files(args: argparse.Namespace, inputs: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    """(name, path) of each input file; files of a list are numbered."""
+    for argument in inputs:
+        value = getattr(args, argument)
+        several = isinstance(value, list)
+        for number, path in enumerate(value if several else [value] if value else []):
+            if not path.is_file():
+                raise InputError(f"{path}: no such file (--{argument.replace('_', '-')})")
+            yield f"{argument}.{number}" if several else argument, path
 
 
 def _identify(
@@ -188,49 +194,38 @@ def _identify(
 
     The tag `identity` is a hash of all that, and of code and launcher: only a run with the same one may be resumed.
     """
-    given = {key: value for key, value in vars(args).items() if key not in _ASIDE | {*inputs, "seed", "tag"}}
+    files = dict(_files(args, inputs))
+    aside = _ASIDE.union(inputs)
+    given = {key: str(value) for key, value in vars(args).items() if key not in aside and value is not None}
     origin: dict[str, Any] = {
         "stage": name,
         "seed": args.seed,
         "settings": {key: plain(value) if isinstance(value, Section) else value for key, value in settings.items()},
-        "arguments": {key: str(value) for key, value in given.items() if value is not None},
+        "arguments": given,
         "versions": {library: version(library) for library in LIBRARIES},
     }
-    files = dict(_files(args, inputs))
-    hashes = {str(path): sha256(path) for path in files.values()}
     origin |= {"native_precision": precision()} if precision else {}
-    code = [sha256(Path(path)) for path in sources(f"sqlr1.stages.{name}")]
+    hashes = {str(path): sha256(path) for path in files.values()}
     # The number of processes and the launcher's settings: a checkpoint made with others must not be resumed.
     launched = {variable: value for variable, value in os.environ.items() if variable.startswith("ACCELERATE_")}
     launched["WORLD_SIZE"] = os.environ.get("WORLD_SIZE", "1")
-    tags = dict(tag.split("=", 1) for tag in args.tag)
-    tags |= {"stage": name, "seed": args.seed}
-    tags |= {f"input.{argument}": hashes[str(path)][:16] for argument, path in files.items()}
-    tags["identity"] = _short_hash(json.dumps([origin, args.tag, hashes, code, launched], sort_keys=True))
-    tags["settings_sha256"] = _short_hash(json.dumps(origin["settings"], sort_keys=True))
-    return origin, hashes, tags
+    code = [sha256(Path(path)) for path in sources(f"sqlr1.stages.{name}")]
+    tags = dict(tag.split("=", 1) for tag in args.tag) | {
+        "stage": name,
+        "seed": args.seed,
+        "identity": _short_hash(json.dumps([origin, args.tag, hashes, code, launched], sort_keys=True)),
+        "settings_sha256": _short_hash(json.dumps(origin["settings"], sort_keys=True)),
+    }
+    return origin, hashes, tags | {f"input.{argument}": hashes[str(path)][:16] for argument, path in files.items()}
 
 
 def _write_manifest(origin: dict[str, object], job: Job, hashes: dict[str, str]) -> None:
     outputs = {str(path.relative_to(job.out)): sha256(path) for path in job.written}
-    manifest = origin | {"inputs": hashes | job.read, "outputs": outputs}
-    write_json(job.out / "manifest.json", manifest)
+    write_json(job.out / "manifest.json", origin | {"inputs": hashes | job.read, "outputs": outputs})
     job.run.artifact(job.out / "manifest.json")
     if weights := outputs.get("model/model.safetensors"):
         job.run.tags({"model": job.out / "model", "model_sha256": weights})
     logging.getLogger(__name__).info("%s: %d files and their manifest", job.out, len(outputs))
-
-
-def _files(args: argparse.Namespace, inputs: Sequence[str]) -> Iterator[tuple[str, Path]]:
-    """(name, path) of each input file; files of a list are numbered."""
-    for argument in inputs:
-        value = getattr(args, argument)
-        for number, path in enumerate(value if isinstance(value, list) else [value]):
-            if path is None:
-                continue
-            if not path.is_file():
-                raise InputError(f"{path}: no such file (--{argument.replace('_', '-')})")
-            yield f"{argument}.{number}" if isinstance(value, list) else argument, path
 
 
 def _log_to(path: Path | None) -> None:

@@ -9,15 +9,14 @@ and a data card, `README.md`.
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from sqlr1.data.card import data_card
 from sqlr1.data.filtering import REASONS, Benchmark, filter_rows
 from sqlr1.data.readers import read_questions
 from sqlr1.data.split import SUBSETS, divide
 from sqlr1.records import Catalogue, InputError, Question, RecordFile, atomic_write, read_json, write_json, write_jsonl
+from sqlr1.report.card import data_card
 from sqlr1.sandbox import Limits
 from sqlr1.stages.common import Job, add_workers, data_root, stage, stage_parser
 
@@ -69,6 +68,8 @@ def _write(
     job: Job, rows: Sequence[Question], numbers: Mapping[str, Sequence[int]], dropped: Sequence[tuple[int, str]]
 ) -> None:
     """Write the subsets, the dropped rows, the funnel and the card; log the counts."""
+    from sqlr1.report.data_tables import funnel_figure, subsets_figure  # not in the processes that filter
+
     for name in SUBSETS:
         write_jsonl(job.out / f"{name}.jsonl", (rows[number] for number in numbers[name]))
         wanted = getattr(job.settings["filter"], f"{name}_rows")
@@ -81,8 +82,8 @@ def _write(
         "input": len(rows),
         "dropped": {reason: drops[reason] for reason in REASONS},
         "subsets": {name: len(subset) for name, subset in subsets.items()},
-        "classes": {name: _counts(row.sql_class for row in subset) for name, subset in subsets.items()},
-        "styles": {name: _counts(row.style for row in subset) for name, subset in subsets.items()},
+        "classes": {name: Counter(row.sql_class for row in subset) for name, subset in subsets.items()},
+        "styles": {name: Counter(row.style for row in subset) for name, subset in subsets.items()},
     }
     write_json(job.out / "funnel.json", funnel)
     first = {reason: number for number, reason in reversed(dropped)}
@@ -91,37 +92,11 @@ def _write(
         file.write(data_card(subsets, funnel, examples, f"SQL-R1 training data: {job.args.experiment}"))
     job.outputs(*(f"{name}.jsonl" for name in SUBSETS), "dropped.jsonl", "funnel.json", "README.md")
     job.run.artifact(job.out / "README.md")
-    _track(job, funnel)
-
-
-def _counts(labels: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(Counter(labels).items()))
-
-
-def _track(job: Job, funnel: Mapping[str, Any]) -> None:
-    from sqlr1.report.data_tables import funnel_figure
-
     job.run.metrics({"input": funnel["input"]} | {f"dropped/{k}": v for k, v in funnel["dropped"].items()})
     job.run.metrics({f"rows/{k}": v for k, v in funnel["subsets"].items()})
     job.run.figure(funnel_figure(funnel), "funnel.png")
     for kind in ("classes", "styles"):
-        job.run.figure(_bars(funnel[kind], kind), f"{kind}.png")
-
-
-def _bars(counts: Mapping[str, Mapping[str, int]], title: str) -> Any:
-    """A matplotlib figure with the rows of each class or style in each subset, as grouped bars."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 3.5), layout="constrained")
-    axes = figure.subplots()
-    names = sorted(set().union(*counts.values()))
-    for offset, (subset, found) in enumerate(counts.items()):
-        places = [place + offset * 0.27 for place in range(len(names))]
-        axes.bar(places, [found.get(name, 0) for name in names], width=0.25, label=subset)
-    axes.set_xticks([place + 0.27 for place in range(len(names))], names, rotation=30)
-    axes.set(ylabel="rows", title=title)
-    axes.legend()
-    return figure
+        job.run.figure(subsets_figure(funnel[kind], kind), f"{kind}.png")
 
 
 if __name__ == "__main__":

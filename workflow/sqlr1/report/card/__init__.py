@@ -1,59 +1,21 @@
-"""The data card: README.md with the metadata by which `datasets.load_dataset(folder)` finds the splits."""
+"""The data card: README.md with the metadata by which `datasets.load_dataset(folder)` finds the splits.
+
+A package of its own, so that an edit of its template runs again only the filter stage.
+"""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
+from jinja2 import Template
 from sqlglot import exp
-from tabulate import tabulate
 
 from sqlr1.database.sql import features, parse
 from sqlr1.records import SQL_CLASSES, Question
+from sqlr1.report.tables import markdown_table
 
-_CARD = """---
-{metadata}---
-
-# {title}
-
-Questions with SQL and reasoning for text-to-SQL, executed and filtered.
-
-## Fields
-
-- `id`: unique within the dataset
-- `db_id`: database; the catalogue of the synthesize stage has its file
-- `question`: the question in natural language
-- `sql`: gold SQL (SQLite)
-- `evidence`: external knowledge that the question needs, mostly empty
-- `reasoning`: trace in steps, made from the SQL
-- `sql_class`: complexity class as in SynSQL
-- `style`: question style as in SynSQL; human: written by people
-- `template`: shape and surface template of the question; empty for rows that were not generated here
-
-## Funnel
-
-{funnel}
-
-## Dropped rows
-
-One per reason.
-
-{dropped}
-
-## Classes
-
-{classes}
-
-## Styles
-
-{styles}
-
-## SQL features
-
-Rows that have at least one.
-
-{features}
-"""
 # SQL features that do not decide the class, and whether a node shows one.
 _OTHER_FEATURES: dict[str, Callable[[exp.Expression], bool]] = {
     "left joins": lambda node: isinstance(node, exp.Join) and node.side == "LEFT",
@@ -79,13 +41,15 @@ def data_card(
         "tags": ["text-to-sql", "reasoning", "synthetic"],
         "configs": [{"config_name": "default", "data_files": files}],
     }
-    kept = [(name, len(rows)) for name, rows in subsets.items()]
+    steps = [("input", funnel["input"]), *funnel["dropped"].items(), *((name, len(r)) for name, r in subsets.items())]
     dropped = [[reason, f"`{row.db_id}`", row.question, f"`{row.sql}`"] for reason, row in examples.items()]
-    return _CARD.format(
+    one_line = [[" ".join(cell.split()) for cell in line] for line in dropped]
+    template = Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8")
+    return Template(template, keep_trailing_newline=True).render(
         metadata=yaml.safe_dump(metadata, sort_keys=False),
         title=title,
-        funnel=_table(["step", "rows"], [("input", funnel["input"]), *funnel["dropped"].items(), *kept]),
-        dropped=_table(["reason", "database", "question", "SQL"], dropped),
+        funnel=markdown_table(["step", "rows"], steps),
+        dropped=markdown_table(["reason", "database", "question", "SQL"], one_line),
         classes=_distribution(subsets, lambda row: [row.sql_class], SQL_CLASSES),
         styles=_distribution(subsets, lambda row: [row.style]),
         features=_distribution(subsets, _features),
@@ -106,10 +70,4 @@ def _distribution(
 ) -> str:
     counts = {name: Counter(label for row in rows for label in labels(row)) for name, rows in subsets.items()}
     names = [*order, *sorted(set().union(*counts.values()) - set(order))]
-    return _table(["", *subsets], [[label, *(counts[subset][label] for subset in subsets)] for label in names])
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table; each value is on one line, with `|` escaped."""
-    cells = [[" ".join(str(value).split()).replace("|", "\\|") for value in row] for row in rows]
-    return tabulate(cells, header, tablefmt="github", stralign=None, disable_numparse=True)
+    return markdown_table(["", *subsets], [[label, *(counts[name][label] for name in subsets)] for label in names])
