@@ -12,12 +12,23 @@ from sqlr1.train.trainer_config import trainer_config
 
 LAPTOP = {"architecture": "x86_64", "avx2": True, "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}
 SERVER = LAPTOP | {"amx_bf16": True}
+WITHOUT_AMX = LAPTOP | {"avx512_bf16": True}
 ARM = {"architecture": "aarch64", "neon": True, "bf16": True}
 
 
-@pytest.mark.parametrize(("able", "expected"), [(LAPTOP, "float32"), (SERVER, "bfloat16"), (ARM, "bfloat16")])
-def test_precision_follows_the_machine(able, expected, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("able", "intel", "expected"),
+    [
+        (LAPTOP, True, "float32"),
+        (SERVER, True, "bfloat16"),
+        (ARM, False, "bfloat16"),
+        (WITHOUT_AMX, True, "float32"),
+        (WITHOUT_AMX, False, "bfloat16"),
+    ],
+)
+def test_precision_follows_the_machine(able, intel, expected, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("sqlr1.model.base._is_intel", lambda: intel)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     folder, dtype = tiny_folder(tmp_path), getattr(torch, expected)
     assert native_precision() == expected

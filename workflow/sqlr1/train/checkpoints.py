@@ -17,6 +17,7 @@ from accelerate import PartialState
 from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import align_special_tokens
 
 from sqlr1.records import write_jsonl
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MARK = "complete"
+VALIDATION = "validation/match"  # the share of the validation questions that the greedy answer gets right
 # Not in metrics.jsonl: times differ between equal runs, and `num_tokens` starts from zero after a resume.
 _VARYING = ("runtime", "per_second", "step_time", "num_tokens", "total_flos")
 
@@ -43,6 +45,8 @@ def train_on(trainer: "Trainer", work: Path) -> list[dict[str, Any]]:
                 log.warning("%s is incomplete: deleted", folder)
                 shutil.rmtree(folder)
     trainer.accelerator.wait_for_everyone()
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(Progress())
     found = [folder for folder in work.glob("checkpoint-*") if (folder / _MARK).exists()]
     checkpoint = str(max(found, key=lambda folder: int(folder.name.rpartition("-")[2]))) if found else None
     if checkpoint:
@@ -90,6 +94,24 @@ class ByEpoch(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.order(int(self.trainer.state.epoch or 0)))
+
+
+class Progress(ProgressCallback):
+    """The Trainer's progress bar, with the last loss, reward and validation beside the time left.
+
+    The stock one prints each log line as a dictionary instead, GRPO's with some thirty entries.
+    """
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
+    ) -> None:
+        """Show the line's loss and reward, and the last validation so far."""
+        if self.training_bar is None:
+            return
+        shown = {name: f"{logs[name]:.3g}" for name in ("loss", "reward") if name in logs}
+        if validated := [line[VALIDATION] for line in state.log_history if VALIDATION in line]:
+            shown["validation"] = f"{100 * validated[-1]:.1f} %"
+        self.training_bar.set_postfix(shown)
 
 
 class LogToRun(TrainerCallback):

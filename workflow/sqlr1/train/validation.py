@@ -56,7 +56,9 @@ class Validate(TrainerCallback):
             scores["rollouts_distinct"] = mean(distinct[-self.every :])
         signs = collapse_signs(first, scores)
         line: dict[str, Any] = {f"{PREFIX}{n}": v for n, v in (scores | {"collapse_signs": len(signs)}).items()}
-        log.info("step %d: %s", state.global_step, {n: round(v, 4) for n, v in line.items()})
+        right = "step %d of %d: %.1f %% of %d validation questions right (before training %.1f %%), %.1f %% executable"
+        shares = [100 * share for share in (scores["match"], first["match"], scores["executable"])]
+        log.info(right, state.global_step, state.max_steps, shares[0], scores["questions"], *shares[1:])
         if signs:
             line[COLLAPSE] = f"step {state.global_step}: the policy may be collapsing: {'; '.join(signs)}"
             log.warning("%s", line[COLLAPSE])
