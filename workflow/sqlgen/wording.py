@@ -171,7 +171,7 @@ def _superlative(speaker: Speaker, plan: QueryPlan) -> str:
         by = "" if noun in adjectives else f" by {slot(noun)}"
         return f"the {number}{slot(known[0 if order.descending else 1])} {subject}{by} {restriction}".rstrip()
     extreme = speaker.pick(*WORDS["extremes"]["highest" if order.descending else "lowest"])
-    if dated:
+    if dated:  # drawn again, so that a seed makes the rows it always made
         extreme = speaker.pick(*WORDS["extremes"]["latest" if order.descending else "earliest"])
     key = slot(_key_noun(speaker, plan, order))
     if restriction:

@@ -47,6 +47,7 @@ def by_year_plan(base: QueryPlan, key: Ref, dated: bool, measured: Ref | None, k
     year = year_of(block.column(key)) if dated else block.column(key)
     measure = Measure("sum" if measured else "count", measured)
     parts = {"key": key, "measured": measured, "year": "year of the {key}" if dated else "{key}", "counted": base}
+    # {counted} is filled in for sums too, so that a seed makes the rows it always made.
     parts |= {"total": partial(Speaker.measure, plan=base, measure=measure), "summed": base} if measured else {}
     parts["what"] = "{total} of {summed}" if measured else "number of {counted}"
     if kind == "count":
