@@ -5,7 +5,6 @@ Snakemake notices neither by itself when a rule's command is `python -m sqlr1.st
 """
 
 import ast
-import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -39,14 +38,18 @@ def sources(module: str) -> list[str]:
             seen.add(path)
             queue += _imports(path)
     data = {file for folder in {path.parent for path in seen} for file in _data_files(folder)}
-    # Relative to the working folder where possible, so that a moved checkout re-runs nothing.
-    cwd = Path.cwd()
-    return sorted(str(path.relative_to(cwd) if path.is_relative_to(cwd) else path) for path in seen | data)
+    return sorted(_display(path) for path in seen | data)
 
 
 def settings(config: Mapping[str, Any], *sections: str, **extra: Any) -> str:
     """The named config sections (and `extra` values) as one JSON string with sorted keys."""
     return json.dumps({name: config[name] for name in sections} | extra, sort_keys=True, ensure_ascii=False)
+
+
+def _display(path: Path) -> str:
+    """Relative to the working folder where possible, so that a moved checkout re-runs nothing."""
+    cwd = Path.cwd()
+    return str(path.relative_to(cwd)) if path.is_relative_to(cwd) else str(path)
 
 
 def _file(name: str) -> Path | None:
@@ -60,7 +63,8 @@ def _file(name: str) -> Path | None:
 
 def _executed(name: str) -> list[Path]:
     """Importing a.b.c executes a, a.b and a.b.c; the last part may also be an attribute, which has no file."""
-    prefixes = itertools.accumulate(name.split("."), "{}.{}".format)
+    parts = name.split(".")
+    prefixes = (".".join(parts[:depth]) for depth in range(1, len(parts) + 1))
     return [file for prefix in prefixes if (file := _file(prefix))]
 
 

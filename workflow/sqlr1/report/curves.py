@@ -4,7 +4,6 @@ Metrics have the names under which the training stages log them: TRL's own, `rol
 `validation/...` for the fixed questions.
 """
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,10 +37,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def mean_curve(runs: Sequence[Metrics], metric: str) -> list[tuple[float, float]]:
     """(step, mean over the runs that logged the metric at that step)."""
     values: dict[float, list[float]] = {}
-    for row in itertools.chain.from_iterable(runs):
-        if math.isfinite(row.get(metric, math.nan)):
-            values.setdefault(row["step"], []).append(row[metric])
-    return [(step, sum(found) / len(found)) for step, found in sorted(values.items())]
+    for run in runs:
+        for row in run:
+            if math.isfinite(row.get(metric, math.nan)):
+                values.setdefault(row["step"], []).append(row[metric])
+    return [(step, sum(values[step]) / len(values[step])) for step in sorted(values)]
 
 
 def training_panels(

@@ -64,10 +64,16 @@ def _select(job: Job, questions: Sequence[Question]) -> None:
     write_jsonl(job.out / "rl.jsonl", easy_first([answered[i] for i in chosen], [rates[i] for i in chosen]))
     rates = [replace(rate, selected=i in kept) for i, rate in enumerate(rates)]
     write_jsonl(job.out / "pass_rates.jsonl", map(asdict, rates))
-    job.run.metrics({"questions": len(rates), "selected": len(chosen), "outside_the_band": outside})
-    job.run.metrics({"pass_rate": sum(r.rate for r in rates) / len(rates)})
-    job.run.metrics({"never_solved": sum(r.matches == 0 for r in rates)})
-    job.run.metrics({"always_solved": sum(r.matches == r.samples for r in rates)})
+    job.run.metrics(
+        {
+            "questions": len(rates),
+            "selected": len(chosen),
+            "outside_the_band": outside,
+            "pass_rate": sum(r.rate for r in rates) / len(rates),
+            "never_solved": sum(r.matches == 0 for r in rates),
+            "always_solved": sum(r.matches == r.samples for r in rates),
+        }
+    )
     log.info("%d of %d questions selected, %d outside the band", len(chosen), len(rates), outside)
 
 
@@ -86,12 +92,14 @@ def _pass_rates(job: Job, questions: Sequence[Question]) -> "tuple[list[Question
     asked = [(q, p) for q, p in zip(questions, prompted, strict=True) if p.token_ids is not None]
     if not asked:
         raise InputError(f"{job.args.questions}: no question's prompt fits prompt.max_length")
-    n, fitting = settings.n, [p for _, p in asked]
-    repeated = [question for question, _ in asked for _ in range(n)]
+    catalogued = [catalogue[q.db_id] for q, _ in asked]
     with Executor(job.args.workers, Limits.of(job.settings["execution"]), cache=GOLD_CACHE) as executor:
+        fitting = [p for _, p in asked]
         answers = generate(fitting, lambda: make_backend(settings, folder), settings, job.seed, job.work, greedy=False)
+        n = settings.n
         texts = [sample for answer in answers for sample in answer.samples]
-        golds, databases = [q.sql for q in repeated], [catalogue[q.db_id] for q in repeated]
+        golds = [question.sql for question, _ in asked for _ in range(n)]
+        databases = [database for database in catalogued for _ in range(n)]
         judged = outcomes(executor, texts, golds, databases, job.settings["semantics"])
     answered, rates = [], []
     for number, (question, _) in enumerate(asked):

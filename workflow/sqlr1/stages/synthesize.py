@@ -147,12 +147,15 @@ def _track(job: Job, mixed: MixedQuestions, benchmark: int) -> None:
     """Log what was made. The mixed-in questions are the last ones of the file."""
     written = RecordFile(job.out / "questions.jsonl", Question)
     total = len(written) - len(mixed.ready)
-    labels, templates = Counter[str](), Counter[int]()
+    classes, styles, templates = Counter[str](), Counter[str](), Counter[int]()
     for row in itertools.islice(written, total):
-        labels.update([f"class/{row.sql_class}", f"style/{row.style}"])
+        classes[row.sql_class] += 1
+        styles[row.style] += 1
         templates[hash(row.template)] += 1  # nearly every row has its own template: their texts would fill the memory
-    counts = {"questions": total, "mixed": len(mixed.ready), "failed_golds": len(mixed.failed)}
-    job.run.metrics(counts | {"benchmark_questions": benchmark} | labels)
+    job.run.metrics({"questions": total, "mixed": len(mixed.ready), "failed_golds": len(mixed.failed)})
+    job.run.metrics({"benchmark_questions": benchmark})
+    job.run.metrics({f"class/{name}": count for name, count in classes.items()})
+    job.run.metrics({f"style/{name}": count for name, count in styles.items()})
     if total:
         job.run.metrics({"most_frequent_template_share": templates.most_common(1)[0][1] / total})
     drawn = random.Random(0).sample(range(total), min(50, total))
