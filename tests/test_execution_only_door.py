@@ -12,8 +12,7 @@ PACKAGE = Path(sqlr1.__file__).parents[1]
 OPENERS = {
     "sqlr1/database/schema.py": "reads schemas and sample values",
     "sqlgen/populate.py": "writes the synthetic databases",
-    "sqlr1/database/instances.py": "writes further instances of them",
-    "sqlr1/database/backward.py": "copies databases that the filter reads backwards",
+    "sqlr1/database/instances.py": "writes further instances of them, and copies that the filter reads backward",
     "sqlr1/sandbox/connection.py": "the sandbox",
     "sqlr1/sandbox/cache.py": "the file of kept gold results",
 }

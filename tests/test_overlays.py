@@ -15,7 +15,7 @@ from sqlr1.config_files import load, read_config
 from sqlr1.records import SQL_CLASSES, InputError
 from sqlr1.rewards import reward_functions
 from sqlr1.sandbox import Limits
-from sqlr1.train.trainer_config import grpo_config, lora_config, sft_config
+from sqlr1.train.trainer_config import lora_config, trainer_config
 
 FOLDER = ROOT / "workflow/config"
 SIZES = sorted(FOLDER.glob("paper-*.yaml"))
@@ -36,8 +36,8 @@ def read(name: str) -> Config:
 def test_an_experiment_builds_its_real_configurations(name, tmp_path):
     config = read(name)
     assert config.experiment == name
-    cold_start = sft_config(config.cold_start, tmp_path, seed=0)
-    grpo = grpo_config(config.grpo, tmp_path, seed=0)
+    cold_start = trainer_config(config.cold_start, tmp_path, seed=0)
+    grpo = trainer_config(config.grpo, tmp_path, seed=0)
     assert cold_start.learning_rate == config.cold_start.learning_rate
     assert grpo.num_generations == config.grpo.num_generations
     assert (lora_config(config.grpo.lora) is None) == (config.grpo.lora is None)
@@ -55,7 +55,7 @@ def test_the_paper_overlays_hold_the_published_settings(overlay, tmp_path):
     config = read(overlay.stem)
     size = overlay.stem.removeprefix("paper-").upper()
     assert config.base_model.name == f"Qwen/Qwen2.5-Coder-{size}-Instruct"
-    grpo = grpo_config(config.grpo, tmp_path, seed=0)
+    grpo = trainer_config(config.grpo, tmp_path, seed=0)
     published = {
         "num_generations": 8, "learning_rate": 3.0e-7, "lr_scheduler_type": "constant", "epsilon": 0.2, "beta": 0.001,
         "entropy_coef": 0.001,
@@ -66,7 +66,7 @@ def test_the_paper_overlays_hold_the_published_settings(overlay, tmp_path):
     assert grpo.loss_type in ("dapo", "bnpo")
     # 8 prompts of 8 completions per step on 8 GPUs.
     assert grpo.per_device_train_batch_size * 8 * grpo.gradient_accumulation_steps == 8 * 8
-    cold_start = sft_config(config.cold_start, tmp_path, seed=0)
+    cold_start = trainer_config(config.cold_start, tmp_path, seed=0)
     assert (cold_start.learning_rate, cold_start.per_device_train_batch_size) == (5.0e-5, 1)
     assert cold_start.save_steps == 1000  # of 25,000: a checkpoint of 7B is 120 GB
     assert config.cold_start.dtype == config.grpo.dtype == "bfloat16"  # as on the GPUs

@@ -12,8 +12,7 @@ from sqlr1 import cli
 from sqlr1.config import ColdStart, Grpo, Lora
 from sqlr1.config_files import read_config
 from sqlr1.plan import ACCELERATORS, SHAPES, Model, Planner, shape
-from sqlr1.train.packed_forward import add_packed_forward
-from sqlr1.train.packing import pack_groups
+from sqlr1.train.packed_forward import add_packed_forward, pack_groups
 from sqlr1.train.trainer_config import lora_config
 
 # SmolLM2-135M with four of its layers and a tenth of its vocabulary.

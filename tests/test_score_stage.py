@@ -175,7 +175,10 @@ def test_no_database_at_all_is_not_a_failure(benchmark):
     ("spoil", "message"),
     [
         (lambda rows: rows[:-1], "no candidates for question 5"),
-        (lambda rows: [(0, ("ark", *rows[0][1][1:])), *rows[1:]], "candidates 0 are for 'ark'"),
+        (
+            lambda rows: [(0, ("ark", *rows[0][1][1:])), *rows[1:]],
+            "question 0 is about 'zoo', the prediction about 'ark'",
+        ),
         (lambda rows: [(0, (*rows[0][1][:3], [RIGHT])), *rows[1:]], "hold 3 samples, the first 1"),
     ],
 )

@@ -9,11 +9,11 @@ import pytest
 import sqlglot
 
 from sqlgen.english import HIDING, Speaker, plain
-from sqlgen.generate import Manner, generate
+from sqlgen.generate import GenerationRequest, generate_over
 from sqlgen.query_plan import Filter, QueryPlan, Ref
-from sqlgen.shapes import computed, cte, groups, joined, nested, sets, single, window
+from sqlgen.shapes import computed, cte, groups, joined, nested, single
 from sqlgen.shapes.catalogue import draw, sql_of, wording_of
-from sqlgen.shapes.computed import Ranges
+from sqlgen.shapes.computed import ranges_plan
 from sqlgen.speakable import SpeakableDatabase
 from sqlr1.config import Synthesize
 from sqlr1.data.mentions import unmentioned_value
@@ -97,7 +97,7 @@ def test_one_of_several_keys_is_only_followed_upwards_and_named(matches):
             if plan.joins[0].left.column == column:
                 assert f"{role} " in plain(wording_of(plan, speaker).phrase).replace("'", " ")
     assert {"home_id", "guest_id", "captain_id", "city_id"} <= {plan.joins[0].left.column for plan in plans}
-    assert {key.table for key in matches.down_keys["team"]} == {"contract"}
+    assert {key.table for key in matches.down_keys if key.parent == "team"} == {"contract"}
 
 
 def test_two_tables_are_only_linked_over_the_one_path_between_them(matches):
@@ -128,7 +128,7 @@ def namesakes(tmp_path_factory):
 
 def test_entities_are_combined_by_labels_only_where_those_are_unique(namesakes):
     """Ann of Rome sings folk, Ann of Oslo rock: no singer of that name sings both."""
-    assert {plan.base.tables[0] for plan in drawn(namesakes, sets.set_entities)} == {"label"}
+    assert {plan.base.tables[0] for plan in drawn(namesakes, nested.set_entities)} == {"label"}
 
 
 def test_few_children_are_not_asked_for_where_a_join_leaves_out_parents_with_none(namesakes):
@@ -150,16 +150,16 @@ def test_the_lowest_is_never_a_missing_value(shape, namesakes):
 
 def test_a_missing_value_has_no_rank(namesakes):
     """RANK would put Sun, which has no sales, last or, in ascending order, first."""
-    assert {plan.key.column for plan in drawn(namesakes, window.ranking)} == {"seconds"}
+    assert {plan.parts["key"].column for plan in drawn(namesakes, groups.ranking)} == {"seconds"}
 
 
-@pytest.mark.parametrize("shape", [window.best_of_group, window.best_of_chosen])
+@pytest.mark.parametrize("shape", [groups.best_of_group, groups.best_of_chosen])
 def test_the_best_of_a_group_is_never_a_missing_value(shape, namesakes):
     """Of the folk songs below 240 seconds, Sun, which has no sales, would be the one with the highest sales."""
     plans = drawn(namesakes, shape)
     assert plans
     for plan in plans:
-        known = Filter(plan.key, "not_null")
+        known = Filter(plan.parts["key"], "not_null")
         titles = results(namesakes, plan.base.with_(filters=(*plan.base.filters, known)))
         assert {(label,) for _, label in results(namesakes, plan)} <= set(titles), plan
 
@@ -168,8 +168,8 @@ def test_the_best_of_a_group_is_never_a_missing_value(shape, namesakes):
     "shape",
     [
         groups.group_ranking, groups.group_share, groups.group_above_mean, groups.group_above_average,
-        window.best_of_group, window.best_of_chosen, cte.two_kinds, cte.most_frequent_in,
-        sets.set_values, sets.set_tables, sets.three_sets,
+        groups.best_of_group, groups.best_of_chosen, cte.two_kinds, cte.most_frequent_in,
+        nested.set_values, nested.set_tables, nested.three_sets,
     ],
 )  # fmt: skip
 def test_a_missing_value_is_no_group_no_figure_and_shared_by_nothing(shape, namesakes):
@@ -179,9 +179,9 @@ def test_a_missing_value_is_no_group_no_figure_and_shared_by_nothing(shape, name
     assert not any(value is None for row in rows for value in row)
 
 
-@pytest.mark.parametrize("shape", [window.ranking, window.distance])
+@pytest.mark.parametrize("shape", [groups.ranking, groups.distance])
 def test_no_average_or_rank_is_among_rows_without_a_group(shape, namesakes):
-    groups_drawn = {plan.group.column for plan in drawn(namesakes, shape) if plan.group}
+    groups_drawn = {plan.parts["group"].column for plan in drawn(namesakes, shape) if plan.parts["group"]}
     assert "genre" in groups_drawn
     assert "mood" not in groups_drawn
 
@@ -189,7 +189,7 @@ def test_no_average_or_rank_is_among_rows_without_a_group(shape, namesakes):
 def test_totals_by_year_are_of_values_that_every_row_has(namesakes):
     """The only folk song of 2001 has no sales, so the change from 2001 to 2002 is unknown."""
     plans = drawn(namesakes, computed.running_by_year)
-    assert {plan.measured.column for plan in plans if plan.measured} == {"seconds"}
+    assert {plan.parts["measured"].column for plan in plans if plan.parts["measured"]} == {"seconds"}
     for plan in plans:
         _, *later = sorted(results(namesakes, plan))
         assert not any(value is None for row in later for value in row), plan
@@ -201,7 +201,8 @@ def test_nothing_is_ranked_or_shared_alone(namesakes):
     of_each = {"best_of_group", "best_of_chosen", "most_frequent_in"}
     with Executor(workers=1) as executor:
         quotas = {"Complex": 100, "Highly Complex": 400}
-        found = list(generate(namesakes, "x", quotas, Manner(Synthesize().styles), 0, executor))
+        request = GenerationRequest(500, {}, Synthesize().styles, seed=0)
+        found = list(generate_over(namesakes, "x", quotas, request, executor))
     for row in found:
         shape, rows = row.template.split(":")[0], fetch(namesakes, row.sql)
         assert len(rows) > 1 or shape not in of_all, row
@@ -211,8 +212,9 @@ def test_nothing_is_ranked_or_shared_alone(namesakes):
 
 @pytest.mark.parametrize("shape", [single.group, single.group_having, single.group_top, computed.percentage])
 def test_rows_without_a_value_are_no_group(shape, namesakes):
-    keys = {plan.group and (plan.group.column if isinstance(plan.group, Ref) else plan.group[0].column)
-            for plan in drawn(namesakes, shape)}  # fmt: skip
+    plans = drawn(namesakes, shape)
+    groups_drawn = [plan.group[0] if isinstance(plan, QueryPlan) else plan.parts["group"] for plan in plans]
+    keys = {group and group.column for group in groups_drawn}
     assert "genre" in keys
     assert "mood" not in keys
 
@@ -249,8 +251,8 @@ def test_the_rank_is_not_taken_for_a_column_of_that_name(tmp_path):
     INSERT INTO result VALUES (1, 'Ann', 'Rome', 'sand', 90), (2, 'Bo', 'Rome', 'turf', 80),
       (3, 'Cy', 'Oslo', 'sand', 70), (4, 'Di', 'Oslo', 'sand', 60), (5, 'Ed', 'Oslo', 'turf', 50);
     """
-    plans = drawn(database_of(tmp_path / "races.sqlite", races), window.best_of_group)
-    assert {plan.group.column for plan in plans} == {"surface"}
+    plans = drawn(database_of(tmp_path / "races.sqlite", races), groups.best_of_group)
+    assert {plan.parts["group"].column for plan in plans} == {"surface"}
 
 
 @pytest.mark.parametrize("style", HIDING)
@@ -258,7 +260,7 @@ def test_every_hidden_threshold_of_two_kinds_has_its_own_meaning(style, namesake
     """Two songs "rather high" in seconds, one above 180 and one above 200, would share one explanation."""
     seen = 0
     for seed, plan in enumerate(drawn(namesakes, cte.two_kinds)):
-        items = (*plan.base.filters, plan.other)
+        items = (*plan.base.filters, *plan.parts["second"].filters)
         hidden = [item for item in items if item.op[0] in "<>" and not isinstance(item.value, str)]
         speaker = Speaker(namesakes.names, random.Random(seed), style)
         said = plain(wording_of(plan, speaker).phrase)
@@ -274,7 +276,7 @@ def test_the_figure_that_is_shown_is_not_the_mean(namesakes):
         for plan in plans:
             said = plain(wording_of(plan, Speaker(namesakes.names, random.Random(0))).phrase)
             shown = re.search(", (along )?with the (.*) itself$", said)
-            assert bool(shown) == plan.shows_measure, said
+            assert bool(shown) == bool(plan.parts["also"]), said
             assert not shown or f"{shown[2]} of" in said[: shown.start()], said
 
 
@@ -319,5 +321,5 @@ def test_numbers_are_said_with_all_of_their_digits(value, namesakes):
         assert (unmentioned_value(question, expression) is None) == mentioned
     speaker = Speaker(namesakes.names, random.Random(0))
     assert plain(wording_of(query, speaker).phrase).endswith(f" {value:.15g}")
-    levels = Ranges(query.with_(outputs=(), filters=()), Ref(0, "sales"), value, 2e9)
+    levels = ranges_plan(query.with_(outputs=(), filters=()), Ref(0, "sales"), value, 2e9)
     assert f"below {value:.15g}," in plain(levels.wording(speaker).phrase)

@@ -7,20 +7,30 @@ import pytest
 import sqlglot
 
 from sqlgen.english import Speaker, plain
-from sqlgen.query_plan import Filter, Having, Join, Measure, QueryPlan, Ref, SortKey
+from sqlgen.query_plan import Filter, Join, Measure, QueryPlan, Ref, SortKey
 from sqlgen.shapes.catalogue import sql_of, wording_of
-from sqlgen.shapes.computed import ByYear, EveryYear, Percentage, Ranges, Ratio
-from sqlgen.shapes.cte import Descendants, MostFrequentAmong, MostFrequentIn, TwoCounts, TwoKinds
-from sqlgen.shapes.groups import GroupAboveAverage, GroupAboveMean, GroupRanking, GroupShare
-from sqlgen.shapes.joined import CountWithZero, Pairs
-from sqlgen.shapes.nested import AboveOwnGroup, Existence
-from sqlgen.shapes.sets import SetPlan, ThreeSets
-from sqlgen.shapes.window import BestOfGroup, Distance, Ranking
+from sqlgen.shapes.computed import by_year_plan, every_year_plan, percentage_plan, ranges_plan, ratio_plan
+from sqlgen.shapes.cte import (
+    descendants_plan,
+    most_frequent_among_plan,
+    most_frequent_in_plan,
+    two_counts_plan,
+    two_kinds_plan,
+)
+from sqlgen.shapes.groups import (
+    best_of_group_plan,
+    distance_plan,
+    group_above_plan,
+    group_ranking_plan,
+    group_share_plan,
+    ranking_plan,
+)
+from sqlgen.shapes.joined import count_with_zero_plan, pairs_plan
+from sqlgen.shapes.nested import above_own_group_plan, existence_plan, set_plan
 from sqlgen.speakable import SpeakableDatabase
 from sqlr1.data.reasoning import trace
 from sqlr1.database import ForeignKey, read_profile
-from sqlr1.database.sql import to_sql
-from sqlr1.database.sql_features import sql_class
+from sqlr1.database.sql import sql_class, to_sql
 
 DDL = """
 CREATE TABLE singer (singer_id INTEGER PRIMARY KEY, name TEXT, country TEXT, age INTEGER, born DATE, mentor_id INTEGER,
@@ -74,7 +84,7 @@ CASES = {
     "count distinct": (SINGER.with_(outputs=(Measure("count", COUNTRY, distinct=True),)), [(3,)]),
     "aggregates": (SINGER.with_(outputs=(Measure("avg", AGE), Measure("max", AGE))), [(40.0, 60)]),
     "group having": (
-        SINGER.with_(outputs=(COUNTRY,), group=(COUNTRY,), having=(Having(COUNT, ">=", 2),)),
+        SINGER.with_(outputs=(COUNTRY,), group=(COUNTRY,), having=(Filter(COUNT, ">=", 2),)),
         [("France",), ("Spain",)],
     ),
     "join group top": (
@@ -105,133 +115,129 @@ CASES = {
         where(Filter(Ref(0, "singer_id"), "not_in", QueryPlan(("song",), (Ref(0, "singer_id"),)))),
         [("Di",), ("Ed",)],
     ),
-    "exists": (Existence(SINGER, AWARD_KEY, Filter(Ref(0, "prize"), "=", "silver"), False), [("Bo",)]),
-    "not exists": (Existence(SINGER, AWARD_KEY, None, True), [("Cy",), ("Di",), ("Ed",)]),
+    "exists": (existence_plan(SINGER, AWARD_KEY, Filter(Ref(0, "prize"), "=", "silver"), False), [("Bo",)]),
+    "not exists": (existence_plan(SINGER, AWARD_KEY, None, True), [("Cy",), ("Di",), ("Ed",)]),
     "intersect": (
-        SetPlan(
-            where(Filter(AGE, ">", 35), outputs=(COUNTRY,)),
-            "intersect",
-            where(Filter(AGE, "<", 35), outputs=(COUNTRY,)),
-            "values",
-        ),
+        set_plan("values", countries(">", 35), "intersect", countries("<", 35)),
         [("France",), ("Spain",)],
     ),
     "except": (
-        SetPlan(SINGER.with_(outputs=(COUNTRY,)), "except", where(Filter(AGE, "<", 35), outputs=(COUNTRY,)), "values"),
+        set_plan("values", SINGER.with_(outputs=(COUNTRY,)), "except", countries("<", 35)),
         [("Japan",)],
     ),
     "union": (
-        SetPlan(
-            where(Filter(AGE, ">", 55), outputs=(COUNTRY,)),
-            "union",
-            where(Filter(AGE, "<", 35), outputs=(COUNTRY,)),
-            "values",
-        ),
+        set_plan("values", countries(">", 55), "union", countries("<", 35)),
         [("France",), ("Japan",), ("Spain",)],
     ),
-    "percentage": (Percentage(where(Filter(COUNTRY, "=", "France")), None), [(40.0,)]),
+    "percentage": (percentage_plan(where(Filter(COUNTRY, "=", "France")), None), [(40.0,)]),
     "percentage by group": (
-        Percentage(where(Filter(AGE, ">", 35)), COUNTRY),
+        percentage_plan(where(Filter(AGE, ">", 35)), COUNTRY),
         [("France", 50.0), ("Japan", 100.0), ("Spain", 50.0)],
     ),
-    "ratio": (Ratio(where(Filter(COUNTRY, "=", "France")), Filter(COUNTRY, "=", "Japan")), [(2.0,)]),
-    "ranges": (Ranges(QueryPlan(("singer",), ()), AGE, 30, 50), [("high", 2), ("low", 1), ("medium", 2)]),
-    "best of group": (BestOfGroup(SINGER, COUNTRY, AGE, 1, True), [("France", "Bo"), ("Japan", "Ed"), ("Spain", "Cy")]),
+    "ratio": (ratio_plan(where(Filter(COUNTRY, "=", "France")), Filter(COUNTRY, "=", "Japan")), [(2.0,)]),
+    "ranges": (ranges_plan(QueryPlan(("singer",), ()), AGE, 30, 50), [("high", 2), ("low", 1), ("medium", 2)]),
+    "best of group": (
+        best_of_group_plan(SINGER, COUNTRY, AGE, 1, True),
+        [("France", "Bo"), ("Japan", "Ed"), ("Spain", "Cy")],
+    ),
     "ranking": (
-        Ranking(SINGER, AGE, COUNTRY, False),
+        ranking_plan(SINGER, AGE, COUNTRY, False),
         [("Ann", 1), ("Bo", 2), ("Cy", 2), ("Di", 1), ("Ed", 1)],
     ),
     "distance": (
-        Distance(SINGER, AGE, COUNTRY),
+        distance_plan(SINGER, AGE, COUNTRY),
         [("Ann", -5.0), ("Bo", 5.0), ("Cy", 15.0), ("Di", -15.0), ("Ed", 0.0)],
     ),
     "by year": (
-        ByYear(QueryPlan(("singer",), ()), Ref(0, "born"), True, None, "count"),
+        by_year_plan(QueryPlan(("singer",), ()), Ref(0, "born"), True, None, "count"),
         [("1960", 1), ("1970", 1), ("1980", 1), ("1990", 1), ("2000", 1)],
     ),
     "running total": (
-        ByYear(QueryPlan(("song",), ()), Ref(0, "year"), False, Ref(0, "sales"), "running"),
+        by_year_plan(QueryPlan(("song",), ()), Ref(0, "year"), False, Ref(0, "sales"), "running"),
         [(2001, 10.0), (2003, 60.0), (2005, 65.0)],
     ),
     "change": (
-        ByYear(QueryPlan(("song",), ()), Ref(0, "year"), False, None, "change"),
+        by_year_plan(QueryPlan(("song",), ()), Ref(0, "year"), False, None, "change"),
         [(2001, None), (2003, 1), (2005, -1)],
     ),
     "group above average": (
-        GroupAboveAverage(BY_COUNTRY, Measure("avg", AGE), True, True),
+        group_above_plan("group_above_average", BY_COUNTRY, Measure("avg", AGE), True, True),
         [("Japan", 60.0)],
     ),
-    "two counts": (TwoCounts(SINGER, SONG_KEY, AWARD_KEY, True), [("Ann", 2, 1)]),
-    "most frequent": (MostFrequentAmong(SINGER, COUNTRY), [("Ann",), ("Bo",), ("Cy",), ("Di",)]),
+    "two counts": (two_counts_plan(SINGER, SONG_KEY, AWARD_KEY, True), [("Ann", 2, 1)]),
+    "most frequent": (most_frequent_among_plan(SINGER, COUNTRY), [("Ann",), ("Bo",), ("Cy",), ("Di",)]),
     "descendants": (
-        Descendants(SINGER, ForeignKey("singer", "mentor_id", "singer", "singer_id"), "Ann"),
+        descendants_plan(SINGER, ForeignKey("singer", "mentor_id", "singer", "singer_id"), "Ann"),
         [("Bo",), ("Cy",), ("Ed",)],
     ),
     "every year": (
-        EveryYear(QueryPlan(("song",), ()), Ref(0, "year"), False, 2002, 2004),
+        every_year_plan(QueryPlan(("song",), ()), Ref(0, "year"), False, 2002, 2004),
         [(2002, 0), (2003, 2), (2004, 0)],
     ),
-    "above own group": (AboveOwnGroup(SINGER, AGE, COUNTRY, True), [("Bo",), ("Cy",)]),
-    "pairs": (Pairs(SINGER, COUNTRY, Ref(0, "singer_id")), [("Ann", "Bo"), ("Cy", "Di")]),
+    "above own group": (above_own_group_plan(SINGER, AGE, COUNTRY, True), [("Bo",), ("Cy",)]),
+    "pairs": (pairs_plan(SINGER, COUNTRY, Ref(0, "singer_id")), [("Ann", "Bo"), ("Cy", "Di")]),
     "left join": (
-        CountWithZero(SINGER, AWARD_KEY, None),
+        count_with_zero_plan(SINGER, AWARD_KEY, None),
         [("Ann", 1), ("Bo", 2), ("Cy", 0), ("Di", 0), ("Ed", 0)],
     ),
 }
 
 HIGHLY_COMPLEX = {
     "both but not": (
-        ThreeSets(countries(">", 35), ("intersect", "except"), countries("<", 35), countries("<", 25)),
+        set_plan("values", countries(">", 35), "intersect", countries("<", 35), "except", countries("<", 25)),
         [("France",)],
     ),
     "neither nor": (
-        ThreeSets(countries(">", 0), ("except", "except"), countries(">", 55), countries("<", 25)),
+        set_plan("values", countries(">", 0), "except", countries(">", 55), "except", countries("<", 25)),
         [("France",)],
     ),
     "all three": (
-        ThreeSets(countries(">", 35), ("intersect", "intersect"), countries("<", 35), countries("<", 25)),
+        set_plan("values", countries(">", 35), "intersect", countries("<", 35), "intersect", countries("<", 25)),
         [("Spain",)],
     ),
     "parents of three kinds": (
-        ThreeSets(singing_in(2003), ("except", "except"), singing_in(2005), singing_in(2001)),
+        set_plan("entities", singing_in(2003), "except", singing_in(2005), "except", singing_in(2001)),
         [("Bo",)],
     ),
     "best of the chosen": (
-        BestOfGroup(where(Filter(AGE, "<", 50)), COUNTRY, AGE, 1, True),
+        best_of_group_plan(where(Filter(AGE, "<", 50)), COUNTRY, AGE, 1, True),
         [("France", "Bo"), ("Spain", "Di")],
     ),
     "running total of the chosen": (
-        ByYear(
+        by_year_plan(
             QueryPlan(("song",), (), filters=(Filter(Ref(0, "sales"), ">", 9),)), Ref(0, "year"), False, None, "running"
         ),
         [(2001, 1), (2003, 3)],
     ),
-    "group ranking": (GroupRanking(BY_COUNTRY, COUNT, True), [("France", 2, 1), ("Japan", 1, 3), ("Spain", 2, 1)]),
+    "group ranking": (
+        group_ranking_plan(BY_COUNTRY, COUNT, True),
+        [("France", 2, 1), ("Japan", 1, 3), ("Spain", 2, 1)],
+    ),
     "parent ranking": (
-        GroupRanking(
+        group_ranking_plan(
             BY_SINGER.with_(filters=(Filter(Ref(0, "year"), ">", 2001),)), Measure("sum", Ref(0, "sales")), False
         ),
         [("Ann", 30.0, 3), ("Bo", 20.0, 2), ("Cy", 5.0, 1)],
     ),
     "share of rows": (
-        GroupShare(BY_COUNTRY.with_(filters=(Filter(AGE, ">=", 30),)), COUNT),
+        group_share_plan(BY_COUNTRY.with_(filters=(Filter(AGE, ">=", 30),)), COUNT),
         [("France", 50.0), ("Japan", 25.0), ("Spain", 25.0)],
     ),
     "share of a sum": (
-        GroupShare(BY_COUNTRY, Measure("sum", AGE)),
+        group_share_plan(BY_COUNTRY, Measure("sum", AGE)),
         [("France", 35.0), ("Japan", 30.0), ("Spain", 35.0)],
     ),
     "group below the mean": (
-        GroupAboveMean(BY_COUNTRY, Measure("avg", AGE), False, False),
+        group_above_plan("group_above_mean", BY_COUNTRY, Measure("avg", AGE), False, False),
         [("France",), ("Spain",)],
     ),
-    "parent above the mean": (GroupAboveMean(BY_SINGER, COUNT, True, True), [("Ann", 2)]),
+    "parent above the mean": (group_above_plan("group_above_mean", BY_SINGER, COUNT, True, True), [("Ann", 2)]),
     "two kinds": (
-        TwoKinds(where(Filter(AGE, "<=", 50), outputs=()), COUNTRY, Filter(AGE, ">", 35), True),
+        two_kinds_plan(where(Filter(AGE, "<=", 50), outputs=()), COUNTRY, Filter(AGE, ">", 35), True),
         [("France", 2, 1), ("Spain", 2, 1)],
     ),
     "most frequent in each group": (
-        MostFrequentIn(QueryPlan(("award",), ()), Ref(0, "prize"), Ref(0, "singer_id")),
+        most_frequent_in_plan(QueryPlan(("award",), ()), Ref(0, "prize"), Ref(0, "singer_id")),
         [("gold", 1, 1), ("gold", 2, 1), ("silver", 2, 1)],
     ),
 }

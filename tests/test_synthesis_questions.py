@@ -7,14 +7,14 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import sqlglot
 from sqlglot import exp
 
-from sqlgen.corpus import GenerationRequest, quotas
-from sqlgen.corpus import generate as generate_all
-from sqlgen.generate import Manner, generate, held_out, sql_key
+from sqlgen.corpus import generate, quotas
+from sqlgen.generate import GenerationRequest, generate_over, held_out, sql_key
 from sqlgen.populate import build_database, domain_names
 from sqlgen.shapes.catalogue import SHAPES
 from sqlgen.sources import Source, described_names, folder_sources
@@ -23,13 +23,13 @@ from sqlr1.config import Synthesize
 from sqlr1.data.mentions import unmentioned_value
 from sqlr1.data.split import shares
 from sqlr1.database import read_profile
-from sqlr1.database.sql_features import sql_class
+from sqlr1.database.sql import sql_class
 from sqlr1.records import SQL_CLASSES, STYLES, Question
 from sqlr1.sandbox import Executor, Limits
 
 CLASSES = {"Simple": 0.3, "Moderate": 0.3, "Complex": 0.25, "Highly Complex": 0.15}
 STYLE_SHARES = Synthesize().styles
-MANNER = Manner(STYLE_SHARES)
+ANY = GenerationRequest(0, {}, STYLE_SHARES, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def sources(tmp_path_factory):
 @pytest.fixture(scope="module")
 def rows(sources, tmp_path_factory):
     order = GenerationRequest(2400, CLASSES, STYLE_SHARES, 0)
-    return list(generate_all(sources, order, Limits(), 2, tmp_path_factory.mktemp("work")))
+    return list(generate(sources, order, Limits(), 2, tmp_path_factory.mktemp("work")))
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_highly_complex_shape_occurs(shape, rows):
 def test_one_small_database_yields_many_highly_complex_rows(sources):
     with Executor(workers=1) as executor:
         db = SpeakableDatabase(read_profile(sources[0].path))
-        found = list(generate(db, "x", {"Highly Complex": 150}, MANNER, 0, executor))
+        found = list(generate_over(db, "x", {"Highly Complex": 150}, ANY, executor))
     assert len({sql_key(row.sql) for row in found}) == 150
 
 
@@ -169,14 +169,14 @@ def test_verbs_agree_with_what_they_ask_for(rows):
 def test_long_reasoning_says_what_is_asked(sources):
     with Executor(workers=1) as executor:
         db = SpeakableDatabase(read_profile(sources[0].path))
-        found = list(generate(db, "x", {"Moderate": 10}, Manner(STYLE_SHARES, "long"), 1, executor))
+        found = list(generate_over(db, "x", {"Moderate": 10}, replace(ANY, reasoning="long", seed=1), executor))
     assert all(row.reasoning.startswith("We are asked for") and "The output is" in row.reasoning for row in found)
 
 
 def test_held_out_templates_are_disjoint(sources, rows):
     with Executor(workers=1) as executor:
         db = SpeakableDatabase(read_profile(sources[0].path))
-        other = list(generate(db, "x", {"Simple": 20, "Complex": 10}, Manner(STYLE_SHARES, held_out=True), 0, executor))
+        other = list(generate_over(db, "x", {"Simple": 20, "Complex": 10}, replace(ANY, held_out=True), executor))
     assert len(other) == 30
     assert all(held_out(row.template) for row in other)
     assert not any(held_out(row.template) for row in rows)
@@ -185,8 +185,8 @@ def test_held_out_templates_are_disjoint(sources, rows):
 def test_output_does_not_depend_on_the_number_of_processes(sources, rows, tmp_path, monkeypatch):
     monkeypatch.setattr("sqlgen.corpus._WORTH_A_PROCESS", 0)
     order = GenerationRequest(160, CLASSES, STYLE_SHARES, 5)
-    one = list(generate_all(sources[:4], order, Limits(), 1, tmp_path / "one"))
-    assert list(generate_all(sources[:4], order, Limits(), 2, tmp_path / "two")) == one
+    one = list(generate(sources[:4], order, Limits(), 1, tmp_path / "one"))
+    assert list(generate(sources[:4], order, Limits(), 2, tmp_path / "two")) == one
 
 
 def test_what_one_database_cannot_yield_the_others_do(sources, tmp_path):
@@ -195,7 +195,7 @@ def test_what_one_database_cannot_yield_the_others_do(sources, tmp_path):
         connection.execute("CREATE TABLE thing (name TEXT)")
         connection.execute("INSERT INTO thing VALUES ('only')")
     found = [Source("lonely", lonely, {}), *sources[:2]]
-    rows = list(generate_all(found, GenerationRequest(120, CLASSES, STYLE_SHARES, 0), Limits(), 1, tmp_path / "work"))
+    rows = list(generate(found, GenerationRequest(120, CLASSES, STYLE_SHARES, 0), Limits(), 1, tmp_path / "work"))
     counts = Counter(row.db_id for row in rows)
     assert counts["lonely"] < 20  # of the 40 that it was asked for
     assert counts.total() == 120
@@ -205,25 +205,25 @@ def test_what_one_database_cannot_yield_the_others_do(sources, tmp_path):
 
 def test_interrupted_synthesis_goes_on_where_it_was(sources, tmp_path, monkeypatch):
     order = GenerationRequest(60, CLASSES, STYLE_SHARES, 5)
-    whole = list(generate_all(sources[:3], order, Limits(), 1, tmp_path / "whole"))
+    whole = list(generate(sources[:3], order, Limits(), 1, tmp_path / "whole"))
     asked = []
 
     def interrupted(db, db_id, *more):
         asked.append(db_id)
         if asked == [source.db_id for source in sources[:2]]:
             raise KeyboardInterrupt
-        return generate(db, db_id, *more)
+        return generate_over(db, db_id, *more)
 
     monkeypatch.setattr("sqlgen.corpus.generate_over", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        list(generate_all(sources[:3], order, Limits(), 1, tmp_path / "again"))
-    assert list(generate_all(sources[:3], order, Limits(), 1, tmp_path / "again")) == whole
+        list(generate(sources[:3], order, Limits(), 1, tmp_path / "again"))
+    assert list(generate(sources[:3], order, Limits(), 1, tmp_path / "again")) == whole
     first, second, third = (source.db_id for source in sources[:3])
     assert asked[:4] == [first, second, second, third]
 
 
 def test_few_rows_are_in_memory_while_they_are_read(sources, tmp_path):
-    rows = generate_all(
+    rows = generate(
         [Source("read", sources[0].path, {})], GenerationRequest(40, CLASSES, STYLE_SHARES, 5), Limits(), 1, tmp_path
     )
     counts = [sum(type(found) is Question and found.db_id == "read" for found in gc.get_objects()) for _ in rows]
@@ -235,14 +235,15 @@ def test_output_and_databases_do_not_depend_on_string_hashing(tmp_path):
     code = (
         "import sys; from pathlib import Path; from sqlr1.database import read_profile\n"
         "from sqlr1.sandbox import Executor\n"
-        "from sqlr1.config import Synthesize; from sqlgen.generate import Manner, generate\n"
+        "from sqlr1.config import Synthesize; from sqlgen.generate import GenerationRequest, generate_over\n"
         "from sqlgen.populate import build_database\n"
         "from sqlgen.speakable import SpeakableDatabase; from sqlr1.records import sha256\n"
         "path = Path(sys.argv[1]); build_database('zoo', 3, path)\n"
         "with Executor(workers=1) as executor:\n"
         "    quotas = {'Moderate': 12, 'Complex': 8}\n"
+        "    request = GenerationRequest(20, {}, Synthesize().styles, 3)\n"
         "    db = SpeakableDatabase(read_profile(path))\n"
-        "    rows = list(generate(db, 'zoo', quotas, Manner(Synthesize().styles), 3, executor))\n"
+        "    rows = list(generate_over(db, 'zoo', quotas, request, executor))\n"
         "print(sha256(path), rows)"
     )
     outputs = set()
@@ -256,7 +257,9 @@ def test_output_and_databases_do_not_depend_on_string_hashing(tmp_path):
 def test_other_seed_other_questions(sources):
     with Executor(workers=1) as executor:
         db = SpeakableDatabase(read_profile(sources[0].path))
-        first, second = (list(generate(db, "x", {"Simple": 10}, MANNER, seed, executor)) for seed in (0, 1))
+        first, second = (
+            list(generate_over(db, "x", {"Simple": 10}, replace(ANY, seed=seed), executor)) for seed in (0, 1)
+        )
     assert first != second
 
 
@@ -271,7 +274,7 @@ def test_spider_training_databases_yield_all_classes(data_root, tmp_path):
     spider = data_root / "spider"
     found = folder_sources(spider / "database", spider / "train_spider.json", spider / "tables.json")
     assert len(found) == 138
-    rows = list(generate_all(found[:20], GenerationRequest(240, CLASSES, STYLE_SHARES, 0), Limits(), 1, tmp_path))
+    rows = list(generate(found[:20], GenerationRequest(240, CLASSES, STYLE_SHARES, 0), Limits(), 1, tmp_path))
     assert len(rows) == 240
     assert {row.sql_class for row in rows} == set(SQL_CLASSES)
 
@@ -280,7 +283,7 @@ def test_any_database_will_do(data_root):
     path = data_root / "chinook/Chinook_Sqlite.sqlite"
     with Executor(workers=1) as executor:
         db = SpeakableDatabase(read_profile(path))
-        rows = list(generate(db, "chinook", {"Simple": 10, "Complex": 10}, MANNER, 0, executor))
+        rows = list(generate_over(db, "chinook", {"Simple": 10, "Complex": 10}, ANY, executor))
     assert len(rows) == 20
 
 

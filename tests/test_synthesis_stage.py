@@ -11,8 +11,8 @@ import pytest
 import sqlglot
 
 from sqlr1.database import read_schema
+from sqlr1.database.determinism import has_ties, tie_probe
 from sqlr1.database.sql import to_sql
-from sqlr1.database.tie_probes import has_ties, tie_probe
 from sqlr1.evaluate.formats import read_questions as read_benchmark
 from sqlr1.records import Catalogue, Database, Question, read_json, read_records, sha256
 from sqlr1.sandbox import Executor, Limits, Query, Status

@@ -7,7 +7,7 @@ import pytest
 
 from sqlgen.english import Speaker, plain
 from sqlgen.naming import Names, plural, words
-from sqlgen.query_plan import Having, Measure, QueryPlan, Ref, SortKey
+from sqlgen.query_plan import Filter, Measure, QueryPlan, Ref, SortKey
 from sqlgen.shapes import nested, single
 from sqlgen.shapes.catalogue import draw
 from sqlgen.speakable import SpeakableDatabase
@@ -52,8 +52,8 @@ def test_codes_have_no_plural(noun):
 
 def test_given_nouns_and_tables_of_all_rows(db):
     given = {("all_orders", "num_items"): "num items"}
-    assert Names(db.profile, given).column("all_orders", "num_items") == "number of items"
-    assert db.names.entity("all_orders") == "order"
+    assert Names(db.profile, given).columns["all_orders", "num_items"] == "number of items"
+    assert db.names.entities["all_orders"] == "order"
 
 
 def test_no_total_total(db):
@@ -102,7 +102,7 @@ def test_each_row_has_one_name(db):
 
 
 def test_one_is_singular(db):
-    query = ORDERS.with_(outputs=(CITY,), group=(CITY,), having=(Having(COUNT, ">", 1),))
+    query = ORDERS.with_(outputs=(CITY,), group=(CITY,), having=(Filter(COUNT, ">", 1),))
     assert all("1 order" in text and "1 orders" not in text for text in sayings(db, query))
 
 
@@ -124,7 +124,7 @@ def test_superlatives_do_not_show_what_they_filter_on(db):
 def test_groups_are_not_measured_by_what_they_are_filtered_on(shape, db):
     plans = drawn(shape, db)
     for plan in plans:
-        measured = [m.ref for m in (*plan.outputs, *(h.measure for h in plan.having)) if isinstance(m, Measure)]
+        measured = [m.ref for m in (*plan.outputs, *(h.ref for h in plan.having)) if isinstance(m, Measure)]
         assert not {item.ref for item in plan.filters} & set(measured)
     assert any(plan.filters for plan in plans)
 

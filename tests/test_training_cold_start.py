@@ -14,7 +14,7 @@ from sqlr1.model.prompts import Prompts
 from sqlr1.prompt import parse_response
 from sqlr1.records import Catalogue, Question, read_records
 from sqlr1.train import sft
-from sqlr1.train.trainer_config import lora_config, sft_config
+from sqlr1.train.trainer_config import lora_config, trainer_config
 
 SETTINGS = ColdStart(
     learning_rate=1e-3, lr_scheduler_type="constant", max_steps=5, per_device_train_batch_size=3, bf16=False,
@@ -70,7 +70,7 @@ def trained(folder, tmp_path, stock, shared):
 
         trainer = Stock(
             model=model,
-            args=sft_config(SETTINGS, tmp_path, 1),
+            args=trainer_config(SETTINGS, tmp_path, 1),
             train_dataset=Dataset.from_list(rows),
             processing_class=tiny_tokenizer(),
             peft_config=lora_config(SETTINGS.lora),
@@ -108,7 +108,7 @@ def test_a_pass_has_one_database_and_the_order_follows_seed_and_epoch_alone():
     databases = [f"db{i % 7}" for i in range(1001)]
 
     def order(epoch):
-        return list(sft.DatabaseSampler(databases, 8, seed=4, epoch=lambda: epoch))
+        return list(sft.by_database(databases, 8, seed=4, epoch=epoch))
 
     first = order(0)
     assert sorted(first) == list(range(1001))

@@ -5,19 +5,18 @@ import torch
 from test_training_shared_prompt import LORA, assert_equal_gradients, first_update, folders, make  # noqa: F401
 
 from sqlr1.records import InputError
-from sqlr1.train.dynamic_sampling import drop_rows, replace_groups, zero_variance_groups
-from sqlr1.train.shared_prompt import SharedPromptTrainer
+from sqlr1.train.shared_prompt import SharedPromptTrainer, replace_groups, with_variance
 
 
-def test_zero_variance_groups_have_equal_rewards():
-    assert zero_variance_groups(torch.tensor([3.0, 3, 1, -1, 0, 0, 0, 2]), 2) == [0, 2]
-    assert zero_variance_groups(torch.tensor([0.0, 1e-3]), 2) == []
+def test_groups_of_equal_rewards_have_no_variance():
+    assert with_variance(torch.tensor([3.0, 3, 1, -1, 0, 0, 0, 2]), 2).tolist() == [False, True, False, True]
+    assert with_variance(torch.tensor([0.0, 1e-3]), 2).tolist() == [True]
 
 
 def test_rows_that_cannot_be_judged_make_no_variance():
     nan = torch.nan
-    assert zero_variance_groups(torch.tensor([nan, nan, nan, 1, nan, 1, 1, nan, 2]), 3) == [0, 1]
-    assert zero_variance_groups(torch.tensor([0.0] * 3 + [nan] * 3), 3) == [0, 1]
+    assert with_variance(torch.tensor([nan, nan, nan, 1, nan, 1, 1, nan, 2]), 3).tolist() == [False, False, True]
+    assert with_variance(torch.tensor([0.0] * 3 + [nan] * 3), 3).tolist() == [False, False]
 
 
 @pytest.mark.parametrize("reward", [0.1, 6.7])
@@ -50,13 +49,6 @@ def test_replaced_groups_are_padded_on_their_own_side():
     assert merged["completion_mask"].tolist() == [[1, 1], [1, 1], [1, 0], [1, 0]]
     assert merged["advantages"].tolist() == [2, -2, 1, -1]
     assert batch["advantages"].tolist() == [0, 0, 1, -1]
-
-
-def test_dropped_rows_have_no_tokens_even_where_a_micro_batch_holds_no_others():
-    inputs = [{"completion_mask": torch.ones(2, 3)}, {"completion_mask": torch.ones(2, 3)}]
-    dropped = [torch.tensor([True, True]), torch.tensor([False, True])]
-    assert drop_rows(inputs, dropped) == 3
-    assert [i["completion_mask"].sum(1).tolist() for i in inputs] == [[0, 0], [3, 0]]
 
 
 def flat(completions, **_):

@@ -19,9 +19,8 @@ from sqlr1.records import Catalogue, InputError, Question, read_records
 from sqlr1.rewards import reward_functions
 from sqlr1.sandbox import Executor, Limits
 from sqlr1.train.checkpoints import LogToRun
-from sqlr1.train.execution_reward import ExecutionReward, summary
-from sqlr1.train.grpo_trainer import grpo_rows, make_trainer
-from sqlr1.train.monitor import collapse_signs
+from sqlr1.train.grpo_trainer import ExecutionReward, grpo_rows, make_trainer
+from sqlr1.train.monitor import collapse_signs, summary
 from sqlr1.train.validation import Validate
 
 START = {

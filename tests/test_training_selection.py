@@ -9,7 +9,7 @@ from tiny_stages import PROMPT, prepare
 
 from sqlr1.config import Select, plain
 from sqlr1.records import Question
-from sqlr1.train.selection import PassRate, easy_first, select
+from sqlr1.stages.select import PassRate, easy_first, select
 
 RATES = [PassRate(f"q{i}", "Simple", 8, 8, matches) for i, matches in enumerate([0, 1, 4, 8, 7, 3])]
 BAND = Select(low=0.1, high=0.9)

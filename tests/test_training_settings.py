@@ -11,7 +11,7 @@ import pytest
 from sqlr1.config import ColdStart, Grpo, Lora
 from sqlr1.config_files import load_sections, read_config
 from sqlr1.records import InputError
-from sqlr1.train.trainer_config import grpo_config, lora_config, sft_config
+from sqlr1.train.trainer_config import lora_config, trainer_config
 
 ROOT = Path(__file__).parent.parent
 PAPER = ROOT / "workflow/config/paper.yaml"
@@ -21,7 +21,7 @@ OVERLAYS = sorted((ROOT / "workflow/config").glob("paper-*.yaml"))
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: p.stem)
 def test_the_published_settings_make_real_configurations(overlay, tmp_path):
     config = read_config([ROOT / "config.yaml", PAPER, overlay])
-    sft, grpo = sft_config(config.cold_start, tmp_path, 7), grpo_config(config.grpo, tmp_path, 7)
+    sft, grpo = trainer_config(config.cold_start, tmp_path, 7), trainer_config(config.grpo, tmp_path, 7)
     assert (sft.learning_rate, sft.per_device_train_batch_size, sft.seed) == (5e-5, 1, 7)
     assert (grpo.num_generations, grpo.beta, grpo.epsilon, grpo.temperature) == (8, 0.001, 0.2, 1.1)
     assert (grpo.learning_rate, grpo.max_completion_length, grpo.output_dir) == (3e-7, 2048, str(tmp_path))
@@ -55,7 +55,7 @@ def test_a_faulty_key_is_named(settings, message):
 def test_what_the_library_refuses_is_one_line(tmp_path):
     message = r"section grpo: generation_batch_size \(8\) must be divisible by num_generations \(3\)"
     with pytest.raises(InputError, match=message) as error:
-        grpo_config(Grpo(num_generations=3), tmp_path, 0)
+        trainer_config(Grpo(num_generations=3), tmp_path, 0)
     assert "\n" not in str(error.value)
 
 
@@ -70,16 +70,16 @@ def test_lora_takes_the_librarys_own_names():
     assert lora_config(None) is None
 
 
-@pytest.mark.parametrize(("make", "section"), [(sft_config, ColdStart()), (grpo_config, Grpo())])
-def test_sharded_weights_are_refused(make, section, tmp_path, monkeypatch):
+@pytest.mark.parametrize("section", [ColdStart(), Grpo()])
+def test_sharded_weights_are_refused(section, tmp_path, monkeypatch):
     # As set by `accelerate launch`; DeepSpeed itself need not be installed.
     monkeypatch.setattr("accelerate.utils.DeepSpeedPlugin.set_deepspeed_weakref", lambda _: None)
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
-    assert make(section, tmp_path, 0).deepspeed_plugin.zero_stage == 2
+    assert trainer_config(section, tmp_path, 0).deepspeed_plugin.zero_stage == 2
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
     with pytest.raises(InputError, match=r"launch\.(grpo|cold_start): ZeRO stage 3 shards the weights"):
-        make(section, tmp_path, 0)
+        trainer_config(section, tmp_path, 0)
 
 
 def test_no_run_is_reported_to_the_hub():

@@ -234,9 +234,9 @@ def test_log_probabilities_and_entropies_equal_stock(folders, tmp_path, batch, a
 
 
 def test_one_wrong_bit_of_the_mask_shows(folders, tmp_path, batch, architecture, monkeypatch):
-    from sqlr1.train import packing
+    from sqlr1.train import packed_forward
 
-    lay_out = packing._lay_out
+    lay_out = packed_forward._lay_out
 
     def flipped(group, starts, lengths):
         lay_out(group, starts, lengths)
@@ -244,7 +244,7 @@ def test_one_wrong_bit_of_the_mask_shows(folders, tmp_path, batch, architecture,
             group.mask[0, -len(group.mask) + 1] ^= True  # the first completion token now sees the second
 
     stock = log_probs(make(folders, tmp_path, False, architecture), batch)
-    monkeypatch.setattr(packing, "_lay_out", flipped)
+    monkeypatch.setattr(packed_forward, "_lay_out", flipped)
     ours = log_probs(make(folders, tmp_path, True, architecture), batch)
     assert (ours[0] - stock[0]).abs().max() > 1e-3
 

@@ -39,8 +39,10 @@ def cold_start(model, work, per_device):
     from sqlr1.train.sft import make_trainer
 
     texts = [(list(range(3, 9 + 2 * i)), list(range(40, 44 + i))) for i in range(24)]
-    rows = [{"input_ids": p + r, "labels": [-100] * len(p) + r} for p, r in texts]
-    settings = ColdStart(**COMMON, per_device_train_batch_size=per_device)
+    rows = [{"input_ids": p + r, "labels": [-100] * len(p) + r, "database": "abc"[len(r) % 3]} for p, r in texts]
+    size = 4  # of a pass, for any number of processes: it has rows over one database
+    batch = {"per_device_train_batch_size": size, "gradient_accumulation_steps": per_device // size}
+    settings = ColdStart(**COMMON, **batch)
     return make_trainer(model, tiny_tokenizer(), rows, settings, work, seed=3)
 
 
@@ -48,13 +50,13 @@ def grpo(model, work, per_device, beta=0.05, refill_rounds=None):
     from datasets import Dataset
 
     from sqlr1.train.shared_prompt import SharedPromptTrainer
-    from sqlr1.train.trainer_config import grpo_config, lora_config
+    from sqlr1.train.trainer_config import lora_config, trainer_config
 
     batch = {"num_generations": 4, "per_device_train_batch_size": per_device, "num_iterations": 2}
     settings = Grpo(**COMMON, **batch, max_completion_length=6, beta=beta)
     return SharedPromptTrainer(
         model=model,
-        args=grpo_config(settings, work, seed=3),
+        args=trainer_config(settings, work, seed=3),
         reward_funcs=letters,
         train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in PROMPTS]),
         processing_class=tiny_tokenizer(),
@@ -81,8 +83,7 @@ def validating(model, work, per_device):
     from sqlr1.records import Catalogue, Question, read_records
     from sqlr1.rewards import reward_functions
     from sqlr1.sandbox import Executor, Limits
-    from sqlr1.train.execution_reward import ExecutionReward
-    from sqlr1.train.grpo_trainer import grpo_rows
+    from sqlr1.train.grpo_trainer import ExecutionReward, grpo_rows
     from sqlr1.train.validation import Validate
 
     data, prompts = work.parents[1], Prompts(tiny_tokenizer(), PROMPT)

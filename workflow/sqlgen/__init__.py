@@ -5,8 +5,8 @@ request = GenerationRequest(100, classes={"Simple": 1.0}, styles={"formal": 1.0}
 rows = generate(sources, request, Limits(), workers=2, work=Path("work"))
 """
 
-from sqlgen.benchmark import write_benchmark
-from sqlgen.corpus import GenerationRequest, generate
-from sqlgen.sources import Source, builtin_sources, folder_sources
+from sqlgen.corpus import generate
+from sqlgen.generate import GenerationRequest
+from sqlgen.sources import Source, builtin_sources, folder_sources, write_benchmark
 
 __all__ = ["GenerationRequest", "Source", "builtin_sources", "folder_sources", "generate", "write_benchmark"]

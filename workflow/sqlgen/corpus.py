@@ -4,14 +4,12 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
-from sqlgen.generate import Manner, sql_key
-from sqlgen.generate import generate as generate_over
+from sqlgen.generate import GenerationRequest, generate_over, sql_key
 from sqlgen.sources import Source
 from sqlgen.speakable import SpeakableDatabase
 from sqlr1.data.processes import executor_processes
@@ -23,22 +21,6 @@ from sqlr1.sandbox import Executor, Limits
 log = logging.getLogger(__name__)
 _ROUNDS = 3  # what some databases cannot yield is asked of the others, in this many rounds altogether
 _WORTH_A_PROCESS = 1000  # starting processes takes as long as generating about this many questions
-
-
-@dataclass(frozen=True)
-class GenerationRequest:
-    """What to generate: `total` questions, with shares of the SQL classes and of the question styles.
-
-    `reasoning` is the length of the traces, short or long. `held_out` uses only the tenth of the question templates
-    that is kept for the built-in benchmark; otherwise only the others are used.
-    """
-
-    total: int
-    classes: Mapping[str, float]
-    styles: Mapping[str, float]
-    seed: int
-    reasoning: str = "short"
-    held_out: bool = False
 
 
 # One source's part of a round: how many questions of each class, and the files of the rounds before, whose SQL must not
@@ -116,6 +98,5 @@ def _from_source(request: GenerationRequest, work: Path, executor: Executor, tas
     if not file.is_file():
         database = SpeakableDatabase(read_profile(source.path), source.names)
         taken = [sql_key(row.sql) for earlier in before for row in stream_records(earlier, Question)]
-        manner = Manner(request.styles, request.reasoning, request.held_out)
-        write_jsonl(file, generate_over(database, source.db_id, quota, manner, request.seed, executor, taken))
+        write_jsonl(file, generate_over(database, source.db_id, quota, request, executor, taken))
     return file, Counter(row.sql_class for row in stream_records(file, Question))

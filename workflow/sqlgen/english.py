@@ -17,6 +17,7 @@ from sqlr1.database.sql import exact
 
 _INFLECT = inflect.engine()
 _SLOT = re.compile("\x01[^\x02]*\x02")
+_CHOICE = re.compile(r"\[([^]]*)\]")
 HIDING = tuple(WORDS["hidden"])  # the styles that hide thresholds
 
 
@@ -60,21 +61,26 @@ class Speaker:
         """One of the options; repeat an option to make it likelier."""
         return options[self.rng.randrange(len(options))]
 
+    def say(self, templates: Sequence[str], **fields: str) -> str:
+        """One of the templates, with one option of each `[a|b]` and the fields filled in."""
+        template = self.pick(*templates) if len(templates) > 1 else templates[0]
+        return _CHOICE.sub(lambda match: self.pick(*match[1].split("|")), template).format(**fields)
+
     def subject(self, plan: QueryPlan, occurrence: int = 0) -> str:
         """The singular noun of an occurrence, not marked: if reached by a key, a role such as "winning pilot"."""
         if occurrence:
             join = plan.joins[occurrence - 1]
             if join.up:
                 return self.names.role(plan.tables[join.left.occurrence], join.left.column, plan.tables[occurrence])
-        return self.names.entity(plan.tables[occurrence])
+        return self.names.entities[plan.tables[occurrence]]
 
-    def subjects(self, plan: QueryPlan) -> str:
-        """The plural noun of the subject, marked."""
-        return slot(plural(self.subject(plan)))
+    def subjects(self, plan: QueryPlan, occurrence: int = 0) -> str:
+        """The plural noun of an occurrence, marked."""
+        return slot(plural(self.subject(plan, occurrence)))
 
     def noun(self, plan: QueryPlan, ref: Ref) -> str:
         """The singular noun of a column, not marked."""
-        return self.names.column(plan.tables[ref.occurrence], ref.column)
+        return self.names.columns[plan.tables[ref.occurrence], ref.column]
 
     def columns(self, plan: QueryPlan, refs: Sequence[Ref], many: bool) -> str:
         """`name and age`, or `names and ages` when `many`."""
@@ -107,9 +113,10 @@ class Speaker:
     def predicate(self, noun: str, op: str, value: object) -> str:
         """What is said about a column's noun: `is greater than 20`, `starts with "A"`."""
         if isinstance(value, QueryPlan):
-            return self._compared(noun, op, value)
-        if op in ("between", "in", "not_in"):
-            return self._of_several(op, value)
+            return self._compared(noun, op, value.outputs[0])
+        if op in WORDS["of_two"]:
+            first, second = map(self.value, value)
+            return self.say(WORDS["of_two"][op], first=first, second=second)
         if self._hidden and op[0] in "<>" and isinstance(value, (int, float)) and noun:
             word = self.pick(*self._hidden["high" if op[0] == ">" else "low"])
             self.evidence[f"{noun} is {word}"] = f'{noun} "{word}" means {noun} {op} {exact(value)}'
@@ -118,21 +125,14 @@ class Speaker:
         forms = WORDS["dated" if dated and op[0] in "<>" else "predicates"][op]
         return self.pick(*forms).format(self.value(value))
 
-    def _of_several(self, op: str, values: Sequence[object]) -> str:
-        first, rest = self.value(values[0]), listing([self.value(v) for v in values[1:]], "or")
-        if op == "between":
-            return self.pick(f"is between {first} and {rest}", f"ranges from {first} to {rest}")
-        return f"is {self.pick('either ', '')}{first} or {rest}" if op == "in" else f"is neither {first} nor {rest}"
-
-    def _compared(self, noun: str, op: str, value: QueryPlan) -> str:
-        """A comparison with an aggregate: `is above the average age`."""
-        measure = value.outputs[0]
+    def _compared(self, noun: str, op: str, measure: Measure) -> str:
+        """A comparison with an aggregate of all rows: `is above the average age`."""
         word = self.pick(*WORDS["functions"][measure.function])
         if op == "=":
-            return f"is the {word} one" if not value.filters else f"equals the {word} {slot(noun)}"
+            return f"is the {word} one"
         relation = {name: self.pick(*words) for name, words in WORDS["relations"].items()}[op]
-        of_all = f" of {self.filtered(value)}" if value.filters else self.pick("", "", " overall")
-        return f"is {relation} the {word}{self.pick('', ' ' + slot(noun)) if not of_all else ' ' + slot(noun)}{of_all}"
+        of_all = self.pick("", "", " overall")
+        return f"is {relation} the {word}{f' {slot(noun)}' if of_all else self.pick('', f' {slot(noun)}')}{of_all}"
 
     def filtered(self, plan: QueryPlan, many: bool = True, determiner: str = "") -> str:
         """The subject with its filters: `songs whose year is above 2000 and whose singer's country is "France"`."""
@@ -145,52 +145,25 @@ class Speaker:
         return listing(clauses, "or" if plan.any_of else "and") if clauses else ""
 
     def _clause(self, plan: QueryPlan, item: Filter, many: bool) -> str:
-        if item.op in ("in", "not_in") and isinstance(item.value, QueryPlan):
-            return self._membership(item, many)
-        noun = self.noun(plan, item.ref)
-        if item.ref.occurrence == 0:
-            return self._own_clause(noun, item)
-        predicate = self.predicate(noun, item.op, item.value)
-        other = self.subject(plan, item.ref.occurrence)
-        if _reached_upwards(plan, item.ref.occurrence):
-            clause = self.pick(
-                f"whose {slot(other)}'s {slot(noun)} {predicate}",
-                f"whose {slot(other)} is one whose {slot(noun)} {predicate}",
-            )
-            if item.op == "=":
-                clause = self.pick(clause, f"whose {slot(other)} has {slot(noun)} {self.value(item.value)}")
-            return clause
-        have = "have" if many else "has"
-        lead = self.pick(
-            f"that {have} {article(other)}", "with at least one", f"with {article(other)}", f"that {have} some"
-        )
-        return f"{lead} {slot(other)} whose {slot(noun)} {predicate}"
-
-    def _membership(self, item: Filter, many: bool) -> str:
-        """`that have no song whose year is 2000`, without saying that the key of a song is known."""
-        inner = item.value
-        inner = inner.with_(filters=tuple(f for f in inner.filters if f.ref != inner.outputs[0]))
-        one, several = self.filtered(inner, many=False), self.filtered(inner)
-        have, do = ("have", "do") if many else ("has", "does")
-        if item.op == "not_in":
-            return self.pick(
-                f"that {do} not have any {several}",
-                f"without any {several}",
-                f"that {have} no {several}",
-                f"with no {several}",
-            )
-        return self.pick(f"that {have} at least one {one}", f"with at least one {one}", f"that {have} any {several}")
-
-    def _own_clause(self, noun: str, item: Filter) -> str:
-        value = item.value
-        if item.op == "=" and not isinstance(value, QueryPlan):
-            said = self.value(value)
-            return self.pick(
-                f"whose {slot(noun)} is {said}", f"whose {slot(noun)} is {said}", f"with {slot(noun)} {said}",
-                f"with {said} as {slot(noun)}", f"with the {slot(noun)} {said}", f"where the {slot(noun)} is {said}",
-                f"having {slot(noun)} {said}",
-            )  # fmt: skip
-        return f"{self.pick('whose', 'whose', 'where the')} {slot(noun)} {self.predicate(noun, item.op, value)}"
+        """One filter as a relative clause of a plural or singular subject."""
+        have, do, value = "have" if many else "has", "do" if many else "does", item.value
+        if item.op in ("in", "not_in") and isinstance(value, QueryPlan):
+            # `that have no song whose year is 2000`, without saying that the key of a song is known.
+            value = value.with_(filters=tuple(f for f in value.filters if f.ref != value.outputs[0]))
+            one, several = self.filtered(value, many=False), self.filtered(value)
+            return self.say(WORDS["members"][item.op], one=one, several=several, have=have, do=do)
+        noun, occurrence = self.noun(plan, item.ref), item.ref.occurrence
+        if occurrence == 0:
+            if item.op == "=" and not isinstance(value, QueryPlan):
+                return self.say(WORDS["clauses"]["own_equals"], noun=slot(noun), value=self.value(value))
+            return f"{self.pick('whose', 'whose', 'where the')} {slot(noun)} {self.predicate(noun, item.op, value)}"
+        predicate, other = self.predicate(noun, item.op, value), self.subject(plan, occurrence)
+        upwards = _reached_upwards(plan, occurrence)
+        fields = {"noun": slot(noun), "predicate": predicate, "other": slot(other), "have": have, "a": article(other)}
+        clause = self.say(WORDS["clauses"]["of_parent" if upwards else "of_child"], **fields)
+        if upwards and item.op == "=":
+            return self.pick(clause, f"whose {slot(other)} has {slot(noun)} {self.value(value)}")
+        return clause
 
 
 def _reached_upwards(plan: QueryPlan, occurrence: int) -> bool:

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TypeVar
 
 import sqlglot
 from sqlglot import exp
@@ -14,14 +14,14 @@ from sqlglot import exp
 from sqlgen.english import HIDING, Speaker, plain, surface
 from sqlgen.shapes.catalogue import SHAPES, Plan, Shape, draw, has_one_group, sql_of, topic_of, wording_of
 from sqlgen.speakable import SpeakableDatabase
-from sqlgen.styles import in_style
+from sqlgen.wording import in_style
 from sqlr1.data.reasoning import trace
-from sqlr1.database.sql import to_sql
-from sqlr1.database.sql_features import sql_class
-from sqlr1.database.tie_probes import rejection_reason, tie_probe
+from sqlr1.database.determinism import rejection_reason, tie_probe
+from sqlr1.database.sql import sql_class, to_sql
 from sqlr1.records import SQL_CLASSES, Question
 from sqlr1.sandbox import Executor, Query, Status
 
+T = TypeVar("T")
 _BATCH = 64
 _PATIENCE = 8  # a database is given up after so many batches without a new row
 _LITERAL = re.compile(r"'(?:[^']|'')*'|\b\d+(?:\.\d+)?\b")
@@ -30,10 +30,17 @@ _WORDINGS = 30  # attempts to word a plan within the wanted templates
 
 
 @dataclass(frozen=True)
-class Manner:
-    """How questions are worded: shares of the styles, reasoning length, and only or no held-out templates."""
+class GenerationRequest:
+    """What to generate: `total` questions, with shares of the SQL classes and of the question styles.
 
+    `reasoning` is the length of the traces, short or long. `held_out` uses only the tenth of the question templates
+    that is kept for the built-in benchmark; otherwise only the others are used.
+    """
+
+    total: int
+    classes: Mapping[str, float]
     styles: Mapping[str, float]
+    seed: int
     reasoning: str = "short"
     held_out: bool = False
 
@@ -60,29 +67,32 @@ def sql_key(sql: str) -> str:
     return _LITERAL.sub("?", sql)
 
 
-def generate(
+def generate_over(
     db: SpeakableDatabase,
     db_id: str,
     quotas: Mapping[str, int],
-    manner: Manner,
-    seed: int,
+    request: GenerationRequest,
     executor: Executor,
     taken: Sequence[str] = (),
 ) -> Iterator[Question]:
-    """Up to `quotas[class]` questions of each class, determined by `db_id`, database content, settings and `seed`.
+    """Up to `quotas[class]` questions of each class over one database, determined by its content and the arguments.
 
     `taken` are the `sql_key`s of rows made before: they are not made again, and new ids are numbered after theirs.
     """
-    rng = random.Random(f"{seed}:{db_id}:{manner.held_out}" + (f":{len(taken)}" if taken else ""))
+    rng = random.Random(f"{request.seed}:{db_id}:{request.held_out}" + (f":{len(taken)}" if taken else ""))
     wanted = Counter({name: quotas.get(name, 0) for name in SQL_CLASSES})
-    seen = set(taken)
-    number = len(taken)
+    seen, number, path = set(taken), len(taken), db.profile.schema.path
     failures = 0 if db.tables else _PATIENCE
     while wanted.total() and failures < _PATIENCE:
         before = number
-        drafts = _drafts(db, wanted, manner, rng, seen)
-        for draft in _valid(db.profile.schema.path, drafts, executor):
-            row = _worded(db, f"{db_id}-{number:05d}", db_id, draft, manner, rng)
+        drafts = _drafts(db, wanted, request.styles, rng, seen)
+        executions = executor.execute([Query(path, to_sql(tie_probe(draft.expression))) for draft in drafts])
+        for draft, execution in zip(drafts, executions, strict=True):
+            if execution.status != Status.OK or rejection_reason(draft.expression, execution.rows):
+                continue
+            if has_one_group(draft.plan, execution.rows):
+                continue
+            row = _question(db, f"{db_id}-{number:05d}", db_id, draft, request, rng)
             if row and wanted[row.sql_class] > 0:
                 wanted[row.sql_class] -= 1
                 number += 1
@@ -91,27 +101,27 @@ def generate(
 
 
 def _drafts(
-    db: SpeakableDatabase, wanted: Counter[str], manner: Manner, rng: random.Random, seen: set[str]
+    db: SpeakableDatabase, wanted: Counter[str], styles: Mapping[str, float], rng: random.Random, seen: set[str]
 ) -> list[_Draft]:
     """A batch of drafts of the wanted classes; adds their SQL, up to literals, to `seen`."""
     drafts = []
     for _ in range(_BATCH):
-        shapes = SHAPES[rng.choices(list(wanted), list(wanted.values()))[0]]
-        shape: Shape = rng.choices(list(shapes), list(shapes.values()))[0]
-        style = rng.choices(list(manner.styles), list(manner.styles.values()))[0]
+        shapes = SHAPES[_drawn(wanted, rng)]
+        shape, style = _drawn(shapes, rng), _drawn(styles, rng)
         plan = _plan(db, shape, style, rng)
-        if plan is None:
-            continue
-        sql = sql_of(plan)
-        key = sql_key(sql)
-        if key in seen:
+        sql = sql_of(plan) if plan else ""
+        if not plan or sql_key(sql) in seen:
             continue
         expression = sqlglot.parse_one(sql, read="sqlite")
         name = sql_class(expression)
         if wanted[name] > 0:
-            seen.add(key)
+            seen.add(sql_key(sql))
             drafts.append(_Draft(shape.__name__, style, plan, sql, expression, name))
     return drafts
+
+
+def _drawn(weights: Mapping[T, float], rng: random.Random) -> T:
+    return rng.choices(list(weights), list(weights.values()))[0]
 
 
 def _plan(db: SpeakableDatabase, shape: Shape, style: str, rng: random.Random) -> Plan | None:
@@ -128,20 +138,8 @@ def _plan(db: SpeakableDatabase, shape: Shape, style: str, rng: random.Random) -
     return None
 
 
-def _valid(path: Path, drafts: list[_Draft], executor: Executor) -> list[_Draft]:
-    """The drafts whose results are worth learning from."""
-    executions = executor.execute([Query(path, to_sql(tie_probe(draft.expression))) for draft in drafts])
-    return [
-        draft
-        for draft, execution in zip(drafts, executions, strict=True)
-        if execution.status == Status.OK
-        and not rejection_reason(draft.expression, execution.rows)
-        and not has_one_group(draft.plan, execution.rows)
-    ]
-
-
-def _worded(
-    db: SpeakableDatabase, identity: str, db_id: str, draft: _Draft, manner: Manner, rng: random.Random
+def _question(
+    db: SpeakableDatabase, identity: str, db_id: str, draft: _Draft, request: GenerationRequest, rng: random.Random
 ) -> Question | None:
     """The draft as a question whose surface template is (not) held out; None when no attempt gives one."""
     for _ in range(_WORDINGS):
@@ -151,14 +149,14 @@ def _worded(
         template = f"{draft.shape}: {surface(text)}"
         # `text` is one of several wordings: explain only the words that it contains.
         evidence = [meaning for hidden, meaning in speaker.evidence.items() if hidden in plain(text)]
-        if held_out(template) == manner.held_out and bool(evidence) == (draft.style in HIDING):
+        if held_out(template) == request.held_out and bool(evidence) == (draft.style in HIDING):
             return Question(
                 id=identity,
                 db_id=db_id,
                 question=plain(text),
                 sql=draft.sql,
                 evidence="; ".join(evidence),
-                reasoning=trace(draft.expression, manner.reasoning, plain(wording.phrase)),
+                reasoning=trace(draft.expression, request.reasoning, plain(wording.phrase)),
                 sql_class=draft.sql_class,
                 style=draft.style,
                 template=template,

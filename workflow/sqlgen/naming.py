@@ -70,23 +70,26 @@ def names_year(noun: str) -> bool:
 
 
 class Names:
-    """The nouns of one database. `given` overrides column nouns: (table, column) in lower case -> words."""
+    """The singular nouns of one database: `entities` of the rows by table, `columns` by table and column.
+
+    `given` overrides column nouns: (table, column) in lower case -> words.
+    """
 
     def __init__(self, profile: Profile, given: Mapping[tuple[str, str], str] | None = None) -> None:
         schema = profile.schema
         given = {key: " ".join(_counted(noun.split())) for key, noun in (given or {}).items()}
         self._profile = profile
-        self._entities = {t.name: _entity(t.name) for t in schema.tables}
+        self.entities = {t.name: _entity(t.name) for t in schema.tables}
         full = {
             (t.name, c.name): given.get((t.name.lower(), c.name.lower())) or " ".join(words(c.name))
             for t in schema.tables
             for c in t.columns
         }
-        self._columns = {key: self._short(schema, key, full) for key in full}
+        self.columns = {key: self._short(schema, key, full) for key in full}
 
     def _short(self, schema: Schema, key: tuple[str, str], full: Mapping[tuple[str, str], str]) -> str:
         """The column's noun without its own entity's name: `customer_name` of customers is a "name"."""
-        noun, entity = full[key], self._entities[key[0]]
+        noun, entity = full[key], self.entities[key[0]]
         taken = {full[key[0], c.name] for c in schema.table(key[0]).columns}
         if noun == entity and not self.numeric(*key) and "name" not in taken:
             return "name"
@@ -99,24 +102,16 @@ class Names:
 
     def dated(self, table: str, column: str) -> bool:
         """Whether a column holds dates or years, so that its highest value is the latest. 3 is a number of years."""
-        statistics, noun = self._profile.columns[table, column], self._columns[table, column]
+        statistics, noun = self._profile.columns[table, column], self.columns[table, column]
         years = names_year(noun) and all(map(is_year, statistics.quantiles))
         return statistics.kind == "date" or (statistics.kind == "number" and (years or "date" in noun.split()))
-
-    def entity(self, table: str) -> str:
-        """The singular noun of a table's rows."""
-        return self._entities[table]
-
-    def column(self, table: str, column: str) -> str:
-        """The singular noun of a column."""
-        return self._columns[table, column]
 
     def role(self, table: str, column: str, parent: str) -> str:
         """What a foreign key to `parent` refers to: `winning_pilot` a "winning pilot", `singer_id` a "singer".
 
         If several keys connect the two tables, or the table refers to itself, the column's own words tell which key.
         """
-        entity = self.entity(parent)
+        entity = self.entities[parent]
         own = [w for w in words(column) if w not in ("id", "code", "key", "number", "ids", "no")]
         role = singular(" ".join(own))
         several = table == parent or self._profile.keys_between[frozenset((table, parent))] > 1

@@ -6,7 +6,7 @@ sides of a self join stay apart. Occurrence 0 is the subject: what the question 
 
 from dataclasses import dataclass, replace
 
-AGGREGATES = ("count", "sum", "avg", "min", "max")
+AGGREGATES = ("sum", "avg", "min", "max")
 
 
 def is_year(value: object) -> bool:
@@ -36,24 +36,15 @@ COUNT = Measure("count")
 
 @dataclass(frozen=True)
 class Filter:
-    """A condition on a column.
+    """A condition on a column, or (in HAVING) on an aggregate of the group.
 
     `op` is one of = != > < >= <= between in not_in prefix suffix contains null not_null year. `value` is a scalar, a
     tuple (between, in), None, or a `QueryPlan` for a scalar or membership subquery.
     """
 
-    ref: Ref
+    ref: Ref | Measure
     op: str
     value: object = None
-
-
-@dataclass(frozen=True)
-class Having:
-    """A condition on an aggregate of the group."""
-
-    measure: Measure
-    op: str
-    value: object
 
 
 @dataclass(frozen=True)
@@ -87,7 +78,7 @@ class QueryPlan:
     filters: tuple[Filter, ...] = ()
     any_of: bool = False
     group: tuple[Ref, ...] = ()
-    having: tuple[Having, ...] = ()
+    having: tuple[Filter, ...] = ()
     order: tuple[SortKey, ...] = ()
     limit: int | None = None
     distinct: bool = False

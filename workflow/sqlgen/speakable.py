@@ -52,12 +52,13 @@ class SpeakableDatabase:
         return [k for k in usable if self.statistics(k.parent, k.parent_column).unique]
 
     @cached_property
-    def up_keys(self) -> dict[str, list[ForeignKey]]:
-        """Foreign keys by the table that holds them; only keys whose role (see `Names.role`) no other key has."""
+    def up_keys(self) -> list[ForeignKey]:
+        """Foreign keys to other tables, by the table that holds them; no two of a table have one role."""
         others = [k for k in self._keys if k.table != k.parent]
         roles = Counter((k.table, self._role(k)) for k in others)
+        position = {table.name: number for number, table in enumerate(self.profile.schema.tables)}
         told_apart = [k for k in others if roles[k.table, self._role(k)] == 1]
-        return {t.name: [k for k in told_apart if k.table == t.name] for t in self.profile.schema.tables}
+        return sorted(told_apart, key=lambda k: position[k.table])
 
     def _role(self, key: ForeignKey) -> str:
         return self.names.role(key.table, key.column, key.parent)
@@ -65,38 +66,33 @@ class SpeakableDatabase:
     @cached_property
     def self_keys(self) -> list[ForeignKey]:
         """Foreign keys of a table to itself, such as the manager of an employee."""
-        own = [k for k in self._keys if k.table == k.parent]
-        return [k for k in own if self._role(k) != self.names.entity(k.table)]
+        return [k for k in self._keys if k.table == k.parent and self._role(k) != self.names.entities[k.table]]
 
     @cached_property
     def all_up_keys(self) -> list[ForeignKey]:
         """All foreign keys that can be followed from a row to the one it refers to."""
-        return [k for table in self.tables for k in self.up_keys[table]] + self.self_keys
+        return [k for k in self.up_keys if k.table in self.tables] + self.self_keys
 
     @cached_property
-    def down_keys(self) -> dict[str, list[ForeignKey]]:
-        """Foreign keys by the table they refer to.
+    def down_keys(self) -> list[ForeignKey]:
+        """Foreign keys that can be followed from a row to those that refer to it, in the order of the parents.
 
         Each is the only key between its two tables, because words such as "with a song" do not name a key.
         """
-        lone = [k for t in self.tables for k in self.up_keys[t] if self._direct(t, k.parent) == 1]
-        return {t: [k for k in lone if k.parent == t] for t in self.tables}
-
-    @cached_property
-    def all_down_keys(self) -> list[ForeignKey]:
-        """All foreign keys that can be followed from a row to those that refer to it."""
-        return [k for table in self.tables for k in self.down_keys[table]]
+        lone = [k for k in self.up_keys if k.table in self.tables and self._direct(k.table, k.parent) == 1]
+        return sorted(lone, key=lambda k: self.tables.index(k.parent))
 
     @cached_property
     def links(self) -> list[tuple[ForeignKey, ForeignKey]]:
         """Pairs of keys of one table to two others (a many-to-many link), where no other path connects those two."""
-        pairs = [(a, b) for keys in self.up_keys.values() for a in keys for b in keys]
+        pairs = [(a, b) for a in self.up_keys for b in self.up_keys if a.table == b.table]
         return [(a, b) for a, b in pairs if a.parent != b.parent and self._paths(a.parent, b.parent) == 1]
 
     @cached_property
     def hops(self) -> list[tuple[ForeignKey, ForeignKey]]:
         """Pairs of keys that lead from a row to its parent's parent, where no other path connects the two ends."""
-        pairs = [(a, b) for t in self.tables for a in self.up_keys[t] for b in self.up_keys[a.parent]]
+        from_tables = [k for k in self.up_keys if k.table in self.tables]
+        pairs = [(a, b) for a in from_tables for b in self.up_keys if b.table == a.parent]
         return [(a, b) for a, b in pairs if a.table != b.parent and self._paths(a.table, b.parent) == 1]
 
     def _direct(self, first: str, second: str) -> int:
@@ -129,22 +125,22 @@ class SpeakableDatabase:
     def numbers(self, table: str) -> list[str]:
         """Number columns with at least three values: worth averaging, comparing and sorting by."""
         found = [c for c in self.of_kind(table, "number") if self.statistics(table, c).distinct >= 3]
-        return [c for c in found if not _NOMINAL & set(self.names.column(table, c).split())]
+        return [c for c in found if not _NOMINAL & set(self.names.columns[table, c].split())]
 
     def quantities(self, table: str) -> list[str]:
         """Numbers that can be added and averaged: all but years."""
-        return [c for c in self.numbers(table) if not names_year(self.names.column(table, c))]
+        return [c for c in self.numbers(table) if not names_year(self.names.columns[table, c])]
 
     def years(self, table: str) -> list[str]:
         """Numbers that are calendar years."""
-        found = [c for c in self.numbers(table) if names_year(self.names.column(table, c))]
+        found = [c for c in self.numbers(table) if names_year(self.names.columns[table, c])]
         return [c for c in found if self.names.dated(table, c)]
 
     def categories(self, table: str) -> list[str]:
         """Columns whose values repeat, worth grouping by. Text and booleans come three times: drawn more often."""
         usual = [c for c in self.of_kind(table, "text", "boolean") if self.statistics(table, c).categorical]
         years = [c for c in self.of_kind(table, "number") if self.statistics(table, c).categorical]
-        return usual * 3 + [c for c in years if names_year(self.names.column(table, c))]
+        return usual * 3 + [c for c in years if names_year(self.names.columns[table, c])]
 
     def repeated(self, table: str) -> list[str]:
         """Speakable columns in which a value can occur twice."""
@@ -153,7 +149,7 @@ class SpeakableDatabase:
     def label(self, table: str) -> str:
         """The column by which people name a row: a name or title, otherwise the text with most different values."""
         columns = self.of_kind(table, "text") or self.speakable(table)
-        nouns = {c: self.names.column(table, c) for c in columns}
+        nouns = {c: self.names.columns[table, c] for c in columns}
         for word in _LABELS:
             exact = [c for c in columns if nouns[c] == word] or [c for c in columns if nouns[c].endswith(word)]
             if exact:

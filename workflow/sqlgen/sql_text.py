@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlgen.query_plan import Filter, Having, Measure, QueryPlan, Ref
+from sqlgen.query_plan import Filter, Measure, QueryPlan, Ref
 from sqlr1.database import identifier
 from sqlr1.database.sql import exact
 
@@ -53,11 +53,11 @@ class Block:
         argument = self.column(item.ref) if item.ref else "*"
         return f"{item.function.upper()}({'DISTINCT ' if item.distinct else ''}{argument})"
 
-    def condition(self, item: Filter | Having) -> str:
+    def condition(self, item: Filter) -> str:
         """A condition of WHERE or HAVING."""
-        left = self.output(item.measure if isinstance(item, Having) else item.ref)
+        left = self.output(item.ref)
         op, value = item.op, item.value
-        inner = select(value) if isinstance(value, QueryPlan) else None
+        inner = Block(value).select() if isinstance(value, QueryPlan) else None
         if op in ("in", "not_in"):
             members = inner or ", ".join(map(literal, value))
             return f"{left} {'IN' if op == 'in' else 'NOT IN'} ({members})"
@@ -97,8 +97,3 @@ class Block:
         if plan.limit is not None:
             clauses.append(f"LIMIT {plan.limit}")
         return " ".join(clauses)
-
-
-def select(plan: QueryPlan) -> str:
-    """The SQL of a plan of one block."""
-    return Block(plan).select()

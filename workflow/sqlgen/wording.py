@@ -1,12 +1,11 @@
-"""What a plan asks for, as a noun phrase and as whole sentences, before a style is chosen."""
+"""What a plan asks for, as a noun phrase and as whole sentences, and the question in one of OmniSQL's nine styles."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlgen.english import Speaker, listing, slot
 from sqlgen.naming import WORDS, plural
 from sqlgen.query_plan import COUNT, Measure, QueryPlan, Ref, SortKey
-
-_LATEST = dict.fromkeys(("date", "year"), ("latest", "earliest"))
 
 
 @dataclass(frozen=True)
@@ -23,39 +22,76 @@ class Wording:
     commands: tuple[str, ...] = ()
 
 
+def in_style(speaker: Speaker, style: str, wording: Wording, topic: str) -> str:
+    """The question in a style, slots still marked. `topic` is the plural noun of what it is about, marked.
+
+    `vague` and `metaphorical` questions are interrogative ones: the speaker has replaced their thresholds by words.
+    """
+    frame = speaker.pick(*WORDS["dialogues"]) if style == "dialogue" else "{ask}"
+    phrase, kind = wording.phrase, "imperative" if style == "dialogue" else style
+    if kind == "imperative" and wording.commands and speaker.rng.random() < 0.5:
+        text = speaker.pick(*wording.commands)
+    elif kind in WORDS["frames"]:
+        text = speaker.pick(*WORDS["frames"][kind]).format(phrase.removeprefix("the ") if kind == "concise" else phrase)
+    elif wording.direct and speaker.rng.random() < 0.6:
+        text = speaker.pick(*wording.direct)
+    elif phrase.startswith(("the ", "all ")):
+        text = f"What {'are' if wording.many else 'is'} {phrase}?"
+    else:
+        text = speaker.pick(*WORDS["listed"]).format(phrase)
+    start = 1 if text[:1] == "\x01" else 0  # the first letter may be inside a slot
+    return frame.format(topic=topic, ask=text[:start] + text[start : start + 1].upper() + text[start + 1 :])
+
+
+def _worded(speaker: Speaker, kind: str, many: bool | None = None, **fields: str) -> Wording:
+    """The wording that an entry of english.yaml's `plans` gives. `many` replaces that of the entry."""
+    forms = WORDS["plans"][kind]
+    direct, commands = (tuple(speaker.say([t], **fields) for t in forms.get(k, ())) for k in ("direct", "commands"))
+    phrases = forms["phrases"]
+    number = speaker.rng.randrange(len(phrases)) if len(phrases) > 1 else 0
+    if many is None:
+        many = forms["many"][number] if isinstance(forms["many"], list) else forms["many"]
+    return Wording(speaker.say([phrases[number]], **fields), many, direct, commands)
+
+
+# What a phrase contains: a template, or several of which one is picked; the noun of a column; a number; the filtered
+# subject of a block; what a function makes of the speaker. None is left out.
+Part = str | Sequence[str] | Ref | float | QueryPlan | Callable[[Speaker], str] | None
+
+
 @dataclass(frozen=True)
 class CompoundPlan:
-    """A query that a single `QueryPlan` cannot express. `base` is the block whose subject the question is about.
+    """A query that a single `QueryPlan` cannot express: its SQL, and what its phrases contain.
 
-    Its phrases are in english.yaml, under its class name.
+    `kind` is the entry of english.yaml with its phrases, `base` the block whose subject the question is about.
+    Templates name {subject} and {subjects}; {output} and {outputs}, the columns of `base`; and the parts before them.
     """
 
+    kind: str
     base: QueryPlan
-
-    def sql(self) -> str:
-        """The query as SQLite text."""
-        raise NotImplementedError
-
-    def fields(self, speaker: Speaker) -> dict[str, str]:
-        """What its phrases contain besides the fields that `wording` names."""
-        return {}
+    sql: str
+    parts: Mapping[str, Part]
 
     def wording(self, speaker: Speaker) -> Wording:
-        """What the query asks for: a phrase with `fields` and these filled in.
-
-        {subject} and {subjects}; {output} and {outputs}, the columns of `base` in the singular and plural; and the noun
-        of each column of this plan by the name of its field, such as {group}.
-        """
+        """What the query asks for. After `parts`, the `words` of the entry are picked."""
         fields = {"subject": slot(speaker.subject(self.base)), "subjects": speaker.subjects(self.base)}
         if self.base.outputs:
             fields |= {"output": speaker.outputs(self.base, False), "outputs": speaker.outputs(self.base, True)}
-        refs = {name: ref for name, ref in vars(self).items() if isinstance(ref, Ref)}
-        fields |= {name: slot(speaker.noun(self.base, ref)) for name, ref in refs.items()} | self.fields(speaker)
-        forms = WORDS["plans"][type(self).__name__]
-        phrases, direct, commands = (forms.get(kind, []) for kind in ("phrases", "direct", "commands"))
-        phrase = speaker.pick(*phrases) if len(phrases) > 1 else phrases[0]
-        direct, commands = (tuple(text.format(**fields) for text in texts) for texts in (direct, commands))
-        return Wording(phrase.format(**fields), forms["many"], direct, commands)
+        for name, part in (*self.parts.items(), *WORDS["plans"][self.kind].get("words", {}).items()):
+            if part is not None:
+                fields[name] = self._said(part, speaker, fields)
+        return _worded(speaker, self.kind, **fields)
+
+    def _said(self, part: Part, speaker: Speaker, fields: Mapping[str, str]) -> str:
+        if isinstance(part, Ref):
+            return slot(speaker.noun(self.base, part))
+        if isinstance(part, QueryPlan):
+            return speaker.filtered(part)
+        if isinstance(part, (int, float)):
+            return speaker.value(part)
+        if callable(part):
+            return part(speaker)
+        return speaker.say([part] if isinstance(part, str) else part, **fields)
 
 
 def block_wording(speaker: Speaker, plan: QueryPlan) -> Wording:
@@ -68,48 +104,33 @@ def block_wording(speaker: Speaker, plan: QueryPlan) -> Wording:
 
 
 def _aggregated(speaker: Speaker, plan: QueryPlan) -> Wording:
-    measures, first = list(plan.outputs), plan.outputs[0]
+    measures, first = plan.outputs, plan.outputs[0]
     # COUNT(DISTINCT key of the subject) counts subjects: a join to many rows would count one several times.
     counts_subjects = first.distinct and first.ref.occurrence == 0 and len(plan.tables) > 1
     if len(measures) == 1 and (first == COUNT or counts_subjects):
-        return _counted(speaker, plan)
-    subjects = speaker.filtered(plan, determiner=speaker.pick("all", "the", "") if not plan.filters else "")
-    phrase = listing([f"the {speaker.measure(plan, m)}" for m in measures])
+        return _worded(speaker, "count", subjects=speaker.filtered(plan))
+    subjects = speaker.filtered(plan, determiner="" if plan.filters else speaker.pick("all", "the", ""))
+    what = listing([f"the {speaker.measure(plan, m)}" for m in measures])
     if len(measures) > 1 and len({m.ref for m in measures}) == 1:  # the minimum, average and maximum age
         adjectives = [speaker.measure(plan, m).rsplit(" \x01", 1)[0] for m in measures]
-        phrase = f"the {listing(adjectives)} {slot(speaker.noun(plan, first.ref))}"
-    connector = speaker.pick("of", "of", "across", "for", "among")
-    direct: tuple[str, ...] = ()
+        what = f"the {listing(adjectives)} {slot(speaker.noun(plan, first.ref))}"
+    fields = {"what": what, "of": speaker.pick("of", "of", "across", "for", "among"), "subjects": subjects}
     if len(measures) == 1 and first.distinct and not plan.filters:
         nouns = slot(plural(speaker.noun(plan, first.ref)))
-        direct = (
-            f"How many {speaker.pick('different', 'distinct', 'unique')} {nouns} are there for {subjects}?",
-            f"How many {speaker.pick('different', 'distinct')} {nouns} do {subjects} have?",
-        )
-    return Wording(f"{phrase} {connector} {subjects}", len(measures) > 1, direct)
-
-
-def _counted(speaker: Speaker, plan: QueryPlan) -> Wording:
-    subjects = speaker.filtered(plan)
-    tail = speaker.pick("are there", "are there", "do we have", "exist", "are on record", "are there in total")
-    direct = (f"How many {subjects} {tail}?", f"What is the {speaker.pick('total ', '')}number of {subjects}?")
-    commands = (
-        f"Count {speaker.pick('the number of ', 'the ', '')}{subjects}.",
-        f"Find how many {subjects} there are.",
-    )
-    return Wording(f"the {speaker.pick('', 'total ')}number of {subjects}", False, direct, commands)
+        return _worded(speaker, "distinct_count", many=False, nouns=nouns, **fields)
+    return _worded(speaker, "aggregate", many=len(measures) > 1, **fields)
 
 
 def _listed(speaker: Speaker, plan: QueryPlan) -> Wording:
     subjects, many = _subjects(speaker, plan)
     different = speaker.pick("different ", "distinct ", "unique ") if plan.distinct else ""
-    phrase = f"the {different}{_outputs(speaker, plan, many)} of {subjects}"
-    order = "" if plan.limit is not None else _ordering(speaker, plan)
-    direct: tuple[str, ...] = ()
-    if plan.filters and plan.limit is None and not plan.distinct:
-        outputs, asked = _outputs(speaker, plan, True), speaker.filtered(plan)
-        direct = (f"For {asked}, what are the {outputs}{order}?", f"Which {outputs} belong to {asked}{order}?")
-    return Wording(phrase + order, many or len(plan.outputs) > 1, direct)
+    fields = {"subjects": subjects, "different": different, "shown": _outputs(speaker, plan, many)}
+    fields["order"] = "" if plan.limit is not None else _ordering(speaker, plan)
+    many = many or len(plan.outputs) > 1
+    if not plan.filters or plan.limit is not None or plan.distinct:
+        return _worded(speaker, "list", many, **fields)
+    plurals, chosen = _outputs(speaker, plan, True), speaker.filtered(plan)
+    return _worded(speaker, "list_of_chosen", many, plurals=plurals, chosen=chosen, **fields)
 
 
 def _subjects(speaker: Speaker, plan: QueryPlan) -> tuple[str, bool]:
@@ -144,19 +165,14 @@ def _superlative(speaker: Speaker, plan: QueryPlan) -> str:
     subject = speaker.subjects(plan) if many else slot(speaker.subject(plan))
     restriction = speaker.restriction(plan, many)
     dated = speaker.names.dated(plan.tables[order.key.occurrence], order.key.column)
-    adjectives = WORDS["superlatives"] | (_LATEST if dated else {})
+    adjectives = WORDS["superlatives"] | (dict.fromkeys(("date", "year"), ("latest", "earliest")) if dated else {})
     known = next((pair for word, pair in adjectives.items() if word in noun.split()), None)
     if known and order.key.occurrence == 0 and speaker.rng.random() < 0.5 and len(noun.split()) <= 2:
-        adjective = slot(known[0] if order.descending else known[1])
         by = "" if noun in adjectives else f" by {slot(noun)}"
-        return f"the {number}{adjective} {subject}{by} {restriction}".rstrip()
-    extreme = (
-        speaker.pick("highest", "highest", "largest", "greatest")
-        if order.descending
-        else speaker.pick("lowest", "smallest")
-    )
+        return f"the {number}{slot(known[0 if order.descending else 1])} {subject}{by} {restriction}".rstrip()
+    extreme = speaker.pick(*WORDS["extremes"]["highest" if order.descending else "lowest"])
     if dated:
-        extreme = speaker.pick("latest", "most recent") if order.descending else speaker.pick("earliest")
+        extreme = speaker.pick(*WORDS["extremes"]["latest" if order.descending else "earliest"])
     key = slot(_key_noun(speaker, plan, order))
     if restriction:
         return f"the {number}{subject} with the {extreme} {key} among those {restriction}"
@@ -173,7 +189,7 @@ def _ordering(speaker: Speaker, plan: QueryPlan) -> str:
     if len(keys) == 1 and speaker.rng.random() < 0.3 and isinstance(plan.order[0].key, Ref):
         noun = slot(_key_noun(speaker, plan, plan.order[0]))
         direction = "descending" if plan.order[0].descending else "ascending"
-        return speaker.pick(f" in {direction} order of {noun}", f", listed in {direction} order of {noun}")
+        return f"{speaker.pick(' in', ', listed in')} {direction} order of {noun}"
     return f"{lead} {', then by '.join(keys)}"
 
 
@@ -185,107 +201,73 @@ def _key_noun(speaker: Speaker, plan: QueryPlan, order: SortKey) -> str:
 def _sort_key(speaker: Speaker, plan: QueryPlan, order: SortKey) -> str:
     measured = isinstance(order.key, Measure)
     noun = speaker.measure(plan, order.key) if measured else slot(_key_noun(speaker, plan, order))
-    if order.descending:
-        words, of_numbers = ("in descending order", "descending"), ("from highest to lowest", "in decreasing order")
-    else:
-        words, of_numbers = ("in ascending order", "ascending", ""), ("from lowest to highest", "in increasing order")
-    if measured or speaker.names.numeric(plan.tables[order.key.occurrence], order.key.column):
-        words += of_numbers
-    return f"{noun} {speaker.pick(*words)}".strip()
+    words = WORDS["orders"]["descending" if order.descending else "ascending"]
+    numeric = measured or speaker.names.numeric(plan.tables[order.key.occurrence], order.key.column)
+    return f"{noun} {speaker.pick(*words['any'], *(words['numbers'] if numeric else ()))}".strip()
 
 
-@dataclass(frozen=True)
-class _Groups:
-    """Words for groups and for the columns shown of them. The examples are of songs grouped by singer."""
+def _groups(speaker: Speaker, plan: QueryPlan) -> dict[str, str]:
+    """Words for groups by a column of the subject (`country`), or by a joined entity (`singer`) and its columns.
 
-    one: str  # singer
-    many: str  # singers
-    one_name: str  # the name of the singer
-    all_names: str  # the names of all singers
-    and_name: str  # " Show the name and the number."
-
-
-def _groups(speaker: Speaker, plan: QueryPlan) -> _Groups:
-    """Groups by a column of the subject (`country`), or by a joined entity (`singer`) that its own columns name."""
+    For songs by singer: {one} "singer", {groups} "singers", {one_name} "the name of the singer", {all_names} "the names
+    of all singers", {and_name} " Show the name and the number."
+    """
     occurrence = plan.group[0].occurrence
     if occurrence == 0:
         one, many = (speaker.columns(plan, plan.group, plurals) for plurals in (False, True))
-        show = speaker.pick(f"Show the {one} too.", f"Include the {one}.", f"Give the {one} and the number.")
-        return _Groups(one, many, f"the {one}", f"the {speaker.pick('', 'different ')}{many}", f" {show}")
+        and_name = speaker.pick(f" Show the {one} too.", f" Include the {one}.", f" Give the {one} and the number.")
+        all_names = f"the {speaker.pick('', 'different ')}{many}"
+        return {"one": one, "groups": many, "one_name": f"the {one}", "all_names": all_names, "and_name": and_name}
     keys = [output for output in plan.outputs if isinstance(output, Ref)]
     columns, plurals = speaker.columns(plan, keys, False), speaker.columns(plan, keys, True)
-    entity = speaker.subject(plan, occurrence)
-    one, many = slot(entity), slot(plural(entity))
+    one, many = slot(speaker.subject(plan, occurrence)), speaker.subjects(plan, occurrence)
     all_names = f"the {plurals} of {speaker.pick('all', 'the')} {many}"
-    return _Groups(one, many, f"the {columns} of the {one}", all_names, f" Show the {columns} and the number.")
+    names = {"one_name": f"the {columns} of the {one}", "all_names": all_names}
+    return {"one": one, "groups": many, "and_name": f" Show the {columns} and the number."} | names
 
 
 def _grouped(speaker: Speaker, plan: QueryPlan) -> Wording:
     measures = [output for output in plan.outputs if isinstance(output, Measure)]
     groups = _groups(speaker, plan)
-    if plan.having:
-        return _groups_having(speaker, plan, groups, measures)
-    if plan.limit is not None:
-        return _top_groups(speaker, plan, groups, measures)
+    if plan.having or plan.limit is not None:
+        restriction = f" {speaker.restriction(plan)}" if plan.filters else ""
+        also = f", along with {' and '.join(f'the {speaker.measure(plan, m)}' for m in measures)}" if measures else ""
+        return (_groups_having if plan.having else _top_groups)(speaker, plan, groups, restriction, also)
     measured = listing([f"the {speaker.measure(plan, m)}" for m in measures])
     measured += f" {speaker.restriction(plan)}" if plan.filters else ""
-    order, each = _ordering(speaker, plan), groups.one
-    options = (
-        f"{groups.one_name} and {measured} for each {each}{order}",
-        f"{groups.one_name} with {measured} per {each}{order}",
-        f"{groups.all_names} and {measured} for each{order}",
-    )
-    direct: tuple[str, ...] = ()
+    fields = groups | {"measured": measured, "order": _ordering(speaker, plan)}
     if measures == [COUNT]:
-        counted = speaker.filtered(plan)
-        direct = (
-            f"How many {counted} are there for each {each}{order}?{groups.and_name}",
-            f"How many {counted} does each {each} have{order}?{groups.and_name}",
-        )
-    verb = speaker.pick("show", "find", "give", "list")
-    commands = (f"For each {each}, {verb} {groups.one_name} and {measured}{order}.",)
-    phrase = speaker.pick(*options)
-    return Wording(phrase, phrase != options[1], direct, commands)
+        return _worded(speaker, "counted_groups", counted=speaker.filtered(plan), **fields)
+    return _worded(speaker, "groups", **fields)
 
 
-def _groups_having(speaker: Speaker, plan: QueryPlan, groups: _Groups, measures: list[Measure]) -> Wording:
+def _groups_having(
+    speaker: Speaker, plan: QueryPlan, groups: Mapping[str, str], restriction: str, also: str
+) -> Wording:
     """Groups that meet a condition."""
-    restriction = f" {speaker.restriction(plan)}" if plan.filters else ""
-    also = _along_with(speaker, plan, measures)
     item = plan.having[0]
-    if item.measure.function == "count":
-        forms = WORDS["counts"][item.op]
-        number = speaker.pick(*forms).format(slot(item.value))
+    if item.ref.function == "count":
+        number = speaker.pick(*WORDS["counts"][item.op]).format(slot(item.value))
         noun = slot(speaker.subject(plan)) if item.value == 1 else speaker.subjects(plan)
         condition = f"{speaker.pick('with', 'that have', 'having')} {number} {noun}{restriction}"
     else:
-        figure = f"{speaker.measure(plan, item.measure)} of {speaker.subjects(plan)}{restriction}"
+        figure = f"{speaker.measure(plan, item.ref)} of {speaker.subjects(plan)}{restriction}"
         condition = f"whose {figure} {speaker.predicate('', item.op, item.value)}"
-    names = groups.all_names if plan.group[0].occurrence else f"the {groups.many}"
-    each = f"{also} for each" if also else ""
-    return Wording(f"{names} {condition}{each}{_ordering(speaker, plan)}", True)
+    names = groups["all_names"] if plan.group[0].occurrence else f"the {groups['groups']}"
+    return Wording(f"{names} {condition}{also}{' for each' if also else ''}", True)
 
 
-def _top_groups(speaker: Speaker, plan: QueryPlan, groups: _Groups, measures: list[Measure]) -> Wording:
+def _top_groups(speaker: Speaker, plan: QueryPlan, groups: Mapping[str, str], restriction: str, also: str) -> Wording:
     """The group, or the k groups, with the most rows or the highest or lowest measure."""
-    restriction = f" {speaker.restriction(plan)}" if plan.filters else ""
-    also = _along_with(speaker, plan, measures)
-    order, one, joined = plan.order[0], plan.limit == 1, plan.group[0].occurrence != 0
-    figure = speaker.measure(plan, order.key)
+    order, one = plan.order[0], plan.limit == 1
+    figure, kind = speaker.measure(plan, order.key), "measures"
     if order.key == COUNT:
-        words = ("most", "most", "largest number of") if order.descending else ("fewest", "smallest number of")
-        figure = speaker.subjects(plan)
-    else:
-        words = ("highest", "largest") if order.descending else ("lowest", "smallest")
+        figure, kind = speaker.subjects(plan), "counts"
+    words = WORDS["most"][kind]["highest" if order.descending else "lowest"]
     most = f"the {speaker.pick(*words)} {figure}{restriction}"
-    rows = groups.one if one else f"{slot(plan.limit)} {groups.many}"
-    if joined:
-        names = (groups.one_name if one else groups.all_names).rsplit(" of ", 1)[0]
+    rows = groups["one"] if one else f"{slot(plan.limit)} {groups['groups']}"
+    if plan.group[0].occurrence:
+        names = groups["one_name" if one else "all_names"].rsplit(" of ", 1)[0]
         return Wording(f"{names} of the {rows} with {most}{also}", not one)
     direct = () if also else (f"Which {rows} {'has' if one else 'have'} {most}?",)
     return Wording(f"the {rows} with {most}{also}", not one, direct)
-
-
-def _along_with(speaker: Speaker, plan: QueryPlan, measures: list[Measure]) -> str:
-    """`, along with the number of songs`, or nothing."""
-    return f", along with {' and '.join(f'the {speaker.measure(plan, m)}' for m in measures)}" if measures else ""

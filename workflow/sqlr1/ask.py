@@ -90,8 +90,7 @@ class Policy:
 
     def __init__(self, folder: Path, args: argparse.Namespace) -> None:
         from sqlr1.model.answers import SamplerBackend
-        from sqlr1.model.base import context_length
-        from sqlr1.model.numerics import native_precision
+        from sqlr1.model.base import context_length, native_precision
         from sqlr1.model.prompts import Prompts
         from sqlr1.model.sampler import GREEDY, Sampling, row_seed
 

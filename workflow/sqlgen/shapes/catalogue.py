@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 
 from sqlgen.english import Speaker
 from sqlgen.query_plan import QueryPlan
-from sqlgen.shapes import computed, cte, groups, joined, nested, sets, single, window
+from sqlgen.shapes import computed, cte, groups, joined, nested, single
 from sqlgen.speakable import NoPlan, SpeakableDatabase
-from sqlgen.sql_text import select
+from sqlgen.sql_text import Block
 from sqlgen.wording import CompoundPlan, Wording, block_wording
 
 Plan = QueryPlan | CompoundPlan
@@ -24,7 +24,7 @@ def draw(shape: Shape, db: SpeakableDatabase, rng: random.Random) -> Plan | None
 
 def sql_of(plan: Plan) -> str:
     """The plan as SQL."""
-    return select(plan) if isinstance(plan, QueryPlan) else plan.sql()
+    return Block(plan).select() if isinstance(plan, QueryPlan) else plan.sql
 
 
 def wording_of(plan: Plan, speaker: Speaker) -> Wording:
@@ -39,7 +39,8 @@ def topic_of(plan: Plan, speaker: Speaker) -> str:
 
 def has_one_group(plan: Plan, rows: Sequence[tuple]) -> bool:
     """Whether a plan for the best of each group found a single group: SQL without groups would give the same rows."""
-    return isinstance(plan, (window.BestOfGroup, cte.MostFrequentIn)) and len({row[0] for row in rows}) < 2
+    of_each = isinstance(plan, CompoundPlan) and plan.kind in ("best_of_group", "most_frequent_in")
+    return of_each and len({row[0] for row in rows}) < 2
 
 
 # The class that a shape mostly falls into; the class that counts is measured on its SQL.
@@ -58,13 +59,13 @@ SHAPES: dict[str, dict[Shape, float]] = {
     },
     "Complex": {
         joined.linked: 5, joined.hops: 4,
-        sets.set_values: 5, sets.set_entities: 5, sets.set_tables: 1.5,
+        nested.set_values: 5, nested.set_entities: 5, nested.set_tables: 1.5,
         nested.above_own_group: 2, nested.existence: 2,
-        window.best_of_group: 2, window.ranking: 1, window.distance: 1,
+        groups.best_of_group: 2, groups.ranking: 1, groups.distance: 1,
         groups.group_above_average: 2,
     },
     "Highly Complex": {
-        computed.running_by_year: 2, window.best_of_chosen: 2, sets.three_sets: 2,
+        computed.running_by_year: 2, groups.best_of_chosen: 2, nested.three_sets: 2,
         groups.group_ranking: 1.5, groups.group_share: 1, groups.group_above_mean: 1.5,
         cte.two_kinds: 1.5, cte.most_frequent_in: 1, cte.two_counts: 2, cte.most_frequent_among: 2,
         cte.descendants: 1.5, computed.every_year: 2,

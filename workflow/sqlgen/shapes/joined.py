@@ -4,10 +4,8 @@ A child is a row that holds a foreign key, its parent the row that the key refer
 """
 
 import random
-from dataclasses import dataclass
 
-from sqlgen.english import Speaker
-from sqlgen.query_plan import COUNT, Having, Join, Measure, QueryPlan, Ref, SortKey
+from sqlgen.query_plan import COUNT, Filter, Join, Measure, QueryPlan, Ref, SortKey
 from sqlgen.shapes.single import group_measure
 from sqlgen.speakable import NoPlan, SpeakableDatabase, choose, require
 from sqlgen.sql_text import Block, sort_key
@@ -31,48 +29,29 @@ def chain(root: str, *steps: tuple[Join, str]) -> QueryPlan:
     return QueryPlan((root, *(table for _, table in steps)), (), tuple(joins))
 
 
-@dataclass(frozen=True)
-class Pairs(CompoundPlan):
+def pairs_plan(base: QueryPlan, group: Ref, identity: Ref) -> CompoundPlan:
     """All pairs of different rows that share their `group`, each pair once."""
-
-    group: Ref
-    identity: Ref
-
-    def sql(self) -> str:
-        first, second = Block(self.base, 1), Block(self.base, 2)
-        shown = first.select([first.output(self.base.outputs[0]), second.output(self.base.outputs[0])])
-        same = f"{first.column(self.group)} = {second.column(self.group)}"
-        once = f"{first.column(self.identity)} < {second.column(self.identity)}"
-        return f"{shown} JOIN {second.source()} ON {same} AND {once}"
+    first, second = Block(base, 1), Block(base, 2)
+    shown = first.select([first.output(base.outputs[0]), second.output(base.outputs[0])])
+    same = f"{first.column(group)} = {second.column(group)}"
+    once = f"{first.column(identity)} < {second.column(identity)}"
+    sql = f"{shown} JOIN {second.source()} ON {same} AND {once}"
+    return CompoundPlan("pairs", base, sql, {"group": group, "identity": identity})
 
 
-@dataclass(frozen=True)
-class CountWithZero(CompoundPlan):
-    """The number of children of every parent, including parents without any."""
-
-    key: ForeignKey
-    descending: bool | None
-
-    def sql(self) -> str:
-        parent, child = Block(self.base, 1), Block(QueryPlan.of(self.key.table), 2)
-        identity, link = parent.column(Ref(0, self.key.parent_column)), child.column(Ref(0, self.key.column))
-        count = f"COUNT({link})"
-        shown = parent.select([*map(parent.output, self.base.outputs), count])
-        order = "" if self.descending is None else f" ORDER BY {sort_key(count, self.descending)}"
-        return f"{shown} LEFT JOIN {child.source()} ON {identity} = {link} GROUP BY {identity}{order}"
-
-    def fields(self, speaker: Speaker) -> dict[str, str]:
-        children, subjects = speaker.subjects(QueryPlan.of(self.key.table)), speaker.subjects(self.base)
-        zero = speaker.pick(
-            f"including {subjects} without any",
-            f"counting 0 for {subjects} with no {children}",
-            "also where there are none",
-        )
-        order = {None: "", True: ", highest number first", False: ", lowest number first"}[self.descending]
-        return {"children": children, "zero": zero, "order": order, "each": speaker.pick("each", "every")}
+def count_with_zero_plan(base: QueryPlan, key: ForeignKey, descending: bool | None) -> CompoundPlan:
+    """The number of children of every parent, including parents without any; unsorted if `descending` is None."""
+    children = QueryPlan.of(key.table)
+    parent, child = Block(base, 1), Block(children, 2)
+    identity, link = parent.column(Ref(0, key.parent_column)), child.column(Ref(0, key.column))
+    shown = parent.select([*map(parent.output, base.outputs), f"COUNT({link})"])
+    order = "" if descending is None else f" ORDER BY {sort_key(f'COUNT({link})', descending)}"
+    sql = f"{shown} LEFT JOIN {child.source()} ON {identity} = {link} GROUP BY {identity}{order}"
+    sorted_by = {None: "", True: ", highest number first", False: ", lowest number first"}[descending]
+    return CompoundPlan("count_with_zero", base, sql, {"children": children, "order": sorted_by})
 
 
-def pairs(db: SpeakableDatabase, rng: random.Random) -> Pairs:
+def pairs(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
     """Pairs of rows with the same value, in tables of at most 60 rows."""
     found = []
     for table in db.tables:
@@ -80,14 +59,14 @@ def pairs(db: SpeakableDatabase, rng: random.Random) -> Pairs:
         if len(key) == 1 and db.profile.rows[table] <= 60:
             found += [(table, group, key[0]) for group in db.categories(table) if group != db.label(table)]
     table, group, identity = choose(rng, found)
-    return Pairs(QueryPlan.of(table, db.label(table)), Ref(0, group), Ref(0, identity))
+    return pairs_plan(QueryPlan.of(table, db.label(table)), Ref(0, group), Ref(0, identity))
 
 
-def count_with_zero(db: SpeakableDatabase, rng: random.Random) -> CountWithZero:
+def count_with_zero(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
     """Children counted for every parent."""
-    key = choose(rng, db.all_down_keys)
+    key = choose(rng, db.down_keys)
     descending = rng.choice([None, None, True, False])
-    return CountWithZero(QueryPlan.of(key.parent, db.label(key.parent)), key, descending)
+    return count_with_zero_plan(QueryPlan.of(key.parent, db.label(key.parent)), key, descending)
 
 
 def parent_lookup(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
@@ -137,7 +116,7 @@ def parent_aggregate(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
 
 def having_child(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """Parents that have some child with a property."""
-    key = choose(rng, db.all_down_keys)
+    key = choose(rng, db.down_keys)
     return _with_some(db, rng, chain(key.parent, down(key)), key.parent_column, 0.25)
 
 
@@ -154,7 +133,7 @@ def _with_some(
 
 def children_by_parent(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """Base of the grouped shapes: children joined to their parent, grouped by the parent's key."""
-    key = choose(rng, db.all_down_keys)
+    key = choose(rng, db.down_keys)
     label = Ref(1, db.label(key.parent))
     return chain(key.table, up(key)).with_(outputs=(label,), group=(Ref(1, key.parent_column),))
 
@@ -168,19 +147,17 @@ def children_group(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
 
 
 def _measure(db: SpeakableDatabase, rng: random.Random, plan: QueryPlan) -> Measure:
-    return group_measure(db, rng, plan, 0.6, ("avg", "sum"))
+    return group_measure(db, rng, plan, "avg sum", 0.6)
 
 
 def children_having(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """Parents with at least, or exactly, k children: "fewer than k" would also be true of parents without any."""
     base = children_by_parent(db, rng)
     outputs = base.outputs if rng.random() < 0.7 else (*base.outputs, COUNT)
-    having = (
-        Having(COUNT, ">", 1)
-        if rng.random() < 0.15
-        else Having(COUNT, rng.choice([">", ">=", ">=", ">=", "="]), rng.choice([2, 2, 2, 3, 3, 4]))
-    )
-    return base.with_(outputs=outputs, having=(having,))
+    op, number = ">", 1
+    if rng.random() >= 0.15:
+        op, number = rng.choice([">", ">=", ">=", ">=", "="]), rng.choice([2, 2, 2, 3, 3, 4])
+    return base.with_(outputs=outputs, having=(Filter(COUNT, op, number),))
 
 
 def children_top(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:

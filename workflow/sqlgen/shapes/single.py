@@ -2,7 +2,7 @@
 
 import random
 
-from sqlgen.query_plan import AGGREGATES, COUNT, Filter, Having, Measure, QueryPlan, Ref, SortKey
+from sqlgen.query_plan import AGGREGATES, COUNT, Filter, Measure, QueryPlan, Ref, SortKey
 from sqlgen.speakable import SpeakableDatabase, choose, require
 
 
@@ -74,7 +74,7 @@ def aggregate(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     table = rng.choice(db.tables)
     numbers = db.quantities(table)
     column = choose(rng, numbers)
-    functions = rng.sample(AGGREGATES[1:], rng.choices([1, 2, 3], [6, 3, 1])[0])
+    functions = rng.sample(AGGREGATES, rng.choices([1, 2, 3], [6, 3, 1])[0])
     other = rng.choice(numbers) if rng.random() < 0.2 else column
     measures = tuple(Measure(f, Ref(0, other if i else column)) for i, f in enumerate(functions))
     filters = _filters(db, rng, table, (0.45, 0.45, 0.1), (column, other), shared=True)
@@ -96,9 +96,9 @@ def superlative(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
 def group(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """One or two measures for each value of a column."""
     plan = _groups(db, rng)
-    measures = [_measure(db, rng, plan)]
+    measures = [group_measure(db, rng, plan)]
     if rng.random() < 0.2:
-        extra = _measure(db, rng, plan)
+        extra = group_measure(db, rng, plan)
         measures += [extra] if extra not in measures else []
     order = (SortKey(measures[0], rng.random() < 0.7),) if rng.random() < 0.2 else ()
     return plan.with_(outputs=(*plan.group, *measures), order=order)
@@ -107,15 +107,15 @@ def group(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
 def group_having(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """The values of a column whose groups pass a condition."""
     plan = _groups(db, rng)
-    measure = COUNT if rng.random() < 0.75 else _measure(db, rng, plan)
+    measure = COUNT if rng.random() < 0.75 else group_measure(db, rng, plan)
     if measure.function != "count":
         quantiles = db.statistics(plan.tables[0], measure.ref.column).quantiles
-        having = Having(measure, rng.choice([">", ">", "<"]), quantiles[rng.choice([3, 4, 5])])
+        having = Filter(measure, rng.choice([">", ">", "<"]), quantiles[rng.choice([3, 4, 5])])
     elif rng.random() < 0.15:
-        having = Having(measure, ">", 1)
+        having = Filter(measure, ">", 1)
     else:
         op = rng.choice([">", ">", ">=", ">=", ">=", "<", "<=", "="])
-        having = Having(measure, op, rng.choice([2, 2, 2, 3, 3, 4, 5]))
+        having = Filter(measure, op, rng.choice([2, 2, 2, 3, 3, 4, 5]))
     outputs = plan.group if rng.random() < 0.7 else (*plan.group, measure)
     return plan.with_(outputs=outputs, having=(having,))
 
@@ -123,7 +123,7 @@ def group_having(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
 def group_top(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """The value, or the k values, with the most rows or the highest measure."""
     plan = _groups(db, rng)
-    measure = COUNT if rng.random() < 0.75 else _measure(db, rng, plan)
+    measure = COUNT if rng.random() < 0.75 else group_measure(db, rng, plan)
     if measure.function in ("min", "max"):  # nobody asks for "the highest lowest price"
         measure = Measure("avg", measure.ref)
     outputs = plan.group if rng.random() < 0.7 else (*plan.group, measure)
@@ -141,18 +141,18 @@ def _groups(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     return QueryPlan((table,), (), filters=filters, group=(Ref(0, key),))
 
 
-def _measure(db: SpeakableDatabase, rng: random.Random, plan: QueryPlan) -> Measure:
-    return group_measure(db, rng, plan, 0.45, ("avg", "avg", "max", "min", "sum"))
-
-
 def group_measure(
-    db: SpeakableDatabase, rng: random.Random, plan: QueryPlan, count_share: float, functions: tuple[str, ...]
+    db: SpeakableDatabase,
+    rng: random.Random,
+    plan: QueryPlan,
+    functions: str = "avg avg max min sum",
+    counts: float = 0.45,
 ) -> Measure:
-    """The number of rows with probability `count_share`, else an aggregate of an unused number column."""
+    """The number of rows with probability `counts`, else an aggregate of an unused number column."""
     numbers = unused(plan, db.quantities(plan.tables[0]))
-    if not numbers or rng.random() < count_share:
+    if not numbers or rng.random() < counts:
         return COUNT
-    return Measure(rng.choice(functions), Ref(0, rng.choice(numbers)))
+    return Measure(rng.choice(functions.split()), Ref(0, rng.choice(numbers)))
 
 
 def unused(plan: QueryPlan, columns: list[str]) -> list[str]:

@@ -14,9 +14,9 @@ from tqdm import tqdm
 from sqlr1.data.mentions import unmentioned_value
 from sqlr1.data.processes import executor_processes
 from sqlr1.data.similarity import QuestionIndex, Sketch, sketches
-from sqlr1.database import tie_probes
-from sqlr1.database.backward import write_backward
+from sqlr1.database import determinism
 from sqlr1.database.determinism import is_volatile, may_depend_on_order
+from sqlr1.database.instances import write_backward
 from sqlr1.database.sql import normal_form, parse, to_sql, without_literals
 from sqlr1.records import Question
 from sqlr1.sandbox import Executor, Limits, Query, Status
@@ -147,14 +147,14 @@ class _Filter:
         """Reasons by results. Without LIMIT, only generated questions (with a template) must fix the order of ties."""
         probed = [bool(c.row.template or c.expression.args.get("limit")) for c in candidates]
         sql = [
-            to_sql(tie_probes.tie_probe(c.expression)) if p else c.row.sql
+            to_sql(determinism.tie_probe(c.expression)) if p else c.row.sql
             for c, p in zip(candidates, probed, strict=True)
         ]
         executions = self._executor.execute([Query(path, text) for text in sql])
         for candidate, execution in zip(candidates, executions, strict=True):
             candidate.result = execution.rows
             if execution.status == Status.OK:
-                yield tie_probes.rejection_reason(candidate.expression, execution.rows)
+                yield determinism.rejection_reason(candidate.expression, execution.rows)
             else:
                 yield _FAILURES.get(execution.status, "failed")
 
@@ -165,19 +165,19 @@ class _Filter:
         """
         doubtful = [c for c in candidates if may_depend_on_order(c.expression)]
         blocks = [
-            (candidate, block) for candidate in doubtful for block in tie_probes.limited_blocks(candidate.expression)
+            (candidate, block) for candidate in doubtful for block in determinism.limited_blocks(candidate.expression)
         ]
-        probes = self._executor.execute([Query(path, to_sql(tie_probes.tie_probe(block))) for _, block in blocks])
+        probes = self._executor.execute([Query(path, to_sql(determinism.tie_probe(block))) for _, block in blocks])
         tied = {
             id(candidate)
             for (candidate, block), probe in zip(blocks, probes, strict=True)
-            if probe.status == Status.OK and tie_probes.limit_splits_ties(block, probe.rows)
+            if probe.status == Status.OK and determinism.limit_splits_ties(block, probe.rows)
         }
         if doubtful and (copy := backward()):
             executions = self._executor.execute([Query(copy, candidate.row.sql) for candidate in doubtful])
             for candidate, execution in zip(doubtful, executions, strict=True):
-                own = tie_probes.own_rows(candidate.expression, candidate.result)
-                if execution.status == Status.OK and not tie_probes.same_result(
+                own = determinism.own_rows(candidate.expression, candidate.result)
+                if execution.status == Status.OK and not determinism.same_result(
                     candidate.expression, own, execution.rows
                 ):
                     tied.add(id(candidate))

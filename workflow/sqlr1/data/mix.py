@@ -12,8 +12,7 @@ from sqlr1.data.readers import draw, locate, read_questions
 from sqlr1.data.reasoning import trace
 from sqlr1.database import Schema, read_schema
 from sqlr1.database.files import database_files, resolve
-from sqlr1.database.sql import parse, to_sql
-from sqlr1.database.sql_features import sql_class
+from sqlr1.database.sql import parse, sql_class, to_sql
 from sqlr1.records import Question
 from sqlr1.sandbox import Executor, Pair, Verdict
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import sqlglot
 
+from sqlr1.database.determinism import has_ties, limit_splits_ties, limited_blocks, tie_probe
 from sqlr1.database.sql import to_sql
-from sqlr1.database.tie_probes import has_ties, limit_splits_ties, limited_blocks, tie_probe
 from sqlr1.records import Question
 from sqlr1.sandbox import Executor, Query, Status
 

@@ -1,4 +1,5 @@
-"""Value-perturbed instances of a database, on which a query that matched by coincidence no longer matches.
+"""Value-perturbed instances of a database, on which a query that matched by coincidence no longer matches, and a copy
+that is read backward, on which a query whose result depends on the order of reading has another result.
 
 An instance keeps the schema, primary keys, types and the values that occur. It moves values between rows, repeats
 values, shifts numbers by one, adds NULLs to columns that have some, drops rows, and gives children other parents, so
@@ -18,6 +19,7 @@ from sqlr1.database.schema import Table, quote
 
 _REPEATED = (0.2, 0.5, 0.8)  # share of values that become copies of others; drawn for each column
 _SHIFTED, _EMPTIED, _DROPPED, _REHOMED = 0.2, 0.06, 0.12, 0.3
+_LARGEST_COPY = 200 * 2**20  # bytes; copying a larger database backward takes longer than the check is worth
 _LARGEST = 20_000  # rows: larger tables are not changed, because few queries match on so many rows by coincidence
 
 
@@ -132,3 +134,32 @@ def _disturbed(values: Sequence[object], not_null: bool, rng: random.Random) -> 
             value = None
         result.append(value)
     return list(values) if not_null and None in result else result
+
+
+def write_backward(source: Path, target: Path) -> Path | None:
+    """Copy tables and views to `target`, rows in reverse order, without keys and indexes: those impose their own order.
+
+    Returns `target`, or None if there can be no such copy: the database is larger than 200 MiB, has collations (which
+    copies lose), or cannot be read.
+    """
+    if source.stat().st_size > _LARGEST_COPY:
+        return None
+    with closing(sqlite3.connect(target, uri=True, isolation_level=None)) as connection:
+        for pragma in ("journal_mode = OFF", "synchronous = OFF", "reverse_unordered_selects = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+        try:
+            connection.execute("ATTACH ? AS forward", (f"{source.resolve().as_uri()}?mode=ro&immutable=1",))
+            connection.execute("BEGIN")
+            created = connection.execute(
+                "SELECT name, type, sql FROM forward.sqlite_master WHERE type IN ('table', 'view') "
+                "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY type"
+            ).fetchall()
+            if any("collate" in sql.lower() for _, _, sql in created):
+                return None
+            for name, kind, sql in created:
+                table = f"CREATE TABLE main.{quote(name)} AS SELECT * FROM forward.{quote(name)}"
+                connection.execute(sql if kind == "view" else table)
+            connection.execute("COMMIT")
+        except sqlite3.Error:  # as for a large database, the check is left out
+            return None
+    return target

@@ -118,12 +118,10 @@ def read_schema(path: Path) -> Schema:
     """
     with open_read_only(path) as connection:
         shadows = {name for _, name, kind, *_ in connection.execute("PRAGMA table_list") if kind == "shadow"}
-        created = dict(
-            connection.execute(
-                "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
-            ).fetchall()
-        )
-        tables = tuple(_read_table(connection, name, sql) for name, sql in created.items() if name not in shadows)
+        created = connection.execute(
+            "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+        ).fetchall()
+        tables = tuple(_read_table(connection, name, sql) for name, sql in created if name not in shadows)
         foreign_keys = tuple(key for table in tables for key in _read_foreign_keys(connection, table, tables))
     if not tables:
         raise InputError(f"{path}: the database has no tables")
@@ -131,39 +129,32 @@ def read_schema(path: Path) -> Schema:
 
 
 def _read_table(connection: sqlite3.Connection, name: str, sql: str) -> Table:
-    comments = _comments(sql)
-    rows = connection.execute(f"PRAGMA table_info({quote(name)})").fetchall()
-    return Table(
-        name,
-        tuple(
-            Column(column, kind or "", bool(not_null), bool(key), comments.get(column.lower(), ""))
-            for _, column, kind, not_null, _, key in rows
-        ),
-    )
-
-
-def _comments(sql: str) -> dict[str, str]:
-    """Comments by lower-case column name, from lines such as `"name" TEXT, -- full name`."""
+    # Comments, from lines such as `"name" TEXT, -- full name`.
     found = re.findall(r"^\s*(?:[\"`\[]([^\"`\]\n]+)[\"`\]]|(\w+))\s+\w[^\n]*?--\s*(.+?)\s*$", sql, re.MULTILINE)
-    return {(quoted or bare).lower(): comment for quoted, bare, comment in found}
+    comments = {(quoted or bare).lower(): comment for quoted, bare, comment in found}
+    columns = (
+        Column(column, kind or "", bool(not_null), bool(key), comments.get(column.lower(), ""))
+        for _, column, kind, not_null, _, key in connection.execute(f"PRAGMA table_info({quote(name)})")
+    )
+    return Table(name, tuple(columns))
 
 
 def _read_foreign_keys(connection: sqlite3.Connection, table: Table, tables: tuple[Table, ...]) -> list[ForeignKey]:
-    by_name = {t.name.lower(): t for t in tables}
+    """The table's foreign keys, in the order of their declaration; those to tables or columns that are not there do
+    not count, which SQLite accepts.
+    """
+    columns = {t.name.lower(): {c.name.lower(): c.name for c in t.columns} for t in tables}
+    parents = {t.name.lower(): t for t in tables}
     keys = []
     rows = connection.execute(f"PRAGMA foreign_key_list({quote(table.name)})").fetchall()
     widths = Counter(number for number, *_ in rows)
     for number, sequence, parent_name, column, target, *_ in sorted(rows):
-        parent = by_name.get(parent_name.lower())
-        if parent is None:  # SQLite accepts keys to tables that do not exist
+        if not (parent := parents.get(parent_name.lower())):
             continue
         if target is None:  # means the parent's primary key
-            if sequence >= len(parent.primary_key):
-                continue
-            target = parent.primary_key[sequence]
-        own = {c.name.lower(): c.name for c in table.columns}
-        theirs = {c.name.lower(): c.name for c in parent.columns}
-        if column.lower() in own and target.lower() in theirs:
-            pair = table.name, own[column.lower()], parent.name, theirs[target.lower()]
-            keys.append(ForeignKey(*pair, composite=widths[number] > 1))
+            target = next(iter(parent.primary_key[sequence:]), "")
+        own = columns[table.name.lower()].get(column.lower())
+        parent_column = columns[parent.name.lower()].get(target.lower())
+        if own and parent_column:
+            keys.append(ForeignKey(table.name, own, parent.name, parent_column, composite=widths[number] > 1))
     return keys

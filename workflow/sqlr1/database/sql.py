@@ -1,4 +1,4 @@
-"""SQL text to syntax trees and back, in one style, and the normal form by which queries are compared."""
+"""SQL text to syntax trees and back, in one style, the normal form to compare queries, and their complexity class."""
 
 import re
 from collections import Counter
@@ -9,6 +9,10 @@ from sqlglot.dialects.sqlite import SQLite
 from sqlglot.errors import SqlglotError
 
 _LITERAL = re.compile(r'("(?:[^"]|"")*")|\'(?:[^\']|\'\')*\'|(?<!\w)\d+(?:\.\d+)?(?:e[+-]?\d+)?')
+_COUNTED = {
+    exp.CTE: "ctes", exp.Join: "joins", exp.Window: "windows", exp.Case: "cases",
+    exp.Union: "set_operations", exp.Intersect: "set_operations", exp.Except: "set_operations",
+}  # fmt: skip
 
 
 def exact(number: float) -> float:
@@ -78,3 +82,45 @@ def without_literals(form: str) -> str:
     'select a1 from t where b = ? and c > ?'
     """
     return _LITERAL.sub(lambda found: found[1] or "?", form)
+
+
+def features(expression: exp.Expression) -> Counter[str]:
+    """Counts of what the complexity class depends on."""
+    found: Counter[str] = Counter()
+    for node in expression.walk():
+        if name := _COUNTED.get(type(node)):
+            found[name] += 1
+        if isinstance(node, exp.Select):
+            found["grouped"] += node.args.get("group") is not None
+            if isinstance(node.parent, (exp.Subquery, exp.In, exp.Exists)):
+                found["subqueries"] += 1
+                found["correlated"] += _correlated(node)
+        elif isinstance(node, exp.With):
+            found["recursive"] += bool(node.args.get("recursive"))
+    return found
+
+
+def sql_class(expression: exp.Expression) -> str:
+    """The complexity class of a query, one of SynSQL's four.
+
+    Simple: one table. Moderate: a join, a grouping, a subquery or CASE. Complex: several joins, nesting, a window, a
+    CTE or a set operation. Highly Complex: several or recursive CTEs, or windows, CTEs and set operations combined.
+
+    >>> import sqlglot
+    >>> sql_class(sqlglot.parse_one("SELECT a FROM t UNION SELECT b FROM u"))
+    'Complex'
+    """
+    f = features(expression)
+    advanced = (f["windows"] > 0) + (f["ctes"] > 0) + (f["set_operations"] > 0)
+    if f["recursive"] or f["ctes"] > 1 or f["set_operations"] > 1 or advanced > 1:
+        return "Highly Complex"
+    nested = f["correlated"] or f["subqueries"] > 1 or (f["subqueries"] and (f["joins"] or f["grouped"]))
+    if advanced or nested or f["joins"] > 1:
+        return "Complex"
+    return "Moderate" if f["joins"] or f["grouped"] or f["subqueries"] or f["cases"] else "Simple"
+
+
+def _correlated(select: exp.Select) -> bool:
+    """Whether a subquery refers to a table of an outer block."""
+    own = {source.alias_or_name for source in select.find_all(exp.Table, exp.Subquery)}
+    return any(column.table and column.table not in own for column in select.find_all(exp.Column))

@@ -48,10 +48,11 @@ def _ddl_table(schema: Schema, table: Table, examples: _Examples) -> str:
         if key.table == table.name:
             target = f"{identifier(key.parent)} ({identifier(key.parent_column)})"
             lines.append((f"FOREIGN KEY ({identifier(key.column)}) REFERENCES {target}", ""))
-    shown = []
-    for number, (text, comment) in enumerate(lines, 1):
-        comma = "," if number < len(lines) else ""
-        shown.append(f"  {text}{comma}" + (f" -- {comment}" if comment else ""))
+    commas = [","] * (len(lines) - 1) + [""]
+    shown = [
+        f"  {text}{comma}" + (f" -- {comment}" if comment else "")
+        for (text, comment), comma in zip(lines, commas, strict=True)
+    ]
     return "\n".join([f"CREATE TABLE {identifier(table.name)} (", *shown, ");"])
 
 

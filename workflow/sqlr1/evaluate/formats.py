@@ -2,10 +2,10 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlr1.evaluate.hardness import UNKNOWN, spider_hardness
 from sqlr1.prompt import Response, parse_response
@@ -16,6 +16,7 @@ LAYOUTS = ("spider", "bird")
 _BIRD_MARK = "\t----- bird -----\t"
 _MOST_DIGITS = 18  # of a question's index; Python refuses to read numbers of thousands of digits
 _GOLD_KEY = {"spider": "query", "bird": "SQL"}
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -97,19 +98,17 @@ def read_answers(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[int
 def read_candidates(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[int, Answers]:
     """Read `candidates.jsonl` by question index. Raises InputError if it does not fit the questions."""
     candidates = read_records(path, Candidates)
-    answers: dict[int, Answers] = {}
     n = len(candidates[0].samples) if candidates else 0
+    rows = []
     for candidate in candidates:
-        index = _index(f"{path}: candidates {candidate.id[:20]!r}", candidate.id, questions, answers)
-        if candidate.db_id != questions[index].db_id:
-            raise InputError(
-                f"{path}: candidates {index} are for {candidate.db_id!r}, the question is on {questions[index].db_id!r}"
-            )
+        where = f"{path}: candidates {candidate.id[:20]!r}"
+        index = _index(where, candidate.id)
         if len(candidate.samples) != n or not n:
             raise InputError(f"{path}: candidates {index} hold {len(candidate.samples)} samples, the first {n}")
-        greedy, *samples = map(parse_response, (candidate.greedy, *candidate.samples))
-        answers[index] = Answers(greedy, samples, asked=any((candidate.greedy, *candidate.samples)))
-    return answers
+        texts = (candidate.greedy, *candidate.samples)
+        greedy, *samples = map(parse_response, texts)
+        rows.append((where, index, candidate.db_id, Answers(greedy, samples, asked=any(texts))))
+    return _by_index(rows, questions)
 
 
 def read_predictions(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[int, str]:
@@ -118,38 +117,58 @@ def read_predictions(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict
     A blank line of Spider's text is an answer that fails, wherever it is; questions after the last line have none.
     """
     if path.suffix == ".jsonl":
-        return _read_jsonl(path, questions)
-    if path.suffix == ".json":
-        return _read_bird(path, questions)
-    return _read_text(path, questions)
+        rows = _jsonl_rows(path)
+    elif path.suffix == ".json":
+        rows = _bird_rows(path)
+    else:
+        rows = _text_rows(path, questions)
+    return _by_index(rows, questions)
 
 
-def _read_jsonl(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[int, str]:
-    predictions: dict[int, str] = {}
+def _by_index(
+    rows: Iterable[tuple[str, int, Any, Answer]], questions: Sequence[BenchmarkQuestion]
+) -> dict[int, Answer]:
+    """Answers by question index. A row is its place for messages, the index, the database if it is named, the answer.
+
+    Raises InputError for an unknown or a repeated index, and for a database that is not the question's.
+    """
+    answers: dict[int, Answer] = {}
+    for where, index, db_id, answer in rows:
+        if not 0 <= index < len(questions):
+            raise InputError(f"{where}: there is no question {index}; the questions file has {len(questions)}")
+        if index in answers:
+            raise InputError(f"{where}: a second prediction for question {index}")
+        own = questions[index].db_id
+        if db_id not in (None, own):
+            raise InputError(f"{where}: question {index} is about {own!r}, the prediction about {db_id!r}")
+        answers[index] = answer
+    return answers
+
+
+def _index(where: str, text: str) -> int:
+    if not text.isdecimal() or len(text) > _MOST_DIGITS:
+        raise InputError(f"{where}: expected a question index")
+    return int(text)
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[str, int, Any, str]]:
     for number, row in read_jsonl(path):
         where = f"{path}:{number}"
         index, predicted = row.get("index"), row.get("predicted")
         if type(index) is not int or not isinstance(predicted, str):
             raise InputError(f"{where}: needs 'index' (a whole number) and 'predicted' (text)")
-        _check_index(where, index, questions, predictions)
-        _check_db_id(where, row.get("db_id"), questions[index])
-        predictions[index] = predicted
-    return predictions
+        yield where, index, row.get("db_id"), predicted
 
 
-def _read_bird(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[int, str]:
+def _bird_rows(path: Path) -> Iterator[tuple[str, int, str | None, str]]:
     rows = read_json(path, _without_repetition)
     if not isinstance(rows, dict):
         raise InputError(f"{path}: expected an object from question index to SQL, found {type(rows).__name__}")
-    predictions: dict[int, str] = {}
     for key, value in rows.items():
         where = f"{path}: {key[:20]!r}"
-        index = _index(where, key, questions, predictions)
         # A value that is not text (a 0 for "no answer", say) is a wrong answer in BIRD's evaluator too.
         sql, _, db_id = value.partition(_BIRD_MARK) if isinstance(value, str) else ("", "", "")
-        _check_db_id(where, db_id or None, questions[index])
-        predictions[index] = sql
-    return predictions
+        yield where, _index(where, key), db_id or None, sql
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -159,7 +178,7 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _read_text(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[int, str]:
+def _text_rows(path: Path, questions: Sequence[BenchmarkQuestion]) -> Iterator[tuple[str, int, str | None, str]]:
     with readable(path):
         lines = path.read_bytes().decode().split("\n")
     if not lines[-1]:  # the newline at the end of the file begins no line
@@ -167,38 +186,13 @@ def _read_text(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[int, 
     while len(lines) > len(questions) and not lines[-1].strip():
         lines.pop()
     known = {question.db_id for question in questions}
-    predictions: dict[int, str] = {}
     for index, line in enumerate(lines):
-        _check_index(f"{path}:{index + 1}", index, questions, predictions)
+        own = questions[index].db_id if index < len(questions) else ""
         sql, tab, last = line.rstrip().rpartition("\t")
-        own = questions[index].db_id
-        named = last.strip() in known or last.strip().casefold() == own.casefold()  # SHOP for shop is a mistake
-        if not tab or not named:  # there is no db_id, only SQL, which may hold tabs of its own
-            sql, last = line.rstrip(), own
-        _check_db_id(f"{path}:{index + 1}", last.strip(), questions[index])
-        predictions[index] = sql.rstrip()
-    return predictions
-
-
-def _index(where: str, text: str, questions: Sequence[BenchmarkQuestion], read: Iterable[int]) -> int:
-    if not text.isdecimal() or len(text) > _MOST_DIGITS:
-        raise InputError(f"{where}: expected a question index")
-    _check_index(where, int(text), questions, read)
-    return int(text)
-
-
-def _check_index(where: str, index: int, questions: Sequence[BenchmarkQuestion], read: Iterable[int]) -> None:
-    if not 0 <= index < len(questions):
-        raise InputError(f"{where}: there is no question {index}; the questions file has {len(questions)}")
-    if index in read:
-        raise InputError(f"{where}: a second prediction for question {index}")
-
-
-def _check_db_id(where: str, db_id: Any, question: BenchmarkQuestion) -> None:
-    if db_id is not None and db_id != question.db_id:
-        raise InputError(
-            f"{where}: question {question.index} is about {question.db_id!r}, the prediction about {db_id!r}"
-        )
+        db_id = last.strip()
+        if not tab or not (db_id in known or db_id.casefold() == own.casefold()):  # SHOP for shop is a mistake
+            sql, db_id = line, None  # there is only SQL, which may hold tabs of its own
+        yield f"{path}:{index + 1}", index, db_id, sql.rstrip()
 
 
 def write_spider_text(path: Path, questions: Sequence[BenchmarkQuestion], predictions: Mapping[int, str]) -> None:

@@ -15,7 +15,7 @@ Like the official counter this reads tokens: a full parser takes longer than run
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 UNKNOWN = "unknown"
 _DEEPEST = 100  # nested parentheses; SQLite's own parser stops at about as many
@@ -31,15 +31,12 @@ _AGGREGATES = {"AVG", "COUNT", "GROUP_CONCAT", "MAX", "MIN", "SUM"}
 _AGGREGATES |= {"CUME_DIST", "DENSE_RANK", "FIRST_VALUE", "LAG", "LAST_VALUE", "LEAD", "NTH_VALUE", "NTILE", "RANK"}
 _ARITHMETIC = ("+", "-", "*", "/", "%", "||")
 
+_CONNECTORS = (["AND"], ["OR"])
+
 # Words in capitals; what is between two parentheses is a list of its own.
 Tokens = list[Any]
-
-
-class _Condition(NamedTuple):
-    """A condition without AND / OR, or (`tokens` is the word itself) the connector between two of them."""
-
-    tokens: Tokens | str
-    negated: bool = False
+# A condition without AND and OR, or the connector between two conditions; and whether it is negated.
+Condition = tuple[Tokens, bool]
 
 
 @lru_cache(maxsize=4096)
@@ -55,15 +52,14 @@ def spider_hardness(sql: str) -> str:
         return UNKNOWN
     joins, on = _joins(clauses.get("FROM", []))
     where, having = (list(_conditions(clauses.get(name, []))) for name in ("WHERE", "HAVING"))
-    conditions = [*on, *where, *having]
+    conditions = [tokens for tokens, _ in [*on, *where, *having]]
     component1 = sum(clause in clauses for clause in ("WHERE", "GROUP", "ORDER", "LIMIT")) + joins
-    component1 += sum("LIKE" in condition.tokens or condition.tokens == "OR" for condition in conditions)
-    component2 = sum(_nested_queries(condition.tokens) for condition in conditions)
-    component2 += any(word in query for word in _SET_OPERATIONS)
+    component1 += sum("LIKE" in tokens or tokens == ["OR"] for tokens in conditions)
+    component2 = sum(map(_nested_queries, conditions)) + any(word in query for word in _SET_OPERATIONS)
     select, group, order = (_split(clauses.get(name, []), ",") for name in ("SELECT", "GROUP", "ORDER"))
     aggregates = sum(map(_has_aggregate, [*select, *group, *order]))
-    aggregates += sum(condition.negated for condition in where + having)
-    aggregates += sum(isinstance(condition.tokens, str) for condition in having)
+    aggregates += sum(negated for _, negated in where + having)
+    aggregates += sum(tokens in _CONNECTORS for tokens, _ in having)
     others = (aggregates > 1) + (len(select) > 1) + (len(where) > 1) + (len(group) > 1)
     return _level(component1, component2, others)
 
@@ -102,9 +98,8 @@ def _nested(sql: str) -> Tokens:
 
 def _clauses(query: Tokens) -> dict[str, Tokens]:
     """The clauses of the outermost (first) SELECT by their first word; none if there is no SELECT."""
-    while query and isinstance(query[0], list):
-        query = query[0]
-    if query[:1] not in (["SELECT"], ["WITH"]) or "SELECT" not in query:
+    query = _unwrapped(query)
+    if not _is_query(query) or "SELECT" not in query:
         return {}
     clauses: dict[str, Tokens] = {}
     for token in query[query.index("SELECT") :]:
@@ -128,41 +123,38 @@ def _split(tokens: Tokens, separator: str) -> list[Tokens]:
     return parts
 
 
-def _joins(tokens: Tokens) -> tuple[int, list[_Condition]]:
+def _joins(tokens: Tokens) -> tuple[int, list[Condition]]:
     """How many tables are joined to the first one, by JOIN or a comma, and the conditions of all ON."""
     tables = [table for part in _split(tokens, "JOIN") for table in _split(part, ",")]
     words = ("NATURAL", "LEFT", "RIGHT", "FULL", "INNER", "OUTER", "CROSS")  # they belong to the next JOIN
-    found: list[_Condition] = []
+    found: list[Condition] = []
     for table in tables:
         if "ON" in table:
             found += _conditions([token for token in table[table.index("ON") + 1 :] if token not in words])
     return max(0, len(tables) - 1), found
 
 
-def _conditions(tokens: Tokens, negated: bool = False) -> Iterator[_Condition]:
+def _conditions(tokens: Tokens, negated: bool = False) -> Iterator[Condition]:
     """The conditions and the connectors between them, from left to right."""
-    parts: list[Tokens | str] = [[]]
+    parts: list[Tokens] = [[]] if tokens else []
     cases, between = 0, False
     for token in tokens:
         cases += (token == "CASE") - (token == "END")
         if token in ("AND", "OR") and not cases and not between:
-            parts += [token, []]
+            parts += [[token], []]
         else:
             parts[-1].append(token)
         between = token == "BETWEEN" or (between and token != "AND")
-    for part in parts if tokens else []:
-        if isinstance(part, str):
-            yield _Condition(part)
-            continue
+    for part in parts:
         nots = next((place for place, token in enumerate(part) if token != "NOT"), len(part))
         part, flipped = part[nots:], (negated and len(parts) == 1) != bool(nots % 2)
         if len(part) == 1 and isinstance(part[0], list) and not _is_query(part[0]):
             yield from _conditions(part[0], flipped)
         else:
-            yield _Condition(part, flipped != ("NOT" in part))
+            yield part, flipped != ("NOT" in part)
 
 
-def _nested_queries(condition: Tokens | str) -> int:
+def _nested_queries(condition: Tokens) -> int:
     """How many sides of a condition are queries; one that is only a part of a sum or product does not count."""
     around = zip(["", *condition], condition, [*condition[1:], ""], strict=False)
     return sum(
@@ -171,9 +163,14 @@ def _nested_queries(condition: Tokens | str) -> int:
 
 
 def _is_query(token: Any) -> bool:
-    while isinstance(token, list) and token and isinstance(token[0], list):
-        token = token[0]
-    return isinstance(token, list) and token[:1] in (["SELECT"], ["WITH"])
+    return isinstance(token, list) and _unwrapped(token)[:1] in (["SELECT"], ["WITH"])
+
+
+def _unwrapped(tokens: Tokens) -> Tokens:
+    """The tokens inside parentheses that only surround them (or their beginning)."""
+    while tokens and isinstance(tokens[0], list):
+        tokens = tokens[0]
+    return tokens
 
 
 def _has_aggregate(tokens: Tokens) -> bool:

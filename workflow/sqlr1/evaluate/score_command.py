@@ -58,7 +58,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object instead of a table")
     parser.add_argument("--seconds", type=float, default=30.0, help="wall time a query may take (default: 30)")
     parser.add_argument(
-        "--rows", type=int, default=Limits.rows, help=f"rows a result may have (default: {Limits.rows:,})"
+        "--rows", type=int, default=Limits().rows, help=f"rows a result may have (default: {Limits().rows:,})"
     )
     parser.add_argument("--workers", type=int, help="worker processes (default: one per CPU)")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="keep gold results here for later runs")

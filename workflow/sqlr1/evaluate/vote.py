@@ -13,10 +13,8 @@ def majority(fingerprints: Sequence[str | None]) -> int | None:
     >>> majority([None, "a", "b", "b"])
     2
     """
-    if not fingerprints:
-        return None
     votes = Counter(fingerprint for fingerprint in fingerprints if fingerprint is not None)
     if not votes:
-        return 0
+        return 0 if fingerprints else None
     winner, _ = votes.most_common(1)[0]  # counts in order of first appearance, so ties go to the earliest
     return fingerprints.index(winner)

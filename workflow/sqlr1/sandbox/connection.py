@@ -7,11 +7,10 @@ import signal
 import sqlite3
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
-from sqlr1.sandbox.protocol import Limits, Status
+from sqlr1.sandbox.protocol import Limits, Reply, Status
 
 # SQLite's progress handler is not called inside one opcode (a LIKE over a long text, a sort in memory). If a statement
 # is still running this long after its limit, the kernel ends the process by SIGALRM.
@@ -40,24 +39,12 @@ _VOLATILE = frozenset(
     unixepoch""".split()  # noqa: SIM905
 )
 # Messages of SQLite and the sqlite3 module about a statement that is too big or several statements: there is no code.
-_SIZE_ERRORS = ("query string is too large", "Expression tree is too large", "parser stack overflow", "too many")
-_SEVERAL = "You can only execute one statement"
+_UNFIT = (
+    "query string is too large", "Expression tree is too large", "parser stack overflow", "too many",
+    "You can only execute one statement",
+)  # fmt: skip
 _READABLE_MODULES = frozenset(("json_each", "json_tree"))
 _CATALOGUE = frozenset(("sqlite_master", "sqlite_schema", "sqlite_sequence", "sqlite_stat1"))
-
-
-@dataclass
-class RawResult:
-    """What one statement did: `columns` and `rows` if its status is ok, else `error`.
-
-    `volatile`: the statement, or a view it reads, calls a function whose result may depend on the clock or on chance.
-    """
-
-    status: Status
-    error: str = ""
-    columns: list[str] = field(default_factory=list)
-    rows: list[tuple] = field(default_factory=list)
-    volatile: bool = False
 
 
 class Sandbox:
@@ -73,7 +60,20 @@ class Sandbox:
         self._connection.text_factory = lambda text: text.decode(errors="ignore")
         if hasattr(self._connection, "setconfig"):  # before Python 3.12: see defend_connections
             self._connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
-        self._harden()
+        for pragma in (
+            "trusted_schema = OFF", "query_only = ON", "cell_size_check = ON", "temp_store = MEMORY", "mmap_size = 0",
+            f"cache_size = -{_CACHE_KIB}", f"hard_heap_limit = {limits.memory_bytes}",
+        ):  # fmt: skip
+            self._connection.execute(f"PRAGMA {pragma}")
+        for category, value in (
+            (sqlite3.SQLITE_LIMIT_LENGTH, limits.result_bytes),
+            (sqlite3.SQLITE_LIMIT_SQL_LENGTH, limits.sql_length),
+            (sqlite3.SQLITE_LIMIT_EXPR_DEPTH, limits.expression_depth),
+            (sqlite3.SQLITE_LIMIT_ATTACHED, 0),
+            (sqlite3.SQLITE_LIMIT_WORKER_THREADS, 0),
+            (sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH, 1),
+        ):
+            self._connection.setlimit(category, value)
         names = self._connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
         self._tables = frozenset(name.lower() for (name,) in names) | _CATALOGUE | _READABLE_MODULES
         # SQLite creates these tables on first use, with a CREATE TABLE that the authorizer would deny.
@@ -88,28 +88,6 @@ class Sandbox:
         self._connection.set_authorizer(None)
         self._connection.set_progress_handler(None, 0)
         self._connection.close()
-
-    def _harden(self) -> None:
-        connection, limits = self._connection, self._limits
-        for pragma in (
-            "trusted_schema = OFF",
-            "query_only = ON",
-            "cell_size_check = ON",
-            "temp_store = MEMORY",
-            "mmap_size = 0",
-            f"cache_size = -{_CACHE_KIB}",
-            f"hard_heap_limit = {limits.memory_bytes}",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
-        for category, value in (
-            (sqlite3.SQLITE_LIMIT_LENGTH, limits.result_bytes),
-            (sqlite3.SQLITE_LIMIT_SQL_LENGTH, limits.sql_length),
-            (sqlite3.SQLITE_LIMIT_EXPR_DEPTH, limits.expression_depth),
-            (sqlite3.SQLITE_LIMIT_ATTACHED, 0),
-            (sqlite3.SQLITE_LIMIT_WORKER_THREADS, 0),
-            (sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH, 1),
-        ):
-            connection.setlimit(category, value)
 
     def _authorize(self, action: int, first: str | None, second: str | None, *_: str | None) -> int:
         """Allow reads of the database's tables and known functions. SQLite asks while it compiles a statement."""
@@ -130,8 +108,12 @@ class Sandbox:
     def _out_of_time(self) -> bool:
         return time.monotonic() > self._deadline
 
-    def run(self, sql: str) -> RawResult:
-        """Run one statement within the limits. Never raises for anything the statement does."""
+    def run(self, sql: str) -> Reply:
+        """Run one statement within the limits. Never raises for anything the statement does.
+
+        The payload is (column names, rows, whether it is volatile). A statement is volatile if it, or a view it reads,
+        calls a function whose result may depend on the clock or on chance.
+        """
         seconds = self._limits.seconds
         self._denied = self._volatile = False
         self._deadline = time.monotonic() + seconds
@@ -139,15 +121,14 @@ class Sandbox:
         try:
             return self._fetch(sql)
         except (sqlite3.Error, sqlite3.Warning, UnicodeError, MemoryError) as error:
-            return RawResult(self._classify(error), (str(error) or type(error).__name__)[:_LONGEST_MESSAGE])
+            return self._classify(error), None, (str(error) or type(error).__name__)[:_LONGEST_MESSAGE]
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
-    def _fetch(self, sql: str) -> RawResult:
+    def _fetch(self, sql: str) -> Reply:
         cursor = self._connection.execute(sql)
         if cursor.description is None:
-            return RawResult(Status.FAILED, "there is no statement")
-        columns = [column[0] for column in cursor.description]
+            return Status.FAILED, None, "there is no statement"
         rows: list[tuple] = []
         size = 0
         while chunk := cursor.fetchmany(_ROWS_PER_FETCH):
@@ -155,11 +136,11 @@ class Sandbox:
             size += len(marshal.dumps(chunk, 2))
             if len(rows) > self._limits.rows or size > self._limits.result_bytes:
                 cursor.close()
-                return RawResult(Status.TOO_LARGE, "the result exceeds the limit of rows or bytes")
+                return Status.TOO_LARGE, None, "the result exceeds the limit of rows or bytes"
             if self._out_of_time():
                 cursor.close()
-                return RawResult(Status.TIMED_OUT, "interrupted")
-        return RawResult(Status.OK, "", columns, rows, self._volatile)
+                return Status.TIMED_OUT, None, "interrupted"
+        return Status.OK, ([column[0] for column in cursor.description], rows, self._volatile), ""
 
     def _classify(self, error: Exception) -> Status:
         code = getattr(error, "sqlite_errorcode", None)
@@ -167,12 +148,9 @@ class Sandbox:
             return Status.TIMED_OUT
         if code in (sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_NOMEM) or isinstance(error, MemoryError):
             return Status.TOO_LARGE
-        if self._denied or code == sqlite3.SQLITE_AUTH or str(error).startswith(_SEVERAL):
-            return Status.REFUSED
         # Only at the start of the message: further on SQLite quotes names, which the statement chooses.
-        if str(error).startswith(_SIZE_ERRORS):
-            return Status.REFUSED
-        return Status.FAILED
+        unfit = str(error).startswith(_UNFIT)
+        return Status.REFUSED if self._denied or unfit or code == sqlite3.SQLITE_AUTH else Status.FAILED
 
 
 @contextlib.contextmanager

@@ -3,23 +3,22 @@
 import marshal
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import repeat
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from itertools import chain, repeat
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from sqlr1.cpus import usable_cpus
 from sqlr1.records import InputError
 from sqlr1.sandbox.cache import GoldCache
-from sqlr1.sandbox.judging import METRICS, SEMANTICS, SQLITE_MAGIC, Comparison, ComparisonPlan, Gold, start_of
+from sqlr1.sandbox.judging import METRICS, SEMANTICS, SQLITE_MAGIC, Comparison, judgement, plan_comparisons, start_of
 from sqlr1.sandbox.pool import Pool
 from sqlr1.sandbox.protocol import Execution, Judgement, Limits, Pair, Query, Race, Reply, Status, Task
 
 _CORRUPT = "database disk image is malformed"
 
 
-class Executor:
+class Executor(AbstractContextManager):
     """A pool of sandboxed workers. Use it as a context manager, from one thread at a time.
 
     `workers`: at least one; by default this process's share of the CPUs. `cache`: a folder that keeps the results of
@@ -34,20 +33,14 @@ class Executor:
         self._cache = GoldCache(cache, self.limits)
         self._pool = Pool(workers or usable_cpus(), self.limits)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the workers."""
         self._pool.close()
         self._cache.close()
 
     def worker_pids(self) -> list[int]:
         """The process ids of the workers that take tasks."""
-        return self._pool.pids()
+        return [process.pid for process in self._pool.processes]
 
     def execute(self, queries: Sequence[Query], progress: str | None = None) -> list[Execution]:
         """Run the queries; results in their order. Equal queries run once. `progress` labels a progress bar."""
@@ -75,74 +68,85 @@ class Executor:
             raise ValueError(
                 f"semantics are {list(SEMANTICS)}, metrics {list(METRICS)}; not {semantics!r}, {metrics!r}"
             )
-        plan = ComparisonPlan(pairs, semantics, metrics)
-        comparisons = plan.comparisons()
+        plan = plan_comparisons(pairs, dict.fromkeys((SEMANTICS[semantics], *metrics)))
+        groups = (group for by_metric in plan.values() for group in by_metric.values())
+        comparisons = list(dict.fromkeys(chain.from_iterable(groups)))
         _check(comparison.gold.database for comparison in comparisons)
         golds = self._golds(dict.fromkeys(comparison.gold for comparison in comparisons), progress)
         replies = self._compare(comparisons, golds, progress)
-        return [plan.judge(pair, golds, replies) for pair in pairs]
+        return [judgement(plan[pair], semantics, metrics, golds, replies) for pair in pairs]
 
     def race(self, pairs: Sequence[Pair], repeats: int, progress: str | None = None) -> list[Race]:
         """For R-VES: `repeats` times per pair, time of the gold / time of the prediction.
 
         Meant for matching pairs whose database exists. These are wall times, so they differ from run to run.
         """
-        tasks = [("race", os.path.abspath(pair.database), pair.predicted, pair.gold, repeats) for pair in pairs]
+        tasks = [("race", pair.database, pair.predicted, pair.gold, repeats) for pair in pairs]
         return [
-            Race(Status.OK, payload) if status == Status.OK else Race(Status(status), [], payload or "", error)
+            Race(Status.OK, payload, "", "") if status == Status.OK else Race(Status(status), [], payload or "", error)
             for status, payload, error in self._run(tasks, progress, statements=2 * repeats + 2)
         ]
 
     def _each(self, kind: str, queries: Sequence[Query], progress: str | None) -> dict[Query, Reply]:
         unique = list(dict.fromkeys(queries))
         _check(query.database for query in unique)
-        replies = self._run([(kind, os.path.abspath(query.database), query.sql) for query in unique], progress)
+        replies = self._run([(kind, *query) for query in unique], progress)
         return dict(zip(unique, replies, strict=True))
 
-    def _golds(self, golds: Iterable[Gold], progress: str | None) -> dict[Gold, Reply]:
+    def _golds(self, golds: Iterable[Query], progress: str | None) -> dict[Query, Reply]:
         """The result of each gold, from the cache or run now."""
-        replies: dict[Gold, Reply] = {}
-        to_run: dict[Gold, str] = {}  # with their keys in the cache
+        replies: dict[Query, Reply] = {}
+        to_run: dict[Query, str] = {}  # with their keys in the cache
         for gold in golds:
             if not os.path.isfile(gold.database):
-                replies[gold] = Status.MISSING_DATABASE.value, None, f"{gold.database}: no such file"
+                replies[gold] = Status.MISSING_DATABASE, None, f"{gold.database}: no such file"
                 continue
             key = self._cache.key(*gold)
             if reply := self._cache.get(key):
                 replies[gold] = reply
             else:
                 to_run[gold] = key
-        tasks = [("execute", os.path.abspath(gold.database), gold.sql) for gold in to_run]
-        new = dict(zip(to_run, self._run(tasks, progress and "golds"), strict=True))
+        ran = self._run([("execute", *gold) for gold in to_run], progress and "golds")
+        new = dict(zip(to_run, ran, strict=True))
         volatile = {gold for gold, (_, payload, _) in new.items() if payload and payload[2]}
         self._cache.put({to_run[gold]: reply for gold, reply in new.items() if gold not in volatile})
         return replies | new
 
     def _compare(
-        self, comparisons: list[Comparison], golds: dict[Gold, Reply], progress: str | None
-    ) -> dict[tuple[Gold, str], Reply]:
+        self, comparisons: list[Comparison], golds: dict[Query, Reply], progress: str | None
+    ) -> dict[tuple[Query, str], Reply]:
         """Run each distinct prediction once per database and compare it with all its golds that ran.
 
         It runs again for every `result_bytes` of golds, because a worker holds the golds of one task in memory. The
         payload of a reply maps comparators to values.
         """
-        against: dict[tuple[Path, str], dict[Gold, list[str]]] = {}
+        against: dict[Query, dict[Query, list[str]]] = {}  # prediction -> its golds -> comparators
         for gold, predicted, comparator in comparisons:
             if golds[gold][0] == Status.OK:
-                against.setdefault((gold.database, predicted), {}).setdefault(gold, []).append(comparator)
-        runs, tasks = [], []
-        for (database, predicted), comparators in against.items():
-            for part in _parts(comparators, golds, self.limits.result_bytes):
-                runs.append((predicted, part))
-                more = ((golds[gold][1][1], tuple(names)) for gold, names in part.items())
-                tasks.append(("compare", os.path.abspath(database), predicted, *more))
-        found: dict[tuple[Gold, str], Reply] = {}
-        for (predicted, part), (status, values, error) in zip(runs, self._run(tasks, progress), strict=True):
+                prediction = Query(gold.database, predicted)
+                against.setdefault(prediction, {}).setdefault(gold, []).append(comparator)
+        parts: list[tuple[Query, dict[Query, list[str]]]] = []
+        for prediction, comparators in against.items():
+            room = 0
+            for gold, names in comparators.items():
+                size = len(golds[gold][1][1])
+                if size > room:  # a larger gold is a part by itself
+                    parts.append((prediction, {}))
+                    room = self.limits.result_bytes
+                parts[-1][1][gold] = names
+                room -= size
+        tasks = [
+            ("compare", *prediction, *((golds[gold][1][1], tuple(names)) for gold, names in part.items()))
+            for prediction, part in parts
+        ]
+        found: dict[tuple[Query, str], Reply] = {}
+        for (prediction, part), (status, values, error) in zip(parts, self._run(tasks, progress), strict=True):
             for gold, value in zip(part, values or repeat(None), strict=False):
-                found[gold, predicted] = status, value, error
+                found[gold, prediction.sql] = status, value, error
         return found
 
-    def _run(self, tasks: list[Task], progress: str | None, statements: int = 1) -> list[Reply]:
+    def _run(self, tasks: Iterable[Task], progress: str | None, statements: int = 1) -> list[Reply]:
+        tasks = [(kind, os.path.abspath(database), *more) for kind, database, *more in tasks]
         if progress and sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -161,17 +165,3 @@ def _check(databases: Iterable[Path]) -> None:
     for database in dict.fromkeys(databases):
         if start_of(database) not in (SQLITE_MAGIC, b""):
             raise InputError(f"{database}: not a SQLite database; fetch or build it again")
-
-
-def _parts(comparators: dict[Gold, list[str]], golds: Mapping[Gold, Reply], most: int) -> list[dict[Gold, list[str]]]:
-    """Split the golds of one prediction into parts of at most `most` bytes; a larger gold is a part by itself."""
-    parts: list[dict[Gold, list[str]]] = []
-    room = 0
-    for gold, names in comparators.items():
-        size = len(golds[gold][1][1])
-        if size > room:
-            parts.append({})
-            room = most
-        parts[-1][gold] = names
-        room -= size
-    return parts

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from sqlr1.sandbox.protocol import Judgement, Pair, Reply, Status, Verdict
+from sqlr1.sandbox.protocol import Judgement, Pair, Query, Reply, Status, Verdict
 
 logger = logging.getLogger(__name__)
 # The metric that decides the verdict under each benchmark's semantics. `soft_f1` is BIRD's graded metric.
 SEMANTICS = {"spider": "spider_exec", "bird": "bird_ex"}
 METRICS = ("spider_exec", "spider_exec_keep_distinct", "bird_ex", "soft_f1")
+_GOLD_FAULTS = {Status.MISSING_DATABASE: Verdict.MISSING_DATABASE, Status.TIMED_OUT: Verdict.GOLD_TIMED_OUT}
 SQLITE_MAGIC = b"SQLite format 3\0"
 # Literals, quoted names and comments are matched first, so that keywords inside them are ignored. The quantifiers are
 # possessive, and an unclosed literal runs to the end: a model wrote the text, and it must be read in linear time.
@@ -24,67 +25,56 @@ _TOKEN = re.compile(
 _CURRENT_YEAR = re.compile(r"YEAR\s*\(\s*CURDATE\s*\(\s*\)\s*\)", re.IGNORECASE)
 
 
-class Gold(NamedTuple):
-    """A gold statement on one database file."""
-
-    database: Path
-    sql: str
-
-
 class Comparison(NamedTuple):
     """One prediction against one gold by one comparator (a key of `worker.COMPARATORS`)."""
 
-    gold: Gold
+    gold: Query
     predicted: str
     comparator: str
 
 
-class ComparisonPlan:
-    """The comparisons that decide the metrics of pairs. A metric counts only if all its comparisons succeed."""
+# The comparisons that decide a metric, which must all succeed: one for each instance of the database.
+ByMetric = dict[str, list[Comparison]]
 
-    def __init__(self, pairs: Iterable[Pair], semantics: str, metrics: Iterable[str]) -> None:
-        self._verdict_metric = SEMANTICS[semantics]
-        self._metrics = tuple(metrics)
-        self._instances: dict[Path, list[Path]] = {}
-        self._by_pair: dict[Pair, dict[str, list[Comparison]]] = {}
-        for pair in dict.fromkeys(pairs):
-            wanted = {self._verdict_metric, *self._metrics} if pair.database else ()
-            self._by_pair[pair] = {metric: self._comparisons(pair, metric) for metric in wanted}
 
-    def _comparisons(self, pair: Pair, metric: str) -> list[Comparison]:
-        gold, predicted, comparator = _statements(pair, metric)
-        if pair.database not in self._instances:
-            self._instances[pair.database] = instances(pair.database)
-        return [Comparison(Gold(path, gold), predicted, comparator) for path in self._instances[pair.database]]
+def plan_comparisons(pairs: Iterable[Pair], metrics: Iterable[str]) -> dict[Pair, ByMetric]:
+    """The comparisons for each pair; none if its database is missing."""
+    files = {database: instances(database) for database in {pair.database for pair in pairs} if database}
+    plan: dict[Pair, ByMetric] = {}
+    for pair in dict.fromkeys(pairs):
+        plan[pair] = {}
+        for metric in metrics if pair.database else ():
+            gold, *rest = _statements(pair, metric)
+            plan[pair][metric] = [Comparison(Query(path, gold), *rest) for path in files[pair.database]]
+    return plan
 
-    def comparisons(self) -> list[Comparison]:
-        """All of them, without repetitions."""
-        groups = (group for by_metric in self._by_pair.values() for group in by_metric.values())
-        return list(dict.fromkeys(comparison for group in groups for comparison in group))
 
-    def judge(self, pair: Pair, golds: Mapping[Gold, Reply], replies: Mapping[tuple[Gold, str], Reply]) -> Judgement:
-        """The judgement on a pair. A metric whose gold could not be run is left out."""
-        by_metric = self._by_pair[pair]
-        if not by_metric:
-            return Judgement(Verdict.MISSING_DATABASE, {}, "the database is missing")
-        decided = {metric: _decide(comparisons, golds, replies) for metric, comparisons in by_metric.items()}
-        verdict, _, error = decided[self._verdict_metric]
-        values = {m: decided[m][1] for m in self._metrics if not decided[m][0].is_gold_fault}
-        deciding = by_metric[self._verdict_metric]
-        alone = _decide(deciding[:1], golds, replies)[0] == Verdict.MATCH if len(deciding) > 1 else None
-        return Judgement(verdict, values, error, alone)
+def judgement(
+    by_metric: ByMetric,
+    semantics: str,
+    metrics: Iterable[str],
+    golds: Mapping[Query, Reply],
+    replies: Mapping[tuple[Query, str], Reply],
+) -> Judgement:
+    """The judgement on a pair by the replies to its comparisons. A metric whose gold could not be run is left out."""
+    if not by_metric:
+        return Judgement(Verdict.MISSING_DATABASE, {}, "the database is missing")
+    decided = {metric: _decide(comparisons, golds, replies) for metric, comparisons in by_metric.items()}
+    verdict, _, error = decided[SEMANTICS[semantics]]
+    values = {m: decided[m][1] for m in metrics if not decided[m][0].is_gold_fault}
+    deciding = by_metric[SEMANTICS[semantics]]
+    alone = _decide(deciding[:1], golds, replies)[0] == Verdict.MATCH if len(deciding) > 1 else None
+    return Judgement(verdict, values, error, alone)
 
 
 def _decide(
-    comparisons: list[Comparison], golds: Mapping[Gold, Reply], replies: Mapping[tuple[Gold, str], Reply]
+    comparisons: list[Comparison], golds: Mapping[Query, Reply], replies: Mapping[tuple[Query, str], Reply]
 ) -> tuple[Verdict, float, str]:
     """Verdict, value 0..1 and error of one metric. Golds are checked first: their fault is never the prediction's."""
     for comparison in comparisons:
         status, _, error = golds[comparison.gold]
-        if status == Status.MISSING_DATABASE:
-            return Verdict.MISSING_DATABASE, 0.0, error
         if status != Status.OK:
-            return Verdict.GOLD_TIMED_OUT if status == Status.TIMED_OUT else Verdict.GOLD_FAILED, 0.0, error
+            return _GOLD_FAULTS.get(status, Verdict.GOLD_FAILED), 0.0, error
     value = 1.0
     for comparison in comparisons:
         status, values, error = replies[comparison.gold, comparison.predicted]
@@ -100,14 +90,12 @@ def instances(database: Path) -> list[Path]:
     A file beside it that is no SQLite database is logged and left out.
     """
     found = [database]
-    if database.parent.name == database.stem:
-        for path in sorted(database.parent.glob("*.sqlite")):
-            if path.name == database.name:
-                continue
-            if start_of(path) == SQLITE_MAGIC:
-                found.append(path)
-            else:
-                logger.warning("%s: not a SQLite database, not used as an instance of the one beside it", path)
+    folder = database.parent
+    for path in sorted(folder.glob("*.sqlite")) if folder.name == database.stem else ():
+        if path.name != database.name and start_of(path) == SQLITE_MAGIC:
+            found.append(path)
+        elif path.name != database.name:
+            logger.warning("%s: not a SQLite database, not used as an instance of the one beside it", path)
     return found
 
 

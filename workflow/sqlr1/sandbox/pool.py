@@ -2,6 +2,7 @@
 
 import logging
 import marshal
+import math
 import os
 import selectors
 import signal
@@ -11,10 +12,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import astuple
 from pathlib import Path
 
-from sqlr1.sandbox.protocol import Inbox, Limits, Reply, Status, Task, send
+from sqlr1.sandbox.protocol import Limits, Reply, Status, Task, send
 
 logger = logging.getLogger(__name__)
 _PACKAGE_ROOT = Path(__file__).parents[2]
@@ -28,15 +28,20 @@ _STARVATION = 4
 # A task whose worker died is tried once more: something outside may have killed it.
 _ATTEMPTS = 2
 _FAILED_STARTS = 100  # in a row
+_ENDED_BY_LIMIT = {  # the replies for a worker that the kernel ended, by its exit code
+    -signal.SIGALRM: (Status.TIMED_OUT, None, "interrupted"),
+    -signal.SIGPROF: (Status.TOO_LARGE, None, "the result takes too long to compare"),
+}
 
 
 class _Process:
     """A worker process, its socket, and its current task (an index, or None)."""
 
     def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self.socket, theirs = socket.socketpair()
         with theirs:
-            arguments = [str(_PACKAGE_ROOT), str(theirs.fileno()), marshal.dumps(astuple(limits), 2).hex()]
+            arguments = [str(_PACKAGE_ROOT), str(theirs.fileno()), marshal.dumps(tuple(limits), 2).hex()]
             # -I -S: no environment, no site-packages. With the standard library only, a worker starts fast.
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _START, *arguments],
@@ -47,20 +52,23 @@ class _Process:
                 env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
             )
         self.socket.settimeout(_HANG_SECONDS)
+        self.messages = self.socket.makefile("rb")
         self.pid = self._process.pid
         self.ready = False
         self.task: int | None = None
-        self.deadline = 0.0  # when to check it
-        self.last_deadline = 0.0  # when to kill it
-        self.inbox = Inbox(self.socket)
+        self._expect_message()
 
-    def assign(self, task: int, message: Task, limits: Limits, statements: int) -> None:
-        """Send a task of so many statements. The time to compare their results is added."""
+    def _expect_message(self, statements: int = 1) -> None:
+        """Set when to check the process (`deadline`, infinite if it is idle) and when to kill it (`last_deadline`)."""
+        soon = time.monotonic() + _HANG_SECONDS
+        self.deadline = soon + self._limits.seconds
+        comparison = _STARVATION * self._limits.comparison_seconds
+        self.last_deadline = soon + self._limits.seconds * statements + comparison
+
+    def assign(self, task: int, message: Task, statements: int) -> None:
+        """Send a task of so many statements."""
         self.task = task
-        now = time.monotonic()
-        comparison = _STARVATION * limits.comparison_seconds
-        self.deadline = now + limits.seconds + _HANG_SECONDS
-        self.last_deadline = now + limits.seconds * statements + _HANG_SECONDS + comparison
+        self._expect_message(statements)
         try:
             send(self.socket, message)
         except OSError:  # dead, or stopped and not reading: replace it at once
@@ -79,6 +87,7 @@ class _Process:
 
     def end(self) -> int:
         """Kill the process, which has nothing to save. Returns its exit code, or minus the signal."""
+        self.messages.close()
         self.socket.close()
         self._process.kill()
         return self._process.wait()
@@ -90,19 +99,15 @@ class Pool:
     def __init__(self, workers: int, limits: Limits) -> None:
         self._limits = limits
         self._selector = selectors.DefaultSelector()
-        self._processes: list[_Process] = []
+        self.processes: list[_Process] = []
         self._failed_starts = 0
         self._spare: _Process | None = None
         for _ in range(workers):
             self._add(_Process(limits))
 
-    def pids(self) -> list[int]:
-        """The process ids of the workers."""
-        return [process.pid for process in self._processes]
-
     def close(self) -> None:
         """End all workers."""
-        for process in list(self._processes):
+        for process in list(self.processes):
             self._remove(process)
         if self._spare:
             self._spare.end()
@@ -118,53 +123,46 @@ class Pool:
         deaths = [0] * len(tasks)
         try:
             while len(replies) < len(tasks):
-                for process in self._processes:
-                    if process.task is None and waiting:
+                for process in self.processes:
+                    if process.ready and process.task is None and waiting:
                         task = waiting.popleft()
-                        process.assign(task, tasks[task], self._limits, statements)
+                        process.assign(task, tasks[task], statements)
                 for task, reply in self._collect():
-                    deaths[task] += reply is not None and reply[0] == Status.CRASHED
-                    if reply is None or (reply[0] == Status.CRASHED and deaths[task] < _ATTEMPTS):
+                    if task is None:  # "ready", or the end of an idle worker
+                        continue
+                    deaths[task] += reply[0] == Status.CRASHED
+                    if reply[0] == Status.CRASHED and deaths[task] < _ATTEMPTS:
                         waiting.appendleft(task)
                     else:
                         replies[task] = reply
                         done()
         finally:  # after an exception (such as Ctrl-C) the next call must not receive replies to these tasks
-            for process in [process for process in self._processes if process.task is not None]:
+            for process in [process for process in self.processes if process.task is not None]:
                 self._remove(process)
                 self._add(_Process(self._limits))
         return [replies[task] for task in range(len(tasks))]
 
-    def _collect(self) -> list[tuple[int, Reply | None]]:
-        """Wait for replies: (task, reply). Replaces workers that died or hang, and says so in the reply.
-
-        The reply is None if the worker died before it was ready, so before it had read the task.
-        """
-        deadline = min(process.deadline for process in self._processes if process.task is not None)
-        found: list[tuple[int, Reply | None]] = []
-        for key, _ in self._selector.select(max(0.0, deadline - time.monotonic())):
-            process: _Process = key.data
+    def _collect(self) -> list[tuple[int | None, Reply]]:
+        """Wait for messages: (task, reply). Replaces workers that died or hang, and says so in the reply."""
+        found: list[tuple[int | None, Reply]] = []
+        wait = min(process.deadline for process in self.processes) - time.monotonic()
+        for process in [key.data for key, _ in self._selector.select(max(0.0, wait))]:
             try:
-                messages = process.inbox.receive()
-            except OSError:
-                found += self._replace(process)
-                continue
-            for message in messages:
-                if process.ready:
-                    found.append((process.task, message))
-                    process.task = None
-                else:  # the first message only says that the worker has started
-                    process.ready = True
-                    self._failed_starts = 0
+                found.append((process.task, marshal.load(process.messages)))
+            except (OSError, EOFError):
+                found.append((process.task, self._replace(process)))
+            else:
+                process.task, process.ready, process.deadline = None, True, math.inf
+                self._failed_starts = 0
         now = time.monotonic()
-        for process in [process for process in self._processes if process.task is not None and process.deadline < now]:
+        for process in [process for process in self.processes if process.deadline < now]:
             if process.hangs(now):
-                found += self._replace(process)
+                found.append((process.task, self._replace(process)))
             else:  # comparing, racing, or short of CPU time
                 process.deadline = now + _HANG_SECONDS
         return found
 
-    def _replace(self, process: _Process) -> list[tuple[int, Reply | None]]:
+    def _replace(self, process: _Process) -> Reply:
         code = self._remove(process)
         self._failed_starts += not process.ready
         if self._failed_starts >= _FAILED_STARTS:
@@ -172,22 +170,17 @@ class Pool:
         # The spare has already started. Starting a process takes as long as a hundred quick queries.
         self._add(self._spare or _Process(self._limits))
         self._spare = _Process(self._limits)
-        if process.task is None:
-            return []
-        if not process.ready:
-            return [(process.task, None)]
-        if code == -signal.SIGALRM:
-            return [(process.task, (Status.TIMED_OUT.value, None, "interrupted"))]
-        if code == -signal.SIGPROF:
-            return [(process.task, (Status.TOO_LARGE.value, None, "the result takes too long to compare"))]
-        logger.warning("a SQL worker died (exit code %d); another replaces it", code)
-        return [(process.task, (Status.CRASHED.value, None, f"the worker died (exit code {code})"))]
+        if code in _ENDED_BY_LIMIT:
+            return _ENDED_BY_LIMIT[code]
+        if process.task is not None:
+            logger.warning("a SQL worker died (exit code %d); another replaces it", code)
+        return Status.CRASHED, None, f"the worker died (exit code {code})"
 
     def _add(self, process: _Process) -> None:
-        self._processes.append(process)
+        self.processes.append(process)
         self._selector.register(process.socket, selectors.EVENT_READ, process)
 
     def _remove(self, process: _Process) -> int:
         self._selector.unregister(process.socket)
-        self._processes.remove(process)
+        self.processes.remove(process)
         return process.end()

@@ -1,7 +1,8 @@
 """What goes into the executor and comes out of it, and the messages between the executor and its workers.
 
-A message is a 4-byte length and a marshalled value. Unlike pickle, marshal runs no code when it is read.
-A task is `(kind, database, sql, *more)`, a reply `(status, payload, error)`:
+A message is a marshalled value. Unlike pickle, marshal runs no code when it is read. A worker first says "ready". Then
+it gets one task at a time and replies to it. A task is `(kind, database, sql, *more)`, a reply
+`(status, payload, error)`:
 
 | kind        | more                                   | payload if ok                                              |
 |-------------|----------------------------------------|------------------------------------------------------------|
@@ -17,13 +18,8 @@ failed, "gold" or "predicted". Otherwise the payload is None if the status is no
 import enum
 import marshal
 import socket
-import struct
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-_CHUNK = 1 << 20
-_HEADER = struct.Struct("!I")
+from typing import Any, NamedTuple
 
 Task = tuple
 Reply = tuple[str, Any, str]
@@ -66,8 +62,7 @@ class Verdict(enum.StrEnum):
         return self in (Verdict.GOLD_FAILED, Verdict.GOLD_TIMED_OUT, Verdict.MISSING_DATABASE)
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """What one statement may use.
 
     `seconds`: wall time to execute and fetch. `rows`, `result_bytes`: size of the result; a single value may not
@@ -91,16 +86,14 @@ class Limits:
         return cls(**settings.model_dump() | ({"seconds": seconds} if seconds else {}))
 
 
-@dataclass(frozen=True)
-class Query:
+class Query(NamedTuple):
     """One statement to run on one database file."""
 
     database: Path
     sql: str
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """A prediction and its gold. `database` is None if the question's database is missing."""
 
     database: Path | None
@@ -108,65 +101,39 @@ class Pair:
     predicted: str
 
 
-@dataclass(frozen=True)
-class Execution:
+class Execution(NamedTuple):
     """What a statement returned. `rows` is None unless `status` is ok; column names may repeat."""
 
     status: Status
-    columns: list[str] = field(default_factory=list)
-    rows: list[tuple] | None = None
-    error: str = ""
+    columns: list[str]
+    rows: list[tuple] | None
+    error: str
 
 
-@dataclass(frozen=True)
-class Race:
+class Race(NamedTuple):
     """The speed of a prediction: `ratios` are time of the gold / time of the prediction, empty unless `status` is ok.
 
     `failed`: which of the two did not run, "gold" or "predicted"; empty if unknown (the worker died).
     """
 
     status: Status
-    ratios: list[float] = field(default_factory=list)
-    failed: str = ""
-    error: str = ""
+    ratios: list[float]
+    failed: str
+    error: str
 
 
-@dataclass(frozen=True)
-class Judgement:
+class Judgement(NamedTuple):
     """The verdict on a pair. `metrics` maps each requested metric to 0..1; `error` says why a statement did not run.
 
     `one_instance`: whether it would be a match on the database alone, for one with further instances; else None.
     """
 
     verdict: Verdict
-    metrics: dict[str, float] = field(default_factory=dict)
-    error: str = ""
+    metrics: dict[str, float]
+    error: str
     one_instance: bool | None = None
 
 
 def send(connection: socket.socket, value: Any) -> None:
-    """Write one message."""
-    body = marshal.dumps(value, 2)
-    connection.sendall(_HEADER.pack(len(body)) + body)
-
-
-class Inbox:
-    """Assembles the messages that arrive on a socket."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._buffer = bytearray()
-
-    def receive(self) -> list[Any]:
-        """Read once; the messages that are now complete. Raises ConnectionError if the other side is gone."""
-        if not (part := self._connection.recv(_CHUNK)):
-            raise ConnectionError("the other side closed the connection")
-        self._buffer += part
-        messages = []
-        while len(self._buffer) >= _HEADER.size:
-            end = _HEADER.size + _HEADER.unpack_from(self._buffer)[0]
-            if len(self._buffer) < end:
-                break
-            messages.append(marshal.loads(bytes(self._buffer[_HEADER.size : end])))
-            del self._buffer[:end]
-        return messages
+    """Write one message; `marshal.load` reads it from the other side's `makefile("rb")`."""
+    connection.sendall(marshal.dumps(value, 2))

@@ -12,13 +12,12 @@ import sqlite3
 import stat
 import sys
 import time
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 from sqlr1.sandbox.compare import bird_equal, fingerprint, soft_f1, spider_exec_equal
-from sqlr1.sandbox.connection import RawResult, Sandbox, defend_connections
-from sqlr1.sandbox.protocol import Inbox, Limits, Reply, Status, send
+from sqlr1.sandbox.connection import Sandbox, defend_connections
+from sqlr1.sandbox.protocol import Limits, Reply, Status, send
 
 _OPEN_DATABASES = 24
 _LARGEST_KEPT = 1 << 20
@@ -37,36 +36,28 @@ class Worker:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._sandboxes: OrderedDict[tuple, Sandbox] = OrderedDict()
+        self._sandboxes: dict[tuple, Sandbox] = {}  # the one used last comes last
 
     def answer(self, kind: str, database: str, sql: str, *more: Any) -> Reply:
         """Do one task."""
         try:
             sandbox = self._sandbox(database)
         except OSError as error:
-            return Status.MISSING_DATABASE.value, None, f"{database}: {error.strerror or 'no such file'}"
+            return Status.MISSING_DATABASE, None, f"{database}: {error.strerror or 'no such file'}"
         except sqlite3.Error as error:
-            return Status.FAILED.value, None, f"{database}: {error}"
+            return Status.FAILED, None, f"{database}: {error}"
         if kind == "race":  # its statements have their own limits
             return _race(sandbox, sql, *more)
-        result = sandbox.run(sql)
-        if result.status is not Status.OK:
-            return result.status.value, None, result.error
+        status, result, error = sandbox.run(sql)
+        if status is not Status.OK:
+            return status, None, error
         signal.setitimer(signal.ITIMER_PROF, self._limits.comparison_seconds)
         try:
-            return Status.OK.value, self._payload(kind, result, *more), ""
+            return Status.OK, _payload(kind, *result, *more), ""
         except MemoryError:
-            return Status.TOO_LARGE.value, None, "out of memory"
+            return Status.TOO_LARGE, None, "out of memory"
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
-
-    def _payload(self, kind: str, result: RawResult, *more: Any) -> Any:
-        if kind == "execute":
-            return result.columns, marshal.dumps(result.rows, 2), result.volatile
-        if kind == "fingerprint":
-            return fingerprint(result.rows)
-        golds = ((_decoded(rows) if len(rows) < _LARGEST_KEPT else marshal.loads(rows), names) for rows, names in more)
-        return [{name: float(COMPARATORS[name](result.rows, gold)) for name in names} for gold, names in golds]
 
     def _sandbox(self, database: str) -> Sandbox:
         """The open connection, or a new one if the file has changed, which an immutable connection does not notice.
@@ -77,13 +68,20 @@ class Worker:
         if not stat.S_ISREG(found.st_mode):
             raise FileNotFoundError(database)
         key = (database, found.st_ino, found.st_size, found.st_mtime_ns)
-        if key in self._sandboxes:
-            self._sandboxes.move_to_end(key)
-        else:
-            self._sandboxes[key] = Sandbox(Path(database), self._limits)
-            if len(self._sandboxes) > _OPEN_DATABASES:
-                self._sandboxes.popitem(last=False)[1].close()
-        return self._sandboxes[key]
+        sandbox = self._sandboxes.pop(key, None) or Sandbox(Path(database), self._limits)
+        self._sandboxes[key] = sandbox
+        if len(self._sandboxes) > _OPEN_DATABASES:
+            self._sandboxes.pop(next(iter(self._sandboxes))).close()
+        return sandbox
+
+
+def _payload(kind: str, columns: list[str], rows: list[tuple], volatile: bool, *more: Any) -> Any:
+    if kind == "execute":
+        return columns, marshal.dumps(rows, 2), volatile
+    if kind == "fingerprint":
+        return fingerprint(rows)
+    golds = ((_decoded(gold) if len(gold) < _LARGEST_KEPT else marshal.loads(gold), names) for gold, names in more)
+    return [{name: float(COMPARATORS[name](rows, gold)) for name in names} for gold, names in golds]
 
 
 def _race(sandbox: Sandbox, predicted: str, gold: str, repeats: int) -> Reply:
@@ -93,23 +91,19 @@ def _race(sandbox: Sandbox, predicted: str, gold: str, repeats: int) -> Reply:
         seconds = {}
         for name, statement in (("gold", gold), ("predicted", predicted)):
             start = time.perf_counter()
-            result = sandbox.run(statement)
+            status, _, error = sandbox.run(statement)
             seconds[name] = time.perf_counter() - start
-            if result.status is not Status.OK:
-                return result.status.value, name, result.error
+            if status is not Status.OK:
+                return status, name, error
         ratios.append(seconds["gold"] / seconds["predicted"])
-    return Status.OK.value, ratios[1:], ""
+    return Status.OK, ratios[1:], ""
 
 
 def _confine(limits: Limits) -> None:
     """Limit the process: memory, no byte written to a file, no core dump, few open files, no child process."""
-    for kind, value in (
-        (resource.RLIMIT_AS, 3 * limits.memory_bytes + 8 * limits.result_bytes),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, 64),
-        (resource.RLIMIT_NPROC, 0),
-    ):
+    most = dict.fromkeys((resource.RLIMIT_FSIZE, resource.RLIMIT_CORE, resource.RLIMIT_NPROC), 0)
+    most |= {resource.RLIMIT_NOFILE: 64, resource.RLIMIT_AS: 3 * limits.memory_bytes + 8 * limits.result_bytes}
+    for kind, value in most.items():
         _, hard = resource.getrlimit(kind)
         lowered = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (lowered, lowered))
@@ -122,17 +116,17 @@ def main() -> None:
     """Serve the socket whose descriptor is the first argument, under the limits in the second, until it closes."""
     limits = Limits(*marshal.loads(bytes.fromhex(sys.argv[2])))
     connection = socket.socket(fileno=int(sys.argv[1]))
-    inbox = Inbox(connection)
+    messages = connection.makefile("rb")
     gc.disable()  # a result is many small objects without cycles: searching for cycles is lost time
     with defend_connections():
         _confine(limits)  # last: after this an error message may have nowhere to go
         worker = Worker(limits)
         send(connection, "ready")
-        with contextlib.suppress(ConnectionError):  # the executor is gone, or has dropped this worker
+        with contextlib.suppress(ConnectionError, EOFError):  # the executor is gone, or has dropped this worker
             while True:
-                for task in inbox.receive():
-                    try:
-                        reply = worker.answer(*task)
-                    except Exception as error:  # unexpected: this query gets a verdict with the reason, others go on
-                        reply = Status.CRASHED.value, None, f"{type(error).__name__}: {error}"
-                    send(connection, reply)
+                task = marshal.load(messages)
+                try:
+                    status, payload, error = worker.answer(*task)
+                except Exception as unexpected:  # this query gets a verdict with the reason, others go on
+                    status, payload, error = Status.CRASHED, None, f"{type(unexpected).__name__}: {unexpected}"
+                send(connection, (status.value, payload, error))

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from sqlr1.evaluate.formats import database_path, excluded_questions, read_questions
 from sqlr1.model.answers import Prompted, generate, make_backend
-from sqlr1.model.base import context_length, load_tokenizer, model_folder
-from sqlr1.model.numerics import fix_numerics, native_precision
+from sqlr1.model.base import context_length, fix_numerics, load_tokenizer, model_folder, native_precision
 from sqlr1.records import InputError, write_jsonl
 from sqlr1.stages.common import Job, stage, stage_parser
 

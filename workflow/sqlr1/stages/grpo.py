@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlr1.model.base import MODEL_FILES, load_tokenizer, model_folder
-from sqlr1.model.numerics import fix_numerics, native_precision
+from sqlr1.model.base import MODEL_FILES, fix_numerics, load_tokenizer, model_folder, native_precision
 from sqlr1.records import Catalogue, InputError, Question, read_records
 from sqlr1.rewards import REWARDS, reward_functions
 from sqlr1.sandbox import Executor, Limits
@@ -40,9 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _train(job: Job) -> None:
-    from sqlr1.train import grpo_trainer
     from sqlr1.train.checkpoints import train_on, write_metrics
-    from sqlr1.train.execution_reward import ExecutionReward
+    from sqlr1.train.grpo_trainer import ExecutionReward, make_trainer
     from sqlr1.train.policy import load_policy, save_policy
     from sqlr1.train.validation import PREFIX, Validate
 
@@ -55,7 +53,7 @@ def _train(job: Job) -> None:
     with Executor(job.args.workers, limits, cache=GOLD_CACHE) as executor:
         reward = ExecutionReward(executor, weights.semantics, reward_functions(weights, job.args.reward_variant))
         validate = Validate(validation, reward, settings.validation.every)
-        trainer = grpo_trainer.make_trainer(
+        trainer = make_trainer(
             load_policy(source, settings), tokenizer, rows, reward, validate, settings, job.work, job.seed, job.run
         )
         history = train_on(trainer, job.work)

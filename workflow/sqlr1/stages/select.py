@@ -1,8 +1,10 @@
 """Select RL questions by the pass rate of the policy that reinforcement learning starts from.
 
-The policy answers each question `n` times. Questions that it solves sometimes are kept, easy ones first. Method:
-offline difficulty filtering, as in work after SQL-R1. The paper itself takes random questions of class Complex: `n: 0`
-keeps all questions. Outputs: rl.jsonl, pass_rates.jsonl.
+The policy answers each question `n` times. Questions that it solves sometimes are kept, easy ones first. The others
+cost rollouts and teach nothing: if all completions of a group have the same reward, all advantages are zero. With pass
+rate p, a group of G has variance with probability 1 - p^G - (1 - p)^G. Method: offline difficulty filtering, as in work
+after SQL-R1. The paper itself takes random questions of class Complex: `n: 0` keeps all questions. Outputs: rl.jsonl,
+pass_rates.jsonl.
 
     python -m sqlr1.stages.select --model-manifest cold_start/manifest.json --questions filter/rl.jsonl \
         --catalogue synthesize/catalogue.jsonl --out select \
@@ -11,21 +13,34 @@ keeps all questions. Outputs: rl.jsonl, pass_rates.jsonl.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from sqlr1.model.base import load_tokenizer, model_folder
-from sqlr1.model.numerics import fix_numerics, native_precision
+from sqlr1.config import Select
+from sqlr1.model.base import fix_numerics, load_tokenizer, model_folder, native_precision
 from sqlr1.outcomes import outcomes
-from sqlr1.records import Catalogue, InputError, Question, read_records, write_jsonl
+from sqlr1.records import SQL_CLASSES, Catalogue, InputError, Question, read_records, write_jsonl
 from sqlr1.sandbox import Executor, Limits
 from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, data_root, stage, stage_parser
 
-if TYPE_CHECKING:
-    from sqlr1.train.selection import PassRate
-
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PassRate:
+    """A policy's answers to one question: counts among its `samples` completions, and whether it was selected."""
+
+    id: str
+    sql_class: str
+    samples: int
+    executable: int
+    matches: int
+    selected: bool = False
+
+    @property
+    def rate(self) -> float:
+        """Share of the samples whose result matches the gold's, in [0, 1]."""
+        return self.matches / self.samples
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -46,8 +61,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _select(job: Job, questions: Sequence[Question]) -> None:
-    from sqlr1.train.selection import easy_first, select
-
     settings = job.settings["select"]
     answered, rates = _pass_rates(job, questions)
     if not rates:
@@ -77,11 +90,34 @@ def _select(job: Job, questions: Sequence[Question]) -> None:
     log.info("%d of %d questions selected, %d outside the band", len(chosen), len(rates), outside)
 
 
-def _pass_rates(job: Job, questions: Sequence[Question]) -> "tuple[list[Question], list[PassRate]]":
+def select(rates: Sequence[PassRate], settings: Select) -> tuple[list[int], int]:
+    """Indices of the selected questions, and how many of them are outside the band.
+
+    The band is the pass rates from `settings.low` to `settings.high`. If more than `settings.rows` questions are in
+    it, those with a pass rate closest to 0.5 are kept, because they have the most variance. If fewer are, the questions
+    closest to the band are added, solved ones first. `rows` None takes the whole band.
+    """
+    distances = [max(0.0, settings.low - r.rate, r.rate - settings.high) for r in rates]
+    if settings.rows is None:
+        return [i for i, distance in enumerate(distances) if not distance], 0
+
+    def preference(i: int) -> tuple[float, float, int]:
+        return distances[i], -rates[i].rate if distances[i] else abs(rates[i].rate - 0.5), i
+
+    chosen = sorted(range(len(rates)), key=preference)[: settings.rows]
+    return chosen, sum(distances[i] > 0 for i in chosen)
+
+
+def easy_first(questions: Sequence[Question], rates: Sequence[PassRate]) -> list[Question]:
+    """Questions by class, then by falling pass rate: a curriculum, which `grpo.shuffle_dataset: false` keeps."""
+    pairs = zip(questions, rates, strict=True)
+    return [q for q, _ in sorted(pairs, key=lambda p: (SQL_CLASSES.index(p[0].sql_class), -p[1].rate, p[0].id))]
+
+
+def _pass_rates(job: Job, questions: Sequence[Question]) -> tuple[list[Question], list[PassRate]]:
     """The questions whose prompt fits and whose gold runs, and the policy's pass rates on them."""
     from sqlr1.model.answers import Prompted, generate, make_backend
     from sqlr1.model.prompts import Prompts
-    from sqlr1.train.selection import PassRate
 
     settings = job.settings["select"]
     fix_numerics(settings.threads)

@@ -9,17 +9,16 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from accelerate import PartialState
 from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import align_special_tokens
-from trl.trainer.utils import RepeatSampler
 
 from sqlr1.records import write_jsonl
 from sqlr1.tracking import Run
@@ -30,10 +29,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MARK = "complete"
+VALIDATION = "validation/match"  # the share of the validation questions that the greedy answer gets right
 # Not in metrics.jsonl: times differ between equal runs, and `num_tokens` starts from zero after a resume.
 _VARYING = ("runtime", "per_second", "step_time", "num_tokens", "total_flos")
-
-EpochOf = Callable[[], int]
 
 
 def train_on(trainer: "Trainer", work: Path) -> list[dict[str, Any]]:
@@ -47,6 +45,8 @@ def train_on(trainer: "Trainer", work: Path) -> list[dict[str, Any]]:
                 log.warning("%s is incomplete: deleted", folder)
                 shutil.rmtree(folder)
     trainer.accelerator.wait_for_everyone()
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(Progress())
     found = [folder for folder in work.glob("checkpoint-*") if (folder / _MARK).exists()]
     checkpoint = str(max(found, key=lambda folder: int(folder.name.rpartition("-")[2]))) if found else None
     if checkpoint:
@@ -80,29 +80,38 @@ class MarkComplete(TrainerCallback):
         (folder / _MARK).touch()
 
 
-def epoch_of(trainer: Any) -> EpochOf:
-    """A function that returns the present epoch of `trainer`.
+class ByEpoch(Sampler[int]):
+    """Row numbers in the order that `order(epoch)` gives: it depends on the epoch alone.
 
     The Trainer's `set_epoch` is not enough: if several processes resume within an epoch, it does not reach the sampler.
     """
-    return lambda: int(trainer.state.epoch or 0)
 
-
-class SeededByEpoch(Sampler[int]):
-    """TRL's order of prompts, shuffled per epoch by seed and epoch alone; in epoch 0 it is exactly TRL's.
-
-    TRL uses one generator for all epochs, which a resumed run would start again from the first epoch.
-    """
-
-    def __init__(self, sampler: RepeatSampler, epoch: EpochOf) -> None:
-        self.sampler, self.epoch = sampler, epoch
+    def __init__(self, trainer: "Trainer", length: int, order: Callable[[int], Iterable[int]]) -> None:
+        self.trainer, self.length, self.order = trainer, length, order
 
     def __len__(self) -> int:
-        return len(self.sampler)
+        return self.length
 
     def __iter__(self) -> Iterator[int]:
-        self.sampler.generator = torch.Generator().manual_seed(self.sampler.seed + 1_000_003 * self.epoch())
-        return iter(self.sampler)
+        return iter(self.order(int(self.trainer.state.epoch or 0)))
+
+
+class Progress(ProgressCallback):
+    """The Trainer's progress bar, with the last loss, reward and validation beside the time left.
+
+    The stock one prints each log line as a dictionary instead, GRPO's with some thirty entries.
+    """
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
+    ) -> None:
+        """Show the line's loss and reward, and the last validation so far."""
+        if self.training_bar is None:
+            return
+        shown = {name: f"{logs[name]:.3g}" for name in ("loss", "reward") if name in logs}
+        if validated := [line[VALIDATION] for line in state.log_history if VALIDATION in line]:
+            shown["validation"] = f"{100 * validated[-1]:.1f} %"
+        self.training_bar.set_postfix(shown)
 
 
 class LogToRun(TrainerCallback):

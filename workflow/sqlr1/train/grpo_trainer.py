@@ -5,22 +5,70 @@ a resumed run draws the same ones (except with vLLM, which has its own random st
 once for all parts of the reward.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlr1.config import Grpo
 from sqlr1.model.prompts import Prompts
+from sqlr1.outcomes import Outcome, outcomes
 from sqlr1.records import Catalogue, InputError, Question
+from sqlr1.rewards import Reward
+from sqlr1.sandbox import Executor
 from sqlr1.tracking import Run
 from sqlr1.train.checkpoints import LogToRun, MarkComplete
-from sqlr1.train.execution_reward import ExecutionReward
+from sqlr1.train.monitor import summary
 from sqlr1.train.shared_prompt import SharedPromptTrainer
-from sqlr1.train.trainer_config import grpo_config, lora_config, named_section
+from sqlr1.train.trainer_config import lora_config, named_section, trainer_config
 from sqlr1.train.validation import Validate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+class ExecutionReward:
+    """Parts of a reward, by name, over one execution per completion.
+
+    TRL calls each part's function with the same batch. The batch is executed at the first call, and the outcomes are
+    kept for the others.
+    """
+
+    def __init__(self, executor: Executor, semantics: str, parts: Mapping[str, Reward]) -> None:
+        self.executor, self.semantics, self.parts = executor, semantics, parts
+        self._batch: list[str] = []
+        self._outcomes: list[Outcome] = []
+
+    def functions(self) -> list[Callable[..., list[float | None]]]:
+        """TRL's reward functions. Each has the name of its part, under which TRL logs it (`rewards/NAME/mean`)."""
+        return [self._function(name) for name in self.parts]
+
+    def outcomes(self, completions: Sequence[str], golds: Sequence[str], databases: Sequence[str]) -> list[Outcome]:
+        """The outcomes of a batch; the last batch is not executed again."""
+        batch = [*completions, *golds, *databases]
+        if self._batch != batch:
+            paths = [Path(database) for database in databases]
+            self._outcomes = outcomes(self.executor, completions, golds, paths, self.semantics)
+            self._batch = batch
+        return self._outcomes
+
+    def total(self, outcome: Outcome) -> float | None:
+        """The sum of the parts; None if the outcome's gold cannot be run."""
+        values = [part(outcome) for part in self.parts.values()]
+        return None if None in values else sum(values)
+
+    def _function(self, name: str) -> Callable[..., list[float | None]]:
+        part, is_first = self.parts[name], name == next(iter(self.parts))
+
+        def function(completions: list, gold: list[str], database: list[str], log_metric: Callable, **_: Any) -> list:
+            texts = [messages[0]["content"] for messages in completions]
+            judged = self.outcomes(texts, gold, database)
+            if is_first:
+                for metric, value in summary(judged, texts).items():
+                    log_metric(f"rollout/{metric}", value)
+            return [part(outcome) for outcome in judged]
+
+        function.__name__ = name
+        return function
 
 
 def grpo_rows(
@@ -55,7 +103,7 @@ def make_trainer(
     """
     from datasets import Dataset
 
-    args = grpo_config(settings, work, seed)
+    args = trainer_config(settings, work, seed)
     generate_every = args.steps_per_generation * args.num_iterations
     if int(args.save_steps) * args.gradient_accumulation_steps % generate_every:
         raise InputError(
@@ -72,18 +120,18 @@ def make_trainer(
     dataset = Dataset.from_list([{n: r[n] for n in ("prompt", "gold", "database")} for r in rows])
     # LogToRun comes first: it has to send the history of a resumed run before any new line.
     callbacks = [*([LogToRun(run)] if run else []), validate, MarkComplete()]
-    functions, lora = reward.functions(), lora_config(settings.lora)
+    lora, sampling = lora_config(settings.lora), settings.dynamic_sampling
     with named_section("grpo"):  # some settings are refused only when the model is known
         trainer = SharedPromptTrainer(
             model=model,
             args=args,
-            reward_funcs=functions,
+            reward_funcs=reward.functions(),
             train_dataset=dataset,
             processing_class=tokenizer,
             peft_config=lora,
             callbacks=callbacks,
             shared_prompt=settings.shared_prompt,
-            refill_rounds=settings.dynamic_sampling.refill_rounds if settings.dynamic_sampling else None,
+            refill_rounds=sampling.refill_rounds if sampling else None,
         )
     validate.trainer = trainer
     return trainer

@@ -1,4 +1,4 @@
-"""Signs that a policy collapses: it earns more reward without answering better.
+"""Metrics of a batch of completions, and signs that a policy collapses: more reward without better answers.
 
 A weak policy learns that `SELECT count(*) FROM t` executes, though it is rarely right: the executable share rises, the
 match share does not, and completions become short and alike. The mean reward hides this, the fixed validation set
@@ -6,7 +6,9 @@ shows it. Two more signs count even if the match share rises: SQL without joins 
 answers only simple questions, and samples that repeat each other, which form zero-variance groups.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from sqlr1.outcomes import Outcome
 
 COLLAPSE = "validation/collapse"  # key of the warning in a validation's log line
 EXECUTABLE_GAIN = 0.10
@@ -18,10 +20,28 @@ JOINS_OR_GROUPS_SHARE = 0.5
 DISTINCT_ROLLOUTS = 0.5
 
 
+def summary(judged: Sequence[Outcome], texts: Sequence[str]) -> dict[str, float]:
+    """Metrics of a batch of completions.
+
+    Shares of well-formed, executable and matching completions, and of SQL that joins or groups, among the completions
+    whose gold can be run; the share of distinct texts and their mean length in characters, among all.
+    """
+    counted = [outcome for outcome in judged if outcome.judged]
+    number = max(1, len(counted))
+    return {
+        "format": sum(o.well_formed for o in counted) / number,
+        "executable": sum(o.executes for o in counted) / number,
+        "match": sum(o.matches for o in counted) / number,
+        "distinct": len(set(texts)) / len(texts),
+        "characters": sum(map(len, texts)) / len(texts),
+        "joins_or_groups": sum(o.joins_or_groups for o in counted) / number,
+    }
+
+
 def collapse_signs(first: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
     """The signs of a collapse between two validations of the same `questions`, in words.
 
-    A validation has the shares of `execution_reward.summary`, the mean `reward` and, after the first step,
+    A validation has the shares of `summary`, the mean `reward` and, after the first step,
     `rollouts_distinct`: the share of distinct texts among the last rollouts.
 
     >>> start = {"executable": 0.4, "match": 0.1, "characters": 90, "distinct": 1.0, "joins_or_groups": 0.3}

@@ -1,13 +1,21 @@
-"""Log-probabilities of a packed row in one forward pass; for the models that `prefix_cache.why_not_shared` allows."""
+"""Many sequences in one row without padding, and their log-probabilities in one forward pass.
+
+Completions share their prompt: `[prompt | c1 .. cG | prompt | ...]`. A prompt attends to itself causally. A completion
+attends to its prompt and causally to itself, never to another completion, and its positions follow the prompt's. So a
+prompt is computed once for all of its completions. In supervised fine-tuning the prompt is the schema, and
+each question with its response is a completion. For the models that `prefix_cache.why_not_shared` allows.
+
+Shapes: L tokens in the row, G completions of a group, C their longest, P the prompt, N scored tokens.
+"""
 
 import functools
 import types
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention as attend
-
-from sqlr1.train.packing import Group, Packed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -16,6 +24,68 @@ NAME = "packed"
 # Rows of logits computed at once: few enough for the processor's cache, enough for fast products. If the head is
 # trained, its whole gradient is added once per tile, so tiles are larger.
 _TILE, _TILE_TRAINED_HEAD = 64, 1024
+
+
+@dataclass
+class Group:
+    """A prompt and its completions in the row. `gather` (G, C): their positions; padding repeats the first one."""
+
+    start: int
+    prompt: int
+    gather: torch.Tensor | None = None
+    real: torch.Tensor | None = None  # (G, C) bool: not padding
+    mask: torch.Tensor | None = None  # (C, P + C) bool: tokens of prompt and own completion that each token attends to
+
+
+@dataclass
+class Packed:
+    """A packed row. The hidden states at `sources` (N,) predict the tokens `targets` (N,)."""
+
+    input_ids: torch.Tensor  # (1, L)
+    position_ids: torch.Tensor  # (1, L)
+    sources: torch.Tensor
+    targets: torch.Tensor
+    groups: list[Group] = field(default_factory=list)
+
+    def to(self, device: torch.device) -> "Packed":
+        """The same on another device."""
+
+        def moved(owner: "Group | Packed") -> dict[str, torch.Tensor]:
+            return {name: value.to(device) for name, value in vars(owner).items() if isinstance(value, torch.Tensor)}
+
+        return replace(self, **moved(self), groups=[replace(group, **moved(group)) for group in self.groups])
+
+
+def pack_groups(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[Sequence[int]]]) -> Packed:
+    """Pack prompts and completions. All completion tokens are scored, in order; empty completions are skipped."""
+    ids, positions, sources, targets, groups = [], [], [], [], []
+    for prompt, group in zip(prompts, completions, strict=True):
+        start, present = len(ids), [c for c in group if len(c)]
+        ids += prompt
+        positions += range(len(prompt))
+        last = len(ids) - 1
+        starts = []
+        for completion in present:
+            starts.append(len(ids))
+            sources += [last, *range(len(ids), len(ids) + len(completion) - 1)]
+            targets += completion
+            ids += completion
+            positions += range(len(prompt), len(prompt) + len(completion))
+        packed = Group(start, len(prompt))
+        if present:
+            _lay_out(packed, starts, [len(c) for c in present])
+        groups.append(packed)
+    row = [torch.tensor(x, dtype=torch.long) for x in (ids, positions, sources, targets)]
+    return Packed(row[0][None], row[1][None], row[2], row[3], groups)
+
+
+def _lay_out(group: Group, starts: Sequence[int], lengths: Sequence[int]) -> None:
+    """Set the group's `gather`, `real` and `mask` from the starts and lengths of its completions."""
+    longest = max(lengths)
+    offsets = torch.arange(longest)
+    group.real = offsets[None] < torch.tensor(lengths)[:, None]
+    group.gather = torch.tensor(starts)[:, None] + offsets[None] * group.real
+    group.mask = torch.ones(longest, group.prompt + longest, dtype=torch.bool).tril(group.prompt)
 
 
 def packed_attention(
@@ -84,11 +154,7 @@ class TokenLogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: torch.Tensor,
-        weight: torch.Tensor,
-        targets: torch.Tensor,
-        temperature: float,
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype

@@ -87,16 +87,11 @@ def _refill(target: "PreTrainedModel", source: Any) -> None:
     from peft.tuners.lora import LoraLayer
 
     base = source.get_base_model() if isinstance(source, PeftModel) else source
-    adapted = {name: module for name, module in base.named_modules() if isinstance(module, LoraLayer)}
-    values = {}
-    for name, parameter in base.named_parameters():
-        owner, _, field = name.rpartition(".")
-        if owner.endswith(".base_layer"):
-            layer = owner.removesuffix(".base_layer")
-            if field == "weight":
-                parameter = parameter.float() + adapted[layer].get_delta_weight("default").float()
-            values[f"{layer}.{field}"] = parameter
-        elif ".lora_" not in f".{name}":
-            values[name] = parameter
     for name, parameter in target.named_parameters():
-        parameter.copy_(values[name])
+        layer, _, field = name.rpartition(".")
+        module = base.get_submodule(layer)
+        adapted = isinstance(module, LoraLayer)
+        value = getattr(module.base_layer if adapted else module, field)
+        if adapted and field == "weight":
+            value = value.float() + module.get_delta_weight("default").float()
+        parameter.copy_(value)

@@ -5,12 +5,12 @@ The loss is on the response only. `strategies.STRATEGIES` writes the responses.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
 from tqdm.auto import tqdm
 from trl import SFTTrainer
 
@@ -20,10 +20,9 @@ from sqlr1.model.prompts import Prompts
 from sqlr1.records import Catalogue, InputError, Question
 from sqlr1.strategies import STRATEGIES
 from sqlr1.tracking import Run
-from sqlr1.train.checkpoints import EpochOf, LogToRun, MarkComplete, epoch_of
-from sqlr1.train.packed_forward import add_packed_forward
-from sqlr1.train.packing import pack_sequences
-from sqlr1.train.trainer_config import lora_config, named_section, sft_config
+from sqlr1.train.checkpoints import ByEpoch, LogToRun, MarkComplete
+from sqlr1.train.packed_forward import add_packed_forward, pack_groups
+from sqlr1.train.trainer_config import lora_config, named_section, trainer_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,41 +51,37 @@ def encode(
     return rows, dropped
 
 
-class DatabaseSampler(Sampler[int]):
-    """Passes of `size` rows over one database, whose schema is then computed once; what remains is mixed.
+def by_database(databases: Sequence[str], size: int, seed: int, epoch: int) -> Iterator[int]:
+    """Row numbers in passes of `size` rows over one database, whose schema is then computed once; the rest is mixed.
 
-    The order depends on seed and epoch alone, which exact resume needs.
+    `databases` has a name per row. The order depends on seed and epoch alone, which exact resume needs.
     """
-
-    def __init__(self, databases: Sequence[str], size: int, seed: int, epoch: EpochOf) -> None:
-        self.databases, self.size, self.seed, self.epoch = databases, size, seed, epoch
-
-    def __len__(self) -> int:
-        return len(self.databases)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch())
-        by_database: dict[str, list[int]] = {}
-        for index in torch.randperm(len(self.databases), generator=generator).tolist():
-            by_database.setdefault(self.databases[index], []).append(index)
-        whole = {name: len(rows) - len(rows) % self.size for name, rows in by_database.items()}
-        mixed = [index for name, rows in by_database.items() for index in rows[whole[name] :]]
-        rows = [index for name, rows in by_database.items() for index in rows[: whole[name]]] + mixed
-        passes = [rows[start : start + self.size] for start in range(0, len(rows), self.size)]
-        last = passes.pop() if len(passes[-1]) < self.size else []  # an incomplete pass stays last
-        for index in torch.randperm(len(passes), generator=generator).tolist():
-            yield from passes[index]
-        yield from last
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    groups: dict[str, list[int]] = {}
+    for index in torch.randperm(len(databases), generator=generator).tolist():
+        groups.setdefault(databases[index], []).append(index)
+    whole, mixed = [], []
+    for rows in groups.values():
+        end = len(rows) - len(rows) % size
+        whole += rows[:end]
+        mixed += rows[end:]
+    rows = whole + mixed
+    passes = [rows[start : start + size] for start in range(0, len(rows), size)]
+    last = passes.pop() if len(passes[-1]) < size else []  # an incomplete pass stays last
+    for index in torch.randperm(len(passes), generator=generator).tolist():
+        yield from passes[index]
+    yield from last
 
 
 class ColdStartTrainer(SFTTrainer):
     """SFTTrainer over packed rows: no padding, and logits only where there are labels."""
 
-    def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
+    def _get_train_sampler(self, dataset: Any = None) -> ByEpoch:
         # The order is the same for any number of processes. (Several fill an epoch's incomplete last batch with the
         # epoch's first rows: accelerate does.)
         databases = list(self.train_dataset["database"])
-        return DatabaseSampler(databases, self.args.train_batch_size, self.args.seed, epoch_of(self))
+        order = partial(by_database, databases, self.args.train_batch_size, self.args.seed)
+        return ByEpoch(self, len(databases), order)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -103,12 +98,44 @@ class ColdStartTrainer(SFTTrainer):
         return loss
 
 
-def collate(rows: Sequence[Mapping[str, list[int]]]) -> dict[str, Any]:
-    """A batch as one packed row. The Trainer counts `labels` (1, L), except the first, as the loss's denominator."""
-    packed = pack_sequences([r["input_ids"] for r in rows], [r["labels"] for r in rows], IGNORED)
-    labels = torch.full_like(packed.input_ids, IGNORED)
-    labels[0, packed.sources + 1] = packed.targets
-    return {"packed": packed, "labels": labels}
+def collate(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
+    """A batch as one packed row. Tokens with a label are scored, except a first token: nothing predicts it.
+
+    Rows that begin alike, as the questions over one database do, share their beginning: it is computed once. The
+    Trainer counts `labels` (1, L), except the first, as the loss's denominator.
+    """
+    prompts, endings, flat = [], [], []
+    for members, shared in _alike(rows):
+        first = members[0]
+        prompts.append(list(first["input_ids"][:shared]))
+        endings.append([list(row["input_ids"][shared:]) for row in members])
+        flat += [IGNORED, *first["labels"][1:shared], *(label for row in members for label in row["labels"][shared:])]
+    packed, labels = pack_groups(prompts, endings), torch.tensor(flat, dtype=torch.long)
+    scored = (labels != IGNORED).nonzero().squeeze(1)
+    packed.sources, packed.targets = scored - 1, labels[scored]
+    return {"packed": packed, "labels": labels[None]}
+
+
+def _alike(rows: Sequence[Mapping[str, Sequence[int]]]) -> list[tuple[list[Mapping[str, Sequence[int]]], int]]:
+    """Groups of rows with at least half of a prompt in common, and how many tokens they share.
+
+    A row alone shares all of its tokens. Otherwise one token before the first scored one is not shared, so that the
+    token before a scored one is always in the same row.
+    """
+    ids = [np.asarray(row["input_ids"]) for row in rows]
+    prompts = [int((np.asarray(row["labels"]) != IGNORED).argmax()) for row in rows]
+    groups: list[tuple[list[int], int]] = []
+    for i, row in enumerate(ids):
+        for k, (members, shared) in enumerate(groups):
+            most = min(prompts[i], prompts[members[0]], shared) - 1
+            differ = np.flatnonzero(row[:most] != ids[members[0]][:most])
+            common = int(differ[0]) if len(differ) else most
+            if 2 * common > prompts[i]:
+                groups[k] = ([*members, i], common)
+                break
+        else:
+            groups.append(([i], len(row)))
+    return [([rows[i] for i in members], shared) for members, shared in groups]
 
 
 def make_trainer(
@@ -127,7 +154,7 @@ def make_trainer(
     from datasets import Dataset
 
     dataset = Dataset.from_list(list(rows))
-    args, lora = sft_config(settings, work, seed), lora_config(settings.lora)
+    args, lora = trainer_config(settings, work, seed), lora_config(settings.lora)
     with named_section("cold_start"):  # some settings are refused only when the model is known
         trainer = ColdStartTrainer(
             model=model,

@@ -3,32 +3,43 @@
 Loss, advantages, clipping and KL are TRL's own code; only the log-probabilities that go into it are computed here.
 Models and settings that do not support this (attention dropout, other model families, ...) use TRL's own code
 throughout, and the log says why.
+
+Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2) refills or drops groups whose completions all have the same
+reward: their advantages are zero, so they cost a pass, teach nothing, and lower the mean loss. A dropped row adds
+nothing to the loss, not even a KL term. With `loss_type` dapo the mean is over the remaining tokens; grpo and dr_grpo
+count a dropped row as one with loss 0. TRL computes bnpo and the entropy bonus as means within a micro-batch; one that
+has only dropped rows adds nothing to them.
+
+Shapes: B rows in a batch of rollouts, the rows of a group are contiguous; T tokens of the longest completion.
 """
 
+import functools
 import logging
 import random
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
 from trl import GRPOTrainer
-from trl.trainer.utils import split_tensor_dict
+from trl.trainer.utils import pad, split_tensor_dict
 
 from sqlr1.model.prefix_cache import why_not_shared
 from sqlr1.model.sampler import Sampling, row_seed, sample
 from sqlr1.records import InputError
-from sqlr1.train.checkpoints import SeededByEpoch, epoch_of
-from sqlr1.train.dynamic_sampling import drop_rows, replace_groups, zero_variance_groups
-from sqlr1.train.packed_forward import add_packed_forward
-from sqlr1.train.packing import pack_groups
+from sqlr1.train.checkpoints import ByEpoch
+from sqlr1.train.packed_forward import add_packed_forward, pack_groups
 from sqlr1.train.policy import rollout_policy
 
 log = logging.getLogger(__name__)
 
+_ROUNDING = 1e-5  # relative error of a sum in float32
+
 
 class SharedPromptTrainer(GRPOTrainer):
-    """GRPOTrainer with shared prompts. `shared_prompt=False` is TRL's trainer, except for `SeededByEpoch`.
+    """GRPOTrainer with shared prompts. `shared_prompt=False` is TRL's trainer, except for the order of prompts.
 
     If `refill_rounds` is an integer, zero-variance groups are replaced by groups of other prompts, up to so many times,
     and the remaining ones are dropped. None keeps them, as TRL does. Raises InputError if the other settings do not
@@ -57,16 +68,14 @@ class SharedPromptTrainer(GRPOTrainer):
         model = self.model.get_base_model() if is_peft_model(self.model) else self.model
         if self.args.cast_lm_head_to_fp32:
             return "the logits are cast to float32"
-        if self.tools or self._is_vlm:
-            return "the policy uses tools or images"
         return why_not_shared(model)
 
     def _why_not_sampled(self) -> str:
         """The settings that our sampler does not support; empty if it can draw the rollouts."""
         settings = ("use_vllm", "use_transformers_continuous_batching", "min_p", "generation_kwargs")
         given = [f"grpo.{name}" for name in settings if getattr(self.args, name)]
-        given += ["grpo.repetition_penalty"] if self.repetition_penalty != 1.0 else []
-        return " and ".join([*given, *([self.unshared_reason] if self.unshared_reason else [])])
+        given += ["grpo.repetition_penalty"] * (self.repetition_penalty != 1.0)
+        return " and ".join(filter(None, [*given, self.unshared_reason]))
 
     def _why_not_refilled(self) -> str:
         if self.unshared_reason:
@@ -77,8 +86,18 @@ class SharedPromptTrainer(GRPOTrainer):
             return "grpo.scale_rewards batch and normalize_then_sum need all groups at once"
         return ""
 
-    def _get_train_sampler(self, dataset: Any = None) -> SeededByEpoch:
-        return SeededByEpoch(super()._get_train_sampler(dataset), epoch_of(self))
+    def _get_train_sampler(self, dataset: Any = None) -> ByEpoch:
+        """TRL's order of prompts, shuffled by seed and epoch alone; in epoch 0 it is exactly TRL's.
+
+        TRL uses one generator for all epochs, which a resumed run would start again from the first epoch.
+        """
+        sampler = super()._get_train_sampler(dataset)
+
+        def order(epoch: int) -> Iterable[int]:
+            sampler.generator = torch.Generator().manual_seed(sampler.seed + 1_000_003 * epoch)
+            return sampler
+
+        return ByEpoch(self, len(sampler), order)
 
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, *a: Any, **k: Any
@@ -88,9 +107,8 @@ class SharedPromptTrainer(GRPOTrainer):
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, *a, **k)
         first = self.accelerator.process_index * len(prompt_ids)
         groups = _rows_by_prompt(prompt_ids)
-        seeds = [
-            [row_seed(self.args.seed, self._step, self._round, first + row) for row in rows] for rows in groups.values()
-        ]
+        seed_of = functools.partial(row_seed, self.args.seed, self._step, self._round)
+        seeds = [[seed_of(first + row) for row in rows] for rows in groups.values()]
         sampling = Sampling(self.max_completion_length, self.temperature, self.top_p, self.top_k)
         policy = rollout_policy(self.accelerator.unwrap_model(self.model), self)
         drawn = sample(policy, list(groups), seeds, sampling, self.eos_token_ids)
@@ -135,11 +153,8 @@ class SharedPromptTrainer(GRPOTrainer):
             )
             with self.accelerator.autocast():
                 values, entropy = model(packed=packed.to(input_ids.device))
-            columns = [present[row].nonzero().squeeze(1) for row in rows]  # in the order of `values`
-            places = (
-                torch.cat([c.new_full(c.shape, r) for r, c in zip(rows, columns, strict=True)]),
-                torch.cat(columns),
-            )
+            index, columns = present[rows].nonzero().T  # in the order of `values`
+            places = (torch.tensor(rows, device=index.device)[index], columns)
             log_probs = log_probs.index_put(places, values)
             entropies = entropies.index_put(places, entropy.detach() if not self._entropy_bonus_enabled else entropy)
         return log_probs, entropies if compute_entropy else None, None
@@ -172,23 +187,17 @@ class SharedPromptTrainer(GRPOTrainer):
             return super()._prepare_inputs(generation_batch)
         batch = self._refilled(self._generate_and_score_completions(generation_batch))
         rewards = batch.pop("rewards")
-        dropped = torch.zeros_like(rewards, dtype=torch.bool)
-        for group in zero_variance_groups(rewards, self.num_generations) if self.refill_rounds is not None else ():
-            dropped[group * self.num_generations : (group + 1) * self.num_generations] = True
-        batch["dropped"] = dropped
+        if self.refill_rounds is not None:
+            kept = with_variance(rewards, self.num_generations).repeat_interleave(self.num_generations)
+            dropped_share = self.accelerator.gather((~kept).float()).mean().item()
+            self._metrics["train"]["dynamic_sampling/live_groups"].append(1 - dropped_share)
+            batch["completion_mask"] = batch["completion_mask"] * kept[:, None]
+            batch["num_items_in_batch"] = self.accelerator.gather(batch["completion_mask"].sum()).sum()
         generator = torch.Generator().manual_seed(row_seed(self.args.seed, self._step))
         groups = torch.arange(len(batch["advantages"])).split(self.num_generations)
         order = torch.cat([groups[i] for i in torch.randperm(len(groups), generator=generator)])
         batch = {k: v[order] if isinstance(v, torch.Tensor) and v.dim() else v for k, v in batch.items()}
         self._buffered_inputs = split_tensor_dict(batch, per_generation)
-        rows = [inputs.pop("dropped") for inputs in self._buffered_inputs]
-        if self.refill_rounds is not None:
-            dropped_share = self.accelerator.gather(dropped.float()).mean().item()
-            self._metrics["train"]["dynamic_sampling/live_groups"].append(1 - dropped_share)
-            left = dropped.new_tensor(drop_rows(self._buffered_inputs, rows), dtype=torch.long)
-            tokens = self.accelerator.gather(left).sum()
-            for inputs in self._buffered_inputs:
-                inputs["num_items_in_batch"] = tokens
         return self._buffered_inputs[self._step % per_generation]
 
     def _refilled(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -199,29 +208,25 @@ class SharedPromptTrainer(GRPOTrainer):
         size = self.num_generations
         for number_of_round in range(1, (self.refill_rounds or 0) + 1):
             self._round = number_of_round
-            unwanted = zero_variance_groups(batch["rewards"], size)
-            number = self.accelerator.gather(batch["rewards"].new_tensor([len(unwanted)])).max()
+            unwanted = (~with_variance(batch["rewards"], size)).nonzero().flatten()
+            number = int(self.accelerator.gather(unwanted.new_tensor([len(unwanted)])).max())
             if not number:
                 break
-            rng = random.Random(
-                row_seed(self.args.seed, self._step, self._round, "refill", self.accelerator.process_index)
-            )
-            prompts = [rng.randrange(len(self.train_dataset)) for _ in range(int(number))]
-            rows = [self.train_dataset[index] for index in prompts for _ in range(size)]
-            fresh = self._scored_aside(rows)
-            useless = set(zero_variance_groups(fresh["rewards"], size))
-            useful = [group for group in range(len(prompts)) if group not in useless]
-            places = dict(zip(unwanted, useful, strict=False))
+            seed = row_seed(self.args.seed, self._step, self._round, "refill", self.accelerator.process_index)
+            rng = random.Random(seed)
+            prompts = [rng.randrange(len(self.train_dataset)) for _ in range(number)]
+            fresh = self._scored_aside([self.train_dataset[index] for index in prompts for _ in range(size)])
+            useful = with_variance(fresh["rewards"], size).nonzero().flatten()
+            places = dict(zip(unwanted.tolist(), useful.tolist(), strict=False))
             batch = replace_groups(batch, fresh, places, size, self.processing_class.pad_token_id)
         self._round = 0
         return batch
 
     def _scored_aside(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Rollouts without their metrics: in a logged mean one group would weigh as much as the whole batch."""
-        metrics = {name: list(values) for name, values in self._metrics["train"].items()}
+        metrics = deepcopy(self._metrics["train"])
         fresh = self._generate_and_score_completions(rows)
-        self._metrics["train"].clear()
-        self._metrics["train"].update(metrics)
+        self._metrics["train"] = metrics
         return fresh
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
@@ -238,3 +243,36 @@ def _rows_by_prompt(prompts: list[list[int]]) -> dict[tuple[int, ...], list[int]
     for row, ids in enumerate(prompts):
         groups.setdefault(tuple(ids), []).append(row)
     return groups
+
+
+def with_variance(rewards: torch.Tensor, size: int) -> torch.Tensor:
+    """Whether the rewards (B,) of each group of `size` rows differ: (B / size,) bool. NaN (no verdict) is ignored.
+
+    The advantages do not show it: the mean of equal rewards has a rounding error, which is divided by an equally small
+    standard deviation.
+    """
+    grouped, unjudged = rewards.view(-1, size), rewards.view(-1, size).isnan()
+    highest = grouped.masked_fill(unjudged, -torch.inf).amax(1)
+    spread = highest - grouped.masked_fill(unjudged, torch.inf).amin(1)
+    return spread > _ROUNDING * (1 + highest.abs())  # equal sums of different parts differ by rounding
+
+
+def replace_groups(
+    batch: Mapping[str, Any], fresh: Mapping[str, Any], places: Mapping[int, int], size: int, pad_token_id: int
+) -> dict[str, Any]:
+    """`batch` with some groups replaced by groups of `fresh`: `places` maps numbers in `batch` to numbers in `fresh`.
+
+    Both are GRPOTrainer's batches of rollouts. Rows are padded to the longer of the two.
+    """
+    rows = torch.arange(len(batch["advantages"]))  # of `batch` and, after them, of `fresh`
+    for old, new in places.items():
+        rows[old * size : (old + 1) * size] = len(rows) + torch.arange(new * size, (new + 1) * size)
+    merged = dict(batch)
+    for name, value in batch.items():
+        if isinstance(value, torch.Tensor) and value.dim() == 1:
+            merged[name] = torch.cat([value, fresh[name]])[rows]
+        elif isinstance(value, torch.Tensor) and value.dim() > 1:
+            padding = pad_token_id if name in ("prompt_ids", "completion_ids") else 0
+            side = "left" if name in ("prompt_ids", "prompt_mask") else "right"
+            merged[name] = pad([*value, *fresh[name]], padding, side)[rows]
+    return merged

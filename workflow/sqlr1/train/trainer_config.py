@@ -3,13 +3,13 @@
 `_OWN_KEYS` are keys of ours. All other keys are fields of SFTConfig or GRPOConfig and are passed on unchanged.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlr1.config import ColdStart, Grpo, Lora, Training
-from sqlr1.model.numerics import native_precision
+from sqlr1.model.base import native_precision
 from sqlr1.records import InputError
 
 if TYPE_CHECKING:
@@ -19,22 +19,6 @@ if TYPE_CHECKING:
 _OWN_KEYS = {
     "strategy", "lora", "dtype", "train_dtype", "threads", "bf16", "validation", "shared_prompt", "dynamic_sampling"
 }  # fmt: skip
-
-
-def sft_config(settings: ColdStart, out: Path, seed: int) -> "SFTConfig":
-    """The SFTConfig of section `cold_start`; checkpoints go to `out`. Raises InputError for values that TRL refuses."""
-    from trl import SFTConfig
-
-    # `sft.encode` tokenizes the rows as inference does, and counts those that are too long.
-    fixed = {"dataset_kwargs": {"skip_prepare_dataset": True}, "max_length": None}
-    return _trainer_config(SFTConfig, "cold_start", settings, fixed, out, seed)
-
-
-def grpo_config(settings: Grpo, out: Path, seed: int) -> "GRPOConfig":
-    """The GRPOConfig of section `grpo`; checkpoints go to `out`. Raises InputError for values that TRL refuses."""
-    from trl import GRPOConfig
-
-    return _trainer_config(GRPOConfig, "grpo", settings, {}, out, seed)
 
 
 def multiplies_in_bf16(settings: Training) -> bool:
@@ -58,11 +42,19 @@ def lora_config(lora: Lora | None) -> "LoraConfig | None":
     return LoraConfig(task_type="CAUSAL_LM", **lora.model_dump()) if lora else None
 
 
-def _trainer_config(
-    library: type, section: str, settings: Training, fixed: Mapping[str, Any], out: Path, seed: int
-) -> Any:
-    import torch
+def trainer_config(settings: ColdStart | Grpo, out: Path, seed: int) -> "SFTConfig | GRPOConfig":
+    """The SFTConfig of section `cold_start` or the GRPOConfig of section `grpo`; checkpoints go to `out`.
 
+    Raises InputError for values that TRL refuses, and for ZeRO stage 3.
+    """
+    import torch
+    from trl import GRPOConfig, SFTConfig
+
+    section, library, fixed = "grpo", GRPOConfig, {}
+    if isinstance(settings, ColdStart):
+        # `sft.encode` tokenizes the rows as inference does, and counts those that are too long.
+        fixed = {"dataset_kwargs": {"skip_prepare_dataset": True}, "max_length": None}
+        section, library = "cold_start", SFTConfig
     with named_section(section):
         made = library(
             **settings.model_dump(exclude=_OWN_KEYS),

@@ -6,7 +6,7 @@ Each step of GRPO has other prompts, so a rising mean reward alone proves nothin
 import logging
 from collections.abc import Mapping, Sequence
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather_object
@@ -16,9 +16,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from sqlr1.model.prefix_cache import why_not_shared
 from sqlr1.model.sampler import BATCH_TOKENS, GREEDY, Sampling, complete_all
 from sqlr1.train.checkpoints import LogToRun
-from sqlr1.train.execution_reward import ExecutionReward, summary
-from sqlr1.train.monitor import COLLAPSE, collapse_signs
+from sqlr1.train.monitor import COLLAPSE, collapse_signs, summary
 from sqlr1.train.policy import rollout_policy
+
+if TYPE_CHECKING:
+    from sqlr1.train.grpo_trainer import ExecutionReward
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ class Validate(TrainerCallback):
     is made.
     """
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]], reward: ExecutionReward, every: int) -> None:
+    def __init__(self, rows: Sequence[Mapping[str, Any]], reward: "ExecutionReward", every: int) -> None:
         self.rows, self.reward, self.every = rows, reward, every
         self.trainer: Any = None
 
@@ -54,7 +56,9 @@ class Validate(TrainerCallback):
             scores["rollouts_distinct"] = mean(distinct[-self.every :])
         signs = collapse_signs(first, scores)
         line: dict[str, Any] = {f"{PREFIX}{n}": v for n, v in (scores | {"collapse_signs": len(signs)}).items()}
-        log.info("step %d: %s", state.global_step, {n: round(v, 4) for n, v in line.items()})
+        right = "step %d of %d: %.1f %% of %d validation questions right (before training %.1f %%), %.1f %% executable"
+        shares = [100 * share for share in (scores["match"], first["match"], scores["executable"])]
+        log.info(right, state.global_step, state.max_steps, shares[0], scores["questions"], *shares[1:])
         if signs:
             line[COLLAPSE] = f"step {state.global_step}: the policy may be collapsing: {'; '.join(signs)}"
             log.warning("%s", line[COLLAPSE])
@@ -66,24 +70,21 @@ class Validate(TrainerCallback):
     def score(self) -> dict[str, float]:
         """Metrics of the present policy's greedy answers, the same in all processes.
 
-        `execution_reward.summary`, the mean `reward`, and `questions`: how many questions have a gold that runs.
+        `monitor.summary`, the mean `reward`, and `questions`: how many questions have a gold that runs.
         """
         trainer, accelerator = self.trainer, self.trainer.accelerator
         rows = self.rows[accelerator.process_index :: accelerator.num_processes]
         sampling = Sampling(trainer.max_completion_length)
         policy = rollout_policy(accelerator.unwrap_model(trainer.model), trainer)
         prompts = [row["prompt_ids"] for row in rows]
-        if why_not_shared(policy):
-            was_training = policy.training
-            policy.eval()  # dropout would use the global random generator
-            asked = tqdm(prompts, "validate", disable=None)
-            drawn = [[_generate(policy, prompt, sampling, trainer)] for prompt in asked]
-            policy.train(was_training)
+        if why_not_shared(policy):  # our own sampler does not support it
+            drawn = _generated(policy, prompts, sampling, trainer)
         else:
             seeds, eos = [[GREEDY]] * len(rows), trainer.eos_token_ids
-            drawn = complete_all(policy, prompts, seeds, sampling, eos, BATCH_TOKENS, "validate")
+            groups = complete_all(policy, prompts, seeds, sampling, eos, BATCH_TOKENS, "validate")
+            drawn = [group[0] for group in groups]
         decode = trainer.processing_class.decode  # not `batch_decode`: a process may have no rows
-        own = [decode(group[0], skip_special_tokens=True) for group in drawn]
+        own = [decode(tokens, skip_special_tokens=True) for tokens in drawn]
         outcomes = self.reward.outcomes(own, [r["gold"] for r in rows], [r["database"] for r in rows])
         judged, texts = zip(*gather_object(list(zip(outcomes, own, strict=True))), strict=True)
         rewards = [total for outcome in judged if (total := self.reward.total(outcome)) is not None]
@@ -91,15 +92,14 @@ class Validate(TrainerCallback):
         return {**summary(judged, texts), "reward": reward, "questions": sum(outcome.judged for outcome in judged)}
 
 
-def _generate(policy: Any, prompt: Sequence[int], sampling: Sampling, trainer: Any) -> list[int]:
-    """The greedy completion of one prompt, by a model that our own sampler does not support."""
-    ids = torch.tensor([prompt], device=policy.device)  # (1, P)
-    completed = policy.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=sampling.max_new_tokens,
-        do_sample=False,
-        eos_token_id=list(trainer.eos_token_ids) or None,
-        pad_token_id=trainer.processing_class.pad_token_id,
-    )
-    return completed[0, len(prompt) :].tolist()
+def _generated(policy: Any, prompts: Sequence[list[int]], sampling: Sampling, trainer: Any) -> list[list[int]]:
+    """Greedy completions, one by one, by the model's own `generate`."""
+    ends = {"eos_token_id": list(trainer.eos_token_ids) or None, "pad_token_id": trainer.processing_class.pad_token_id}
+    was_training, drawn = policy.training, []
+    policy.eval()  # dropout would use the global random generator
+    for prompt in tqdm(prompts, "validate", disable=None):
+        ids = torch.tensor([prompt], device=policy.device)  # (1, P)
+        given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "max_new_tokens": sampling.max_new_tokens}
+        drawn.append(policy.generate(**given, **ends, do_sample=False)[0, len(prompt) :].tolist())
+    policy.train(was_training)
+    return drawn

@@ -12,8 +12,7 @@ import yaml
 from jinja2 import Template
 from sqlglot import exp
 
-from sqlr1.database.sql import parse
-from sqlr1.database.sql_features import features
+from sqlr1.database.sql import features, parse
 from sqlr1.records import SQL_CLASSES, Question
 from sqlr1.report.tables import markdown_table
 
