@@ -1,10 +1,10 @@
 """What an experiment will cost: tokens, FLOPs, hours and peak memory of each stage, without running it.
 
 FLOPs are two per weight and token, and four per hidden unit and pair of positions that attend (attention is causal).
-Prompts count in full, also where the sampler shares a schema, and so do groups that dynamic sampling
-drops; a refill round is taken to replace half of the groups. Hours are FLOPs / (devices * peak * utilisation); decoding
-also reads the weights and the cache once per step, and takes the longer of the two. Start-up and SQL are not counted:
-the plan says 389 s for the spider overlay's cold start, which took 512 to 652 s.
+Prompts count in full, also where the sampler shares a schema, and so do groups that dynamic sampling drops; a refill
+round is taken to replace half of the groups. Hours are FLOPs / (devices * peak * utilisation); decoding also reads the
+weights and the cache once per step, and takes the longer of the two. Start-up and SQL are not counted: the plan says
+389 s for the spider overlay's cold start, which took 512 to 652 s.
 
 Memory per device is process + state + heap * max(training pass, sampling), for the longest rows:
 - State, bytes per weight: 16 if trained (float32 weight, gradient, two Adam moments), 2 if frozen. With ZeRO-2 2 for
@@ -23,6 +23,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from sqlr1.config import Config, PretrainedModel, Training
 from sqlr1.config_files import read_config, read_yaml
@@ -102,7 +104,6 @@ class Model:
     """
 
     def __init__(self, config: Any, settings: Training) -> None:
-        import numpy as np
         import torch
         from peft import inject_adapter_in_model
         from transformers import AutoModelForCausalLM
@@ -184,7 +185,7 @@ class Planner:
         longest = self.config.prompt.max_length + self.config.grpo.max_completion_length
         held = self._held(model.pass_bytes(settings.per_device_train_batch_size * longest, deepspeed))
         memory, runs = model.state_bytes(devices, deepspeed) + held, len(self.config.seeds)
-        return _cost("cold_start", runs, devices, rows * length, flops, self._seconds(flops, devices), memory)
+        return _cost("cold_start", runs, devices, rows * length, self._work(flops, devices), memory)
 
     def _grpo(self) -> Cost:
         settings, (devices, deepspeed) = self.config.grpo, _launched(self.config.launch.grpo)
@@ -197,29 +198,27 @@ class Planner:
             prompts /= iterations  # each batch of rollouts serves several of the steps
         # A group is packed as [prompt | c1 .. cG]: the prompt counts once.
         pairs = prompts * (self.prompt**2 / 2 + size * response * (self.prompt + response / 2))
-        work = prompts * (self.prompt + size * response), pairs, prompts * size * response
+        once = prompts * (self.prompt + size * response), pairs, prompts * size * response
         rescored = (settings.beta > 0) + (iterations > 1 or settings.use_vllm)  # by the reference, by the old policy
-        trained = iterations * (model.training @ work) + rescored * (model.forward @ work)
+        trained = (iterations * model.training + rescored * model.forward) @ once
         refills = settings.dynamic_sampling.refill_rounds / 2 if settings.dynamic_sampling else 0
         batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
         steps, kept = prompts * size * iterations / (batch * devices), self.config.filter.validation_rows
         answers = min(kept, validation.questions or kept) * (1 + math.ceil(steps / validation.every))
-        drawn, drawing = self._sampling(prompts * (1 + refills), size, response, batch, devices)
-        validated, validating = self._sampling(answers, 1, response, batch, devices)
-        tokens = (1 + refills + iterations) * work[0] + answers * (self.prompt + response)
-        seconds, flops = drawing + validating + self._seconds(trained, devices), drawn + validated + trained
+        work = self._sampling(prompts * (1 + refills), size, response, batch, devices)
+        work += self._sampling(answers, 1, response, batch, devices) + self._work(trained, devices)
+        tokens = (1 + refills + iterations) * once[0] + answers * (self.prompt + response)
         memory = model.state_bytes(devices, deepspeed) + self._rollout_bytes(batch, deepspeed)
-        runs = len(self.config.seeds) * len(self.config.reward.variants)
-        return _cost("grpo", runs, devices, tokens, flops, seconds, memory)
+        return _cost("grpo", len(self.config.seeds) * len(self.config.reward.variants), devices, tokens, work, memory)
 
     def _rollout_bytes(self, batch: int, deepspeed: dict[str, Any]) -> float:
         """GRPO's memory without the state of training."""
         settings, model, prompt = self.config.grpo, self.model, self.config.prompt.max_length
-        size, rows = settings.num_generations, settings.per_device_train_batch_size
-        longest = settings.max_completion_length
+        size, longest = settings.num_generations, settings.max_completion_length
         copies = 2 * model.weights if settings.lora or not deepspeed else 0
         if settings.beta > 0 and not settings.lora:
             copies += (2 if deepspeed else 4) * model.weights  # the reference
+        rows = settings.per_device_train_batch_size
         training = model.pass_bytes(max(1, rows / size) * prompt + rows * longest, deepspeed)
         if not settings.use_vllm:
             return copies + self._held(max(training, model.sampling_bytes(batch / size, prompt, size, longest)))
@@ -237,29 +236,29 @@ class Planner:
         else:
             at_once = samples * max(1, min(questions, settings.batch_tokens // group))
             memory = weights + self._held(model.sampling_bytes(at_once / samples, prompt, samples, longest))
-        flops, seconds = self._sampling(questions, samples, response, at_once, 1)
-        return _cost(stage, runs, 1, questions * (self.prompt + samples * response), flops, seconds, memory)
+        work = self._sampling(questions, samples, response, at_once, 1)
+        return _cost(stage, runs, 1, questions * (self.prompt + samples * response), work, memory)
 
-    def _sampling(
-        self, prompts: float, size: int, response: float, at_once: float, devices: int
-    ) -> tuple[float, float]:
+    def _sampling(self, prompts: float, size: int, response: float, at_once: float, devices: int) -> Any:
         """FLOPs and seconds of `size` completions per prompt, `at_once` of them on a device."""
         model, rows, prompt = self.model, prompts * size, self.prompt
         prefill = model.forward @ (prompts * prompt, prompts * prompt**2 / 2, 0)
         decode = model.forward @ (rows * response, rows * response * (prompt + response / 2), rows * response)
         read = 2 * model.read + model.cache_bytes * at_once * (prompt / size + response)
         reading = rows / devices / at_once * response * read / (self.accelerator.bandwidth * _BANDWIDTH_USED)
-        return prefill + decode, self._seconds(prefill, devices) + max(self._seconds(decode, devices), reading)
+        return self._work(prefill, devices) + self._work(decode, devices).clip(min=(0, reading))
 
     def _held(self, needed: float) -> float:
         return self.accelerator.process + self.accelerator.heap * needed
 
-    def _seconds(self, flops: float, devices: int) -> float:
-        return flops / (devices * self.accelerator.flops * self.accelerator.utilisation)
+    def _work(self, flops: float, devices: int) -> Any:
+        """An array of FLOPs and the seconds that they take."""
+        return flops * np.array([1, 1 / (devices * self.accelerator.flops * self.accelerator.utilisation)])
 
 
-def _cost(stage: str, runs: int, devices: int, tokens: float, flops: float, seconds: float, memory: float) -> Cost:
-    return Cost(stage, runs, devices, runs * tokens, runs * float(flops), runs * float(seconds) / 3600, memory)
+def _cost(stage: str, runs: int, devices: int, tokens: float, work: Any, memory: float) -> Cost:
+    flops, seconds = (runs * work).tolist()
+    return Cost(stage, runs, devices, runs * tokens, flops, seconds / 3600, memory)
 
 
 def _launched(command: str) -> tuple[int, dict[str, Any]]:
@@ -294,10 +293,8 @@ def run(args: argparse.Namespace) -> None:
     prompt = args.prompt_tokens or config.prompt.max_length
     response = args.completion_tokens or config.grpo.max_completion_length
     costs = Planner(config, accelerator, prompt, response).costs()
-    print(
-        f"{config.experiment} on {args.accelerator}: {prompt} tokens per prompt and {response} per response on average"
-    )
-    print("all runs of a stage together\n")
+    print(f"{config.experiment} on {args.accelerator}: {prompt} tokens per prompt", end=" ")
+    print(f"and {response} per response on average\nall runs of a stage together\n")
     columns = ["stage", "runs", "devices", "tokens", "FLOPs", "hours", "GB per device"]
     rows = [[*c[:3], f"{c.tokens:.3g}", f"{c.flops:.3g}", f"{c.hours:.3g}", f"{c.memory / 1e9:.1f}"] for c in costs]
     print(markdown_table(columns, rows))

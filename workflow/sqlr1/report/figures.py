@@ -7,10 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from pandas import Series
 
 from sqlr1.evaluate.statistics import Estimate
 from sqlr1.records import atomic_write
@@ -67,20 +69,10 @@ def interval_panels(panels: Mapping[str, Rows], xlabel: str) -> Figure:
 def _intervals(axes: Axes, rows: Rows, series: Sequence[str]) -> None:
     for k, name in enumerate(series):
         offset = (k - (len(series) - 1) / 2) * 0.22
-        points = [(y + offset, row[name]) for y, (_, row) in enumerate(rows) if name in row]
-        values = [100 * e.value for _, e in points]
-        below = [100 * (e.value - e.low) for _, e in points]
-        above = [100 * (e.high - e.value) for _, e in points]
-        axes.errorbar(
-            values,
-            [y for y, _ in points],
-            xerr=(below, above),
-            fmt=_MARKERS[k % len(_MARKERS)],
-            color=PALETTE[k % len(PALETTE)],
-            markersize=5,
-            capsize=2,
-            label=name,
-        )
+        found = [(y + offset, e.value, e.low, e.high) for y, (_, row) in enumerate(rows) if (e := row.get(name))]
+        y, value, low, high = np.array(found).reshape(-1, 4).T * [[1], [100], [100], [100]]
+        style = {"fmt": _MARKERS[k % len(_MARKERS)], "color": PALETTE[k % len(PALETTE)], "markersize": 5, "capsize": 2}
+        axes.errorbar(value, y, xerr=(value - low, high - value), label=name, **style)
     axes.set_yticks(range(len(rows)), [label for label, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
@@ -131,8 +123,7 @@ def curve_panels(
 def smoothed(values: Sequence[float]) -> list[float]:
     """The running mean over an eighth of the values, centred; narrower at both ends."""
     reach = max(1, len(values) // 16)
-    near = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
-    return [sum(window) / len(window) for window in near]
+    return Series(values).rolling(2 * reach + 1, center=True, min_periods=1).mean().tolist()
 
 
 def _curve(axes: Axes, name: str, points: Sequence[tuple[float, Any]], colour: str) -> None:
@@ -143,13 +134,5 @@ def _curve(axes: Axes, name: str, points: Sequence[tuple[float, Any]], colour: s
         axes.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
         values = smoothed(values)
     axes.plot(steps, values, color=colour, marker="o" if few else None, markersize=3, linewidth=1.3, label=name)
-    banded = [(step, v) for step, v in points if isinstance(v, Estimate)]
-    if banded:
-        axes.fill_between(
-            [step for step, _ in banded],
-            [v.low for _, v in banded],
-            [v.high for _, v in banded],
-            color=colour,
-            alpha=0.15,
-            linewidth=0,
-        )
+    if banded := [(step, v.low, v.high) for step, v in points if isinstance(v, Estimate)]:
+        axes.fill_between(*zip(*banded, strict=True), color=colour, alpha=0.15, linewidth=0)
