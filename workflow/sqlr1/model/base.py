@@ -194,8 +194,8 @@ def native_precision() -> str:
     """`bfloat16` if the machine multiplies it fast in hardware, else `float32`.
 
     Processors with AVX2, or AVX-512 without its bf16 part, as in many laptops, emulate the products, measured at a
-    tenth of float32's speed. Intel's AVX-512 with that part but without AMX was measured at half of it (2 cores of a Xeon,
-    2000 x 576 by 576 x 1536: 167 and 299 GFLOP/s).
+    tenth of float32's speed. Intel's AVX-512 with that part but without AMX was measured at half of it (2 cores of a
+    Xeon, 2000 x 576 by 576 x 1536: 167 and 299 GFLOP/s).
     """
     import torch
 
