@@ -31,7 +31,7 @@ def default_config(checkout):
         ("prompt", "max_length", "long", "config key prompt.max_length: 'long': input should be a valid integer"),
         ("cold_start", "max_steps", 0, "config key cold_start.max_steps: must not be 0"),
         ("grpo", "learning_rate", float("nan"), "config key grpo.learning_rate: nan is not a finite number"),
-        ("grpo", "num_generations", 5, "config key grpo.num_generations: 5 does not divide the 32 completions"),
+        ("grpo", "num_generations", 5, "config key grpo.num_generations: 5 does not divide the 64 completions"),
         ("select", "low", 0.995, "config key select.high: 0.99 is below select.low, 0.995"),
         (
             "synthesize",

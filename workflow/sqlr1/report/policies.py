@@ -36,8 +36,9 @@ class ScoreRun:
 
     @property
     def methods(self) -> list[str]:
-        """greedy, vote and the pass rate at the number of samples."""
-        return ["greedy", "vote", f"pass@{self.summary['n_samples']}"]
+        """greedy, vote and the pass rate at the number of samples; one sample has no vote."""
+        n = self.summary["n_samples"]
+        return ["greedy", *(["vote"] if n > 1 else []), f"pass@{n}"]
 
     def scores(self, method: str, difficulty: str = "all", measure: str | None = None) -> Scores:
         """Each question's score by question id, for questions that have one; by default by the headline metric."""

@@ -76,17 +76,18 @@ def headline_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def difficulty_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Vote accuracy by difficulty, one table per benchmark."""
+    """Accuracy by difficulty, one table per benchmark and method."""
     tables = []
-    votes = [row for row in rows if row["method"] == "vote" and row["difficulty"] != "all"]
-    for benchmark in dict.fromkeys(row["benchmark"] for row in votes):
-        here = {(row["policy"], row["difficulty"]): _estimate(row) for row in votes if row["benchmark"] == benchmark}
+    wanted = [row for row in rows if row["method"] in ("greedy", "vote") and row["difficulty"] != "all"]
+    for benchmark, method in dict.fromkeys((row["benchmark"], row["method"]) for row in wanted):
+        mine = [row for row in wanted if (row["benchmark"], row["method"]) == (benchmark, method)]
+        here = {(row["policy"], row["difficulty"]): _estimate(row) for row in mine}
         levels = in_order({level for _, level in here})
         lines = [
             [label, *(f"{e.percent()}, n {e.n}" if (e := here.get((label, level))) else "-" for level in levels)]
             for label in dict.fromkeys(label for label, _ in here)
         ]
-        tables.append(f"**{benchmark}** (vote)\n\n{markdown_table(['policy', *levels], lines)}")
+        tables.append(f"**{benchmark}** ({method})\n\n{markdown_table(['policy', *levels], lines)}")
     return "\n\n".join(tables)
 
 
@@ -148,7 +149,8 @@ def changes(strategy: str, rewards: Sequence[str], runs: Sequence[ScoreRun], boo
     for benchmark, trained, method in itertools.product(benchmarks_of(runs), rewards, ("greedy", "vote")):
         before, after = (select(runs, (strategy, reward), benchmark) for reward in (WITHOUT_RL, trained))
         change = differences(after, before, method)
-        if not (estimate := bootstrap.difference(change)):
+        answered = bool(after) and method in after[0].methods
+        if not answered or not (estimate := bootstrap.difference(change)):
             continue
         old, new = ({run.summary["seed"]: run.scores(method) for run in side} for side in (before, after))
         if strategy == "none" and len(old) == 1:  # the base model, asked with one seed, is the start of every run
