@@ -105,7 +105,9 @@ def test_steps_iterations_refills_and_validations_are_counted(folder, tmp_path):
     asked = {"max_steps": 6, "beta": 0.001, "validation": {"questions": 16, "every": 9}}  # before and after
     once, validated = grpo(**asked), 2 * 16 * (200 + 40)
     assert grpo(**asked | {"num_iterations": 2}).flops < once.flops  # as many updates, on half as many rollouts
-    assert grpo(**asked | {"validation": {"questions": 99, "every": 3}}).tokens - once.tokens == (3 * 48 - 32) * 240  # of the 48 rows that there are
+    assert (
+        grpo(**asked | {"validation": {"questions": 99, "every": 3}}).tokens - once.tokens == (3 * 48 - 32) * 240
+    )  # of the 48 rows that there are
     refilled = grpo(**asked, dynamic_sampling={"refill_rounds": 2})
     assert refilled.tokens - validated == 1.5 * (once.tokens - validated)  # each round redraws half the groups
     assert grpo(**asked, lora=None).memory > once.memory
