@@ -12,7 +12,7 @@ export PATH := $(BIN):$(PATH)
 .PHONY: run test test-slow lint setup ui lock schema clean
 
 run: $(STAMP)
-	snakemake --cores all
+	snakemake --cores all --quiet host reason
 
 # Two processes with one thread each: as fast on two cores as it gets, and 6 GB at most.
 PYTEST := OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder
