@@ -26,6 +26,7 @@ from sqlr1.rewards import REWARDS
 from sqlr1.strategies import STRATEGIES
 
 ABLATIONS = ("ablation_reward", "ablation_cold_start")
+_SPOKEN = {"greedy": "greedy", "vote": "the vote's", "pass@1": "single samples'"}
 ESTIMATES = ("greedy", "greedy_change", "vote", "vote_change")
 
 
@@ -136,8 +137,8 @@ class Change:
         verb = "raised" if self.difference.value > 0 else "lowered" if self.difference.value < 0 else "did not change"
         p = "p < 0.001" if self.p < 0.001 else f"p = {self.p:.2g}"
         text = (
-            f"GRPO {verb} {self.method} execution accuracy on {self.benchmark} from {100 * self.before.value:.1f} to "
-            f"{100 * self.after.value:.1f} % ({self.difference.points()} points, {p}, "
+            f"GRPO {verb} {_SPOKEN[self.method]} execution accuracy on {self.benchmark} from "
+            f"{100 * self.before.value:.1f} to {100 * self.after.value:.1f} % ({self.difference.points()} points, {p}, "
             f"{self.difference.n} questions, {self.won} won, {self.lost} lost)."
         )
         return text if self.p < 0.05 else f"{text} This may be chance."
@@ -146,17 +147,18 @@ class Change:
 def changes(strategy: str, rewards: Sequence[str], runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> list[Change]:
     """The change by GRPO for each benchmark, reward and method; those that were scored before and after."""
     found = []
-    for benchmark, trained, method in itertools.product(benchmarks_of(runs), rewards, ("greedy", "vote")):
+    for benchmark, trained, method in itertools.product(benchmarks_of(runs), rewards, ("greedy", "vote", "pass@1")):
         before, after = (select(runs, (strategy, reward), benchmark) for reward in (WITHOUT_RL, trained))
         change = differences(after, before, method)
-        answered = bool(after) and method in after[0].methods
+        answered = bool(after) and method in (*after[0].methods, "pass@1")
         if not answered or not (estimate := bootstrap.difference(change)):
             continue
         old, new = ({run.summary["seed"]: run.scores(method) for run in side} for side in (before, after))
         if strategy == "none" and len(old) == 1:  # the base model, asked with one seed, is the start of every run
             old = dict.fromkeys(new, *old.values())
         paired = [paired_differences([new[seed]], [old[seed]]) for seed in new if seed in old]
-        by_seed = [mcnemar_exact(differences) for differences in paired]
+        # A single sample's score is a share of several samples: no verdict, as McNemar's test needs.
+        by_seed = [] if method == "pass@1" else [mcnemar_exact(differences) for differences in paired]
         p = by_seed[0] if len(by_seed) == 1 else sign_flip(change)
         won, lost = (sum(sign * d > 0 for differences in paired for d in differences) for sign in (1, -1))
         ends = [pooled_estimate(side, method, bootstrap) for side in (before, after)]
@@ -168,7 +170,7 @@ def change_markdown(found: Sequence[Change]) -> str:
     """The changes as a table."""
     lines = []
     for c in found:
-        by_seed = ", ".join(f"{p:.3g}" for p in c.by_seed)
+        by_seed = ", ".join(f"{p:.3g}" for p in c.by_seed) or "-"
         found_by = [c.difference.points(), f"{c.p:.3g}", by_seed, c.won, c.lost, c.difference.n]
         lines.append([c.benchmark, c.reward, c.method, *found_by])
     columns = ["benchmark", "reward", "method", "change, points", "p (all seeds)", "p (exact McNemar, by seed)"]

@@ -149,7 +149,7 @@ def _scores(job: Job, runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> dict[st
     return {
         "level": f"{100 * bootstrap.confidence:.0f}",
         "headline": score_tables.headline_markdown(rows),
-        "conclusion": [c.sentence() for c in changes if c.reward == rewards[0] and c.method == "greedy"],
+        "conclusion": [c.sentence() for c in changes if c.reward == rewards[0] and c.method != "vote"],
         "change": score_tables.change_markdown(changes),
         "metrics": score_tables.metrics_markdown(policies, runs, bootstrap),
         "by_difficulty": score_tables.difficulty_markdown(rows),
