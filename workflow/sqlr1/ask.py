@@ -44,7 +44,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--max-new-tokens", type=int, default=256, metavar="N", help="length of an answer (default: 256)"
     )
-    parser.add_argument("--seconds", type=float, default=Limits.seconds, help="wall time a query may take (default: 2)")
+    parser.add_argument("--seconds", type=float, default=Limits().seconds, help="wall time a query may take (default: 2)")
     parser.add_argument("--json", action="store_true", help="print one JSON object per question")
     parser.set_defaults(run=run)
 
