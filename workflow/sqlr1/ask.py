@@ -5,6 +5,7 @@ the end of the input.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import sys
@@ -44,7 +45,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--max-new-tokens", type=int, default=256, metavar="N", help="length of an answer (default: 256)"
     )
-    parser.add_argument("--seconds", type=float, default=Limits().seconds, help="wall time a query may take (default: 2)")
+    parser.add_argument(
+        "--seconds", type=float, default=Limits().seconds, help="wall time a query may take (default: 2)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object per question")
     parser.set_defaults(run=run)
 
@@ -67,9 +70,16 @@ def run(args: argparse.Namespace) -> None:
     policy = Policy(args.model or newest_policy(args.experiment), args)
     print(f"{policy.folder} on {args.database}", file=sys.stderr)
     show = _as_json if args.json else _as_text
-    with Executor(1, Limits(args.seconds)) as executor:
+    if args.question is not None and not args.question.strip():
+        raise InputError("the question is empty")
+    with Executor(1, Limits(args.seconds)) as executor, contextlib.suppress(KeyboardInterrupt):
         for question in [args.question] if args.question else _questions():
-            print(show(policy.answer(question, executor)), flush=True)
+            try:
+                print(show(policy.answer(question, executor)), flush=True)
+            except InputError as error:
+                if args.question:
+                    raise
+                print(f"error: {error}", file=sys.stderr)  # the next question may fit
 
 
 def newest_policy(experiment: str | None = None) -> Path:

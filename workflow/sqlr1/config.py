@@ -272,7 +272,7 @@ class Training(Section):
     gradient_checkpointing: bool = key(False, "Recompute activations: less memory, more time.")
     logging_steps: PositiveInt = key(1, "Optimiser steps between log rows.")
     save_steps: PositiveInt = key(10, "Optimiser steps between checkpoints; a multiple of logging_steps.")
-    bf16: bool | None = key(None, "Autocast to bfloat16; null: where the machine multiplies it in hardware.")
+    bf16: bool | None = key(None, "Autocast to bfloat16; null: where the machine multiplies it fast.")
     dtype: Dtype = key("float32", "Precision of the saved weights.")
     train_dtype: Dtype | None = None
     """Precision of frozen weights in training; null: bfloat16 with bf16, else float32."""
@@ -315,7 +315,7 @@ class SampledStage(Section):
     backend: Backend = key("transformers", "transformers computes each prompt once; vllm needs the extra gpu.")
     batch_tokens: PositiveInt = key(32768, "Tokens cached at the same time.")
     dtype: Dtype | None = None
-    """Precision of the weights; null: bfloat16 where the machine multiplies it in hardware."""
+    """Precision of the weights; null: bfloat16 where the machine multiplies it fast."""
     threads: PositiveInt = key(2, "CPU threads; fixed, because results depend on it.")
 
 

@@ -15,7 +15,10 @@ from sqlr1.sandbox import Executor, Query, Status
 def determined_on_all(
     questions: Sequence[Question], instances: Mapping[str, Sequence[Path]], executor: Executor
 ) -> list[Question]:
-    """The questions whose gold runs and is not decided by ties on any of the instances of their database."""
+    """The questions whose gold runs and is not decided by ties on any of the instances of their database.
+
+    Ties of a query with LIMIT cannot be seen if it has DISTINCT, `*` or a set operation outside: it is left out.
+    """
     parsed = [sqlglot.parse_one(question.sql, read="sqlite") for question in questions]
     probes = [
         (number, path, block, has_ties if block is expression else limit_splits_ties)
@@ -24,7 +27,8 @@ def determined_on_all(
         for block in (expression, *limited_blocks(expression))
     ]
     executions = executor.execute([Query(path, to_sql(tie_probe(block))) for _, path, block, _ in probes], "instances")
-    bad = {
+    unseen = {n for n, e in enumerate(parsed) if e.args.get("limit") and tie_probe(e) is e}
+    bad = unseen | {
         number
         for (number, _, block, undetermined), execution in zip(probes, executions, strict=True)
         if execution.status != Status.OK or undetermined(block, execution.rows)

@@ -203,9 +203,8 @@ def native_precision() -> str:
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         able = torch.cpu.get_capabilities()
-        native = (
-            able.get("amx_bf16") or able.get("bf16") or (able.get("avx512_bf16") and not _is_intel())
-        )  # bf16: ARM's
+        arm, slow_on_intel = able.get("bf16"), able.get("avx512_bf16")
+        native = able.get("amx_bf16") or arm or (slow_on_intel and not _is_intel())
     return "bfloat16" if native else "float32"
 
 

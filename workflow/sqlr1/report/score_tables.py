@@ -117,8 +117,8 @@ def coincidences(runs: Sequence[ScoreRun]) -> str:
 class Change:
     """What GRPO changed on a benchmark against its own start, for one reward and one method of answering.
 
-    `by_seed`: exact McNemar tests. `p`: the same for one seed; for several, by sign flips over questions whose scores
-    are means over the seeds. `won`, `lost`: answers, over all seeds.
+    `by_seed`: exact McNemar tests of greedy or vote. `p`: the same if there is one; else by sign flips over questions,
+    whose scores are means over seeds or samples. `won`, `lost`: answers (of single samples: questions), over all seeds.
     """
 
     benchmark: str
@@ -134,12 +134,15 @@ class Change:
 
     def sentence(self) -> str:
         """The result in words."""
-        verb = "raised" if self.difference.value > 0 else "lowered" if self.difference.value < 0 else "did not change"
+        answers = f"{_SPOKEN[self.method]} execution accuracy on {self.benchmark}"
+        if not self.difference.value:
+            return f"GRPO left {answers} at {100 * self.after.value:.1f} % ({self.difference.n} questions)."
+        verb = "raised" if self.difference.value > 0 else "lowered"
         p = "p < 0.001" if self.p < 0.001 else f"p = {self.p:.2g}"
+        counts = f"{self.difference.n} questions, {self.won} won, {self.lost} lost"
         text = (
-            f"GRPO {verb} {_SPOKEN[self.method]} execution accuracy on {self.benchmark} from "
-            f"{100 * self.before.value:.1f} to {100 * self.after.value:.1f} % ({self.difference.points()} points, {p}, "
-            f"{self.difference.n} questions, {self.won} won, {self.lost} lost)."
+            f"GRPO {verb} {answers} from {100 * self.before.value:.1f} to {100 * self.after.value:.1f} % "
+            f"({self.difference.points()} points, {p}, {counts})."
         )
         return text if self.p < 0.05 else f"{text} This may be chance."
 

@@ -62,8 +62,9 @@ def judgement(
     decided = {metric: _decide(comparisons, golds, replies) for metric, comparisons in by_metric.items()}
     verdict, _, error = decided[SEMANTICS[semantics]]
     values = {m: decided[m][1] for m in metrics if not decided[m][0].is_gold_fault}
-    deciding = by_metric[SEMANTICS[semantics]]
-    alone = _decide(deciding[:1], golds, replies)[0] == Verdict.MATCH if len(deciding) > 1 else None
+    deciding, alone = by_metric[SEMANTICS[semantics]], None
+    if len(deciding) > 1 and not verdict.is_gold_fault:
+        alone = _decide(deciding[:1], golds, replies)[0] == Verdict.MATCH
     return Judgement(verdict, values, error, alone)
 
 

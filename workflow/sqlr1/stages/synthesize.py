@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with stage("synthesize", parser, argv) as job:
         settings = job.settings["synthesize"]
         own = builtin_sources(settings.domains, job.out / "databases", job.seed)
+        for source in own:  # it may have been a benchmark's database, with instances, in an earlier run
+            write_instances(source.path, source.path.parent, 0, job.seed)
         held_out = builtin_sources(settings.held_out_domains, job.out / "databases", job.seed)
         folders = _folders(settings)
         mixed = _mixed(job)
@@ -104,9 +106,9 @@ def _benchmark(job: Job, held_out: list[Source]) -> list[Question]:
     """The questions of the built-in benchmark. With perturbed instances, those whose gold is determined on all."""
     settings, limits = job.settings["synthesize"], Limits.of(job.settings["execution"])
     total, count = settings.benchmark_questions, settings.benchmark_instances
+    files = {s.db_id: write_instances(s.path, s.path.parent, count, job.seed) for s in held_out}
     if not count:
         return list(_generated(job, held_out, total, held_out=True))
-    files = {s.db_id: write_instances(s.path, s.path.parent, count, job.seed) for s in held_out}
     job.outputs(*(file.relative_to(job.out) for paths in files.values() for file in paths[1:]))
     drawn = list(_generated(job, held_out, 2 * total, held_out=True))
     with Executor(job.args.workers, limits) as executor:

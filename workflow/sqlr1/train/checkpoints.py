@@ -108,9 +108,12 @@ class Progress(ProgressCallback):
         """Show the line's loss and reward, and the last validation so far."""
         if self.training_bar is None:
             return
-        shown = {name: f"{logs[name]:.3g}" for name in ("loss", "reward") if name in logs}
-        if validated := [line[VALIDATION] for line in state.log_history if VALIDATION in line]:
-            shown["validation"] = f"{100 * validated[-1]:.1f} %"
+        latest: dict[str, Any] = {}
+        for line in (*state.log_history, logs):
+            latest |= line
+        shown = {name: f"{latest[name]:.3g}" for name in ("loss", "reward") if name in latest}
+        if VALIDATION in latest:
+            shown["validation"] = f"{100 * latest[VALIDATION]:.1f} %"
         self.training_bar.set_postfix(shown)
 
 

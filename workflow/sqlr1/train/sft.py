@@ -117,7 +117,7 @@ def collate(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
 
 
 def _alike(rows: Sequence[Mapping[str, Sequence[int]]]) -> list[tuple[list[Mapping[str, Sequence[int]]], int]]:
-    """Groups of rows with at least half of a prompt in common, and how many tokens they share.
+    """Groups of rows with most of a prompt in common, and how many tokens they share.
 
     A row alone shares all of its tokens. Otherwise one token before the first scored one is not shared, so that the
     token before a scored one is always in the same row.
@@ -127,7 +127,7 @@ def _alike(rows: Sequence[Mapping[str, Sequence[int]]]) -> list[tuple[list[Mappi
     groups: list[tuple[list[int], int]] = []
     for i, row in enumerate(ids):
         for k, (members, shared) in enumerate(groups):
-            most = min(prompts[i], prompts[members[0]], shared) - 1
+            most = min(min(prompts[i], prompts[members[0]]) - 1, shared)
             differ = np.flatnonzero(row[:most] != ids[members[0]][:most])
             common = int(differ[0]) if len(differ) else most
             if 2 * common > prompts[i]:

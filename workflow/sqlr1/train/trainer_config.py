@@ -22,7 +22,7 @@ _OWN_KEYS = {
 
 
 def multiplies_in_bf16(settings: Training) -> bool:
-    """A section's `bf16`; if null, whether the machine multiplies bfloat16 in hardware."""
+    """A section's `bf16`; if null, whether the machine multiplies bfloat16 fast."""
     return native_precision() == "bfloat16" if settings.bf16 is None else settings.bf16
 
 
