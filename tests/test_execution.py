@@ -282,7 +282,8 @@ def test_a_gold_that_fails_on_one_instance_is_not_charged(executor, tmp_path):
     path = make(tmp_path / "shop/shop.sqlite", "CREATE TABLE t AS SELECT 1 AS x")
     make(tmp_path / "shop/old.sqlite", "CREATE TABLE u AS SELECT 1 AS x")
     pairs = [Pair(path, "SELECT x FROM t", sql) for sql in ("SELECT x FROM t", "SELECT nope")]
-    assert [j.verdict for j in executor.judge(pairs)] == [Verdict.GOLD_FAILED] * 2
+    judgements = executor.judge(pairs)
+    assert [(j.verdict, j.one_instance) for j in judgements] == [(Verdict.GOLD_FAILED, None)] * 2
 
 
 def test_fingerprints_follow_bird_equality(executor, database):

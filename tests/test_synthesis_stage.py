@@ -187,8 +187,10 @@ def test_the_benchmark_has_instances_on_which_each_gold_is_determined(run):
             for row, execution in zip(rows, executions, strict=True):
                 assert execution.status == Status.OK
                 assert not has_ties(sqlglot.parse_one(row["SQL"], read="sqlite"), execution.rows)
-    without = {d.db_id: d.sha256 for d in read_records(run(out="plain") / "catalogue.jsonl", Database)}
     hashes = {d.db_id: d.sha256 for d in read_records(out / "catalogue.jsonl", Database)}
+    again = run(benchmark_instances=0)
+    assert [path.name for path in (again / "databases/zoo").glob("*.sqlite")] == ["zoo.sqlite"]  # stale ones are gone
+    without = {d.db_id: d.sha256 for d in read_records(run(out="plain") / "catalogue.jsonl", Database)}
     assert hashes["bookshop"] == without["bookshop"]
     assert hashes["zoo"] != without["zoo"]  # candidates and scores depend on the instances too
 
