@@ -66,12 +66,12 @@ def run(args: argparse.Namespace) -> None:
     for name, least in (("samples", 0), ("max_new_tokens", 1), ("temperature", 0.01), ("seconds", 0.001)):
         if not getattr(args, name) >= least:
             raise InputError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(args, name)}")
+    if args.question is not None and not args.question.strip():
+        raise InputError("the question is empty")
     read_schema(args.database)  # before the model, which takes seconds to load
     policy = Policy(args.model or newest_policy(args.experiment), args)
     print(f"{policy.folder} on {args.database}", file=sys.stderr)
     show = _as_json if args.json else _as_text
-    if args.question is not None and not args.question.strip():
-        raise InputError("the question is empty")
     with Executor(1, Limits(args.seconds)) as executor, contextlib.suppress(KeyboardInterrupt):
         for question in [args.question] if args.question else _questions():
             try:
