@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from trl import SFTTrainer
 
 from sqlr1.config import ColdStart
-from sqlr1.model.prefix_cache import why_not_shared
+from sqlr1.model.prefix_cache import shared_prefixes, why_not_shared
 from sqlr1.model.prompts import Prompts
 from sqlr1.records import Catalogue, InputError, Question
 from sqlr1.strategies import STRATEGIES
@@ -117,25 +117,14 @@ def collate(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
 
 
 def _alike(rows: Sequence[Mapping[str, Sequence[int]]]) -> list[tuple[list[Mapping[str, Sequence[int]]], int]]:
-    """Groups of rows with most of a prompt in common, and how many tokens they share.
+    """Groups of rows whose prompts begin alike, and how many tokens they share; a row alone shares all of its own.
 
-    A row alone shares all of its tokens. Otherwise one token before the first scored one is not shared, so that the
-    token before a scored one is always in the same row.
+    The last token of a prompt is never shared, so that the token before a scored one is always in the same row.
     """
-    ids = [np.asarray(row["input_ids"]) for row in rows]
-    prompts = [int((np.asarray(row["labels"]) != IGNORED).argmax()) for row in rows]
-    groups: list[tuple[list[int], int]] = []
-    for i, row in enumerate(ids):
-        for k, (members, shared) in enumerate(groups):
-            most = min(min(prompts[i], prompts[members[0]]) - 1, shared)
-            differ = np.flatnonzero(row[:most] != ids[members[0]][:most])
-            common = int(differ[0]) if len(differ) else most
-            if 2 * common > prompts[i]:
-                groups[k] = ([*members, i], common)
-                break
-        else:
-            groups.append(([i], len(row)))
-    return [([rows[i] for i in members], shared) for members, shared in groups]
+    scored = [int((np.asarray(row["labels"]) != IGNORED).argmax()) for row in rows]
+    prompts = [row["input_ids"][:first] for row, first in zip(rows, scored, strict=True)]
+    groups = [([rows[i] for i in members], length) for length, members in shared_prefixes(prompts)]
+    return [(group, length if len(group) > 1 else len(group[0]["input_ids"])) for group, length in groups]
 
 
 def make_trainer(
