@@ -1,5 +1,7 @@
 """The precision that is used unless the config names one."""
 
+import os
+
 import pytest
 import torch
 from tiny_models import tiny_folder
@@ -51,12 +53,14 @@ def test_the_config_has_the_last_word(monkeypatch, tmp_path):
     assert make_backend(Candidates(dtype="bfloat16"), folder).model.dtype == torch.bfloat16
 
 
-def test_threads_and_deterministic_kernels_are_set():
+def test_threads_and_deterministic_kernels_are_set(monkeypatch):
+    monkeypatch.delenv("MKL_CBWR", raising=False)
     threads = torch.get_num_threads()
     try:
         fix_numerics(1)
         assert torch.get_num_threads() == 1
         assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["MKL_CBWR"] == "AUTO,STRICT"
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(False)
