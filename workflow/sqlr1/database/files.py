@@ -2,12 +2,15 @@
 
 import hashlib
 import logging
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sqlr1.records import Database, InputError, read_json, sha256
 
 log = logging.getLogger(__name__)
+
+_HOT_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # first bytes of a rollback journal; zero in one that is finished
 
 
 def database_files(databases: Path, db_ids: Path | None = None) -> dict[str, Path]:
@@ -29,6 +32,24 @@ def database_files(databases: Path, db_ids: Path | None = None) -> dict[str, Pat
         named = f" named in {db_ids}" if db_ids else ""
         raise InputError(f"{databases}: no databases of the form <db_id>/<db_id>.sqlite{named}")
     return paths
+
+
+def check_journals(database: Path) -> None:
+    """Raise InputError if rows of the database may still be in a journal beside it (sqlite.org/tempfiles.html).
+
+    We open databases as immutable, so that SQL cannot change them. SQLite then reads the file alone.
+    """
+    for suffix, start in (("-wal", b""), ("-journal", _HOT_JOURNAL)):
+        journal = Path(f"{database}{suffix}")
+        if journal.is_file() and journal.stat().st_size:
+            with open(journal, "rb") as file:
+                if not file.read(len(start)).startswith(start):
+                    continue
+            command = "SELECT count(*) FROM sqlite_master; PRAGMA wal_checkpoint(TRUNCATE)"
+            raise InputError(
+                f"{database}: some of its rows may still be in {journal.name}; close the program that writes it, then "
+                f"run: sqlite3 {shlex.quote(str(database))} '{command}'"
+            )
 
 
 def merged(databases: Iterable[tuple[str, Path]]) -> dict[str, Path]:

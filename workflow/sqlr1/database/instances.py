@@ -15,11 +15,12 @@ from contextlib import closing
 from pathlib import Path
 
 from sqlr1.database.profile import Profile, read_profile
-from sqlr1.database.schema import Table, quote
+from sqlr1.database.schema import Table, quote, read_schema
 
 _REPEATED = (0.2, 0.5, 0.8)  # share of values that become copies of others; drawn for each column
 _SHIFTED, _EMPTIED, _DROPPED, _REHOMED = 0.2, 0.06, 0.12, 0.3
 _LARGEST_COPY = 200 * 2**20  # bytes; copying a larger database backward takes longer than the check is worth
+_LARGEST_INTEGER = 2**63 - 1
 _LARGEST = 20_000  # rows: larger tables are not changed, because few queries match on so many rows by coincidence
 
 
@@ -64,7 +65,7 @@ def _perturb(path: Path, profile: Profile, rng: random.Random) -> None:
 def _has_rowid(connection: sqlite3.Connection, table: Table) -> bool:
     """Whether single rows can be changed. The rows of a virtual table are an index over other rows."""
     (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table.name,)).fetchone()
-    fixed = b"WITHOUT ROWID" in sql.upper() or sql.upper().startswith(b"CREATE VIRTUAL")
+    fixed = table.kind != "table" or b"WITHOUT ROWID" in sql.upper()
     return not fixed and not any(c.name.lower() == "rowid" for c in table.columns)
 
 
@@ -74,7 +75,7 @@ def _perturb_table(connection: sqlite3.Connection, table: Table, profile: Profil
     referenced = {k.parent_column for k in profile.foreign_keys if k.parent == table.name}
     unique = _unique_columns(connection, table)
     for column in table.columns:
-        if column.primary_key or column.name in referenced:
+        if column.primary_key or column.computed or column.name in referenced:
             continue
         name = quote(column.name)
         rows = connection.execute(f"SELECT rowid, {name} FROM {source} ORDER BY rowid").fetchall()
@@ -129,7 +130,7 @@ def _disturbed(values: Sequence[object], not_null: bool, rng: random.Random) -> 
         if value is not None and rng.random() < repeated:
             value = rng.choice(few)
         if isinstance(value, (int, float)) and rng.random() < _SHIFTED:
-            value += rng.choice([-1, 1])
+            value += rng.choice([-1, 1]) if abs(value) < _LARGEST_INTEGER else 0
         if not not_null and rng.random() < _EMPTIED:
             value = None
         result.append(value)
@@ -144,6 +145,7 @@ def write_backward(source: Path, target: Path) -> Path | None:
     """
     if source.stat().st_size > _LARGEST_COPY:
         return None
+    readable = {table.name for table in read_schema(source).tables}
     with closing(sqlite3.connect(target, uri=True, isolation_level=None)) as connection:
         for pragma in ("journal_mode = OFF", "synchronous = OFF", "reverse_unordered_selects = ON"):
             connection.execute(f"PRAGMA {pragma}")
@@ -151,9 +153,9 @@ def write_backward(source: Path, target: Path) -> Path | None:
             connection.execute("ATTACH ? AS forward", (f"{source.resolve().as_uri()}?mode=ro&immutable=1",))
             connection.execute("BEGIN")
             created = connection.execute(
-                "SELECT name, type, sql FROM forward.sqlite_master WHERE type IN ('table', 'view') "
-                "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY type"
+                "SELECT name, type, sql FROM forward.sqlite_master WHERE type IN ('table', 'view') ORDER BY type, rowid"
             ).fetchall()
+            created = [row for row in created if row[0] in readable]
             if any("collate" in sql.lower() for _, _, sql in created):
                 return None
             for name, kind, sql in created:

@@ -1,14 +1,15 @@
 """Value statistics of a database: what SQL may filter, group and order by, and foreign keys that the data imply."""
 
+import math
 import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from sqlr1.database.schema import Column, ForeignKey, Schema, Table, open_read_only, quote, read_schema
+from sqlr1.database.schema import Column, ForeignKey, Schema, Table, open_read_only, quote, read_schema, reading
 
 _FREQUENT = 40  # most frequent values kept per column
 _DATE = re.compile(r"(1[5-9]|20)\d\d-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])([ T]\d\d:\d\d(:\d\d)?(\.\d+)?)?$")
@@ -17,6 +18,7 @@ _ODD = {
     "number": "typeof({0}) NOT IN ('integer', 'real')",
     "date": "(typeof({0}) <> 'text' OR {0} NOT GLOB '[12][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]*')",
 }
+_FINITE = " AND {0} > -9e999 AND {0} < 9e999"
 _WORD_OF_KEY = re.compile(r"(^|_|(?<=[a-z]))(id|ids|code|key|number|num|no|uuid|isbn|ssn)$", re.IGNORECASE)
 
 
@@ -25,7 +27,8 @@ class ColumnStatistics:
     """`kind` is one of key, number, date, boolean, text; `values` are the most frequent (value, count), ties in
     the order of the values.
 
-    `filled` and `distinct` count values that are not NULL; `quantiles` are the deciles of a number or date column.
+    `filled` and `distinct` count values that are not NULL; `quantiles` are the deciles of a number or date column,
+    of its finite values.
     """
 
     kind: str
@@ -68,19 +71,41 @@ class Profile:
 
 
 def read_profile(path: Path) -> Profile:
-    """Read the schema and the statistics of a SQLite file. Raises InputError for a missing or corrupt one."""
+    """Read the schema and the statistics of a SQLite file, without tables that cannot be read to their end.
+
+    The first column of a view that is unique and named like a key counts as its primary key. Raises InputError for a
+    missing or corrupt file.
+    """
     schema = read_schema(path)
     declared = {(k.table, k.column) for k in schema.foreign_keys}
     rows: dict[str, int] = {}
     columns: dict[tuple[str, str], ColumnStatistics] = {}
+    tables: list[Table] = []
     with open_read_only(path) as connection:
         for table in schema.tables:
-            rows[table.name] = connection.execute(f"SELECT count(*) FROM {quote(table.name)}").fetchone()[0]
-            for column in table.columns:
-                place = table.name, column.name
-                columns[place] = _statistics(connection, table, column, rows[table.name], place in declared)
+            with reading(connection, schema.path, table, "no statistics"):
+                count = connection.execute(f"SELECT count(*) FROM {quote(table.name)}").fetchone()[0]
+                own = {
+                    (table.name, c.name): _statistics(connection, table, c, count, (table.name, c.name) in declared)
+                    for c in table.columns
+                }
+                rows[table.name] = count
+                columns |= own
+                tables.append(_with_key(table, columns) if table.kind == "view" else table)
+        schema = replace(
+            schema,
+            tables=tuple(tables),
+            foreign_keys=tuple(k for k in schema.foreign_keys if {k.table, k.parent} <= rows.keys()),
+        )
         inferred = tuple(_inferred_keys(connection, schema, columns))
     return Profile(schema, rows, columns, schema.foreign_keys + inferred)
+
+
+def _with_key(view: Table, columns: Mapping[tuple[str, str], ColumnStatistics]) -> Table:
+    for column in view.columns:
+        if _WORD_OF_KEY.search(column.name) and columns[view.name, column.name].unique:
+            return replace(view, columns=tuple(replace(c, primary_key=c is column) for c in view.columns))
+    return view
 
 
 def _statistics(
@@ -98,8 +123,12 @@ def _statistics(
         kind = "text" if connection.execute(odd).fetchone()[0] else kind
     quantiles: tuple[object, ...] = ()
     if kind in ("number", "date") and filled:
-        decile = f"SELECT {name} FROM {source} WHERE {name} IS NOT NULL ORDER BY {name} LIMIT 1 OFFSET ?"
-        quantiles = tuple(connection.execute(decile, (filled * d // 10,)).fetchone()[0] for d in range(1, 10))
+        finite = f"FROM {source} WHERE {name} IS NOT NULL" + (_FINITE.format(name) if kind == "number" else "")
+        (count,) = connection.execute(f"SELECT count(*) {finite}").fetchone()
+        decile = f"SELECT {name} {finite} ORDER BY {name} LIMIT 1 OFFSET ?"
+        found = (connection.execute(decile, (count * d // 10,)).fetchone() for d in range(1, 10))
+        quantiles = tuple(row[0] for row in found if row)
+        kind = kind if quantiles else "text"  # all values are infinite
     values = tuple((v, n) for v, n in frequent if _is_quotable(v))
     integral = all(isinstance(v, int) for v, _ in frequent)
     return ColumnStatistics(kind, rows, filled, distinct, values, quantiles, integral)
@@ -108,7 +137,7 @@ def _statistics(
 def _is_quotable(value: object) -> bool:
     """Whether a question can quote the value: short, decodable, on one line, without quotes of its own."""
     if not isinstance(value, str):
-        return not isinstance(value, bytes)
+        return not isinstance(value, bytes) and math.isfinite(value)
     short = 0 < len(value.strip()) == len(value) <= 40
     return short and value.isprintable() and not set(value) & set("\ufffd\"'`;\\")
 

@@ -1,33 +1,52 @@
 """The schema of a SQLite database: tables, columns, keys and the comments of its CREATE TABLE statements."""
 
+import logging
 import re
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 
+from sqlr1.database.files import check_journals
 from sqlr1.records import InputError
+
+log = logging.getLogger(__name__)
+
+_VIEW_SECONDS = 10
+# `hidden` of PRAGMA table_xinfo: a virtual table's column that SELECT * leaves out; a virtual or stored generated one.
+_HIDDEN, _GENERATED = 1, (2, 3)
+# Strings, quoted names, comments, words and marks of SQL; other blanks than newlines are skipped.
+_TOKEN = re.compile(
+    r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]|--[^\n]*|/\*.*?(?:\*/|\Z)|\n|\w+|[^\s\w]""", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column. `type` is the declared type, `description` the `-- comment` on its line of CREATE TABLE."""
+    """A column. `type` is the declared type, `description` the comment on its line of CREATE TABLE.
+
+    The value of a `computed` column cannot be set: it is generated, or the column belongs to a view.
+    """
 
     name: str
     type: str
     not_null: bool
     primary_key: bool
     description: str = ""
+    computed: bool = False
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table with its columns in declared order."""
+    """A table, view or virtual table with its columns, in the order of `SELECT *`."""
 
     name: str
     columns: tuple[Column, ...]
+    kind: str = "table"
 
     @property
     def primary_key(self) -> tuple[str, ...]:
@@ -69,10 +88,12 @@ class Schema:
 def open_read_only(path: Path) -> Iterator[sqlite3.Connection]:
     """A read-only connection for reading schema and statistics, never for a model's SQL.
 
-    Bytes that are not UTF-8 become U+FFFD. Raises InputError for a missing file or one that is no SQLite database.
+    Bytes that are not UTF-8 become U+FFFD. Raises InputError for a missing file, one that is no SQLite database, and
+    one with an unfinished journal.
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such SQLite file")
+    check_journals(path)
     uri = f"{Path(path).resolve().as_uri()}?mode=ro&immutable=1"
     with closing(sqlite3.connect(uri, uri=True)) as connection:
         connection.text_factory = lambda data: data.decode("utf-8", "replace")
@@ -82,28 +103,57 @@ def open_read_only(path: Path) -> Iterator[sqlite3.Connection]:
             raise InputError(f"{path}: not a readable SQLite database ({error}); replace the file") from error
 
 
-# Words that SQLite does not accept as a column or table name without quotes (sqlite.org/lang_keywords.html).
-_KEYWORDS = frozenset(
-    """add all alter and as autoincrement between by case cast check collate column commit constraint create cross
-    current_date current_time current_timestamp default deferrable delete desc distinct drop else end escape except
-    exists explain filter for foreign from full glob group having if in index inner insert intersect into is isnull join
-    left like limit match natural not notnull null offset on or order outer over partition primary references regexp
-    right rollback row rows select set table temp then to transaction union unique update using values view when where
-    window with without""".split()  # noqa: SIM905
+@contextmanager
+def reading(connection: sqlite3.Connection, path: Path, table: Table, consequence: str) -> Iterator[None]:
+    """Read rows of `table` in the block. It ends early, with a warning that names the consequence, if SQLite cannot.
+
+    A view may be broken, or take longer than 10 s; the expression of a generated column may fail on a row.
+    """
+    deadline = time.monotonic() + _VIEW_SECONDS
+    if table.kind == "view":
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        reason = f"takes longer than {_VIEW_SECONDS} s" if str(error) == "interrupted" else str(error)
+        _warn_once(f"{path}: {consequence} of {table.name}: {reason}")
+    finally:
+        connection.set_progress_handler(None, 0)
+
+
+# Where SQL mentions a column and a table of one name; each statement's first value is the 7 of the column's only row.
+_MENTIONS = (
+    "SELECT {0}, T1.{0}, count(DISTINCT {0}), -{0}, CASE WHEN {0} = 7 THEN {0} ELSE {0} END, CAST({0} AS REAL), "
+    "{0} || 'x' FROM {0} AS T1 WHERE {0} = 7 AND NOT {0} IS NULL AND {0} < 8 AND {0} BETWEEN 1 AND 9 AND {0} IN (7) "
+    "AND {0} LIKE '7' GROUP BY {0} HAVING max({0}) = 7 ORDER BY {0} DESC, T1.{0} LIMIT 1",
+    "SELECT sum({0}) OVER (PARTITION BY {0} ORDER BY {0} ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM {0}",
+    "SELECT {0}.{0} FROM {0} JOIN (SELECT 1 AS one) ON {0}.{0} = 7",
+    "SELECT {0}.{0} FROM (SELECT 1 AS one) JOIN {0} ON {0}.{0} = 7",
+    "WITH {0} AS (SELECT 7 AS {0}) SELECT {0} FROM {0}",
 )
 
-# SQLite accepts these, but sqlglot, which parses the queries, does not: it takes `range < 3` for the start of a type.
-_WORDS_OF_SQLGLOT = frozenset(
-    """any array describe fetch grant lateral list map nullable object qualify range returning revoke struct
-    xor""".split()  # noqa: SIM905
-)
-_RESERVED = _KEYWORDS | _WORDS_OF_SQLGLOT
 
-
+@lru_cache(maxsize=65536)
 def identifier(name: str) -> str:
-    """The name as SQL needs it: in double quotes only if necessary."""
-    plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) and name.lower() not in _RESERVED
-    return name if plain else quote(name)
+    """The name as SQL needs it: in double quotes only if necessary, which SQLite and sqlglot are asked."""
+    return name if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) and _is_plain(name) else quote(name)
+
+
+def _is_plain(name: str) -> bool:
+    import sqlglot  # late: it takes a while, and reading a schema does not need it
+    from sqlglot.dialects.sqlite import SQLite
+    from sqlglot.errors import SqlglotError
+
+    mentions = [mention.format(name) for mention in _MENTIONS]
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute(f"CREATE TABLE {quote(name)} ({quote(name)})")
+        connection.execute(f"INSERT INTO {quote(name)} VALUES (7)")
+        try:
+            if name.upper() in SQLite.Tokenizer.KEYWORDS:  # it parses the queries, and has more words than SQLite
+                mentions += [sqlglot.parse_one(mention, read="sqlite").sql("sqlite") for mention in mentions]
+            return all(connection.execute(mention).fetchone()[:1] == (7,) for mention in mentions)
+        except (sqlite3.Error, SqlglotError, TypeError):  # a syntax error; or no row, because the word is a value
+            return False
 
 
 def quote(name: str) -> str:
@@ -112,31 +162,85 @@ def quote(name: str) -> str:
 
 
 def read_schema(path: Path) -> Schema:
-    """Read the schema of a SQLite file, without the internal tables of full-text indexes.
+    """Read the schema of a SQLite file: everything that a query can read, but internal tables of full-text indexes.
 
-    Raises InputError for a missing or corrupt file, or one without tables.
+    What cannot be read (a module or collation is absent, a view is broken) is left out, with one warning. Raises
+    InputError for a missing or corrupt file, or one with nothing to read.
     """
+    unreadable: dict[str, str] = {}
     with open_read_only(path) as connection:
-        shadows = {name for _, name, kind, *_ in connection.execute("PRAGMA table_list") if kind == "shadow"}
         created = connection.execute(
-            "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+            "SELECT name, type, sql FROM sqlite_master WHERE type IN ('table', 'view') "
+            "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY type, rowid"
         ).fetchall()
-        tables = tuple(_read_table(connection, name, sql) for name, sql in created if name not in shadows)
+        found = (_read_table(connection, *row, unreadable) for row in created)
+        tables = tuple(table for table in found if table)
         foreign_keys = tuple(key for table in tables for key in _read_foreign_keys(connection, table, tables))
+    named = "; ".join(f"{name} ({reason})" for name, reason in unreadable.items())
     if not tables:
-        raise InputError(f"{path}: the database has no tables")
+        raise InputError(f"{path}: the database has no tables" + (f" that can be read: {named}" if named else ""))
+    if named:
+        _warn_once(f"{path}: left out, because SQLite cannot read it: {named}")
     return Schema(Path(path), tables, foreign_keys)
 
 
-def _read_table(connection: sqlite3.Connection, name: str, sql: str) -> Table:
-    # Comments, from lines such as `"name" TEXT, -- full name`.
-    found = re.findall(r"^\s*(?:[\"`\[]([^\"`\]\n]+)[\"`\]]|(\w+))\s+\w[^\n]*?--\s*(.+?)\s*$", sql, re.MULTILINE)
-    comments = {(quoted or bare).lower(): comment for quoted, bare, comment in found}
-    columns = (
-        Column(column, kind or "", bool(not_null), bool(key), comments.get(column.lower(), ""))
-        for _, column, kind, not_null, _, key in connection.execute(f"PRAGMA table_info({quote(name)})")
-    )
-    return Table(name, tuple(columns))
+@cache
+def _warn_once(message: str) -> None:
+    log.warning(message)
+
+
+def _read_table(
+    connection: sqlite3.Connection, name: str, kind: str, sql: str, unreadable: dict[str, str]
+) -> Table | None:
+    """The table or view; None for an internal table, and for one without columns to read, named in `unreadable`."""
+    try:
+        kinds = [row[2] for row in connection.execute(f"PRAGMA table_list({quote(name)})") if row[0] == "main"]
+        rows = connection.execute(f"PRAGMA table_xinfo({quote(name)})").fetchall()
+        connection.execute(f"EXPLAIN SELECT * FROM {quote(name)}")
+    except sqlite3.OperationalError as error:
+        unreadable[name] = str(error)
+        return None
+    if "shadow" in kinds:
+        return None
+    comments = _comments(sql) if kind == "table" else {}
+    columns = []
+    for _, column, declared, not_null, _, key, hidden in rows:
+        if hidden == _HIDDEN:
+            continue
+        try:
+            connection.execute(f"EXPLAIN SELECT 1 FROM {quote(name)} ORDER BY {quote(column)}")
+        except sqlite3.OperationalError as error:  # its collation is absent: it can be neither compared nor sorted
+            unreadable[f"{name}.{column}"] = str(error)
+            continue
+        declared = re.sub(r"\s*GENERATED ALWAYS$", "", declared or "", flags=re.IGNORECASE)
+        computed = kind == "view" or hidden in _GENERATED
+        columns.append(Column(column, declared, bool(not_null), bool(key), comments.get(column.lower(), ""), computed))
+    return Table(name, tuple(columns), "virtual" if "virtual" in kinds else kind) if columns else None
+
+
+def _comments(sql: str) -> dict[str, str]:
+    """The comments of a CREATE TABLE by column in lower case: what follows a column's definition on its line."""
+    comments: dict[str, str] = {}
+    depth, column, starts = 0, "", False
+    for token in _TOKEN.finditer(sql):
+        text = token[0]
+        if text.startswith(("--", "/*")):
+            comment = " ".join(text.strip("-" if text[0] == "-" else "/*").split())
+            if column and comment:
+                comments[column] = f"{comments[column]} {comment}" if column in comments else comment
+        elif text == "\n":
+            column = ""  # a comment on a line of its own belongs to no column
+        elif text == "(":
+            depth += 1
+            starts = starts or depth == 1
+        elif text == ")":
+            depth -= 1
+        elif text == ",":
+            starts = depth == 1
+        elif starts:
+            column = (text[1:-1].replace(text[-1] * 2, text[-1]) if text[0] in "\"'`[" else text).lower()
+            starts = False
+    return comments
 
 
 def _read_foreign_keys(connection: sqlite3.Connection, table: Table, tables: tuple[Table, ...]) -> list[ForeignKey]:

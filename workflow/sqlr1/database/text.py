@@ -1,8 +1,9 @@
 """The schema as prompt text: `compact` for small models, `ddl` as in OmniSQL and SQL-R1."""
 
+import math
 from functools import lru_cache
 
-from sqlr1.database.schema import Schema, Table, identifier, open_read_only, quote
+from sqlr1.database.schema import Schema, Table, identifier, open_read_only, quote, reading
 
 _LONGEST_EXAMPLE = 40  # characters
 _Examples = dict[tuple[str, str], list[str]]  # (table, column) -> SQL literals
@@ -53,26 +54,30 @@ def _ddl_table(schema: Schema, table: Table, examples: _Examples) -> str:
         f"  {text}{comma}" + (f" -- {comment}" if comment else "")
         for (text, comment), comma in zip(lines, commas, strict=True)
     ]
-    return "\n".join([f"CREATE TABLE {identifier(table.name)} (", *shown, ");"])
+    return "\n".join([f"CREATE {'VIEW' if table.kind == 'view' else 'TABLE'} {identifier(table.name)} (", *shown, ");"])
 
 
 @lru_cache(maxsize=4096)
 def _examples(schema: Schema, count: int) -> _Examples:
-    """The first distinct short values of each column in row order."""
+    """The first distinct short values of each column in row order; none of a table that cannot be read in time."""
     examples = {}
     with open_read_only(schema.path) as connection:
         for table in schema.tables:
-            for column in table.columns:
-                name = quote(column.name)
-                rows = connection.execute(
-                    f"SELECT DISTINCT {name} FROM (SELECT {name} FROM {quote(table.name)} LIMIT 200) "
-                    f"WHERE {name} IS NOT NULL AND {name} <> '' AND length({name}) <= {_LONGEST_EXAMPLE} LIMIT {count}"
-                )
-                examples[table.name, column.name] = [_literal(value) for (value,) in rows]
+            with reading(connection, schema.path, table, "no example values"):
+                for column in table.columns:
+                    name = quote(column.name)
+                    rows = connection.execute(
+                        f"SELECT DISTINCT {name} FROM (SELECT {name} FROM {quote(table.name)} LIMIT 200) WHERE {name} "
+                        f"IS NOT NULL AND {name} <> '' AND length({name}) <= {_LONGEST_EXAMPLE} LIMIT {count}"
+                    )
+                    examples[table.name, column.name] = [_literal(value) for (value,) in rows]
     return examples
 
 
 def _literal(value: object) -> str:
     if isinstance(value, str):
-        return "'" + value.replace("'", "''").replace("\n", " ") + "'"
+        shown = "".join(character if character.isprintable() else " " for character in value)
+        return "'" + shown.replace("'", "''") + "'"
+    if value in (math.inf, -math.inf):
+        return "9e999" if value > 0 else "-9e999"
     return f"x'{value.hex()}'" if isinstance(value, bytes) else str(value)

@@ -9,10 +9,11 @@ What is covered:
 
 - Writing. The file is opened read-only and immutable, in defensive mode, with `query_only`, and its schema is not
   trusted. An authorizer allows reading the database's own tables and calling listed pure functions, and nothing else:
-  no ATTACH, VACUUM, PRAGMA (not as a table either), transaction, temporary object, virtual table (except `json_each`
-  and `json_tree`), extension, file function or shell function. The process may not write a byte to any file
-  (RLIMIT_FSIZE), not start other processes (RLIMIT_NPROC, which the kernel does not enforce for root) and open few
-  files. Of the environment it gets only the library path. Temporary tables stay in memory.
+  no ATTACH, VACUUM, PRAGMA (not as a table either), transaction, temporary object, virtual table (except `json_each`,
+  `json_tree`, and the database's own of full-text search and R-tree), extension, file function or shell function. The
+  process may not write a byte to any file (RLIMIT_FSIZE), not start other processes (RLIMIT_NPROC, which the kernel
+  does not enforce for root) and open few files. Of the environment it gets only the library path. Temporary tables stay
+  in memory.
 - One statement at a time, with limits on its length and depth.
 - Time. SQLite stops itself at the limit, which it checks every few thousand steps of its virtual machine. Inside one
   function call or sort it does not check: there the kernel ends the process 10 ms later. Fetching counts towards the
@@ -34,11 +35,9 @@ What is not covered:
 - Randomness and the clock. RANDOM() and date('now') work as in SQLite. Golds that call such functions, also through a
   view, are not cached.
 - A database that is changed in place while a statement reads it (`immutable`). A change between two statements is
-  noticed. Changes in an unfinished write-ahead log (`-wal`) are not seen.
+  noticed. A database with a journal (`-wal`, `-journal`) that may hold rows is refused with InputError.
 - The same verdict each time for a query that takes about as long as the limit. Quick queries do not depend on the
   machine's load.
-- Virtual tables. In a database that has some (full-text search, R-tree) every query on them is refused, also a gold.
-  Of SQLite's own, only `json_each` and `json_tree` can be read.
 - Text that is not UTF-8 loses the bytes that cannot be decoded, as in Spider's evaluator (BIRD's fails on it).
 """
 

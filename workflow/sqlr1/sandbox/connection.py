@@ -3,6 +3,7 @@
 import contextlib
 import marshal
 import os
+import re
 import signal
 import sqlite3
 import time
@@ -23,15 +24,16 @@ _DBCONFIG_DEFENSIVE = 1010  # SQLITE_DBCONFIG_DEFENSIVE in sqlite3.h
 
 _ACTIONS = frozenset((sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE))
 _FUNCTIONS = frozenset(
-    """abs acos acosh asin asinh atan atan2 atanh avg ceil ceiling char coalesce concat concat_ws cos cosh count
-    cume_dist current_date current_time current_timestamp date datetime degrees dense_rank exp first_value floor format
-    glob group_concat hex if ifnull iif instr julianday lag last_value lead length like likelihood likely ln log log10
-    log2 lower ltrim match max median min mod nth_value ntile nullif octet_length percent_rank percentile
-    percentile_cont percentile_disc pi pow power printf quote radians random randomblob rank replace round row_number
-    rtrim sign sin sinh soundex sqlite_version sqrt strftime string_agg substr substring sum tan tanh time timediff
-    total trim trunc typeof unhex unicode unistr unistr_quote unixepoch unlikely upper zeroblob -> ->> json json_array
-    json_array_length json_error_position json_extract json_group_array json_group_object json_insert json_object
-    json_patch json_pretty json_quote json_remove json_replace json_set json_type json_valid""".split()  # noqa: SIM905
+    """abs acos acosh asin asinh atan atan2 atanh avg bm25 ceil ceiling char coalesce concat concat_ws cos cosh count
+    cume_dist current_date current_time current_timestamp date datetime degrees dense_rank exp first_value floor
+    format glob group_concat hex highlight if ifnull iif instr julianday lag last_value lead length like likelihood
+    likely ln log log10 log2 lower ltrim match max median min mod nth_value ntile nullif octet_length percent_rank
+    percentile percentile_cont percentile_disc pi pow power printf quote radians random randomblob rank replace round
+    row_number rtrim sign sin sinh snippet soundex sqlite_version sqrt strftime string_agg substr substring sum tan
+    tanh time timediff total trim trunc typeof unhex unicode unistr unistr_quote unixepoch unlikely upper zeroblob ->
+    ->> json json_array json_array_length json_error_position json_extract json_group_array json_group_object
+    json_insert json_object json_patch json_pretty json_quote json_remove json_replace json_set json_type
+    json_valid""".split()  # noqa: SIM905
 )
 # Results of these may change from run to run. Most do not if the argument is not 'now', but that is hard to tell.
 _VOLATILE = frozenset(
@@ -44,6 +46,10 @@ _UNFIT = (
     "You can only execute one statement",
 )  # fmt: skip
 _READABLE_MODULES = frozenset(("json_each", "json_tree"))
+# Virtual tables that store their rows in ordinary tables of the database.
+_SEARCHED = re.compile(
+    r"CREATE\s+VIRTUAL\s+TABLE\s.*?\sUSING\s+(fts[345]|fts5vocab|rtree|rtree_i32|geopoly)\b", re.IGNORECASE | re.DOTALL
+)
 _CATALOGUE = frozenset(("sqlite_master", "sqlite_schema", "sqlite_sequence", "sqlite_stat1"))
 
 
@@ -74,10 +80,17 @@ class Sandbox:
             (sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH, 1),
         ):
             self._connection.setlimit(category, value)
-        names = self._connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
-        self._tables = frozenset(name.lower() for (name,) in names) | _CATALOGUE | _READABLE_MODULES
+        created = self._connection.execute(
+            "SELECT name, sql FROM sqlite_master WHERE type IN ('table', 'view')"
+        ).fetchall()
+        self._tables = frozenset(name.lower() for name, _ in created) | _CATALOGUE | _READABLE_MODULES
         # SQLite creates these tables on first use, with a CREATE TABLE that the authorizer would deny.
         self._connection.execute("SELECT 1 FROM json_each('[]'), json_tree('[]')")
+        searched = [name for name, sql in created if _SEARCHED.match(sql or "")]
+        self._searched = bool(searched)
+        for name in searched:
+            with contextlib.suppress(sqlite3.Error):  # damaged, or its tokenizer is absent: queries on it fail
+                self._connection.execute('SELECT 1 FROM "{}"'.format(name.replace('"', '""')))
         modules = self._connection.execute("SELECT name FROM pragma_module_list")
         self._modules = frozenset(name for (name,) in modules) - _READABLE_MODULES
         self._connection.set_authorizer(self._authorize)
@@ -98,6 +111,8 @@ class Sandbox:
                 allowed = table in self._tables
             else:  # no column is read: a table, or a common table expression, which may not have a module's name
                 allowed = table not in self._modules and not table.startswith("pragma_")
+        elif action == sqlite3.SQLITE_PRAGMA:
+            allowed = self._searched and first == "data_version"  # FTS5 runs it in each query
         elif action == sqlite3.SQLITE_FUNCTION:
             name = (second or "").lower()
             allowed = name in _FUNCTIONS

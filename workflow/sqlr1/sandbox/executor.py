@@ -9,6 +9,7 @@ from itertools import chain, repeat
 from pathlib import Path
 
 from sqlr1.cpus import usable_cpus
+from sqlr1.database.files import check_journals
 from sqlr1.records import InputError
 from sqlr1.sandbox.cache import GoldCache
 from sqlr1.sandbox.judging import METRICS, SEMANTICS, SQLITE_MAGIC, Comparison, judgement, plan_comparisons, start_of
@@ -161,7 +162,11 @@ class Executor(AbstractContextManager):
 
 
 def _check(databases: Iterable[Path]) -> None:
-    """Raise InputError for a file that is no SQLite database. SQLite accepts an empty file as a database."""
+    """Raise InputError for a file that is no SQLite database, or that has an unfinished journal.
+
+    SQLite accepts an empty file as a database.
+    """
     for database in dict.fromkeys(databases):
+        check_journals(database)
         if start_of(database) not in (SQLITE_MAGIC, b""):
             raise InputError(f"{database}: not a SQLite database; fetch or build it again")
