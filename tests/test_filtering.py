@@ -28,6 +28,7 @@ WIDE = "SELECT COUNT(*) FROM singer"
 CASES = {
     "not_parsed": row("SELECT FROM WHERE ("),
     "not_select": row("DELETE FROM singer"),
+    "response_not_parsed": row("SELECT name FROM singer WHERE name <> '</answer>' -- ```"),
     "non_deterministic": row("SELECT name FROM singer ORDER BY RANDOM() LIMIT 1"),
     "contaminated_database": row("SELECT name FROM singer", db_id="held"),
     "contaminated_sql": row("SELECT T1.name FROM singer AS T1 WHERE T1.country = 'Spain'", "Who is Spanish? Spain"),

@@ -18,14 +18,16 @@ from sqlr1.database import determinism
 from sqlr1.database.determinism import is_volatile, may_depend_on_order
 from sqlr1.database.instances import write_backward
 from sqlr1.database.sql import normal_form, parse, to_sql, without_literals
+from sqlr1.prompt import parse_response
 from sqlr1.records import Question
 from sqlr1.sandbox import Executor, Limits, Query, Status
+from sqlr1.strategies import STRATEGIES, Strategy
 
 if TYPE_CHECKING:
     from sqlr1.config import FilterRules
 
 REASONS = (
-    "not_parsed", "not_select", "non_deterministic",
+    "not_parsed", "not_select", "response_not_parsed", "non_deterministic",
     "contaminated_database", "contaminated_sql", "contaminated_question", "value_not_mentioned",
     "failed", "timed_out", "too_large", "empty", "all_null", "constant", "ties",
     "duplicate", "near_duplicate", "over_quota",
@@ -82,6 +84,14 @@ def filter_rows(
     return reasons
 
 
+def _parses_back(row: Question, strategy: Strategy) -> bool:
+    """Whether the gold is read back from the response that teaches it: not with three backticks or a tag inside."""
+    if not strategy.response:
+        return True
+    response = parse_response(strategy.response(row))
+    return response.well_formed and response.sql == row.sql.strip()
+
+
 @dataclass
 class _Candidate:
     """A row with what the checks found out: its SQL's normal form, and `result`, the rows of its tie probe."""
@@ -130,6 +140,8 @@ class _Filter:
             return reason
         if row.db_id.lower() in self._benchmark.db_ids:
             return "contaminated_database"
+        if not all(_parses_back(row, strategy) for strategy in STRATEGIES.values()):
+            return "response_not_parsed"
         if is_volatile(expression):
             return "non_deterministic"
         candidate.expression, candidate.form = expression, normal_form(expression.copy())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sqlr1.config import Prompt
 from sqlr1.database import read_schema, schema_text
+from sqlr1.model.chat import Chat
 from sqlr1.prompt import prompt_messages
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ class Prompts:
     settings: Prompt
     _schemas: dict[Path, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.chat = Chat(self.tokenizer)
+
     def messages(self, asked: Asked, database: Path) -> list[dict[str, str]]:
         """The chat messages for a question over the SQLite file `database`."""
         if database not in self._schemas:
@@ -40,11 +44,9 @@ class Prompts:
 
     def token_ids(self, asked: Asked, database: Path) -> list[int] | None:
         """The prompt as token ids, up to the response's first token; None if it has more than `max_length` tokens."""
-        ids = self.tokenizer.apply_chat_template(
-            self.messages(asked, database), add_generation_prompt=True, tokenize=True, return_dict=False
-        )
+        ids = self.chat.prompt_ids(self.messages(asked, database))
         return ids if len(ids) <= self.settings.max_length else None
 
     def response_ids(self, response: str) -> list[int]:
         """A response as token ids, with the end token."""
-        return [*self.tokenizer(response, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
+        return self.chat.response_ids(response)
