@@ -36,7 +36,7 @@ def start(experiment, out="results/probe", *arguments, inputs=()):
 
 
 def runs(experiment, view=ViewType.ACTIVE_ONLY):
-    client = mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE.resolve()}")
+    client = mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE}")
     return client.search_runs([client.get_experiment_by_name(experiment).experiment_id], run_view_type=view)
 
 
@@ -127,3 +127,28 @@ def test_a_store_named_in_the_environment_is_used_instead(folder, monkeypatch):
         pass
     client = mlflow.MlflowClient(f"sqlite:///{store}")
     assert client.get_experiment_by_name("elsewhere")
+
+
+TRACKED = """
+from pathlib import Path
+import mlflow
+from sqlr1 import tracking
+Path("note.txt").write_text("a note")
+with tracking.track("odd", "results/odd/probe", {}, {}, {}) as run:
+    run.artifact(Path("note.txt"))
+print([file.path for file in mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE}").list_artifacts(run.run_id)])
+"""
+
+
+@pytest.mark.parametrize("name", ["what?", "50%25 #1 done"])
+def test_tracking_stays_inside_a_folder_with_an_odd_name(tmp_path, name):
+    """In a process of its own: MLflow keeps a store open, by its path from the first folder."""
+    (tmp_path / name).mkdir()
+    done = subprocess.run([sys.executable, "-c", TRACKED], cwd=tmp_path / name, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "['note.txt']\n"), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert sorted(path.name for path in (tmp_path / name / "results").iterdir()) == [
+        "mlartifacts",
+        "mlflow.db",
+        "mlflow.lock",
+    ]

@@ -84,7 +84,7 @@ class SilentRun(Run):
 
 
 def _store_uri() -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DEFAULT_STORE.resolve()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DEFAULT_STORE}"
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -118,7 +118,7 @@ def track(
         found = client.get_experiment_by_name(experiment)
         # Artifacts go beside a local store; a server has a place of its own for them.
         kind, _, store = uri.partition(":///")
-        location = str(Path(store).resolve().parent / "mlartifacts") if kind == "sqlite" else None
+        location = (Path(store).resolve().parent / "mlartifacts").as_uri() if kind == "sqlite" else None
         experiment_id = found.experiment_id if found else client.create_experiment(experiment, location)
     for old in client.search_runs([experiment_id], f"tags.key = '{key}'"):
         client.delete_run(old.info.run_id)
