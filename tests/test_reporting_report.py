@@ -108,7 +108,7 @@ def test_the_report_holds_everything_asked_for(results):
 def test_a_collapse_is_named_in_report_and_log(results, capsys):
     text = run(results)
     told = "step 8: the policy may be collapsing: executable share 30 % -> 80 %"
-    assert f"**seed 0**: {told}" in text
+    assert f"**GRPO, seed 0**: {told}" in text
     assert f"GRPO, seed 0: {told}" in capsys.readouterr().err
 
 

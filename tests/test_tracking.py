@@ -36,7 +36,7 @@ def start(experiment, out="results/probe", *arguments, inputs=()):
 
 
 def runs(experiment, view=ViewType.ACTIVE_ONLY):
-    client = mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE}")
+    client = mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE.resolve()}")
     return client.search_runs([client.get_experiment_by_name(experiment).experiment_id], run_view_type=view)
 
 

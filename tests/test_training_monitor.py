@@ -20,7 +20,7 @@ from sqlr1.rewards import reward_functions
 from sqlr1.sandbox import Executor, Limits
 from sqlr1.train.checkpoints import LogToRun
 from sqlr1.train.grpo_trainer import ExecutionReward, grpo_rows, make_trainer
-from sqlr1.train.monitor import collapse_signs, summary
+from sqlr1.train.monitor import collapse_signs, stalls, summary
 from sqlr1.train.validation import Validate
 
 START = {
@@ -187,3 +187,39 @@ def test_what_the_libraries_refuse_once_they_see_the_model_is_one_line(module, m
         with pytest.raises(InputError, match=re.escape(f"config section {message}")) as error:
             make_trainer(tiny_model(), tokenizer, rows, reward, Validate(rows, reward, 3), given, tmp_path, 0)
     assert "\n" not in str(error.value)
+
+
+def steps(number, **values):
+    return [{"step": step, "reward": 1.0, "grad_norm": 0.1, **values} for step in range(1, number + 1)]
+
+
+def test_ten_steps_in_a_row_in_which_nothing_is_learnt():
+    equal = steps(9, frac_reward_zero_std=1.0)
+    assert stalls(equal + steps(1, frac_reward_zero_std=0.5)) == []
+    assert stalls(steps(1, frac_reward_zero_std=0.5) + steps(10, frac_reward_zero_std=1.0)) == [
+        "steps 1 to 10: all completions of every group have the same reward"
+    ]
+    cut = steps(12, grad_norm=0.0) + steps(12, **{"completions/clipped_ratio": 1.0})
+    assert [text.partition(": ")[2] for text in stalls(cut)] == [
+        "every completion is cut at max_completion_length", "the gradient is zero",
+    ]  # fmt: skip
+    assert stalls([]) == []
+
+
+def test_a_training_without_an_end_token_warns_in_the_log_and_in_mlflow(tmp_path, monkeypatch, caplog):
+    """A tiny random model whose completions are all cut: nothing in them is well-formed, and all rewards are equal."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    rows, tokenizer = validation_rows(tmp_path)
+    settings = GRPO.model_copy(update={"max_steps": 2, "max_completion_length": 2})
+    with Executor(limits=Limits(seconds=1.0, rows=1000)) as executor, tracking.track("s", "k", {}, {}, {}) as run:
+        reward = ExecutionReward(executor, "bird", reward_functions(Reward(), "full"))
+        trainer = make_trainer(
+            tiny_model(), tokenizer, rows, reward, Validate(rows, reward, every=9), settings, tmp_path, 0, run
+        )
+        trainer.train()
+    assert "all completions of every group have the same reward" in caplog.text
+    assert "the gradient is zero" in caplog.text
+    client = mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE.resolve()}")
+    [logged] = client.search_runs([client.get_experiment_by_name("s").experiment_id])
+    assert "all completions of every group have the same reward" in logged.data.tags["stalls"]

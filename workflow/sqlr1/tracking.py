@@ -84,7 +84,9 @@ class SilentRun(Run):
 
 
 def _store_uri() -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DEFAULT_STORE}"
+    path = DEFAULT_STORE.resolve()
+    # A question mark would begin the URI's options, and SQLAlchemy knows no way to quote it.
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DEFAULT_STORE if '?' in str(path) else path}"
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -30,6 +30,7 @@ from sqlr1.report.policies import ScoreRun, benchmarks_of, load_runs, select
 from sqlr1.report.tables import write_csv
 from sqlr1.report.templates import render
 from sqlr1.stages.common import LIBRARIES, Job, stage, stage_parser
+from sqlr1.train.monitor import stalls
 
 logger = logging.getLogger(__name__)
 
@@ -128,9 +129,15 @@ def _training(job: Job, bootstrap: Bootstrap) -> dict[str, Any]:
         job, curve_panels(curves.training_panels(cold_start, grpo, validation, bootstrap), curves.SHARES), "training"
     )
     warnings = [(name, text) for name, rows in validation.items() for text in curves.collapse_warnings(rows)]
+    warnings = [(f"GRPO, {name}", text) for name, text in warnings]
+    for stage_name, paths in (("cold start", job.args.cold_start), ("GRPO", job.args.grpo)):
+        for name, path in _named(paths).items():
+            warnings += [
+                (f"{stage_name}, {name}", f"nothing is learnt, {t}") for t in stalls(curves.read_metrics(path))
+            ]
     for name, text in warnings:
-        logger.warning("GRPO, %s: %s", name, text)
-    job.run.tags({"collapse_warnings": len(warnings)})
+        logger.warning("%s: %s", name, text)
+    job.run.tags({"training_warnings": len(warnings)})
     rows = curves.validation_rows(validation, bootstrap)
     return {"warnings": warnings, "validation": rows, "variance": curves.variance_sentence(grpo)}
 

@@ -22,6 +22,7 @@ from transformers.trainer_utils import align_special_tokens
 
 from sqlr1.records import write_jsonl
 from sqlr1.tracking import Run
+from sqlr1.train.monitor import STALLED_STEPS, stalls
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -142,6 +143,23 @@ class LogToRun(TrainerCallback):
             self.run.tags(texts)
         values = {name: float(v) for name, v in line.items() if isinstance(v, (int, float)) and name != "step"}
         self.run.metrics({name: v for name, v in values.items() if math.isfinite(v)}, step)
+
+
+class WarnOfStalls(TrainerCallback):
+    """Warns once in the log, and in the MLflow run's tag `stalls`, as soon as 10 steps taught nothing."""
+
+    def __init__(self, run: Run | None) -> None:
+        self.run, self.warned = run, False
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Look at the last 10 steps. The last line is already in the history."""
+        last = [line for line in state.log_history if "grad_norm" in line][-STALLED_STEPS:]
+        full = len(last) == min(STALLED_STEPS, state.max_steps)
+        if full and not self.warned and state.is_world_process_zero and (found := stalls(last)):
+            self.warned = True
+            log.warning("nothing is learnt: %s", "; ".join(found))
+            if self.run:
+                self.run.tags({"stalls": "; ".join(found)})
 
 
 def write_metrics(path: Path, history: list[dict[str, Any]]) -> None:

@@ -16,7 +16,7 @@ from sqlr1.records import Catalogue, InputError, Question
 from sqlr1.rewards import Reward
 from sqlr1.sandbox import Executor
 from sqlr1.tracking import Run
-from sqlr1.train.checkpoints import LogToRun, MarkComplete
+from sqlr1.train.checkpoints import LogToRun, MarkComplete, WarnOfStalls
 from sqlr1.train.monitor import summary
 from sqlr1.train.shared_prompt import SharedPromptTrainer
 from sqlr1.train.trainer_config import lora_config, named_section, trainer_config
@@ -119,7 +119,7 @@ def make_trainer(
     tokenizer.padding_side = "left"  # as TRL requires for prompts
     dataset = Dataset.from_list([{n: r[n] for n in ("prompt", "gold", "database")} for r in rows])
     # LogToRun comes first: it has to send the history of a resumed run before any new line.
-    callbacks = [*([LogToRun(run)] if run else []), validate, MarkComplete()]
+    callbacks = [*([LogToRun(run)] if run else []), validate, WarnOfStalls(run), MarkComplete()]
     lora, sampling = lora_config(settings.lora), settings.dynamic_sampling
     with named_section("grpo"):  # some settings are refused only when the model is known
         trainer = SharedPromptTrainer(

@@ -7,6 +7,7 @@ answers only simple questions, and samples that repeat each other, which form ze
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 from sqlr1.outcomes import Outcome
 
@@ -18,6 +19,7 @@ SHRINKAGE = 0.75
 DISTINCT_SHARE = 0.5
 JOINS_OR_GROUPS_SHARE = 0.5
 DISTINCT_ROLLOUTS = 0.5
+STALLED_STEPS = 10
 
 
 def summary(judged: Sequence[Outcome], texts: Sequence[str]) -> dict[str, float]:
@@ -36,6 +38,30 @@ def summary(judged: Sequence[Outcome], texts: Sequence[str]) -> dict[str, float]
         "characters": sum(map(len, texts)) / len(texts),
         "joins_or_groups": sum(o.joins_or_groups for o in counted) / number,
     }
+
+
+# A step in which nothing is learnt, by the keys of TRL's and the Trainer's log lines.
+_NOTHING_LEARNT = {
+    "all completions of every group have the same reward": ("frac_reward_zero_std", 1.0),
+    "every completion is cut at max_completion_length": ("completions/clipped_ratio", 1.0),
+    "the gradient is zero": ("grad_norm", 0.0),
+}
+
+
+def stalls(history: Sequence[Mapping[str, float]]) -> list[str]:
+    """What was wrong in 10 steps in a row, or in all steps of a shorter training, in words. `history`: its log lines.
+
+    >>> stalls([{"step": step, "grad_norm": 0.0} for step in range(1, 13)])
+    ['steps 1 to 12: the gradient is zero']
+    """
+    found = []
+    for words, (key, bad) in _NOTHING_LEARNT.items():
+        lines = [line for line in history if key in line]  # if rollouts serve several steps, only some have a key
+        for stuck, group in groupby(lines, lambda line, key=key, bad=bad: line[key] == bad):
+            steps = [line["step"] for line in group]
+            if stuck and len(steps) >= min(STALLED_STEPS, len(lines)):
+                found.append(f"steps {steps[0]} to {steps[-1]}: {words}")
+    return found
 
 
 def collapse_signs(first: Mapping[str, float], now: Mapping[str, float]) -> list[str]:

@@ -20,7 +20,7 @@ from sqlr1.model.prompts import Prompts
 from sqlr1.records import Catalogue, InputError, Question
 from sqlr1.strategies import STRATEGIES
 from sqlr1.tracking import Run
-from sqlr1.train.checkpoints import ByEpoch, LogToRun, MarkComplete
+from sqlr1.train.checkpoints import ByEpoch, LogToRun, MarkComplete, WarnOfStalls
 from sqlr1.train.packed_forward import add_packed_forward, pack_groups
 from sqlr1.train.trainer_config import lora_config, named_section, trainer_config
 
@@ -152,7 +152,7 @@ def make_trainer(
             train_dataset=dataset,
             processing_class=tokenizer,
             peft_config=lora,
-            callbacks=[MarkComplete(), *([LogToRun(run)] if run else [])],
+            callbacks=[MarkComplete(), *([LogToRun(run)] if run else []), WarnOfStalls(run)],
         )
     base = trainer.model.get_base_model() if lora else trainer.model
     if reason := why_not_shared(base):
