@@ -148,3 +148,9 @@ def test_constraints_pin_every_dependency():
     wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
     names = {re.match(r"[\w.-]+", requirement)[0].lower() for requirement in wanted}
     assert names <= pinned, f"run `make lock`: {sorted(names - pinned)}"
+
+
+def test_paths_in_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    found = load({"experiment": "own", "data": {"root": "~/x"}, "synthesize": {"folders": [{"databases": "~/dbs"}]}})
+    assert (found.data.root, found.synthesize.folders[0].databases) == ("/home/ann/x", "/home/ann/dbs")

@@ -26,8 +26,8 @@ except InputError as error:
     raise WorkflowError(str(error)) from None
 
 if not os.environ.get("SQLR1_DATA"):
-    os.environ["SQLR1_DATA"] = os.path.expanduser(CONFIG.data.root)
-DATA_ROOT = os.environ["SQLR1_DATA"]
+    os.environ["SQLR1_DATA"] = CONFIG.data.root
+DATA_ROOT = os.path.expanduser(os.environ["SQLR1_DATA"])
 # Threads that spin for long while they wait make two jobs on the same cores tens of times slower; threads that sleep
 # at once make small products, of which decoding consists, half as fast. Read by libgomp (torch on Linux).
 if "OMP_WAIT_POLICY" not in os.environ:

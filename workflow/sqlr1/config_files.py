@@ -1,5 +1,6 @@
 """Checks a configuration and reads it from files, with one clear line for each fault."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,8 +18,16 @@ _OF_PYDANTIC = re.compile(r"\[|^(int|float|str|constrained-.*)$")
 
 
 def load(config: Mapping[str, Any]) -> Config:
-    """The whole configuration. Raises InputError naming every faulty key."""
-    return _validated(Config, config, "")
+    """The whole configuration, with the home folder for `~/`. Raises InputError naming every faulty key."""
+    return _validated(Config, _expanded(config), "")
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _expanded(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_expanded(inner) for inner in value]
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
 def load_sections(settings: Mapping[str, Any]) -> dict[str, Any]:

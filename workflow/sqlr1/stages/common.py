@@ -48,7 +48,7 @@ _ASIDE = frozenset({"settings", "out", "log", "experiment", "workers", "seed", "
 
 def data_root() -> Path:
     """The folder of benchmarks and databases: SQLR1_DATA, which the Snakefile sets from `data.root`."""
-    return Path(os.environ.get("SQLR1_DATA", "data"))
+    return Path(os.environ.get("SQLR1_DATA", "data")).expanduser()
 
 
 def stage_parser(doc: str | None) -> argparse.ArgumentParser:
