@@ -79,7 +79,7 @@ def read_profile(path: Path) -> Profile:
             for column in table.columns:
                 place = table.name, column.name
                 columns[place] = _statistics(connection, table, column, rows[table.name], place in declared)
-        inferred = tuple(_inferred_keys(connection, schema, columns))
+        inferred = tuple(inferred_keys(connection, schema, columns))
     return Profile(schema, rows, columns, schema.foreign_keys + inferred)
 
 
@@ -126,10 +126,21 @@ def _kind(table: Table, column: Column, values: list[object], foreign: bool) -> 
     return "text"
 
 
-def _inferred_keys(
+def implied_primary_key(table: Table, columns: Mapping[tuple[str, str], ColumnStatistics]) -> str:
+    """The name of a column that tells the rows of a table without a primary key apart, empty if there is none.
+
+    Its values are unique, and its name says that it is a key. `id` or `<table>_id` comes before others.
+    """
+    unique = [c.name for c in table.columns if columns[table.name, c.name].unique]
+    found = [n for n in unique if columns[table.name, n].kind == "key" or n == table.columns[0].name]
+    found = [name for name in found if _WORD_OF_KEY.search(name)]
+    return min(found, key=lambda n: not (n.lower() == "id" or _names_match(n, table.name, "id")), default="")
+
+
+def inferred_keys(
     connection: sqlite3.Connection, schema: Schema, columns: Mapping[tuple[str, str], ColumnStatistics]
 ) -> Iterator[ForeignKey]:
-    """Undeclared keys: a column named like the unique primary key of another table, whose values all occur there."""
+    """Undeclared foreign keys: a column named like another table's unique primary key, whose values all occur there."""
     declared = {(k.table, k.column) for k in schema.foreign_keys}
     linked = {frozenset((k.table, k.parent)) for k in schema.foreign_keys}
     for table in schema.tables:
@@ -150,7 +161,12 @@ def _inferred_keys(
 
 def _names_match(column: str, parent: str, key: str) -> bool:
     column, parent, key = (name.lower().replace("_", "") for name in (column, parent, key))
-    return (column == key and key not in ("id", "name", "code", "key", "number")) or column == parent + key
+    own = {
+        parent + key,
+        parent.removesuffix("s") + key,
+        re.sub("ies$", "y", parent) + key,
+    }  # of `customers` or `cities`
+    return (column == key and key not in ("id", "name", "code", "key", "number")) or column in own
 
 
 def _holds(connection: sqlite3.Connection, key: ForeignKey) -> bool:
