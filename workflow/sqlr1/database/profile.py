@@ -161,12 +161,10 @@ def inferred_keys(
 
 def _names_match(column: str, parent: str, key: str) -> bool:
     column, parent, key = (name.lower().replace("_", "") for name in (column, parent, key))
-    own = {
-        parent + key,
-        parent.removesuffix("s") + key,
-        re.sub("ies$", "y", parent) + key,
-    }  # of `customers` or `cities`
-    return (column == key and key not in ("id", "name", "code", "key", "number")) or column in own
+    if column == key and key not in ("id", "name", "code", "key", "number"):
+        return True
+    singular = (parent, parent.removesuffix("s"), re.sub("ies$", "y", parent))  # of `customers` and `cities` too
+    return column in [name + key for name in singular]
 
 
 def _holds(connection: sqlite3.Connection, key: ForeignKey) -> bool:
