@@ -76,7 +76,7 @@ def test_synsql_in_every_file_format(tmp_path, suffix):
     [
         ("a.csv", "\ufeffQuestion;SQL;db_id\nHow many?;\"SELECT ';'\";shop\n\n"),
         ("a.jsonl", '{"question": "How many?", "sql": "SELECT \';\'", "db_id": "shop"}\n'),
-        ("a.json", '[{"question": "How many?", "query": "SELECT \';\'", "db_id": "shop", "query_toks": []}]'),
+        ("a.json", '[{"question": "How many?", "query": "SELECT \';\'", "db_id": "shop", "sql": {}}]'),
     ],
 )
 def test_pairs_in_every_file_format(tmp_path, name, text):

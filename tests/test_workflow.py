@@ -133,7 +133,7 @@ def test_the_commands_of_the_guides_run(checkout, guide):
 
 @pytest.mark.slow
 def test_from_a_file_to_a_policy(data_root, tmp_path):
-    """`sqlr1 init` on a folder with one database, then every stage to the report, over the real pretrained model."""
+    """`sqlr1 init` on a folder with one database, then every stage with the real pretrained model: two minutes."""
     if not (data_root / "chinook").is_dir():
         pytest.skip(f"no database under {data_root}/chinook")
     copy_checkout(tmp_path)

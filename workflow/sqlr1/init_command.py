@@ -200,7 +200,7 @@ def _config_text(
     longest = max([_QUESTION, *(len(q.question) + len(q.evidence) for q in asked)])
     prompt = _rounded(len(INSTRUCTION) + max(map(len, texts)) + longest, 64)
     column = max(len(c.name) for schema in schemas.values() for table in schema.tables for c in table.columns)
-    answer = _rounded(max(_ANSWER + 3 * column, *(_AROUND + len(q.sql) for q in asked), 0), 8)
+    answer = _rounded(max([_ANSWER + 5 * column, *(_AROUND + len(q.sql) for q in asked)]), 8)
     return _TEMPLATE.format(
         path=place,
         name=name,

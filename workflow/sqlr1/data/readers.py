@@ -54,7 +54,7 @@ def _converted(layout: str, identity: str, row: Any) -> Question | str:
         return f"is no JSON object but {type(row).__name__}"
     if layout == "pairs":
         row = {key.lower(): value for key, value in row.items()}
-        row = {"sql": row["query"]} | row if "query" in row else row
+        row |= {"sql": row["query"]} if "query" in row else {}  # in Spider's files `sql` is a syntax tree
     if lacking := [key for key in _REQUIRED[layout].values() if key not in row]:
         return f"has no field {lacking[0]!r}"
     values = {field: row[key] for field, key in _REQUIRED[layout].items()}
