@@ -15,7 +15,8 @@ WORKFLOW = ROOT / "workflow"
 # Each may import only what is above it.
 ORDER = [
     "records", "cpus", "provenance", "tracking", "database", "prompt", "sandbox", "outcomes", "rewards", "strategies",
-    "config", "config_files", "evaluate", "data", "sqlgen", "model", "train", "report", "plan", "ask", "stages", "cli",
+    "config", "config_files", "evaluate", "data", "sqlgen", "model", "train", "report", "plan", "ask", "init_command",
+    "stages", "cli",
 ]  # fmt: skip
 
 

@@ -39,6 +39,7 @@ def default_config(checkout):
             ["bookshp"],
             "synthesize.domains.bookshp: unknown; did you mean 'bookshop'?",
         ),
+        ("synthesize", "held_out_domains", [], "config key benchmarks.built_in: has no questions: see synthesize.held"),
         ("launch", "grpo", "", "config key launch.grpo: '': string should have at least 1 character"),
     ],
 )

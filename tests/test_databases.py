@@ -7,6 +7,8 @@ import sqlglot
 from sqlglot import exp
 
 from sqlr1.database import identifier, read_profile, read_schema, schema_text
+from sqlr1.database.files import database_files
+from sqlr1.evaluate.formats import database_path
 from sqlr1.records import InputError
 
 DDL = """
@@ -157,6 +159,35 @@ def test_foreign_key_is_inferred_only_where_the_values_support_it(tmp_path):
             )
         connection.close()
         assert len(read_profile(path).foreign_keys) == expected
+
+
+@pytest.mark.parametrize("parent", ["customer", "customers", "Customers"])
+def test_a_foreign_key_may_name_one_of_a_plural_table(tmp_path, parent):
+    with sqlite3.connect(tmp_path / "shop.sqlite") as connection:
+        connection.executescript(
+            f"CREATE TABLE {parent} (id INTEGER PRIMARY KEY); INSERT INTO {parent} VALUES (1), (2);"
+            "CREATE TABLE sale (customer_id INTEGER, day TEXT); INSERT INTO sale VALUES (1, 'x'), (1, 'y');"
+        )
+    connection.close()
+    (key,) = read_profile(tmp_path / "shop.sqlite").foreign_keys
+    assert (key.column, key.parent, key.parent_column) == ("customer_id", parent, "id")
+
+
+def test_databases_in_folders_and_flat_are_found_by_training_and_scoring_alike(tmp_path):
+    places = {"a": "a/a.sqlite", "b": "b.sqlite", "c": "c.db", "d": "d.sqlite3"}
+    (tmp_path / "a").mkdir()
+    for place in (*places.values(), "a/a_1.sqlite", "notes.txt"):
+        (tmp_path / place).touch()
+    found = database_files(tmp_path)
+    assert found == {db_id: tmp_path / place for db_id, place in places.items()}
+    assert {db_id: database_path(tmp_path, db_id) for db_id in found} == found
+    assert database_files(tmp_path / "a") == {"a": tmp_path / "a/a.sqlite"}  # the other one is its instance
+    assert database_files(tmp_path / "c.db") == {"c": tmp_path / "c.db"}
+    assert database_path(tmp_path / "c.db", "c") == tmp_path / "c.db"
+    assert database_path(tmp_path / "c.db", "d") is None
+    (tmp_path / "b.db").write_text("another one")
+    with pytest.raises(InputError, match="different databases of one name"):
+        database_files(tmp_path)
 
 
 def test_every_spider_database_has_a_schema_text_and_statistics(data_root):

@@ -8,6 +8,7 @@ import pytest
 from music import FAILING, GOOD, row, write_database
 
 from sqlr1.data.split import balanced, held_out, split
+from sqlr1.evaluate.formats import read_questions
 from sqlr1.records import SQL_CLASSES, InputError, Question, RecordFile, read_json, write_jsonl
 from sqlr1.report.card import data_card
 from sqlr1.stages.filter import main
@@ -50,6 +51,29 @@ def test_validation_is_drawn_from_the_rows_held_out_for_it_and_training_from_the
     assert sorted(number for subset in subsets.values() for number in subset) == list(classes)
 
 
+@pytest.mark.parametrize("for_validation", [(), range(100)])
+def test_no_form_is_in_two_of_test_validation_and_training(for_validation):
+    """Three rows have one form, in classes of their own, so that a draw by rows would cut most forms in two."""
+    classes = {number: SQL_CLASSES[number % 4] for number in range(300)}
+    forms = {number: number % 100 for number in classes}
+    sizes = {"test": 20, "validation": 20, "rl": 60, "cold_start": 100}
+    weights = dict.fromkeys(SQL_CLASSES, 1)
+    subsets = split(classes, sizes, SQL_CLASSES, weights, 0, for_validation, forms)
+    kept = [{forms[n] for n in subsets[name]} for name in ("test", "validation")]
+    kept.append({forms[n] for name in ("rl", "cold_start") for n in subsets[name]})
+    assert len(set().union(*kept)) == sum(map(len, kept))
+    assert len(subsets["test"]) == 20
+    assert sorted(number for subset in subsets.values() for number in subset) == list(classes)
+    assert subsets == split(classes, sizes, SQL_CLASSES, weights, 0, for_validation, forms)
+
+
+def test_a_test_as_large_as_the_training_gets_half_of_too_few_rows():
+    classes = dict.fromkeys(range(40), "Simple")
+    sizes = {"test": 50, "validation": 0, "rl": 25, "cold_start": 25}
+    subsets = split(classes, sizes, ["Simple"], dict.fromkeys(SQL_CLASSES, 1), 0, forms={n: n for n in classes})
+    assert {name: len(subsets[name]) for name in sizes} == {"test": 20, "validation": 0, "rl": 10, "cold_start": 10}
+
+
 def test_databases_are_held_out_by_seed_and_never_all():
     names = [name for name in "fcbaed" for _ in range(3)]
     assert len(held_out(names, 2, 0)) == 2
@@ -90,6 +114,40 @@ def test_stage_writes_subsets_dropped_rows_and_funnel(stage_inputs, tmp_path, mo
     assert "| Simple | 0 | 0 | 1 |" in card
     assert datasets.load_dataset(str(out), cache_dir=str(tmp_path / "cache"))["cold_start"][0]["sql"] == GOOD.sql
     assert "cold_start.jsonl" in read_json(out / "manifest.json")["outputs"]
+
+
+def test_stage_sets_a_benchmark_apart_by_sql_up_to_literals(stage_inputs, tmp_path, monkeypatch):
+    """Rows of one form over one database are `duplicate`, unless the rules allow two."""
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        row(f"SELECT {column} FROM singer WHERE age = {age}", f"Which {column} at {word}? {age}", 2 * n + k)
+        for n, column in enumerate(("name", "country", "singer_id", "name, country", "country, name", "age, name"))
+        for k, (age, word) in enumerate(((30, "thirty"), (50, "fifty years")))
+    ]
+    write_jsonl(tmp_path / "questions.jsonl", [*rows, replace(GOOD, evidence="a hint")])
+    settings = json.loads(stage_inputs[1])
+    settings["filter"] |= {"test_rows": 5, "rl_classes": ["Simple"], "rules": {"max_per_sql": 2, "near_duplicate": 1.0}}
+    main([stage_inputs[0], json.dumps(settings), *stage_inputs[2:]])
+    names = ("test", "validation", "rl", "cold_start")
+    found = {name: list(RecordFile(tmp_path / f"out/{name}.jsonl", Question)) for name in names}
+    assert all(found.values())
+    forms = {name: {q.sql.partition(" = ")[0] for q in subset} for name, subset in found.items()}
+    assert not forms["test"] & (forms["validation"] | forms["rl"] | forms["cold_start"])
+    assert not forms["validation"] & (forms["rl"] | forms["cold_start"])
+    benchmark = read_questions("spider", tmp_path / "out/test.json")
+    assert [(q.question, q.gold, q.evidence) for q in benchmark] == [
+        (q.question, q.sql, q.evidence) for q in found["test"]
+    ]
+    funnel = read_json(tmp_path / "out/funnel.json")
+    assert funnel["subsets"]["test"] == len(benchmark) == 5
+    assert sum(funnel["dropped"].values()) + sum(funnel["subsets"].values()) == 13
+
+
+def test_without_test_rows_the_benchmark_is_empty(stage_inputs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(stage_inputs)
+    assert read_json(tmp_path / "out/test.json") == []
+    assert "test" not in read_json(tmp_path / "out/funnel.json")["subsets"]
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,16 @@ def test_a_benchmark_database_is_known_in_any_letter_case(database):
     assert filter_rows([held], {"hELD": database}, benchmark, FilterRules(), Limits(), 1) == ["contaminated_database"]
 
 
+def test_on_the_benchmarks_own_databases_only_its_questions_and_its_sql_up_to_literals_are_dropped(database):
+    rows = [
+        row("SELECT name FROM singer WHERE age = 30", "Who is 30?", 1, db_id="held"),
+        row("SELECT T1.name FROM singer AS T1 WHERE T1.country = 'France'", "Who is French? France", 2, db_id="held"),
+        replace(CASES["contaminated_question"], db_id="held"),
+    ]
+    assert run(rows, database) == ["contaminated_database"] * 3
+    assert run(rows, database, same_databases=True) == [None, "contaminated_sql", "contaminated_question"]
+
+
 @pytest.mark.parametrize("style", ["human", "formal"])
 def test_questions_from_elsewhere_may_say_values_in_their_own_words(database, style):
     given = row("SELECT name FROM singer WHERE country = 'France'", "Who is French?", style=style, template="")

@@ -151,8 +151,8 @@ def test_constraints_pin_every_dependency():
 
 
 def test_paths_in_the_home_folder(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/ann")
+    monkeypatch.setenv("HOME", "/somewhere/ann")
     found = load(
         read_yaml(ROOT / "config.yaml") | {"data": {"root": "~/x"}, "synthesize": {"folders": [{"databases": "~/dbs"}]}}
     )
-    assert (found.data.root, found.synthesize.folders[0].databases) == ("/home/ann/x", "/home/ann/dbs")
+    assert (found.data.root, found.synthesize.folders[0].databases) == ("/somewhere/ann/x", "/somewhere/ann/dbs")

@@ -11,7 +11,7 @@ import pytest
 
 from sqlr1.data import mix
 from sqlr1.data.readers import draw, locate, read_questions
-from sqlr1.records import InputError
+from sqlr1.records import InputError, Question
 from sqlr1.sandbox import Executor
 
 SYNSQL = {
@@ -69,6 +69,47 @@ def test_synsql_in_every_file_format(tmp_path, suffix):
     found = list(read_questions("synsql", path))
     assert [q.question for q in found] == ["q0", "q1", "q2"]
     assert (found[0].style, found[0].reasoning, found[0].sql_class) == ("formal", "because", "Complex")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "\ufeffQuestion;SQL;db_id\nHow many?;\"SELECT ';'\";shop\n\n"),
+        ("a.jsonl", '{"question": "How many?", "sql": "SELECT \';\'", "db_id": "shop"}\n'),
+        ("a.json", '[{"question": "How many?", "query": "SELECT \';\'", "db_id": "shop", "sql": {}}]'),
+    ],
+)
+def test_pairs_in_every_file_format(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert list(read_questions("pairs", tmp_path / name)) == [Question("a-0000000", "shop", "How many?", "SELECT ';'")]
+
+
+def test_a_pair_without_a_database_is_about_the_only_one(tmp_path):
+    (tmp_path / "a.csv").write_text("question,query\nHow many?,SELECT 1\n")
+    (row,) = locate(read_questions("pairs", tmp_path / "a.csv"), {"shop": Path("x")}, None)
+    assert row.db_id == "shop"
+    with pytest.raises(InputError, match="a-0000000 names no database, and there are 2: add the column db_id"):
+        list(locate(read_questions("pairs", tmp_path / "a.csv"), {"shop": Path("x"), "zoo": Path("y")}, None))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"question,answer\nq,SELECT 1\n", "row 0 has no field 'sql'"),
+        (b"question,sql\nq,\n", "row 0 has an empty 'sql'"),
+        (b"question,sql\nq,SELECT a, b\n", "a.csv:2: 3 values for 2 columns"),
+        (b"question,sql,SQL\nq,a,b\n", "two columns are named 'sql'"),
+        (b"question,,sql\n", "a column has no name"),
+        (b"", "a column has no name"),
+        (b'question,sql\n"q" x,SELECT 1\n', "a.csv:2: not valid CSV"),
+        (b"question,sql\n\xff,SELECT 1\n", "not UTF-8 text"),
+    ],
+)
+def test_a_bad_csv_file_is_refused_in_one_line(tmp_path, text, message):
+    (tmp_path / "a.csv").write_bytes(text)
+    with pytest.raises(InputError, match=message) as error:
+        list(read_questions("pairs", tmp_path / "a.csv"))
+    assert "\n" not in str(error.value)
 
 
 def test_odd_database_names_are_matched(tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, copy_checkout, snakemake
 
+from sqlr1.database.sql import normal_form, parse, without_literals
 from sqlr1.records import sha256
 
 # The overlay that the tests edit lies in the copy.
@@ -128,6 +129,39 @@ def test_the_commands_of_the_guides_run(checkout, guide):
             ["bash", "-euc", block], cwd=checkout, env=environment, capture_output=True, text=True, check=False
         )
         assert run.returncode == 0, block + run.stdout[-2000:] + run.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_from_a_file_to_a_policy(data_root, tmp_path):
+    """`sqlr1 init` on a folder with one database, then every stage with the real pretrained model: two minutes."""
+    if not (data_root / "chinook").is_dir():
+        pytest.skip(f"no database under {data_root}/chinook")
+    copy_checkout(tmp_path)
+    shutil.copy2(ROOT / "tests/fast.yaml", tmp_path)
+    made = sqlr1_command(tmp_path, "init", str(data_root / "chinook"))
+    assert made.returncode == 0, made.stderr
+    small = {key: {"max_new_tokens": 16} for key in ("select", "candidates")} | {"grpo": {"max_completion_length": 16}}
+    small |= {"synthesize": {"folder_questions": 200}, "filter": {"test_rows": 8}}
+    (tmp_path / "small.yaml").write_text(json.dumps(small))
+    configfiles = (*SMOKE, "workflow/config/chinook.yaml", "small.yaml")
+    run = snakemake(tmp_path, *configfiles)
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
+    results = tmp_path / "results/chinook"
+    funnel = json.loads((results / "filter/funnel.json").read_text())
+    assert funnel["dropped"]["contaminated_database"] == 0
+    assert funnel["subsets"] == {"test": 8, "validation": 8, "rl": 16, "cold_start": 32}
+    forms = {name: sql_forms(results / f"filter/{name}.jsonl") for name in funnel["subsets"]}
+    assert not forms["test"] & (forms["validation"] | forms["rl"] | forms["cold_start"])
+    summaries = [json.loads(path.read_text()) for path in results.glob("score/*/*/seed-0/own/summary.json")]
+    assert [summary["questions"] for summary in summaries] == [8, 8, 8]
+    assert "own" in (results / "report.md").read_text()
+    again = snakemake(tmp_path, "-n", *configfiles)
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def sql_forms(path):
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return {without_literals(normal_form(parse(row["sql"])[0])) for row in rows}
 
 
 @pytest.mark.slow

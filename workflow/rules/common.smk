@@ -14,6 +14,7 @@ sys.path.insert(0, str(PACKAGES))
 
 from sqlr1.config import plain
 from sqlr1.config_files import load
+from sqlr1.database.files import sqlite_files
 from sqlr1.model.base import MODEL_FILES, local_files
 from sqlr1.strategies import STRATEGIES
 from sqlr1.provenance import settings, sources
@@ -79,8 +80,8 @@ def launcher_files(stage):
 
 
 def database_files(entry):
-    """The SQLite files of a benchmark's databases folder."""
-    return sorted(map(str, Path(resolve(entry.databases)).glob("*/*.sqlite")))
+    """The SQLite files of a benchmark's databases, with their instances."""
+    return list(map(str, sqlite_files(Path(resolve(entry.databases)))))
 
 
 def configured_benchmarks():
@@ -92,11 +93,11 @@ def configured_benchmarks():
     for name, entry in CONFIG.benchmarks.items():
         if entry is None:
             continue
-        made_here = "{results}" in entry.questions
-        missing = [p for p in (entry.questions, entry.databases) if not os.path.exists(resolve(p))]
-        if not missing and not made_here and not database_files(entry):
+        given = [path for path in (entry.questions, entry.databases) if "{results}" not in path]
+        missing = [path for path in given if not os.path.exists(resolve(path))]
+        if not missing and entry.databases in given and not database_files(entry):
             missing = [f"{entry.databases}/<db_id>/<db_id>.sqlite"]
-        if made_here or not missing:
+        if not missing:
             here[name] = entry
         elif entry.required:
             raise WorkflowError(
@@ -155,8 +156,7 @@ def source_files():
     files = [resolve(path) for entry in folders for path in (entry.db_ids, entry.tables) if path]
     files += [resolve(entry.questions) for entry in mix]
     for entry in (*folders, *mix):
-        place = Path(resolve(entry.databases))
-        for database in [place] if place.is_file() else place.glob("*/*.sqlite"):
+        for database in sqlite_files(Path(resolve(entry.databases))):
             files += map(str, [database, *database.parent.glob("database_description/*.csv")])
     return sorted(set(files))
 

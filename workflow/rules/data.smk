@@ -74,12 +74,15 @@ rule filter:
         pins=PINS,
         questions="<results>/synthesize/questions.jsonl",
         catalogue="<results>/synthesize/catalogue.jsonl",
-        benchmarks=[benchmark_files(name)["questions"] for name in BENCHMARKS],
+        # But for the benchmark that this rule makes.
+        benchmarks=[resolve(entry.questions) for entry in BENCHMARKS.values() if entry.made_by != "filter"],
     output:
         manifest="<results>/filter/manifest.json",
         cold_start="<results>/filter/cold_start.jsonl",
         rl="<results>/filter/rl.jsonl",
         validation="<results>/filter/validation.jsonl",
+        test="<results>/filter/test.jsonl",
+        benchmark="<results>/filter/test.json",
         dropped="<results>/filter/dropped.jsonl",
         card="<results>/filter/README.md",
         funnel="<results>/filter/funnel.json",

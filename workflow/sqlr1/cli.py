@@ -10,7 +10,13 @@ from importlib import import_module
 from sqlr1.records import InputError
 
 # Only the module of the command that was asked for is imported; all of them for the list of commands.
-COMMANDS = {"score": "sqlr1.evaluate.score_command", "ask": "sqlr1.ask", "plan": "sqlr1.plan", "ui": "sqlr1.tracking"}
+COMMANDS = {
+    "init": "sqlr1.init_command",
+    "score": "sqlr1.evaluate.score_command",
+    "ask": "sqlr1.ask",
+    "plan": "sqlr1.plan",
+    "ui": "sqlr1.tracking",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

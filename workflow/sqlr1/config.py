@@ -120,7 +120,8 @@ class DatabaseFolder(Section):
     """Databases to synthesize questions over."""
 
     databases: str
-    """Folder with <db_id>/<db_id>.sqlite, or one SQLite file, named after the database. {data} is the data root."""
+    """Folder with <db_id>/<db_id>.sqlite or <db_id>.sqlite, or one SQLite file, named after the database. {data} is the
+    data root."""
     db_ids: str | None = key(None, "A questions file in Spider's layout; only the databases it names are used.")
     tables: str | None = key(None, "A Spider tables.json, whose column names the questions use.")
 
@@ -128,9 +129,10 @@ class DatabaseFolder(Section):
 class Mix(Section):
     """Existing questions with gold SQL."""
 
-    layout: Literal["spider", "bird", "synsql"] = key(..., "Layout of the files.")
+    layout: Literal["spider", "bird", "synsql", "pairs"]
+    """Layout of the files. pairs: CSV, JSONL or JSON with question, sql (or query), and perhaps db_id and evidence."""
     questions: str = key(..., "Questions file. {data} is the data root.")
-    databases: str = key(..., "Folder with the databases.")
+    databases: str = key(..., "Folder with the databases, or one SQLite file.")
     limit: PositiveInt | None = key(None, "Maximum number of rows, sampled with the seed.")
     missing: Literal["error", "skip"] = "error"
     """What to do with rows whose database is absent or that lack a field."""
@@ -156,9 +158,9 @@ class Synthesize(Section):
 
     seed: NonNegativeInt = key(0, "Seed of everything synthetic.")
     domains: list[str] = key([], "Built-in domains to train on.")
-    held_out_domains: list[str] = key(["music_festival"], "Built-in domains of the built-in benchmark.", min_length=1)
+    held_out_domains: list[str] = key(["music_festival"], "Built-in domains of the built-in benchmark.")
     questions: NonNegativeInt = key(0, "Questions over the built-in training domains, before filtering.")
-    benchmark_questions: PositiveInt = key(48, "Questions of the built-in benchmark.")
+    benchmark_questions: NonNegativeInt = key(48, "Questions of the built-in benchmark.")
     classes: dict[SqlClass, Share] = {"Simple": 0.4, "Moderate": 0.3, "Complex": 0.2, "Highly Complex": 0.1}
     """Shares of SynSQL's classes. Simple: one table. Moderate: joins, subqueries, grouping. Complex: nested queries,
     several joins, windows, CTEs. Highly Complex: several or recursive CTEs, set operations, advanced windows."""
@@ -201,6 +203,8 @@ class FilterRules(Section):
     """Drop a question whose Jaccard similarity to another one over the same database is at least this."""
     contamination: Share = 0.9
     """Drop a question whose Jaccard similarity to a benchmark question is at least this."""
+    same_databases: bool = False
+    """Training may use a benchmark's databases: then only its questions, and its SQL up to literals, are dropped."""
 
 
 class Filter(Section):
@@ -209,6 +213,9 @@ class Filter(Section):
     cold_start_rows: PositiveInt = key(256, "Rows for the cold start.")
     rl_rows: PositiveInt = key(96, "Rows for RL.")
     validation_rows: PositiveInt = key(32, "Rows for validation during RL.")
+    test_rows: NonNegativeInt = 0
+    """Rows for a benchmark, <results>/filter/test.json in Spider's layout. No SQL of these, up to literals and aliases,
+    is in another subset, nor any of validation in training."""
     validation_databases: NonNegativeInt = 0
     """Databases, drawn by seed, used for validation alone; 0: validation shares the training databases."""
     classes: dict[SqlClass, NonNegativeFloat] = dict.fromkeys(SQL_CLASSES, 1.0)
@@ -430,10 +437,15 @@ class Benchmark(BenchmarkOptions):
     """A benchmark to score."""
 
     questions: str = key(..., "Questions file. {data} and {results} are filled in.")
-    databases: str = key(..., "Folder with <db_id>/*.sqlite.")
+    databases: str = key(..., "Folder with <db_id>/*.sqlite or <db_id>.sqlite, or one SQLite file.")
     required: bool = key(False, "Whether a missing file stops the run.")
     download: str = key("", "Where to get it.")
     exclude: str | None = key(None, "File with indices of questions that are not to be trusted, one per line.")
+
+    @property
+    def made_by(self) -> str:
+        """The stage that makes the questions, empty if they are given."""
+        return self.questions.split("/")[1] if self.questions.startswith("{results}/") else ""
 
 
 class Score(Section):
@@ -474,6 +486,20 @@ class Config(Section):
     benchmarks: dict[Annotated[str, Field(pattern=r"^\w+$")], Benchmark | None] = {}
     """What is scored, by name; null switches one off."""
     score: Score = Score()
+
+    @field_validator("benchmarks")
+    @classmethod
+    def _not_empty(cls, benchmarks: dict[str, Benchmark | None], info: ValidationInfo) -> dict[str, Benchmark | None]:
+        """A benchmark that the workflow makes must have questions."""
+        made, kept = info.data.get("synthesize", Synthesize()), info.data.get("filter", Filter())
+        for name, entry in benchmarks.items():
+            if not entry:
+                continue
+            if entry.made_by == "filter" and not kept.test_rows:
+                raise _error("is made of filter.test_rows, which is 0", name)
+            if entry.made_by == "synthesize" and not (made.held_out_domains and made.benchmark_questions):
+                raise _error("has no questions: see synthesize.held_out_domains and benchmark_questions", name)
+        return benchmarks
 
     @field_validator("grpo")
     @classmethod

@@ -168,9 +168,8 @@ class Planner:
         config, seeds, asked = self.config, len(self.config.seeds), 0
         self.model = Model(shape(config.base_model), config.grpo)
         for entry in filter(None, config.benchmarks.values()):
-            built_in = "{results}" in entry.questions
-            whole = config.synthesize.benchmark_questions if built_in else _BENCHMARK_QUESTIONS[entry.layout]
-            asked += entry.limit or whole
+            made = {"synthesize": config.synthesize.benchmark_questions, "filter": config.filter.test_rows}
+            asked += entry.limit or made.get(entry.made_by) or _BENCHMARK_QUESTIONS[entry.layout]
         policies = 1 + seeds * ((config.cold_start.strategy != "none") + len(config.reward.variants))
         select = [self._answers("select", seeds, config.filter.rl_rows, config.select.n)] if config.select.n else []
         candidates = self._answers("candidates", policies, asked, config.candidates.n + 1)

@@ -111,9 +111,14 @@ class _Filter:
         self, rows: Sequence[Question], benchmark: Benchmark, rules: Mapping[str, float], executor: Executor
     ) -> None:
         self._rows, self._benchmark, self._rules, self._executor = rows, benchmark, rules, executor
+        # On the benchmark's own databases, the same SQL with another literal is no new question.
+        self._known_sql = frozenset(map(self._form, benchmark.sql))
         self._contaminated = QuestionIndex(rules["contamination"])
         for sketch in sketches(benchmark.questions):
             self._contaminated.add(sketch)
+
+    def _form(self, form: str) -> str:
+        return without_literals(form) if self._rules["same_databases"] else form
 
     def __call__(self, task: tuple[Sequence[int], Path]) -> list[str | None]:
         """The reasons to drop rows, or None. `task` has the numbers of the rows over one database, and its path."""
@@ -138,14 +143,14 @@ class _Filter:
         expression, reason = parse(row.sql)
         if expression is None:
             return reason
-        if row.db_id.lower() in self._benchmark.db_ids:
+        if not self._rules["same_databases"] and row.db_id.lower() in self._benchmark.db_ids:
             return "contaminated_database"
         if not all(_parses_back(row, strategy) for strategy in STRATEGIES.values()):
             return "response_not_parsed"
         if is_volatile(expression):
             return "non_deterministic"
         candidate.expression, candidate.form = expression, normal_form(expression.copy())
-        if candidate.form in self._benchmark.sql:
+        if self._form(candidate.form) in self._known_sql:
             return "contaminated_sql"
         # Only generated questions (with a template) must quote values: people say "females" for 'F'.
         return "value_not_mentioned" if row.template and unmentioned_value(row, expression) else None

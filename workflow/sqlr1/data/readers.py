@@ -1,34 +1,40 @@
-"""Existing text-to-SQL data: rows of Spider, BIRD and SynSQL-2.5M as `Question` records, read as a stream."""
+"""Existing text-to-SQL data: rows of Spider, BIRD and SynSQL-2.5M, and pairs of one's own, as `Question` records, read
+as a stream.
+"""
 
+import csv
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlr1.records import InputError, Question, read_json, read_jsonl
+from sqlr1.records import InputError, Question, read_json, read_jsonl, readable
 
 # For each layout, the fields of a `Question` and the keys that they come from.
 _REQUIRED = {
     "spider": {"db_id": "db_id", "question": "question", "sql": "query"},
     "bird": {"db_id": "db_id", "question": "question", "sql": "SQL"},
     "synsql": {"db_id": "db_id", "question": "question", "sql": "sql", "sql_class": "sql_complexity"},
+    "pairs": {"question": "question", "sql": "sql"},
 }
 _OPTIONAL = {
     "spider": {},
     "bird": {"evidence": "evidence", "difficulty": "difficulty"},
     "synsql": {"evidence": "external_knowledge", "reasoning": "cot", "style": "question_style"},
+    "pairs": {"db_id": "db_id", "evidence": "evidence"},
 }
 
 
 def read_questions(layout: str, path: Path, unusable: Counter[str] | None = None) -> Iterator[Question]:
-    """Yield the questions of a file in the layout spider, bird or synsql; ids are `<file stem>-<row>`, rows from 0.
+    """Yield the questions of a file in one of the layouts; ids are `<file stem>-<row>`, rows from 0.
 
-    JSONL and Parquet files, and SynSQL's JSON, are streamed. Raises InputError for a missing or malformed file, and for
-    a row that lacks a field or has one that is not text. With `unusable`, such rows are skipped and counted there by
-    what is wrong with them.
+    Layout `pairs` has `question`, `sql` or `query`, and perhaps `db_id` and `evidence`, in any letter case. CSV, JSONL
+    and Parquet files, and SynSQL's JSON, are streamed. Raises InputError for a missing or malformed file, and for a row
+    that lacks a field or has one that is not text. With `unusable`, such rows are skipped and counted there by what is
+    wrong with them.
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
@@ -46,6 +52,9 @@ def _converted(layout: str, identity: str, row: Any) -> Question | str:
     """The question, or what is wrong with the row, in words that continue `the row ...`."""
     if not isinstance(row, dict):
         return f"is no JSON object but {type(row).__name__}"
+    if layout == "pairs":
+        row = {key.lower(): value for key, value in row.items()}
+        row |= {"sql": row["query"]} if "query" in row else {}  # in Spider's files `sql` is a syntax tree
     if lacking := [key for key in _REQUIRED[layout].values() if key not in row]:
         return f"has no field {lacking[0]!r}"
     values = {field: row[key] for field, key in _REQUIRED[layout].items()}
@@ -53,14 +62,19 @@ def _converted(layout: str, identity: str, row: Any) -> Question | str:
     for name, value in values.items():
         if not isinstance(value, str):
             return f"has no text as {name!r} but {type(value).__name__}"
+    if layout == "pairs" and (empty := [name for name in _REQUIRED[layout] if not values[name].strip()]):
+        return f"has an empty {empty[0]!r}"
+    values.setdefault("db_id", "")
     return Question(identity, **values | {"style": values.get("style", "").lower()})
 
 
 def _rows(layout: str, path: Path) -> Iterator[Any]:
     if path.suffix == ".jsonl":
         return (row for _, row in read_jsonl(path))
+    if path.suffix == ".csv":
+        return csv_rows(path)
     if path.suffix == ".parquet":
-        return _parquet_rows(path)
+        return parquet_rows(path)
     if layout == "synsql":
         return _streamed_json(path)
     rows = read_json(path)
@@ -69,12 +83,44 @@ def _rows(layout: str, path: Path) -> Iterator[Any]:
     return iter(rows)
 
 
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+def csv_rows(path: Path) -> Iterator[dict[str, str]]:
+    """Yield the rows of a UTF-8 CSV file by the names in its first line; blank lines are skipped.
+
+    Commas, semicolons, tabs or bars separate, whichever the first line has most of. Raises InputError for a file that
+    is missing or not UTF-8, for names that are empty or repeated, and for a row of another length.
+    """
+    with readable(path), open(path, encoding="utf-8-sig", newline="") as file:
+        first = file.readline()
+        file.seek(0)
+        lines = csv.reader(file, delimiter=max(",;\t|", key=first.count), skipinitialspace=True, strict=True)
+        try:
+            names = [name.strip() for name in next(lines, [])]
+            check_names(path, names)
+            for values in filter(None, lines):
+                if len(values) != len(names):
+                    raise InputError(f"{path}:{lines.line_num}: {len(values)} values for {len(names)} columns")
+                yield dict(zip(names, values, strict=True))
+        except csv.Error as error:
+            raise InputError(f"{path}:{lines.line_num}: not valid CSV ({error})") from error
+
+
+def check_names(path: Path, names: Sequence[str]) -> None:
+    """Raises InputError if a column has no name, or two have one, in any letter case as in SQL."""
+    if not names or not all(names):
+        raise InputError(f"{path}: a column has no name; name each (in a CSV file by the first line)")
+    if repeated := [name for name, count in Counter(name.lower() for name in names).items() if count > 1]:
+        raise InputError(f"{path}: two columns are named {repeated[0]!r}; rename one")
+
+
+def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a Parquet file. Raises InputError if it is none."""
     import pyarrow
     import pyarrow.parquet
 
     try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1000):
+        file = pyarrow.parquet.ParquetFile(path)
+        check_names(path, file.schema_arrow.names)
+        for batch in file.iter_batches(batch_size=1000):
             yield from batch.to_pylist()
     except pyarrow.ArrowInvalid as error:
         raise InputError(f"{path}: not a readable Parquet file ({error})") from error
@@ -114,8 +160,8 @@ def locate(rows: Iterable[Question], paths: Mapping[str, Path], missing: Counter
     """Yield the rows whose database is in `paths`, with its name there; count the others by database in `missing`.
 
     SynSQL's names have stray newlines, spaces and quotes. So names are also compared by their letters and digits, if
-    only one database in `paths` has these. If `missing` is None, raises InputError for the first row without a
-    database.
+    only one database in `paths` has these. A row without a name is about the only database in `paths`. If `missing` is
+    None, raises InputError for the first row without a database.
     """
 
     def tidy(name: str) -> str:
@@ -123,10 +169,14 @@ def locate(rows: Iterable[Question], paths: Mapping[str, Path], missing: Counter
 
     alike = Counter(map(tidy, paths))
     by_tidy_name = {tidy(name): name for name in paths if tidy(name) and alike[tidy(name)] == 1}
+    only = next(iter(paths)) if len(paths) == 1 else None
     for row in rows:
-        name = row.db_id if row.db_id in paths else by_tidy_name.get(tidy(row.db_id))
+        named = by_tidy_name.get(tidy(row.db_id)) if row.db_id else only
+        name = row.db_id if row.db_id in paths else named
         if name is not None:
             yield row if name == row.db_id else replace(row, db_id=name)
+        elif missing is None and not row.db_id:
+            raise InputError(f"{row.id} names no database, and there are {len(paths)}: add the column db_id")
         elif missing is None:
             raise InputError(f"{row.id} names the unknown database {row.db_id!r}: add it, or set mix.missing to skip")
         else:

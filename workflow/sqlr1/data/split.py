@@ -1,4 +1,4 @@
-"""Which kept rows are for validation, RL and the cold start: disjoint, balanced by class, drawn by seed.
+"""Which kept rows are for test, validation, RL and the cold start: disjoint, balanced by class, drawn by seed.
 
 Rows are known by their numbers, and subsets are lists of numbers: the rows themselves stay on disk.
 """
@@ -9,12 +9,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from sqlr1.database.sql import normal_form, parse, without_literals
 from sqlr1.records import SQL_CLASSES, InputError, Question
 
 if TYPE_CHECKING:
     from sqlr1.config import Filter
 
-SUBSETS = ("validation", "rl", "cold_start")
+SUBSETS = ("test", "validation", "rl", "cold_start")
 
 
 def divide(
@@ -24,19 +25,23 @@ def divide(
 
     Raises InputError as `held_out` does.
     """
-    classes, styles, databases = {}, {}, {}
+    classes, styles, databases, forms = {}, {}, {}, {}
     for number, (row, reason) in enumerate(zip(rows, reasons, strict=True)):
         if not reason:
             classes[number], styles[number] = sys.intern(row.sql_class), sys.intern(row.style)
             databases[number] = sys.intern(row.db_id)
-    sizes = {"validation": settings.validation_rows, "rl": settings.rl_rows, "cold_start": settings.cold_start_rows}
+            if settings.test_rows:
+                forms[number] = hash(
+                    without_literals(normal_form(parse(row.sql)[0]))
+                )  # the texts would fill the memory
+    sizes = {name: getattr(settings, f"{name}_rows") for name in SUBSETS}
     over: list[int] = []
     if settings.max_per_style:
         kept, over = cap_styles(styles, round(settings.max_per_style * sum(sizes.values())), seed)
         classes = {number: classes[number] for number in kept}
     unseen = held_out((databases[number] for number in classes), settings.validation_databases, seed)
     for_validation = {number for number in classes if databases[number] in unseen}
-    subsets = split(classes, sizes, settings.rl_classes, settings.classes, seed, for_validation)
+    subsets = split(classes, sizes, settings.rl_classes, settings.classes, seed, for_validation, forms)
     return subsets, over + subsets.pop("surplus")
 
 
@@ -85,28 +90,40 @@ def split(
     weights: Mapping[str, float],
     seed: int,
     for_validation: Collection[int] = (),
+    forms: Mapping[int, int] | None = None,
 ) -> dict[str, list[int]]:
-    """Disjoint subsets: validation and rl (with `rl_classes` only), cold_start; `surplus` is the rest.
+    """Disjoint subsets: test, validation and rl (with `rl_classes` only), cold_start; `surplus` is the rest.
 
-    `classes` has the SQL class of each row. If RL and the cold start want more rows of a class than there are, they
-    share these in proportion to their sizes. Validation is drawn from the rows `for_validation` and the other subsets
-    from the rest; without such rows, all are drawn from the same rows.
+    `classes` has the SQL class of each row. If subsets want more rows of a class than there are, they share these in
+    proportion to their sizes. Validation is drawn from the rows `for_validation` and the other subsets from the rest;
+    without such rows, all are drawn from the same rows. `forms` has the SQL form of each row: no form of test is in
+    another subset, and none of validation in RL or the cold start. Rows that this excludes are surplus.
     """
+    forms = forms or {}
     if for_validation:
         held = {number: name for number, name in classes.items() if number in for_validation}
         others = {number: name for number, name in classes.items() if number not in for_validation}
-        first = split(held, {**sizes, "rl": 0, "cold_start": 0}, rl_classes, weights, seed)
-        second = split(others, {**sizes, "validation": 0}, rl_classes, weights, seed)
+        second = split(others, {**sizes, "validation": 0}, rl_classes, weights, seed, forms=forms)
+        trained = {forms[n] for name in SUBSETS for n in second[name]} if forms else set()
+        unlike = {number: name for number, name in held.items() if forms.get(number) not in trained}
+        first = split(unlike, {"validation": sizes["validation"]}, rl_classes, weights, seed, forms=forms)
+        first["surplus"] += [number for number in held if number not in unlike]
         return {name: first[name] + second[name] for name in first}
     pools: dict[str, list[int]] = {name: [] for name in SQL_CLASSES}
     for number, name in classes.items():
         pools[name].append(number)
     for name, pool in pools.items():
         random.Random(f"{seed}:{name}").shuffle(pool)
-    allowed = {"validation": rl_classes, "rl": rl_classes, "cold_start": SQL_CLASSES}
+        groups: dict[int, list[int]] = {}
+        for number in pool:
+            groups.setdefault(forms.get(number, number), []).append(number)
+        pools[name] = [number for group in groups.values() for number in group]  # so that subsets cut few forms in two
+    sizes = dict.fromkeys(SUBSETS, 0) | dict(sizes)
+    allowed = {"test": SQL_CLASSES, "validation": rl_classes, "rl": rl_classes, "cold_start": SQL_CLASSES}
     usable = {name: weights[name] for name in SQL_CLASSES if pools[name] and weights[name] > 0}
     demand = {s: shares(sizes[s], {name: usable[name] for name in allowed[s] if name in usable}) for s in SUBSETS}
     result: dict[str, list[int]] = {}
+    surplus: list[int] = []
     for place, subset in enumerate(SUBSETS):
         available = {}
         for name in sorted(demand[subset], key=SQL_CLASSES.index):
@@ -117,7 +134,11 @@ def split(
         taken = [pools[name].pop() for name in SQL_CLASSES for _ in range(counts.get(name, 0))]
         random.Random(f"{seed}:{subset}").shuffle(taken)
         result[subset] = taken
-    return result | {"surplus": [number for name in SQL_CLASSES for number in pools[name]]}
+        if forms and subset in ("test", "validation"):
+            known = {forms[number] for number in taken}
+            surplus += [number for pool in pools.values() for number in pool if forms[number] in known]
+            pools = {name: [n for n in pool if forms[n] not in known] for name, pool in pools.items()}
+    return result | {"surplus": surplus + [number for name in SQL_CLASSES for number in pools[name]]}
 
 
 def cap_styles(styles: Mapping[int, str], most: int, seed: int) -> tuple[list[int], list[int]]:

@@ -1,4 +1,6 @@
-"""Where databases are: folders in Spider's layout, `<db_id>/<db_id>.sqlite`, and the catalogue of a dataset."""
+"""Where databases are: one file, or a folder of `<db_id>/<db_id>.sqlite` or `<db_id>.sqlite`, and the catalogue of a
+dataset.
+"""
 
 import hashlib
 import logging
@@ -9,20 +11,35 @@ from pathlib import Path
 from sqlr1.records import Database, InputError, read_json, sha256
 
 log = logging.getLogger(__name__)
+SUFFIXES = (".sqlite", ".sqlite3", ".db")
+
+
+def sqlite_files(databases: Path) -> list[Path]:
+    """The SQLite files of a folder, `<folder>/*.sqlite` before those in the folder itself; or the one file `databases`.
+
+    With them are the instances of a database, which are beside `<db_id>/<db_id>.sqlite`.
+    """
+    if databases.is_file():
+        return [databases]
+    flat = (path for suffix in SUFFIXES for path in databases.glob(f"*{suffix}"))
+    return sorted(databases.glob("*/*.sqlite")) + sorted(flat)
+
 
 _HOT_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # first bytes of a rollback journal; zero in one that is finished
 
 
 def database_files(databases: Path, db_ids: Path | None = None) -> dict[str, Path]:
-    """The SQLite files of a folder in Spider's layout by database name, sorted; or the one file `databases`.
+    """The databases of a folder by name; or the one file `databases`. A folder with a database of its own name is that
+    database with its instances.
 
     `db_ids` is a questions file in Spider's layout: only databases that it names are used. Raises InputError if there
-    are none.
+    are none, or two of one name.
     """
-    if databases.is_file():
-        paths = {databases.stem: databases}
-    else:
-        paths = {path.stem: path for path in sorted(databases.glob("*/*.sqlite")) if path.stem == path.parent.name}
+    found = sqlite_files(databases)
+    if databases.is_dir():
+        own = databases / f"{databases.name}.sqlite"
+        found = [own] if own in found else [p for p in found if p.parent in (databases, databases / p.stem)]
+    paths = merged((path.stem, path) for path in found)
     if db_ids:
         wanted = {row.get("db_id") for row in read_json(db_ids)}
         if absent := sorted(map(str, wanted - set(paths))):
@@ -30,7 +47,7 @@ def database_files(databases: Path, db_ids: Path | None = None) -> dict[str, Pat
         paths = {db_id: path for db_id, path in paths.items() if db_id in wanted}
     if not paths:
         named = f" named in {db_ids}" if db_ids else ""
-        raise InputError(f"{databases}: no databases of the form <db_id>/<db_id>.sqlite{named}")
+        raise InputError(f"{databases}: no databases of the form <db_id>/<db_id>.sqlite or <db_id>.sqlite{named}")
     return paths
 
 

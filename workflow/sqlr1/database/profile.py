@@ -73,8 +73,7 @@ class Profile:
 def read_profile(path: Path) -> Profile:
     """Read the schema and the statistics of a SQLite file, without tables that cannot be read to their end.
 
-    The first column of a view that is unique and named like a key counts as its primary key. Raises InputError for a
-    missing or corrupt file.
+    A view gets an `implied_primary_key`. Raises InputError for a missing or corrupt file.
     """
     schema = read_schema(path)
     declared = {(k.table, k.column) for k in schema.foreign_keys}
@@ -91,21 +90,16 @@ def read_profile(path: Path) -> Profile:
                 }
                 rows[table.name] = count
                 columns |= own
-                tables.append(_with_key(table, columns) if table.kind == "view" else table)
+                key = implied_primary_key(table, columns) if table.kind == "view" else ""
+                marked = (replace(c, primary_key=c.primary_key or c.name == key) for c in table.columns)
+                tables.append(replace(table, columns=tuple(marked)))
         schema = replace(
             schema,
             tables=tuple(tables),
             foreign_keys=tuple(k for k in schema.foreign_keys if {k.table, k.parent} <= rows.keys()),
         )
-        inferred = tuple(_inferred_keys(connection, schema, columns))
+        inferred = tuple(inferred_keys(connection, schema, columns))
     return Profile(schema, rows, columns, schema.foreign_keys + inferred)
-
-
-def _with_key(view: Table, columns: Mapping[tuple[str, str], ColumnStatistics]) -> Table:
-    for column in view.columns:
-        if _WORD_OF_KEY.search(column.name) and columns[view.name, column.name].unique:
-            return replace(view, columns=tuple(replace(c, primary_key=c is column) for c in view.columns))
-    return view
 
 
 def _statistics(
@@ -155,10 +149,21 @@ def _kind(table: Table, column: Column, values: list[object], foreign: bool) -> 
     return "text"
 
 
-def _inferred_keys(
+def implied_primary_key(table: Table, columns: Mapping[tuple[str, str], ColumnStatistics]) -> str:
+    """The name of a column that tells the rows of a table without a primary key apart, empty if there is none.
+
+    Its values are unique, and its name says that it is a key. `id` or `<table>_id` comes before others.
+    """
+    unique = [c.name for c in table.columns if columns[table.name, c.name].unique]
+    found = [n for n in unique if columns[table.name, n].kind == "key" or n == table.columns[0].name]
+    found = [name for name in found if _WORD_OF_KEY.search(name)]
+    return min(found, key=lambda n: not (n.lower() == "id" or _names_match(n, table.name, "id")), default="")
+
+
+def inferred_keys(
     connection: sqlite3.Connection, schema: Schema, columns: Mapping[tuple[str, str], ColumnStatistics]
 ) -> Iterator[ForeignKey]:
-    """Undeclared keys: a column named like the unique primary key of another table, whose values all occur there."""
+    """Undeclared foreign keys: a column named like another table's unique primary key, whose values all occur there."""
     declared = {(k.table, k.column) for k in schema.foreign_keys}
     linked = {frozenset((k.table, k.parent)) for k in schema.foreign_keys}
     for table in schema.tables:
@@ -179,7 +184,10 @@ def _inferred_keys(
 
 def _names_match(column: str, parent: str, key: str) -> bool:
     column, parent, key = (name.lower().replace("_", "") for name in (column, parent, key))
-    return (column == key and key not in ("id", "name", "code", "key", "number")) or column == parent + key
+    if column == key and key not in ("id", "name", "code", "key", "number"):
+        return True
+    singular = (parent, parent.removesuffix("s"), re.sub("ies$", "y", parent))  # of `customers` and `cities` too
+    return column in [name + key for name in singular]
 
 
 def _holds(connection: sqlite3.Connection, key: ForeignKey) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sqlr1.database.files import SUFFIXES
 from sqlr1.evaluate.hardness import UNKNOWN, spider_hardness
 from sqlr1.prompt import Response, parse_response
 from sqlr1.records import Candidates, InputError, atomic_write, read_json, read_jsonl, read_records, readable
@@ -79,10 +80,14 @@ def excluded_questions(path: Path | None, n: int) -> set[int]:
 
 
 def database_path(databases: Path, db_id: str) -> Path | None:
-    """`DIR/db_id/db_id.sqlite`, the layout of Spider and BIRD; None if there is no such file."""
-    path = databases / db_id / f"{db_id}.sqlite"
+    """`DIR/db_id/db_id.sqlite`, the layout of Spider and BIRD, or `DIR/db_id.sqlite`; or DIR itself, if it is the file.
+
+    None if there is no such file.
+    """
+    flat = [databases / f"{db_id}{suffix}" for suffix in SUFFIXES]
+    own = [databases] if databases.stem == db_id else []
     try:
-        return path if path.is_file() else None
+        return next((p for p in (databases / db_id / f"{db_id}.sqlite", *flat, *own) if p.is_file()), None)
     except (OSError, ValueError):  # the name is too long for a file, or holds a null byte
         return None
 

@@ -36,7 +36,13 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("score", help="score a predictions file", description=__doc__, allow_abbrev=False)
     parser.add_argument("--benchmark", choices=LAYOUTS, required=True, help="file layout and meaning of the verdict")
     parser.add_argument("--questions", type=Path, required=True, metavar="FILE", help="the benchmark's dev.json")
-    parser.add_argument("--databases", type=Path, required=True, metavar="DIR", help="folder of DB_ID/DB_ID.sqlite")
+    parser.add_argument(
+        "--databases",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of DB_ID/DB_ID.sqlite or DB_ID.sqlite, or one file",
+    )
     parser.add_argument(
         "--predictions",
         type=Path,
@@ -67,8 +73,8 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Score and print. Raises InputError for bad files or values."""
-    if not args.databases.is_dir():
-        raise InputError(f"{args.databases}: no such folder (--databases)")
+    if not args.databases.exists():
+        raise InputError(f"{args.databases}: no such folder or file (--databases)")
     for name, (least, most) in _RANGES.items():
         value = getattr(args, name)
         if value is not None and not least <= value <= most:  # written so that NaN is refused too

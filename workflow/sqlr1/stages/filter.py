@@ -1,7 +1,9 @@
-"""Keep the rows worth training on, and split them into cold start, RL and validation; every drop counted by reason.
+"""Keep the rows worth training on, and split them into test, cold start, RL and validation; every drop counted by
+reason.
 
-Writes `cold_start.jsonl`, `rl.jsonl`, `validation.jsonl`, `dropped.jsonl` (rows with their `reason`), `funnel.json`
-and a data card, `README.md`.
+Writes `cold_start.jsonl`, `rl.jsonl`, `validation.jsonl`, `test.jsonl` (empty unless asked for) and `test.json` (the
+same as a benchmark in Spider's layout), `dropped.jsonl` (rows with their `reason`), `funnel.json` and a data card,
+`README.md`.
 
     python -m sqlr1.stages.filter --questions questions.jsonl --catalogue catalogue.jsonl --benchmark dev.json \\
         --out results/x/filter --settings '{"filter": {...}, "execution": {...}}'
@@ -70,13 +72,17 @@ def _write(
     """Write the subsets, the dropped rows, the funnel and the card; log the counts."""
     from sqlr1.report.data_tables import funnel_figure, subsets_figure  # not in the processes that filter
 
+    wanted = {name: getattr(job.settings["filter"], f"{name}_rows") for name in SUBSETS}
     for name in SUBSETS:
         write_jsonl(job.out / f"{name}.jsonl", (rows[number] for number in numbers[name]))
-        wanted = getattr(job.settings["filter"], f"{name}_rows")
-        if len(numbers[name]) < wanted:
-            log.warning("%s: only %d of the %d rows asked for are left", name, len(numbers[name]), wanted)
+        if len(numbers[name]) < wanted[name]:
+            log.warning("%s: only %d of the %d rows asked for are left", name, len(numbers[name]), wanted[name])
     write_jsonl(job.out / "dropped.jsonl", ({**vars(rows[number]), "reason": reason} for number, reason in dropped))
-    subsets = {name: RecordFile(job.out / f"{name}.jsonl", Question) for name in SUBSETS}
+    # Spider's layout has no evidence, but our reader takes it.
+    test = (rows[number] for number in numbers["test"])
+    asked = [{"db_id": q.db_id, "question": q.question, "query": q.sql, "evidence": q.evidence} for q in test]
+    write_json(job.out / "test.json", asked)
+    subsets = {name: RecordFile(job.out / f"{name}.jsonl", Question) for name in SUBSETS if wanted[name]}
     drops = Counter(reason for _, reason in dropped)
     funnel = {
         "input": len(rows),
@@ -90,7 +96,7 @@ def _write(
     examples = {reason: rows[first[reason]] for reason in REASONS if reason in first}
     with atomic_write(job.out / "README.md") as file:
         file.write(data_card(subsets, funnel, examples, f"SQL-R1 training data: {job.args.experiment}"))
-    job.outputs(*(f"{name}.jsonl" for name in SUBSETS), "dropped.jsonl", "funnel.json", "README.md")
+    job.outputs(*(f"{name}.jsonl" for name in SUBSETS), "test.json", "dropped.jsonl", "funnel.json", "README.md")
     job.run.artifact(job.out / "README.md")
     job.run.metrics({"input": funnel["input"]} | {f"dropped/{k}": v for k, v in funnel["dropped"].items()})
     job.run.metrics({f"rows/{k}": v for k, v in funnel["subsets"].items()})

@@ -1,0 +1,256 @@
+"""`sqlr1 init`: an experiment from a user's own files, and one line for what it cannot use."""
+
+import datetime
+import decimal
+import shutil
+import sqlite3
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import yaml
+from conftest import copy_checkout, snakemake
+
+from sqlr1.cli import main
+from sqlr1.config_files import read_config
+from sqlr1.database import read_schema, schema_text
+from sqlr1.records import sha256
+
+CUSTOMERS = (
+    "id;name;zip;joined;score;card;note\n1;Ada;00123;2020-01-02;1.5;12345678901234567890;\n2;Bob;;2021-03-04;2;1;\n"
+)
+SALES = "sale_id,customer_id,amount\n10,1,3\n11,1,4.25\n12,2,\n"
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    return copy_checkout(tmp_path_factory.mktemp("init"))
+
+
+@pytest.fixture
+def folder(checkout, monkeypatch):
+    """The checkout as the working folder, without what another test wrote."""
+    shutil.rmtree(checkout / "data", ignore_errors=True)
+    for path in (checkout / "workflow/config").glob("t_*.yaml"):
+        path.unlink()
+    monkeypatch.chdir(checkout)
+    return checkout
+
+
+@pytest.fixture
+def shop(tmp_path):
+    path = tmp_path / "t_my shop.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE customer (id INTEGER PRIMARY KEY, name TEXT)")
+        connection.execute("INSERT INTO customer VALUES (1, 'Ada'), (2, 'Bob')")
+    connection.close()
+    return path
+
+
+def refused(capsys, *arguments):
+    """The one line that `sqlr1 init` ends with."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["init", *map(str, arguments)])
+    assert stopped.value.code.startswith("error: ")
+    assert "\n" not in stopped.value.code
+    assert capsys.readouterr().out == ""
+    return stopped.value.code
+
+
+def configured(folder, name):
+    return read_config([folder / "config.yaml", folder / f"workflow/config/{name}.yaml"])
+
+
+def rows_of(path, table):
+    connection = sqlite3.connect(path)
+    rows = connection.execute(f'SELECT * FROM "{table}"').fetchall()
+    connection.close()
+    return rows
+
+
+def test_a_sqlite_file_is_pointed_at_and_not_changed(folder, shop, capsys):
+    before = sha256(shop)
+    main(["init", str(shop)])
+    config = configured(folder, "t_my_shop")
+    assert config.experiment == "t_my_shop"
+    assert config.synthesize.folders[0].databases == config.benchmarks["own"].databases == str(shop)
+    assert [name for name, entry in config.benchmarks.items() if entry] == ["own"]
+    assert config.filter.test_rows > 0
+    assert config.filter.rules.same_databases
+    assert config.prompt.max_length >= 384
+    out = capsys.readouterr().out
+    assert "customer" in out
+    assert "id INTEGER, name TEXT" in out
+    assert "snakemake --configfile workflow/config/t_my_shop.yaml" in out
+    assert sha256(shop) == before
+    assert [path.name for path in shop.parent.iterdir()] == [shop.name]
+
+
+@pytest.mark.parametrize("place", ["t_dbs/{0}/{0}.sqlite", "t_dbs/{0}.db"])
+def test_a_folder_of_databases(folder, shop, tmp_path, capsys, place):
+    for db_id in ("a", "b"):
+        target = tmp_path / place.format(db_id)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(shop, target)
+    main(["init", str(tmp_path / "t_dbs")])
+    assert configured(folder, "t_dbs").synthesize.folders[0].databases == str(tmp_path / "t_dbs")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[2:4]] == [["a", "1", "2", "0"], ["b", "1", "2", "0"]]
+
+
+def test_a_wide_schema_gets_a_longer_prompt(folder, tmp_path):
+    path = tmp_path / "t_wide.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"CREATE TABLE t ({', '.join(f'measured_quantity_{n} REAL' for n in range(200))})")
+        connection.execute("INSERT INTO t (measured_quantity_0) VALUES (1)")
+    connection.close()
+    main(["init", str(path)])
+    text = schema_text(read_schema(path), "compact", 0)
+    assert len(text) / 3 < configured(folder, "t_wide").prompt.max_length < len(text) / 2
+
+
+def test_csv_files_become_one_database_with_types_and_keys(folder, tmp_path, capsys):
+    (tmp_path / "customers.csv").write_text(CUSTOMERS, encoding="utf-8-sig")
+    (tmp_path / "Sales 2020.csv").write_text(SALES)
+    main(["init", str(tmp_path), "--name", "t_csv"])
+    made = folder / "data/t_csv/t_csv.sqlite"
+    config = configured(folder, "t_csv")
+    assert config.synthesize.folders[0].databases == config.benchmarks["own"].databases == "data/t_csv/t_csv.sqlite"
+    schema = read_schema(made)
+    assert [(c.name, c.type) for c in schema.table("customers").columns] == [
+        ("id", "INTEGER"), ("name", "TEXT"), ("zip", "TEXT"), ("joined", "TEXT"), ("score", "REAL"), ("card", "TEXT"),
+        ("note", "TEXT"),
+    ]  # fmt: skip
+    assert [table.primary_key for table in schema.tables] == [("sale_id",), ("id",)]
+    (key,) = schema.foreign_keys
+    assert (key.table, key.column, key.parent, key.parent_column) == ("Sales 2020", "customer_id", "customers", "id")
+    assert rows_of(made, "customers") == [
+        (1, "Ada", "00123", "2020-01-02", 1.5, "12345678901234567890", None),
+        (2, "Bob", None, "2021-03-04", 2.0, "1", None),
+    ]
+    assert rows_of(made, "Sales 2020") == [(10, 1, 3.0), (11, 1, 4.25), (12, 2, None)]
+    assert "customer_id -> customers.id" in capsys.readouterr().out
+    assert [path.name for path in made.parent.iterdir()] == [made.name]
+
+
+def test_a_parquet_file_keeps_its_types(folder, tmp_path):
+    rows = [
+        {"code": "1", "n": 1, "ok": True, "day": datetime.date(2020, 1, 2), "price": decimal.Decimal("1.50"), "x": 1.0},
+        {"code": "2", "n": None, "ok": False, "day": None, "price": None, "x": float("nan")},
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "t_item.parquet")
+    main(["init", str(tmp_path / "t_item.parquet")])
+    made = folder / "data/t_item/t_item.sqlite"
+    assert rows_of(made, "t_item") == [("1", 1, 1, "2020-01-02", 1.5, 1.0), ("2", None, 0, None, None, None)]
+    (table,) = read_schema(made).tables
+    assert [c.type for c in table.columns] == ["TEXT", "INTEGER", "INTEGER", "TEXT", "REAL", "REAL"]
+    assert table.primary_key == ("code",)
+
+
+def test_own_questions_are_mixed_in_with_their_classes(folder, shop, tmp_path):
+    sql = "SELECT name, COUNT(*) FROM customer GROUP BY name"
+    (tmp_path / "asked.csv").write_text(f'question,sql\nHow many?,SELECT COUNT(*) FROM customer\nBy name?,"{sql}"\n')
+    main(["init", str(shop), "--questions", str(tmp_path / "asked.csv")])
+    config = configured(folder, "t_my_shop")
+    (entry,) = config.synthesize.mix
+    assert (entry.layout, entry.questions, entry.databases) == ("pairs", str(tmp_path / "asked.csv"), str(shop))
+    assert config.filter.rl_classes == ["Simple", "Moderate"]
+    assert config.filter.classes["Moderate"] == 1
+    assert config.filter.classes["Complex"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", b"a,A\n1,2\n", "two columns are named 'a'"),
+        ("t.csv", b"a,b\n1,\xff\n", "not UTF-8 text"),
+        ("t.csv", b"a,b\n", "no rows"),
+        ("t.csv", b"", "a column has no name"),
+        ("t.parquet", b"PAR1", "not a readable Parquet file"),
+        ("t.xlsx", b"PK", "save a spreadsheet as CSV"),
+        ("t.sql", b"CREATE TABLE t (a);", "load a dump into a SQLite file"),
+        ("t.sqlite", b"no database, but long enough for the header of one" * 9, "not a readable SQLite database"),
+        ("t.sqlite", b"", "the database has no tables"),
+        ("t{1}.csv", b"a\n1\n", "braces"),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_line_and_nothing_is_written(folder, tmp_path, capsys, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    line = refused(capsys, path, "--name", "t_bad")
+    assert message in line
+    assert str(path) in line
+    assert not (folder / "workflow/config/t_bad.yaml").exists()
+    assert not [p for p in folder.glob("data/**/*") if p.is_file()]
+
+
+def test_a_nested_parquet_column_is_named(folder, tmp_path, capsys):
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"id": 1, "tags": ["a"]}]), tmp_path / "t.parquet")
+    assert "column 'tags' holds list" in refused(capsys, tmp_path / "t.parquet")
+
+
+def test_a_bad_folder_or_question_file_is_refused(folder, shop, tmp_path, capsys):
+    assert "no such file or folder" in refused(capsys, tmp_path / "gone")
+    (tmp_path / "empty").mkdir()
+    assert "neither a SQLite file" in refused(capsys, tmp_path / "empty")
+    (tmp_path / "t.csv").write_text("a\n1\n")
+    assert "has both databases" in refused(capsys, tmp_path)
+    (tmp_path / "t").mkdir()
+    for name in ("t.csv", "T.csv"):
+        (tmp_path / "t" / name).write_text("a\n1\n")
+    assert "are tables of one name" in refused(capsys, tmp_path / "t")
+    (tmp_path / "asked.jsonl").write_text('{"question": "q"}\n')
+    assert "row 0 has no field 'sql'" in refused(capsys, shop, "--questions", tmp_path / "asked.jsonl")
+    (tmp_path / "asked.jsonl").write_text("")
+    assert "no questions" in refused(capsys, shop, "--questions", tmp_path / "asked.jsonl")
+    assert "--name '../x'" in refused(capsys, shop, "--name", "../x")
+    assert not list((folder / "workflow/config").glob("t_*.yaml"))
+
+
+def test_a_database_that_is_not_what_it_seems_is_refused(folder, shop, tmp_path, capsys):
+    """An unfinished write-ahead log is not read, and a folder with a database of its name has copies of that one."""
+    (tmp_path / f"{shop.name}-wal").write_text("x")
+    assert "close the program that writes it" in refused(capsys, shop)
+    (tmp_path / "zoo").mkdir()
+    for name in ("zoo", "park"):
+        shutil.copy2(shop, tmp_path / f"zoo/{name}.sqlite")
+    assert "rename the folder" in refused(capsys, tmp_path / "zoo")
+    with sqlite3.connect(tmp_path / "t_none.sqlite") as connection:
+        connection.execute("CREATE TABLE t (a)")
+    connection.close()
+    assert "no rows to ask about" in refused(capsys, tmp_path / "t_none.sqlite")
+
+
+def test_nothing_is_overwritten_without_force(folder, tmp_path, capsys):
+    (tmp_path / "t_a.csv").write_text("id\n1\n")
+    main(["init", str(tmp_path / "t_a.csv")])
+    config, made = folder / "workflow/config/t_a.yaml", folder / "data/t_a/t_a.sqlite"
+    before = sha256(config), sha256(made)
+    (tmp_path / "t_a.csv").write_text("id\n1\n2\n")
+    capsys.readouterr()
+    assert "t_a.yaml is there already" in refused(capsys, tmp_path / "t_a.csv")
+    config.unlink()
+    assert "t_a.sqlite is there already" in refused(capsys, tmp_path / "t_a.csv")
+    assert sha256(made) == before[1]
+    main(["init", str(tmp_path / "t_a.csv"), "--force"])
+    assert (sha256(config), rows_of(made, "t_a")) == (before[0], [(1,), (2,)])
+
+
+def test_outside_a_checkout_it_says_where_to_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert "in the folder of the Snakefile" in refused(capsys, "x.sqlite")
+
+
+def test_the_workflow_plans_it_and_names_a_benchmark_without_rows(folder, shop):
+    main(["init", str(shop)])
+    overlay = folder / "workflow/config/t_my_shop.yaml"
+    run = snakemake(folder, "-n", "--configfile", str(overlay))
+    assert run.returncode == 0, run.stdout + run.stderr
+    for rule in ("synthesize", "filter", "score: own", "report"):
+        assert f": {rule}" in run.stdout + run.stderr
+    settings = yaml.safe_load(overlay.read_text())
+    settings["filter"]["test_rows"] = 0
+    overlay.write_text(yaml.safe_dump(settings))
+    run = snakemake(folder, "-n", "--configfile", str(overlay))
+    assert run.returncode != 0
+    assert "config key benchmarks.own: is made of filter.test_rows, which is 0" in run.stdout + run.stderr

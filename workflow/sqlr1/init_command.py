@@ -1,0 +1,224 @@
+"""An experiment over data of your own: a SQLite file, a folder of databases, or CSV and Parquet files.
+
+Writes workflow/config/NAME.yaml, and for CSV and Parquet data/NAME/NAME.sqlite. Your own files are only read.
+"""
+
+import argparse
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from sqlr1.config_files import read_config
+from sqlr1.data.readers import locate, read_questions
+from sqlr1.data.table_files import READERS, load_tables
+from sqlr1.database import Schema, open_read_only, read_schema, schema_text
+from sqlr1.database.files import SUFFIXES, database_files, sqlite_files
+from sqlr1.database.schema import quote, reading
+from sqlr1.database.sql import parse, sql_class
+from sqlr1.prompt import INSTRUCTION
+from sqlr1.records import SQL_CLASSES, InputError, Question, atomic_write
+
+_DEFAULTS, _CONFIGS, _MADE = Path("config.yaml"), Path("workflow/config"), Path("data")
+# Characters of a long generated question; of a generated answer without its column names; of an answer without its SQL.
+_QUESTION, _ANSWER, _AROUND = 300, 108, 96
+_TEMPLATE = """\
+# Trains and scores on {path}. Written by `sqlr1 init`.
+# What is not here is as in config.yaml; docs/configuration.md describes every key.
+experiment: {name}
+synthesize:
+  # No built-in domains, only these databases, with questions that are generated over them.
+  domains: []
+  questions: 0
+  held_out_domains: []
+  benchmark_questions: 0
+  benchmark_instances: 0
+  folders:
+    - databases: {databases}
+  # Before filtering, which drops repeated SQL. More questions cost minutes, and give more rows on large schemas.
+  folder_questions: 1500
+{mix}filter:
+  # The benchmark. None of its SQL, up to literals and aliases, is trained on or validated on.
+  test_rows: 100
+  rules:
+    # The benchmark is over the databases that are trained on.
+    same_databases: true
+{classes}prompt:
+  # Enough for the largest schema. A guess: characters / 3.
+  max_length: {prompt}
+# Tokens of an answer.
+select:
+  max_new_tokens: {answer}
+grpo:
+  max_completion_length: {answer}
+candidates:
+  max_new_tokens: {answer}
+benchmarks:
+  built_in: null
+  spider_dev: null
+  bird_dev: null
+  own:
+    layout: spider
+    questions: "{{results}}/filter/test.json"
+    databases: {databases}
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the sub-command `init` to argparse's sub-parsers."""
+    parser = commands.add_parser(
+        "init", help="an experiment over your own data", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument("path", type=Path, metavar="PATH", help="SQLite, CSV or Parquet file, or a folder of them")
+    parser.add_argument("--name", help="of the experiment (default: that of PATH)")
+    parser.add_argument(
+        "--questions", type=Path, metavar="FILE", help="CSV, JSONL or JSON with question, sql (or query) and db_id"
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite what is there under this name")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the experiment and show what was found. Raises InputError for bad input; then nothing is written."""
+    if not (_CONFIGS.is_dir() and _DEFAULTS.is_file()):
+        raise InputError(f"{_CONFIGS}: no such folder; run `sqlr1 init` in the folder of the Snakefile")
+    tables = _table_files(args.path)
+    name = args.name or re.sub(r"[^A-Za-z0-9_-]+", "_", args.path.resolve().stem).strip("_-")
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+        raise InputError(f"--name {name!r}: needs letters, digits, `_`, `-` or `.`, a letter or digit first")
+    config, made = _CONFIGS / f"{name}.yaml", _MADE / name / f"{name}.sqlite"
+    for path in [config, made] if tables else [config]:
+        if path.exists() and not args.force:
+            raise InputError(f"{path} is there already; choose another --name, or overwrite it with --force")
+    try:
+        if not tables:
+            _write(args, name, config, args.path, _databases(args.path))
+        else:
+            with atomic_write(made, "wb") as file:
+                load_tables(tables, Path(file.name))
+                _write(args, name, config, made, {name: Path(file.name)})
+    except OSError as error:
+        raise InputError(f"{error.filename or args.path}: {error.strerror or error}") from error
+    print(f"\nWrote {f'{made} and ' if tables else ''}{config}. Next:\n  snakemake --configfile {config}")
+
+
+def _table_files(path: Path) -> list[Path]:
+    """The CSV and Parquet files at `path`, none if it has databases. Raises InputError if it has both, or neither."""
+    if set("{}") & set(str(path)):
+        raise InputError(f"{path}: rename it; braces have a meaning in paths of the configuration")
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    tables = [p for p in (sorted(path.iterdir()) if path.is_dir() else [path]) if p.suffix.lower() in READERS]
+    databases = [p for p in sqlite_files(path) if p.suffix in SUFFIXES]
+    if tables and databases:
+        raise InputError(
+            f"{path}: has both databases ({databases[0].name}) and tables ({tables[0].name}); name one kind"
+        )
+    if not tables and not databases:
+        raise InputError(
+            f"{path}: neither a SQLite file ({', '.join(SUFFIXES)}) nor {' or '.join(READERS)}, nor a folder of these; "
+            "save a spreadsheet as CSV, and load a dump into a SQLite file"
+        )
+    return tables
+
+
+def _databases(path: Path) -> dict[str, Path]:
+    """The SQLite files at `path`. Raises InputError for one that would be taken for a copy."""
+    databases = database_files(path)
+    for file in sqlite_files(path):
+        if file.parent == path and file not in databases.values():
+            raise InputError(
+                f"{file}: in a folder {path.name} with {path.name}.sqlite, other databases are copies of that one with "
+                "other values; name one file, or rename the folder"
+            )
+    return databases
+
+
+def _write(args: argparse.Namespace, name: str, config: Path, place: Path, databases: Mapping[str, Path]) -> None:
+    """Write the config file over `databases`, which are at `place` or will be, and show them."""
+    schemas = {db_id: read_schema(path) for db_id, path in databases.items()}
+    rows = {db_id: _counts(schema) for db_id, schema in schemas.items()}
+    if not sum(map(sum, rows.values())):
+        raise InputError(f"{args.path}: no rows to ask about")
+    asked: list[Question] = []
+    if args.questions:
+        asked = list(locate(read_questions("pairs", args.questions), databases, None))
+        if not asked:
+            raise InputError(f"{args.questions}: no questions")
+    text = _config_text(name, place, args.questions, schemas, asked)
+    with atomic_write(config) as file:
+        file.write(text)
+        file.flush()
+        read_config([_DEFAULTS, Path(file.name)])  # before it gets its name
+    print(_overview(schemas, rows))
+    if asked:
+        print(f"\n{args.questions}: {len(asked)} questions with SQL")
+
+
+def _counts(schema: Schema) -> list[int]:
+    """The number of rows of each table; 0 for one that cannot be read to its end."""
+    counts = [0] * len(schema.tables)
+    with open_read_only(schema.path) as connection:
+        for number, table in enumerate(schema.tables):
+            with reading(connection, schema.path, table, "no rows"):
+                counts[number] = connection.execute(f"SELECT count(*) FROM {quote(table.name)}").fetchone()[0]
+    return counts
+
+
+def _overview(schemas: Mapping[str, Schema], rows: Mapping[str, Sequence[int]]) -> str:
+    """The tables of one database, or one line for each of several."""
+    if len(schemas) > 1:
+        lines = [[db_id, len(s.tables), sum(rows[db_id]), len(s.foreign_keys)] for db_id, s in schemas.items()]
+        return tabulate(lines, ["database", "tables", "rows", "foreign keys"])
+    [(db_id, schema)] = schemas.items()
+    lines = []
+    for table, count in zip(schema.tables, rows[db_id], strict=True):
+        columns = ", ".join(f"{c.name} {c.type}".strip() for c in table.columns)
+        links = [f"{k.column} -> {k.parent}.{k.parent_column}" for k in schema.foreign_keys if k.table == table.name]
+        lines.append([table.name, count, columns, ", ".join(table.primary_key), ", ".join(links)])
+    return tabulate(lines, ["table", "rows", "columns", "key", "refers to"], maxcolwidths=[None, None, 50, None, 40])
+
+
+def _config_text(
+    name: str, place: Path, questions: Path | None, schemas: Mapping[str, Schema], asked: Sequence[Question]
+) -> str:
+    """The config file. Prompts and answers have room for the largest schema and the longest of the questions."""
+    databases = _quoted(place)
+    mix = classes = ""
+    if questions:
+        mix = f"  # Your own questions.\n  mix:\n    - {{layout: pairs, questions: {_quoted(questions)}, "
+        mix += f"databases: {databases}}}\n"
+        found = {sql_class(expression) for q in asked if (expression := parse(q.sql)[0])} | {"Simple"}
+        kept = [c for c in SQL_CLASSES if c in found]
+        weights = ", ".join(f"{c}: {float(c in found)}" for c in SQL_CLASSES)
+        classes = "  # The classes of your questions; Simple alone would leave the others out.\n"
+        classes += f"  rl_classes: [{', '.join(kept)}]\n  classes: {{{weights}}}\n"
+    texts = [schema_text(schema, "compact", 0) for schema in schemas.values()]
+    longest = max([_QUESTION, *(len(q.question) + len(q.evidence) for q in asked)])
+    prompt = _rounded(len(INSTRUCTION) + max(map(len, texts)) + longest, 64)
+    column = max(len(c.name) for schema in schemas.values() for table in schema.tables for c in table.columns)
+    answer = _rounded(max([_ANSWER + 5 * column, *(_AROUND + len(q.sql) for q in asked)]), 8)
+    return _TEMPLATE.format(
+        path=place,
+        name=name,
+        databases=databases,
+        mix=mix,
+        classes=classes,
+        prompt=max(384, prompt),
+        answer=max(56, answer),
+    )
+
+
+def _quoted(path: Path) -> str:
+    """A path for YAML: relative inside this folder, else absolute."""
+    path, here = path.resolve(), Path.cwd()
+    return json.dumps(str(path.relative_to(here) if path.is_relative_to(here) else path), ensure_ascii=False)
+
+
+def _rounded(characters: int, step: int) -> int:
+    """The tokens of a text, three characters each, rounded up."""
+    return step * math.ceil(characters / 3 / step)
