@@ -1,8 +1,9 @@
 """Where databases are: folders in Spider's layout, `<db_id>/<db_id>.sqlite`, and the catalogue of a dataset."""
 
+import csv
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sqlr1.records import Database, InputError, read_json, sha256
@@ -29,6 +30,20 @@ def database_files(databases: Path, db_ids: Path | None = None) -> dict[str, Pat
         named = f" named in {db_ids}" if db_ids else ""
         raise InputError(f"{databases}: no databases of the form <db_id>/<db_id>.sqlite{named}")
     return paths
+
+
+def description_rows(database: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """(table, row) of BIRD's `database_description/<table>.csv` beside a database; empty fields are left out.
+
+    Some of BIRD's files are not valid UTF-8: the bytes in question are replaced. Raises InputError for a malformed one.
+    """
+    for path in sorted(database.parent.glob("database_description/*.csv")):
+        with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+            try:
+                for row in csv.DictReader(file):
+                    yield path.stem, {name: text for name, text in row.items() if name and text}
+            except csv.Error as error:
+                raise InputError(f"{path}: not a readable CSV file ({error}); repair or remove it") from error
 
 
 def merged(databases: Iterable[tuple[str, Path]]) -> dict[str, Path]:
