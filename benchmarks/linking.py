@@ -4,9 +4,9 @@
 
 Sets: `bird` (dev; its databases are made without rows from dev_tables.json, with descriptions), `spider_train` and
 `spider_dev`. For each question, `prompt.linking` gets the prompt's length with `--share` of its schema's tokens. What
-was kept is read from the prompt itself, whose DDL SQLite runs. `values` is about the text literals of the gold that are
-in the database in this letter case (sets with rows). `--index N` instead measures a database of N distinct values. The
-last line is JSON.
+was kept is read from the prompt itself, whose DDL SQLite runs. `possible` counts the questions whose gold, with the keys
+it needs, fits at all. `values` is about the text literals of the gold that are in the database in this letter case.
+`--index N` instead measures a database of N distinct values. The last line is JSON.
 """
 
 import argparse
@@ -19,13 +19,15 @@ import time
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from sqlglot import exp
 from tqdm import tqdm
 
 from sqlr1.config import Prompt
 from sqlr1.data.readers import locate, read_questions
-from sqlr1.database import identifier, read_schema
+from sqlr1.database import identifier, read_schema, schema_text
+from sqlr1.database.linking import Linker
 from sqlr1.database.retrieval import ValueIndex
 from sqlr1.database.sql import parse
 from sqlr1.model.prompts import Prompts
@@ -82,11 +84,22 @@ def gold_parts(sql: str, columns: dict[str, set[str]]) -> tuple[set[str], set[tu
         return set(), set(), set()
     aliases = {t.alias_or_name.lower(): t.name.lower() for t in expression.find_all(exp.Table)}
     tables = {name for name in aliases.values() if name in columns}
-    found = set()
+    found, literals = set(), {x.this for x in expression.find_all(exp.Literal) if x.is_string}
     for column in expression.find_all(exp.Column):
         owners = [aliases.get(column.table.lower(), "")] if column.table else sorted(tables)
-        found |= set([(t, column.name.lower()) for t in owners if column.name.lower() in columns.get(t, ())][:1])
-    return tables, found, {x.this for x in expression.find_all(exp.Literal) if x.is_string}
+        owned = [(t, column.name.lower()) for t in owners if column.name.lower() in columns.get(t, ())]
+        found |= set(owned[:1])
+        if column.this.args.get("quoted") and not owned:  # Spider writes texts in double quotes
+            literals.add(column.name)
+    return tables, found, literals
+
+
+def least_length(linker: Linker, tables: set[str], columns: set[tuple[str, str]], tokenizer: Any) -> int:
+    """Tokens of the smallest schema that has the gold's parts, with the keys that `Linker.cut` adds."""
+    schema = linker.schema
+    places = [(t.name, c.name) for t in schema.tables for c in t.columns if (t.name.lower(), c.name.lower()) in columns]
+    places += [(t.name, "") for t in schema.tables if t.name.lower() in tables]
+    return len(tokenizer(schema_text(linker.cut(places), "ddl", 0))["input_ids"])
 
 
 def columns_of(ddl: str) -> dict[str, set[str]]:
@@ -121,16 +134,20 @@ def measure(name: str, args: argparse.Namespace, made: Path) -> dict[str, float]
         messages, ids = whole.prompt(question, database)
         without = prompt_messages("", question.question, question.evidence)
         rest = len(tokenizer.apply_chat_template(without, add_generation_prompt=True, return_dict=False))
-        limit = rest + round(args.share * (len(ids) - rest))
+        limit = rest + (args.tokens or round(args.share * (len(ids) - rest)))
         linked.settings = linked.settings.model_copy(update={"max_length": limit})
         start = time.perf_counter()
         messages, cut = linked.prompt(question, database)
         seconds += time.perf_counter() - start
         user = messages[1]["content"]
         ddl = user.rpartition("\n);\n")[0]
-        kept = columns_of(ddl + "\n);")
+        kept = columns_of(ddl + "\n);") if cut else {}
         tables, gold, literals = gold_parts(question.sql, columns[question.db_id])
         missed = {(t, c) for t, c in gold if c not in kept.get(t, ())}
+        possible = least_length(linked._databases[database].linker, tables, gold, tokenizer) <= limit - rest
+        sums["possible"] += possible
+        sums["possible, all tables"] += possible and tables <= set(kept)
+        sums["possible, all columns"] += possible and not missed
         if args.misses and (tables - set(kept) or missed):
             print(
                 question.db_id,
@@ -153,7 +170,7 @@ def measure(name: str, args: argparse.Namespace, made: Path) -> dict[str, float]
         sums["schema tables"] += len(columns[question.db_id])
         sums["schema tables kept"] += len(kept)
         sums["tokens"] += len(ids) - rest
-        sums["tokens kept"] += len(cut or []) - rest
+        sums["tokens kept"] += len(cut) - rest if cut else 0
         if args.values:
             index = whole._databases[database].values
             known = {v for v in literals if v in index.values}
@@ -169,6 +186,8 @@ def measure(name: str, args: argparse.Namespace, made: Path) -> dict[str, float]
         "questions with all tables": sums["all tables"] / n,
         "recall of columns": sums["columns kept"] / sums["columns"],
         "questions with all columns": sums["all columns"] / n,
+        "where possible, questions with all tables": sums["possible, all tables"] / sums["possible"],
+        "where possible, questions with all columns": sums["possible, all columns"] / sums["possible"],
         "share of tokens": sums["tokens kept"] / sums["tokens"],
         "ms per prompt": 1000 * seconds / n,
     }  # fmt: skip
@@ -201,6 +220,7 @@ def main() -> None:
     parser.add_argument("sets", nargs="*", choices=[*SPIDER, "bird", []])
     parser.add_argument("--tokenizer", type=Path, help="folder of a model")
     parser.add_argument("--share", type=float, default=0.5)
+    parser.add_argument("--tokens", type=int, help="room for the schema in every prompt, in place of --share")
     parser.add_argument("--values", type=int, default=0, help="prompt.retrieved_values")
     parser.add_argument("--linking", type=lambda text: text if text == "fit" else int(text), default="fit")
     parser.add_argument("--limit", type=int, help="questions, sampled")
@@ -214,7 +234,17 @@ def main() -> None:
             results["index"] = index_time(args.index, Path(folder))
     for name, figures in results.items():
         print(name, *(f"{key} {value:.4g}" for key, value in figures.items()), sep="\n  ")
-    print(json.dumps({"benchmark": "linking", "share": args.share, "linking": args.linking, "results": results}))
+    print(
+        json.dumps(
+            {
+                "benchmark": "linking",
+                "share": args.share,
+                "linking": args.linking,
+                "tokens": args.tokens,
+                "results": results,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":
