@@ -4,8 +4,8 @@
 
 Sets: `bird` (dev; its databases are made without rows from dev_tables.json, with descriptions), `spider_train` and
 `spider_dev`. For each question, `prompt.linking` gets the prompt's length with `--share` of its schema's tokens. What
-was kept is read from the prompt itself, whose DDL SQLite runs. `possible` counts the questions whose gold, with the keys
-it needs, fits at all. `values` is about the text literals of the gold that are in the database in this letter case.
+was kept is read from the prompt itself, whose DDL SQLite runs. `possible` counts the questions whose gold, with its keys,
+fits at all. `values` is about the text literals of the gold that are in the database in this letter case.
 `--index N` instead measures a database of N distinct values. The last line is JSON.
 """
 

@@ -16,9 +16,10 @@ _TOLD = ("column_name", "column_description", "value_description")  # what of BI
 # even number by name were used to choose these and the weights (`benchmarks/linking.py --databases even`).
 _HINTS = {
     r"\b(1[5-9]|20)\d\d\b": ["year", "date"],
-    r"\bwhen\b": ["date", "year", "time"],
-    r"\bwhere\b": ["city", "country", "location", "address"],
-    r"\bwho(m|se)?\b": ["name"],
+    r"(?i)\bwhen\b": ["date", "year", "time"],
+    r"(?i)\bwhere\b": ["city", "country", "location", "address"],
+    r"(?i)\bwho(m|se)?\b": ["name"],
+    r"\b[A-Z][a-z]+ [A-Z][a-z]+\b": ["first", "last", "name", "forename", "surname"],  # Lewis Hamilton
 }
 _OWN_NAME = 3  # how often a column's name counts among its words
 _TABLE = 1.0  # weight of a table's own score in that of its columns
@@ -47,10 +48,8 @@ class Linker:
         own = {}
         for table in schema.tables:
             for column in table.columns:
-                text = (
-                    f"{column.name} {column.description} {described.get((table.name.lower(), column.name.lower()), '')}"
-                )
-                own[table.name, column.name] = words(text) + (_OWN_NAME - 1) * words(column.name)
+                told = described.get((table.name.lower(), column.name.lower()), "")
+                own[table.name, column.name] = words(f"{column.description} {told}") + _OWN_NAME * words(column.name)
         self._columns = Bm25([words(table) + own[table, column] for table, column in self._places])
         self._tables = Bm25(
             [words(t.name) + [word for c in t.columns for word in own[t.name, c.name]] for t in schema.tables]
@@ -64,7 +63,7 @@ class Linker:
         """All columns, the most relevant to `text` first. Equals keep the schema's order."""
         query = words(text)
         for pattern, hints in _HINTS.items():
-            if re.search(pattern, text, re.IGNORECASE):
+            if re.search(pattern, text):
                 query += map(stem, hints)
         matcher = SequenceMatcher(None, "", _letters(text), autojunk=False)
         tables = {
