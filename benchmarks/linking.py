@@ -4,8 +4,7 @@
 
 Sets: `bird` (dev; its databases are made without rows from dev_tables.json, with descriptions), `spider_train` and
 `spider_dev`. For each question, `prompt.linking` gets the prompt's length with `--share` of its schema's tokens. What
-was kept is read from the prompt itself, whose DDL SQLite runs. `possible` counts the questions whose gold, with its keys,
-fits at all. `values` is about the text literals of the gold that are in the database in this letter case.
+was kept is read from the prompt itself, whose DDL SQLite runs. `possible` counts questions whose gold and its keys fit. `values` is about the text literals of the gold that are in the database in this letter case.
 `--index N` instead measures a database of N distinct values. The last line is JSON.
 """
 
@@ -98,7 +97,8 @@ def least_length(linker: Linker, tables: set[str], columns: set[tuple[str, str]]
     """Tokens of the smallest schema that has the gold's parts, with the keys that `Linker.cut` adds."""
     schema = linker.schema
     places = [(t.name, c.name) for t in schema.tables for c in t.columns if (t.name.lower(), c.name.lower()) in columns]
-    places += [(t.name, "") for t in schema.tables if t.name.lower() in tables]
+    without = tables - {table.lower() for table, _ in places}
+    places += [(t.name, t.columns[0].name) for t in schema.tables if t.name.lower() in without]
     return len(tokenizer(schema_text(linker.cut(places), "ddl", 0))["input_ids"])
 
 
