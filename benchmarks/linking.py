@@ -4,8 +4,9 @@
 
 Sets: `bird` (dev; its databases are made without rows from dev_tables.json, with descriptions), `spider_train` and
 `spider_dev`. For each question, `prompt.linking` gets the prompt's length with `--share` of its schema's tokens. What
-was kept is read from the prompt itself, whose DDL SQLite runs. `possible` counts questions whose gold and its keys fit. `values` is about the text literals of the gold that are in the database in this letter case.
-`--index N` instead measures a database of N distinct values. The last line is JSON.
+was kept is read from the prompt itself, whose DDL SQLite runs. `possible` counts the questions whose gold and its keys
+fit. `literals` are the texts of the gold that are in the database in this letter case. `--index N` instead measures a
+database of N distinct values. The last line is JSON.
 """
 
 import argparse

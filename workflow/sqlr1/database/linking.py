@@ -26,7 +26,7 @@ _TABLE = 1.0  # weight of a table's own score in that of its columns
 _LABEL = 1.5  # the same for names and titles: questions say what they hold, "Lewis Hamilton", not what they are called
 _TABLE_NAME, _COLUMN_NAME = 2.0, 6.0  # for the share of a name that the question contains as one piece,
 _LEAST_COVER = 0.5  # if it is at least this
-_VALUE = 20.0  # for a value of the column in the question
+_VALUE = 8.0  # for a value of the column in the question
 
 
 class Linker:

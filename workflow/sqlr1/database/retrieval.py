@@ -106,12 +106,13 @@ class Bm25:
 class ValueIndex:
     """The distinct text values of a database of up to LONGEST_VALUE characters, by the words in them.
 
-    An index that took over a second to build is kept in `cache`, in a folder named after the file's hash.
+    An index that took over a second to build is kept in `cache`, in a folder named after the hashes of the file
+    and of this code. Raises InputError if that folder is damaged.
     """
 
     def __init__(self, schema: Schema, cache: Path = _CACHE) -> None:
         self.schema = schema
-        kept = cache / f"{sha256(schema.path)}-{LONGEST_VALUE}"
+        kept = cache / f"{sha256(schema.path)}-{sha256(Path(__file__))[:8]}"
         if kept.is_dir():
             try:
                 self._places = json.loads((kept / "values.json").read_text(encoding="utf-8"))
