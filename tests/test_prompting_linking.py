@@ -114,12 +114,27 @@ def test_a_kept_index_answers_alike_and_a_damaged_one_is_named(database, tmp_pat
     monkeypatch.setattr("sqlr1.database.retrieval._SLOW", -1.0)
     schema, cache = read_schema(database), tmp_path / "cache"
     built, loaded = ValueIndex(schema, cache), ValueIndex(schema, cache)
-    [kept] = cache.iterdir()
+    [kept] = cache.iterdir()  # and nothing half-written
     for text in ("Spain and France", "the Kingdom of Spain", "nothing"):
         assert built.mentioned(text, 9) == loaded.mentioned(text, 9)
     (kept / "values.json").write_text("[[")
     with pytest.raises(InputError, match=f"{kept.name}.*delete it"):
         ValueIndex(schema, cache)
+
+
+def test_an_index_that_cannot_be_kept_works(database, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("sqlr1.database.retrieval._SLOW", -1.0)
+    (tmp_path / "cache").write_text("a file")
+    assert ValueIndex(read_schema(database), tmp_path / "cache").mentioned("in Spain", 1)[0].value == "Spain"
+    assert "cannot be kept" in caplog.text
+
+
+def test_a_malformed_description_is_named(database):
+    folder = database.parent / "database_description"
+    folder.mkdir()
+    (folder / "song.csv").write_text("original_column_name,column_name\ntitle," + "x" * 140_000)
+    with pytest.raises(InputError, match=r"song.csv: not a readable CSV file.*repair or remove it"):
+        Linker(read_schema(database))
 
 
 def test_prompts_with_values_share_their_schema(database):

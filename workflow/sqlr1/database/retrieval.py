@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -130,16 +129,16 @@ class ValueIndex:
             self._keep(kept)
 
     def _keep(self, folder: Path) -> None:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=folder.parent))
-        self._bm25.save(made)
-        (made / "values.json").write_text(json.dumps(self._places), encoding="utf-8")
+        """Write the index to `folder`, whole or not at all. Where that cannot be done it is built anew each time."""
         try:
-            os.rename(made, folder)
-        except OSError:
-            shutil.rmtree(made)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as made:
+                self._bm25.save(Path(made))
+                (Path(made) / "values.json").write_text(json.dumps(self._places), encoding="utf-8")
+                os.rename(made, folder)
+        except OSError as error:
             if not folder.is_dir():  # else another process was faster
-                raise
+                log.warning("%s: the values' index cannot be kept (%s)", folder, error.strerror)
 
     @property
     def values(self) -> list[str]:
