@@ -10,7 +10,7 @@ import yaml
 from conftest import ROOT
 from trl import GRPOConfig, SFTConfig
 
-from sqlr1.config import ColdStart, Config, Grpo, plain
+from sqlr1.config import ColdStart, Config, Grpo, Prompt, plain
 from sqlr1.config_files import load, read_config, read_yaml
 from sqlr1.records import SQL_CLASSES, InputError
 from sqlr1.rewards import reward_functions
@@ -70,7 +70,7 @@ def test_the_paper_overlays_hold_the_published_settings(overlay, tmp_path):
     assert (cold_start.learning_rate, cold_start.per_device_train_batch_size) == (5.0e-5, 1)
     assert cold_start.save_steps == 1000  # of 25,000: a checkpoint of 7B is 120 GB
     assert config.cold_start.dtype == config.grpo.dtype == "bfloat16"  # as on the GPUs
-    assert plain(config.prompt) == {"schema": "ddl", "example_values": 2, "max_length": 4096}
+    assert plain(config.prompt) == plain(Prompt(schema="ddl", example_values=2, max_length=4096))
     assert config.filter.rl_classes == ["Complex"]
     assert len(set(config.filter.classes.values())) == 1  # SynSQL-200K: 50,000 of each class
     assert config.grpo.validation.every == 500  # of 5,000 steps: 4,000 questions ten times, eight per step

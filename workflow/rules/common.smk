@@ -122,10 +122,15 @@ wildcard_constraints:
 
 
 def benchmark_files(name):
-    """The files a benchmark's results depend on: its questions and each SQLite file in its databases folder."""
+    """The files a benchmark's results depend on: its questions and each SQLite file in its databases folder.
+
+    Schema linking reads the descriptions beside them too.
+    """
     entry = BENCHMARKS[name]
     made_here = "{results}" in entry.databases
     databases = "<results>/synthesize/catalogue.jsonl" if made_here else database_files(entry)
+    if CONFIG.prompt.linking and not made_here:
+        databases += sorted(map(str, Path(resolve(entry.databases)).glob("*/database_description/*.csv")))
     return {"questions": resolve(entry.questions), "databases": databases}
 
 

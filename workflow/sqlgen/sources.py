@@ -11,7 +11,7 @@ from typing import Any
 from sqlgen.naming import words
 from sqlgen.populate import build_database
 from sqlr1.database import Schema, Table, read_schema
-from sqlr1.database.files import database_files
+from sqlr1.database.files import database_files, description_rows
 from sqlr1.records import InputError, Question, atomic_write, read_json, write_json
 
 _DIFFICULTY = {"Simple": "simple", "Moderate": "moderate", "Complex": "challenging", "Highly Complex": "challenging"}
@@ -65,17 +65,12 @@ def _spider_names(tables: Path) -> dict[str, Names]:
 
 
 def described_names(database: Path) -> Names:
-    """Column names of at most four words from `database_description/<table>.csv`; none that two columns share.
-
-    Some of BIRD's files are not valid UTF-8: the bytes in question are replaced.
-    """
+    """Column names of at most four words from BIRD's descriptions; none that two columns share."""
     names: dict[tuple[str, str], str] = {}
-    for path in sorted(database.parent.glob("database_description/*.csv")):
-        with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-            for row in csv.DictReader(file):
-                column, noun = row.get("original_column_name") or "", " ".join(words(row.get("column_name") or ""))
-                if re.fullmatch(r"[a-z][a-z0-9]*( [a-z0-9]+){0,3}", noun):
-                    names[path.stem.lower(), column.strip().lower()] = noun
+    for table, row in description_rows(database):
+        column, noun = row.get("original_column_name", ""), " ".join(words(row.get("column_name", "")))
+        if re.fullmatch(r"[a-z][a-z0-9]*( [a-z0-9]+){0,3}", noun):
+            names[table.lower(), column.strip().lower()] = noun
     uses = Counter((table, noun) for (table, _), noun in names.items())
     return {(table, column): noun for (table, column), noun in names.items() if uses[table, noun] == 1}
 

@@ -234,6 +234,12 @@ class Prompt(Section):
     schema_format: Literal["compact", "ddl"] = Field("compact", alias="schema")
     """compact lists tables, columns and keys; ddl is the paper's."""
     example_values: NonNegativeInt = key(0, "Example values per column; compact shows them for text columns only.")
+    retrieved_values: NonNegativeInt = 0
+    """Values of the database that the question mentions, at most; they are shown with their columns, as
+    `Values: pet.name = 'Rex'` between schema and question."""
+    linking: Literal["fit"] | PositiveInt | None = None
+    """null shows the whole schema; fit leaves out the columns least relevant to the question if the prompt is too long;
+    a number shows that many of the most relevant tables, and those that join them, in every prompt, and fits it too."""
     max_length: Annotated[int, Field(ge=32)] = 384
     """Tokens. Training rows with a longer prompt are dropped and counted; candidates use the model's whole context."""
 

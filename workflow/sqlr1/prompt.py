@@ -6,6 +6,7 @@ once and in this order. The SQL is in the last `sql` fence of the answer (SQL-R1
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 INSTRUCTION = "Answer with one SQLite query. Format: <think>reasoning</think><answer>```sql\nquery\n```</answer>"
@@ -25,9 +26,16 @@ class Response:
     well_formed: bool
 
 
-def prompt_messages(schema_text: str, question: str, evidence: str = "") -> list[dict[str, str]]:
-    """The chat messages for a question: schema, then evidence if any, then the question. Never the complexity label."""
+def prompt_messages(
+    schema_text: str, question: str, evidence: str = "", values: Sequence[str] = ()
+) -> list[dict[str, str]]:
+    """The chat messages for a question: schema, then values and evidence if any, then the question.
+
+    Never the complexity label. `values` are conditions that the question may mean: `pet.name = 'Rex'`.
+    """
     parts = [schema_text.rstrip()]
+    if values:
+        parts.append(f"Values: {', '.join(values)}")
     if evidence:
         parts.append(f"Evidence: {evidence}")
     parts.append(f"Question: {question}")

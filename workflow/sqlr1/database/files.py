@@ -2,10 +2,11 @@
 dataset.
 """
 
+import csv
 import hashlib
 import logging
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sqlr1.records import Database, InputError, read_json, sha256
@@ -67,6 +68,20 @@ def check_journals(database: Path) -> None:
                 f"{database}: some of its rows may still be in {journal.name}; close the program that writes it, then "
                 f"run: sqlite3 {shlex.quote(str(database))} '{command}'"
             )
+
+
+def description_rows(database: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """(table, row) of BIRD's `database_description/<table>.csv` beside a database; empty fields are left out.
+
+    Some of BIRD's files are not valid UTF-8: the bytes in question are replaced. Raises InputError for a malformed one.
+    """
+    for path in sorted(database.parent.glob("database_description/*.csv")):
+        with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+            try:
+                for row in csv.DictReader(file):
+                    yield path.stem, {name: text for name, text in row.items() if name and text}
+            except csv.Error as error:
+                raise InputError(f"{path}: not a readable CSV file ({error}); repair or remove it") from error
 
 
 def merged(databases: Iterable[tuple[str, Path]]) -> dict[str, Path]:

@@ -9,15 +9,15 @@ _LONGEST_EXAMPLE = 40  # characters
 _Examples = dict[tuple[str, str], list[str]]  # (table, column) -> SQL literals
 
 
-def schema_text(schema: Schema, style: str, example_values: int) -> str:
-    """All tables of the schema as text for the prompt.
+def schema_text(schema: Schema, style: str, example_values: int, whole: Schema | None = None) -> str:
+    """All tables of the schema as text for the prompt. `whole` is what it was cut from: its examples are read once.
 
     `compact` has one line per table, `song(song_id*, title, singer_id->singer)`: `*` marks a primary key, `->` the
     table that a foreign key refers to (with its column unless that is the primary key). `ddl` is CREATE TABLE with one
     column per line and `-- comment, example: [v1, v2]`. Both show up to `example_values` values per column, compact
     for text columns only.
     """
-    examples = _examples(schema, example_values) if example_values else {}
+    examples = _examples(whole or schema, example_values) if example_values else {}
     write, separator = {"compact": (_compact_table, "\n"), "ddl": (_ddl_table, "\n\n")}[style]
     return separator.join(write(schema, table, examples) for table in schema.tables)
 
@@ -70,11 +70,12 @@ def _examples(schema: Schema, count: int) -> _Examples:
                         f"SELECT DISTINCT {name} FROM (SELECT {name} FROM {quote(table.name)} LIMIT 200) WHERE {name} "
                         f"IS NOT NULL AND {name} <> '' AND length({name}) <= {_LONGEST_EXAMPLE} LIMIT {count}"
                     )
-                    examples[table.name, column.name] = [_literal(value) for (value,) in rows]
+                    examples[table.name, column.name] = [literal(value) for (value,) in rows]
     return examples
 
 
-def _literal(value: object) -> str:
+def literal(value: object) -> str:
+    """The value as an SQL literal on one line."""
     if isinstance(value, str):
         shown = "".join(character if character.isprintable() else " " for character in value)
         return "'" + shown.replace("'", "''") + "'"

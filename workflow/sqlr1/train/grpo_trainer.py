@@ -78,9 +78,9 @@ def grpo_rows(
     rows = []
     for question in questions:
         database = catalogue[question.db_id]
-        ids = prompts.token_ids(question, database)
+        messages, ids = prompts.prompt(question, database)
         if ids is not None:
-            row = {"id": question.id, "prompt": prompts.messages(question, database), "prompt_ids": ids}
+            row = {"id": question.id, "prompt": messages, "prompt_ids": ids}
             rows.append({**row, "gold": question.sql, "database": str(database)})
     return rows, len(questions) - len(rows)
 
