@@ -6,12 +6,8 @@ import time
 
 import pytest
 
-from sqlr1.evaluate.formats import (
-    read_predictions,
-    read_questions,
-    write_bird_json,
-    write_spider_text,
-)
+from sqlr1.evaluate.formats import read_questions, write_bird_json, write_spider_text
+from sqlr1.evaluate.prediction_files import read_predictions
 from sqlr1.records import InputError
 from sqlr1.sandbox import on_one_line
 

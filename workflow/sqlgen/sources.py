@@ -12,9 +12,11 @@ from sqlgen.naming import words
 from sqlgen.populate import build_database
 from sqlr1.database import Schema, Table, read_schema
 from sqlr1.database.files import database_files
-from sqlr1.records import InputError, Question, atomic_write, read_json, write_json
+from sqlr1.records import InputError, Question, atomic_write, read_json, readable, write_json
 
 _DIFFICULTY = {"Simple": "simple", "Moderate": "moderate", "Complex": "challenging", "Highly Complex": "challenging"}
+_SPIDER_KEYS = ("db_id", "table_names_original", "column_names_original", "column_names")
+_LONGEST_FIELD = 2**31 - 1  # of a CSV; Python's own limit is 128 kB
 Names = Mapping[tuple[str, str], str]  # (table, column) in lower case -> the words for the column in a question
 
 
@@ -49,11 +51,19 @@ def folder_sources(databases: Path, db_ids: Path | None = None, tables: Path | N
 def _spider_names(tables: Path) -> dict[str, Names]:
     """Column names by database. Raises InputError naming the entry that is not in Spider's layout."""
     names: dict[str, Names] = {}
-    for number, entry in enumerate(read_json(tables)):
+    entries = read_json(tables)
+    if not isinstance(entries, list):
+        raise InputError(f"{tables}: expected a list of databases, found {type(entries).__name__}")
+    for number, entry in enumerate(entries):
         try:
-            originals = entry["table_names_original"]
-            pairs = zip(entry["column_names_original"], entry["column_names"], strict=True)
-            names[entry["db_id"]] = {
+            db_id, originals, own, other = (entry[key] for key in _SPIDER_KEYS)
+            if not isinstance(originals, list):
+                raise TypeError("'table_names_original' is no list")
+            for name in (db_id, *originals, *(name for _, name in [*own, *other])):
+                if not isinstance(name, str):
+                    raise TypeError(f"{name!r:.40} where a name belongs")
+            pairs = zip(own, other, strict=True)
+            names[db_id] = {
                 (originals[i].lower(), name.lower()): noun.lower() for (i, name), (_, noun) in pairs if i >= 0
             }
         except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -67,11 +77,13 @@ def _spider_names(tables: Path) -> dict[str, Names]:
 def described_names(database: Path) -> Names:
     """Column names of at most four words from `database_description/<table>.csv`; none that two columns share.
 
-    Some of BIRD's files are not valid UTF-8: the bytes in question are replaced.
+    Some of BIRD's files are not valid UTF-8: the bytes in question are replaced. Raises InputError for a file that
+    cannot be read.
     """
     names: dict[tuple[str, str], str] = {}
+    csv.field_size_limit(_LONGEST_FIELD)
     for path in sorted(database.parent.glob("database_description/*.csv")):
-        with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        with readable(path), open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
             for row in csv.DictReader(file):
                 column, noun = row.get("original_column_name") or "", " ".join(words(row.get("column_name") or ""))
                 if re.fullmatch(r"[a-z][a-z0-9]*( [a-z0-9]+){0,3}", noun):
