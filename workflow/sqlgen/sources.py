@@ -67,7 +67,7 @@ def _spider_names(tables: Path) -> dict[str, Names]:
                 (originals[i].lower(), name.lower()): noun.lower() for (i, name), (_, noun) in pairs if i >= 0
             }
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = f"{error} is missing" if isinstance(error, KeyError) else error
             raise InputError(
                 f"{tables}: entry {number} is not in the layout of Spider's tables.json ({reason})"
             ) from error

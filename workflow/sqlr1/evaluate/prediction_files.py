@@ -139,13 +139,13 @@ def _numbered(values: list[tuple[str, Any]], questions: Sequence[BenchmarkQuesti
             number = whole_number(where, number)
         if type(number) is not int:
             raise InputError(f"{where}: {_NEEDS}")
-        sql, db_id = _sql(where, value)
+        db_id, sql = _sql(where, value)
         rows.append((where, number, db_id, sql))
     return _resolved(rows, questions) if key == "question_id" else rows
 
 
-def _sql(where: str, value: Any) -> tuple[str, str | None]:
-    """SQL and, if it is named, the database of one answer: text, or an object that holds it."""
+def _sql(where: str, value: Any) -> tuple[str | None, str]:
+    """The database, if it is named, and the SQL of one answer: text, or an object that holds it."""
     db_id = None
     if isinstance(value, dict):
         db_id = value.get("db_id")
@@ -153,7 +153,7 @@ def _sql(where: str, value: Any) -> tuple[str, str | None]:
     if not isinstance(value, str):
         raise InputError(f"{where}: {_NEEDS}")
     sql, _, marked = value.partition(BIRD_MARK)
-    return sql, marked.strip() or db_id
+    return marked.strip() or db_id, sql
 
 
 def _bird_rows(path: Path, found: dict[str, Any]) -> Iterator[_Row]:
@@ -163,7 +163,7 @@ def _bird_rows(path: Path, found: dict[str, Any]) -> Iterator[_Row]:
         if isinstance(value, list):
             raise InputError(f"{where}: expected one SQL, found a list")
         # A value that is not text (a 0 for "no answer", say) is a wrong answer in BIRD's evaluator too.
-        sql, db_id = _sql(where, value) if isinstance(value, str | dict) else ("", None)
+        db_id, sql = _sql(where, value) if isinstance(value, str | dict) else (None, "")
         yield where, number, db_id, sql
 
 
@@ -183,8 +183,10 @@ def _resolved(rows: list[_Row], questions: Sequence[BenchmarkQuestion]) -> list[
             raise InputError(f"{where}: there is no question {number}; no row of the questions file has this id")
         resolved.append((where, ids[number].index, db_id, sql))
     if fitting(positions) == len(rows) and any(row[1] != own[1] for row, own in zip(resolved, rows, strict=True)):
-        where = rows[0][0]
-        logger.warning("%s: keys are read as the questions' question_id; they would also fit as positions", where)
+        logger.warning(
+            "%s: read by the questions' question_id; as positions the keys would fit too (JSON lines with 'index')",
+            rows[0][0],
+        )
     return resolved
 
 
@@ -219,9 +221,10 @@ def _lines(path: Path, text: str, questions: Sequence[BenchmarkQuestion], known:
 def _misfit(filled: Sequence[str], surplus: int, known: set[str]) -> str:
     """Why lines are not an answer each, or "". `surplus`: lines beyond the number of questions."""
     few = 2 * sum(bool(_SQL.match(line)) for line in filled) < len(filled)
-    ends = [line.rpartition(",") for line in filled]
-    named = sum(bool(comma) and last.strip(" \"'") in known for _, comma, last in ends)
-    if 2 * max(named, sum(bool(_CSV.match(line)) for line in filled)) > len(filled):
+    ends = [line.rstrip().rpartition(",") for line in filled]
+    named = sum(bool(comma) and last.strip("\"'") in known for _, comma, last in ends)
+    columns = sum(bool(_CSV.match(line)) for line in filled)
+    if 2 * columns >= len(filled) or (named > 1 and 2 * named > len(filled)):  # one may be `FROM item,shop`
         return "looks like a CSV"
     if any(map(_LONE_FENCE.fullmatch, filled)):
         return "has code fences on lines of their own"
