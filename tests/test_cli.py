@@ -114,7 +114,7 @@ def test_json_for_machines(files, capsys):
 
 
 def test_json_without_a_scored_question(files, capsys):
-    (files / "none.jsonl").write_text("")
+    (files / "none.jsonl").write_text('{"index": 3, "predicted": "SELECT 1"}')
     main(arguments(files, "--json", predictions="none.jsonl"))
     result = json.loads(capsys.readouterr().out)
     assert result["scored"] == 0
@@ -186,6 +186,17 @@ def test_output_does_not_depend_on_workers_or_hash_seed(files):
         )
         outputs.append((run.stdout, (files / f"{seed}.jsonl").read_text()))
     assert outputs[0] == outputs[1]
+
+
+def test_a_file_in_which_most_answers_are_no_sql_is_warned_of(files, caplog):
+    (files / "pred.txt").write_text("SELECT 2 ! shop\nSELECT name FROM item\nSELECT price FROM item | shop\n")
+    main(arguments(files))
+    warning = "pred.txt: 2 of 3 answers do not parse as SQL; question 0: unrecognized token: \"!\" in 'SELECT 2 ! shop'"
+    assert warning in caplog.text
+    caplog.clear()
+    (files / "pred.txt").write_text("SELECT 2\nSELECT name FROM item\nSELECT price FROM item | shop\n")
+    main(arguments(files))
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import sqlite3
 
 import pytest
 
-from sqlr1.evaluate.formats import read_predictions, read_questions
+from sqlr1.evaluate.formats import read_questions
+from sqlr1.evaluate.prediction_files import read_predictions
 from sqlr1.prompt import format_response
 from sqlr1.records import Candidates, read_jsonl, read_records, write_json, write_jsonl
 from sqlr1.stages import score

@@ -33,6 +33,10 @@ CASES = {
     "prediction fails": ("SELECT a FROM t", "SELECT nope FROM t", 0, 0, 0, 0.0),
     "a lucky constant": ("SELECT count(*) FROM t", "SELECT 3", 1, 1, 1, 1.0),
     "Spider mends operators": ("SELECT a FROM t WHERE a >= 2", "SELECT a FROM t WHERE a > = 2", 0, 1, 1, 0.0),
+    "semicolons at the end": ("SELECT a FROM t;", "SELECT a FROM t;;", 0, 1, 0, 0.0),
+    "a code fence at the end": ("SELECT a FROM t", "SELECT a FROM t;\n```", 0, 1, 0, 0.0),
+    "IS DISTINCT FROM": ("SELECT a FROM t WHERE d = 6", "SELECT a FROM t WHERE d IS DISTINCT FROM 5", 1, 1, 1, 1.0),
+    "IS DISTINCT FROM in the gold": ("SELECT a FROM t WHERE d IS NOT DISTINCT FROM 6", "SELECT 3", 1, 1, 1, 1.0),
     "Spider mends the year": ("SELECT 2020", "SELECT YEAR(CURDATE())", 0, 1, 1, 0.0),
 }  # fmt: skip
 
@@ -124,6 +128,8 @@ def test_every_official_file_is_tested(data_root):
         ("select count(distinct a), 'DISTINCT' from t", "select count( a), 'DISTINCT' from t"),
         ('SELECT "distinct", `distinct`, [distinct] FROM t', 'SELECT "distinct", `distinct`, [distinct] FROM t'),
         ("SELECT 'it''s distinct' -- distinct\n, DISTINCT a", "SELECT 'it''s distinct' -- distinct\n,  a"),
+        ("SELECT DISTINCT a IS /* b */ NOT\nDistinct FROM 1", "SELECT  a IS /* b */ NOT\nDistinct FROM 1"),
+        ("SELECT b.this, DISTINCT this DISTINCT", "SELECT b.this,  this "),
         ("SELECT distinctly, a_distinct FROM t", "SELECT distinctly, a_distinct FROM t"),
     ],
 )

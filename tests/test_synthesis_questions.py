@@ -1,6 +1,7 @@
 """Properties of a generated corpus: coverage, styles, variety, determinism."""
 
 import gc
+import json
 import os
 import re
 import sqlite3
@@ -24,7 +25,7 @@ from sqlr1.data.mentions import unmentioned_value
 from sqlr1.data.split import shares
 from sqlr1.database import read_profile
 from sqlr1.database.sql import sql_class
-from sqlr1.records import SQL_CLASSES, STYLES, Question
+from sqlr1.records import SQL_CLASSES, STYLES, InputError, Question
 from sqlr1.sandbox import Executor, Limits
 
 CLASSES = {"Simple": 0.3, "Moderate": 0.3, "Complex": 0.25, "Highly Complex": 0.15}
@@ -285,6 +286,64 @@ def test_any_database_will_do(data_root):
         db = SpeakableDatabase(read_profile(path))
         rows = list(generate_over(db, "chinook", {"Simple": 10, "Complex": 10}, ANY, executor))
     assert len(rows) == 20
+
+
+TABLES = {
+    "db_id": "pets",
+    "table_names_original": ["pet"],
+    "column_names_original": [[-1, "*"], [0, "pet_id"], [0, "kind"]],
+    "column_names": [[-1, "*"], [0, "pet id"], [0, "species"]],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"db_id": None}, "None where a name belongs"),
+        ({"db_id": ["pets"]}, r"\['pets'\] where a name belongs"),
+        ({"table_names_original": [None]}, "None where a name belongs"),
+        ({"table_names_original": "pet"}, "'table_names_original' is no list"),
+        ({"table_names_original": []}, "list index out of range"),
+        ({"column_names_original": [[-1, "*"], [0, "pet_id"], [0, 2020]]}, "2020 where a name belongs"),
+        ({"column_names_original": [[-1, "*"], [0, "pet_id"], ["0", "kind"]]}, "'>=' not supported"),
+        ({"column_names": [[-1, "*"], [0, "pet id"], [0, None]]}, "None where a name belongs"),
+        ({"column_names": [[-1, "*"], [0, "pet id"]]}, "zip"),
+        ({"column_names": [[-1, "*"], [0, "pet id"], [0]]}, "not enough values"),
+        ({"column_names": [-1, 0, 0]}, "cannot unpack"),
+        ({"column_names": None}, "iterable"),
+    ],
+)
+def test_a_malformed_entry_of_tables_json_is_named(tmp_path, change, reason):
+    (tmp_path / "tables.json").write_text(json.dumps([TABLES, TABLES | change]))
+    with pytest.raises(InputError, match=rf"tables\.json: entry 1 is not in the layout .*{reason}") as error:
+        folder_sources(tmp_path, tables=tmp_path / "tables.json")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"pets": TABLES}, r"tables\.json: expected a list of databases, found dict"),
+        (5, r"tables\.json: expected a list of databases, found int"),
+        ([None], r"tables\.json: entry 0 is not in the layout"),
+        (["pets"], r"tables\.json: entry 0 is not in the layout"),
+        ([{}], r"tables\.json: entry 0 is not in the layout .*'db_id'"),
+    ],
+)
+def test_a_tables_json_of_another_shape_is_named(tmp_path, content, message):
+    (tmp_path / "tables.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=message):
+        folder_sources(tmp_path, tables=tmp_path / "tables.json")
+
+
+def test_odd_description_files(tmp_path):
+    folder = tmp_path / "database_description"
+    folder.mkdir()
+    (folder / "pet.csv").write_text("original_column_name,column_name,notes\nkind,species," + "x" * 200_000 + "\n")
+    assert described_names(tmp_path / "pets.sqlite") == {("pet", "kind"): "species"}
+    (folder / "x.csv").mkdir()
+    with pytest.raises(InputError, match=r"x\.csv: cannot be read \(Is a directory\)"):
+        described_names(tmp_path / "pets.sqlite")
 
 
 def test_descriptions_that_do_not_tell_columns_apart_are_not_used(data_root):

@@ -212,7 +212,7 @@ def fails(capfd, run, message, **settings):
 def test_a_faulty_tables_file_is_named_with_its_entry(run, capfd, small_spider, tmp_path):
     (tmp_path / "tables.json").write_text('[{"db_id": "pets"}]')
     folder = {"databases": str(small_spider / "spider/database"), "tables": str(tmp_path / "tables.json")}
-    message = "tables.json: entry 0 is not in the layout of Spider's tables.json (KeyError: 'table_names_original')"
+    message = "tables.json: entry 0 is not in the layout of Spider's tables.json ('table_names_original' is missing)"
     fails(capfd, run, message, folders=[folder], folder_questions=4)
 
 

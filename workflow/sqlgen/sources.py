@@ -15,6 +15,7 @@ from sqlr1.database.files import database_files, description_rows
 from sqlr1.records import InputError, Question, atomic_write, read_json, write_json
 
 _DIFFICULTY = {"Simple": "simple", "Moderate": "moderate", "Complex": "challenging", "Highly Complex": "challenging"}
+_SPIDER_KEYS = ("db_id", "table_names_original", "column_names_original", "column_names")
 Names = Mapping[tuple[str, str], str]  # (table, column) in lower case -> the words for the column in a question
 
 
@@ -49,15 +50,23 @@ def folder_sources(databases: Path, db_ids: Path | None = None, tables: Path | N
 def _spider_names(tables: Path) -> dict[str, Names]:
     """Column names by database. Raises InputError naming the entry that is not in Spider's layout."""
     names: dict[str, Names] = {}
-    for number, entry in enumerate(read_json(tables)):
+    entries = read_json(tables)
+    if not isinstance(entries, list):
+        raise InputError(f"{tables}: expected a list of databases, found {type(entries).__name__}")
+    for number, entry in enumerate(entries):
         try:
-            originals = entry["table_names_original"]
-            pairs = zip(entry["column_names_original"], entry["column_names"], strict=True)
-            names[entry["db_id"]] = {
+            db_id, originals, own, other = (entry[key] for key in _SPIDER_KEYS)
+            if not isinstance(originals, list):
+                raise TypeError("'table_names_original' is no list")
+            for name in (db_id, *originals, *(name for _, name in [*own, *other])):
+                if not isinstance(name, str):
+                    raise TypeError(f"{name!r:.40} where a name belongs")
+            pairs = zip(own, other, strict=True)
+            names[db_id] = {
                 (originals[i].lower(), name.lower()): noun.lower() for (i, name), (_, noun) in pairs if i >= 0
             }
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = f"{error} is missing" if isinstance(error, KeyError) else error
             raise InputError(
                 f"{tables}: entry {number} is not in the layout of Spider's tables.json ({reason})"
             ) from error

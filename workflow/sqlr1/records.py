@@ -142,7 +142,8 @@ def readable(where: Path | str, one_line: bool = False) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"{where}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+        kind = error.encoding.upper()
+        raise InputError(f"{where}: not {kind} text ({error.reason} at byte {error.start})") from error
     except json.JSONDecodeError as error:
         line = "" if one_line else f":{error.lineno}"
         raise InputError(f"{where}{line}: not valid JSON ({error.msg}, column {error.colno})") from error
@@ -166,13 +167,25 @@ def _object(where: str, line: bytes) -> dict[str, Any]:
     return row
 
 
+def read_text(path: Path) -> str:
+    """A file's text in UTF-8, -16 or -32, with or without a byte order mark; every line break becomes "\\n".
+
+    Raises InputError for a missing file and for bytes that are no text.
+    """
+    with readable(path):
+        data = Path(path).read_bytes()
+        text = data.decode(json.detect_encoding(data))
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 def read_json(path: Path, make_object: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """Read a JSON file. Raises InputError for a missing or malformed one, naming the line.
 
     `make_object` turns the (key, value) pairs of each object into a value; it may raise ValueError.
     """
+    text = read_text(path)
     with readable(path):
-        return json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=make_object)
+        return json.loads(text, object_pairs_hook=make_object)
 
 
 @contextlib.contextmanager

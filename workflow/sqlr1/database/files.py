@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from sqlr1.records import Database, InputError, read_json, sha256
+from sqlr1.records import Database, InputError, read_json, readable, sha256
 
 log = logging.getLogger(__name__)
 SUFFIXES = (".sqlite", ".sqlite3", ".db")
@@ -26,6 +26,7 @@ def sqlite_files(databases: Path) -> list[Path]:
     return sorted(databases.glob("*/*.sqlite")) + sorted(flat)
 
 
+_LONGEST_FIELD = 2**31 - 1  # of a CSV; Python's own limit is 128 kB
 _HOT_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # first bytes of a rollback journal; zero in one that is finished
 
 
@@ -73,15 +74,14 @@ def check_journals(database: Path) -> None:
 def description_rows(database: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """(table, row) of BIRD's `database_description/<table>.csv` beside a database; empty fields are left out.
 
-    Some of BIRD's files are not valid UTF-8: the bytes in question are replaced. Raises InputError for a malformed one.
+    Some of BIRD's files are not valid UTF-8: the bytes in question are replaced. Raises InputError for one that
+    cannot be read.
     """
+    csv.field_size_limit(_LONGEST_FIELD)
     for path in sorted(database.parent.glob("database_description/*.csv")):
-        with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-            try:
-                for row in csv.DictReader(file):
-                    yield path.stem, {name: text for name, text in row.items() if name and text}
-            except csv.Error as error:
-                raise InputError(f"{path}: not a readable CSV file ({error}); repair or remove it") from error
+        with readable(path), open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+            for row in csv.DictReader(file):
+                yield path.stem, {name: text for name, text in row.items() if name and text}
 
 
 def merged(databases: Iterable[tuple[str, Path]]) -> dict[str, Path]:

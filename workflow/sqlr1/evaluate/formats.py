@@ -1,20 +1,19 @@
-"""Questions and answers in the benchmarks' own file formats, and in this package's `candidates.jsonl`."""
+"""Questions in the benchmarks' own file formats, this package's `candidates.jsonl`, and writers of predictions."""
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlr1.database.files import SUFFIXES
 from sqlr1.evaluate.hardness import UNKNOWN, spider_hardness
 from sqlr1.prompt import Response, parse_response
-from sqlr1.records import Candidates, InputError, atomic_write, read_json, read_jsonl, read_records, readable
+from sqlr1.records import Candidates, InputError, atomic_write, read_json, read_records, readable
 from sqlr1.sandbox import on_one_line
 
 LAYOUTS = ("spider", "bird")
-_BIRD_MARK = "\t----- bird -----\t"
+BIRD_MARK = "\t----- bird -----\t"
 _MOST_DIGITS = 18  # of a question's index; Python refuses to read numbers of thousands of digits
 _GOLD_KEY = {"spider": "query", "bird": "SQL"}
 Answer = TypeVar("Answer")
@@ -22,7 +21,10 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class BenchmarkQuestion:
-    """A question of a benchmark. `index`: position in the file, from 0; `difficulty`: Spider's hardness or BIRD's."""
+    """A question of a benchmark. `index`: position in the file, from 0; `difficulty`: Spider's hardness or BIRD's.
+
+    `question_id` is the file's own (BIRD's files have it), or None if not every row has one of its own.
+    """
 
     index: int
     db_id: str
@@ -30,6 +32,7 @@ class BenchmarkQuestion:
     evidence: str
     gold: str
     difficulty: str
+    question_id: int | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,11 @@ def read_questions(layout: str, path: Path) -> list[BenchmarkQuestion]:
     rows = read_json(path)
     if not isinstance(rows, list):
         raise InputError(f"{path}: expected a list of questions, found {type(rows).__name__}")
-    return [_question(layout, path, index, row) for index, row in enumerate(rows)]
+    questions = [_question(layout, path, index, row) for index, row in enumerate(rows)]
+    ids = [row.get("question_id") for row in rows]
+    if all(type(own) is int for own in ids) and len(set(ids)) == len(ids):
+        return [replace(question, question_id=own) for question, own in zip(questions, ids, strict=True)]
+    return questions
 
 
 def _question(layout: str, path: Path, index: int, row: Any) -> BenchmarkQuestion:
@@ -92,14 +99,6 @@ def database_path(databases: Path, db_id: str) -> Path | None:
         return None
 
 
-def read_answers(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[int, Answers]:
-    """Read answers by question index: `candidates.jsonl` with samples, or any file that `read_predictions` reads."""
-    if path.suffix == ".jsonl" and "samples" in next((row for _, row in read_jsonl(path)), {}):
-        return read_candidates(path, questions)
-    predictions = read_predictions(path, questions)
-    return {index: Answers(Response("", "", sql, well_formed=True)) for index, sql in predictions.items()}
-
-
 def read_candidates(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[int, Answers]:
     """Read `candidates.jsonl` by question index. Raises InputError if it does not fit the questions."""
     candidates = read_records(path, Candidates)
@@ -107,32 +106,16 @@ def read_candidates(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[
     rows = []
     for candidate in candidates:
         where = f"{path}: candidates {candidate.id[:20]!r}"
-        index = _index(where, candidate.id)
+        index = whole_number(where, candidate.id)
         if len(candidate.samples) != n or not n:
             raise InputError(f"{path}: candidates {index} hold {len(candidate.samples)} samples, the first {n}")
         texts = (candidate.greedy, *candidate.samples)
         greedy, *samples = map(parse_response, texts)
         rows.append((where, index, candidate.db_id, Answers(greedy, samples, asked=any(texts))))
-    return _by_index(rows, questions)
+    return by_index(rows, questions)
 
 
-def read_predictions(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[int, str]:
-    """Read one SQL per question index: JSONL (`.jsonl`), BIRD's JSON object (`.json`), else Spider's text.
-
-    A blank line of Spider's text is an answer that fails, wherever it is; questions after the last line have none.
-    """
-    if path.suffix == ".jsonl":
-        rows = _jsonl_rows(path)
-    elif path.suffix == ".json":
-        rows = _bird_rows(path)
-    else:
-        rows = _text_rows(path, questions)
-    return _by_index(rows, questions)
-
-
-def _by_index(
-    rows: Iterable[tuple[str, int, Any, Answer]], questions: Sequence[BenchmarkQuestion]
-) -> dict[int, Answer]:
+def by_index(rows: Iterable[tuple[str, int, Any, Answer]], questions: Sequence[BenchmarkQuestion]) -> dict[int, Answer]:
     """Answers by question index. A row is its place for messages, the index, the database if it is named, the answer.
 
     Raises InputError for an unknown or a repeated index, and for a database that is not the question's.
@@ -150,54 +133,11 @@ def _by_index(
     return answers
 
 
-def _index(where: str, text: str) -> int:
+def whole_number(where: str, text: str) -> int:
+    """The number of a question, 0 or more. Raises InputError for other text."""
     if not text.isdecimal() or len(text) > _MOST_DIGITS:
         raise InputError(f"{where}: expected a question index")
     return int(text)
-
-
-def _jsonl_rows(path: Path) -> Iterator[tuple[str, int, Any, str]]:
-    for number, row in read_jsonl(path):
-        where = f"{path}:{number}"
-        index, predicted = row.get("index"), row.get("predicted")
-        if type(index) is not int or not isinstance(predicted, str):
-            raise InputError(f"{where}: needs 'index' (a whole number) and 'predicted' (text)")
-        yield where, index, row.get("db_id"), predicted
-
-
-def _bird_rows(path: Path) -> Iterator[tuple[str, int, str | None, str]]:
-    rows = read_json(path, _without_repetition)
-    if not isinstance(rows, dict):
-        raise InputError(f"{path}: expected an object from question index to SQL, found {type(rows).__name__}")
-    for key, value in rows.items():
-        where = f"{path}: {key[:20]!r}"
-        # A value that is not text (a 0 for "no answer", say) is a wrong answer in BIRD's evaluator too.
-        sql, _, db_id = value.partition(_BIRD_MARK) if isinstance(value, str) else ("", "", "")
-        yield where, _index(where, key), db_id or None, sql
-
-
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-    if repeated:
-        raise ValueError(f"the key {repeated[0]!r} occurs twice")
-    return dict(pairs)
-
-
-def _text_rows(path: Path, questions: Sequence[BenchmarkQuestion]) -> Iterator[tuple[str, int, str | None, str]]:
-    with readable(path):
-        lines = path.read_bytes().decode().split("\n")
-    if not lines[-1]:  # the newline at the end of the file begins no line
-        lines.pop()
-    while len(lines) > len(questions) and not lines[-1].strip():
-        lines.pop()
-    known = {question.db_id for question in questions}
-    for index, line in enumerate(lines):
-        own = questions[index].db_id if index < len(questions) else ""
-        sql, tab, last = line.rstrip().rpartition("\t")
-        db_id = last.strip()
-        if not tab or not (db_id in known or db_id.casefold() == own.casefold()):  # SHOP for shop is a mistake
-            sql, db_id = line, None  # there is only SQL, which may hold tabs of its own
-        yield f"{path}:{index + 1}", index, db_id, sql.rstrip()
 
 
 def write_spider_text(path: Path, questions: Sequence[BenchmarkQuestion], predictions: Mapping[int, str]) -> None:
@@ -208,7 +148,8 @@ def write_spider_text(path: Path, questions: Sequence[BenchmarkQuestion], predic
 
 
 def write_bird_json(path: Path, questions: Sequence[BenchmarkQuestion], predictions: Mapping[int, str]) -> None:
-    """Write BIRD's `predict_dev.json`: question index -> `SQL<tab>----- bird -----<tab>db_id`."""
-    rows = {str(q.index): predictions[q.index] + _BIRD_MARK + q.db_id for q in questions if q.index in predictions}
+    """Write BIRD's `predict_dev.json`: `SQL<tab>----- bird -----<tab>db_id` by question_id, else by question index."""
+    keys = {q.index: q.index if q.question_id is None else q.question_id for q in questions}
+    rows = {keys[q.index]: predictions[q.index] + BIRD_MARK + q.db_id for q in questions if q.index in predictions}
     with atomic_write(path) as file:
         file.write(json.dumps(rows, ensure_ascii=False, indent=4) + "\n")

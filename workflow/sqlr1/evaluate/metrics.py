@@ -5,7 +5,8 @@ Sources: Spider's test-suite evaluator (`--etype exec`); BIRD's `evaluation.py`,
 
 Deliberate differences, safer or clearer than the official behaviour:
 
-- text with several statements is refused (Spider's evaluator runs the first);
+- text with several statements is refused (Spider's evaluator runs the first). Under Spider's rule, semicolons and a
+  code fence after the statement's own semicolon are no statement; BIRD's evaluator fails on them, and so does ours;
 - text without a statement fails (BIRD's takes it for an empty result);
 - if a database has several instances, BIRD's metrics must hold on all of them too (its scripts know one file);
 - undecodable bytes are dropped in BIRD's semantics too (its evaluator fails on them);
@@ -21,7 +22,8 @@ of the official verdicts that the tests compare with):
   the row (2, 25) does not match (2.0, 25), though (2,) matches (2.0,);
 - `YEAR(CURDATE())` becomes 2020 together with the blanks after it: `YEAR(CURDATE()) AND` is the broken `2020AND`;
 - in a prediction the word ` value ` between two blanks becomes ` 1 `, even if it is a column's name;
-- a line of a predictions file is cut at its first tab, even inside SQL.
+- a line of a predictions file is cut at its first tab, even inside SQL;
+- the DISTINCT of the operator `IS [NOT] DISTINCT FROM` is dropped like the keyword, and what is left is broken SQL.
 """
 
 import math

@@ -8,6 +8,7 @@ apart, never as wrong.
 import argparse
 import importlib
 import json
+import logging
 import os
 import threading
 from collections.abc import Mapping
@@ -16,13 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from sqlr1.evaluate.evaluator import SHARES, Evaluation, evaluate, in_order, summarise
-from sqlr1.evaluate.formats import LAYOUTS, read_answers, read_questions
+from sqlr1.evaluate.formats import LAYOUTS, read_questions
+from sqlr1.evaluate.prediction_files import read_answers
 from sqlr1.evaluate.statistics import Bootstrap, Estimate
 from sqlr1.records import InputError, write_jsonl
 from sqlr1.sandbox import METRICS, Executor, Limits
 
+logger = logging.getLogger(__name__)
 _OFFICIAL_REPEATS = 100
 _COMPARISON_SECONDS = 30.0  # longer than in training, where a batch waits for the slowest comparison
+# SQLite's messages; the last is that for a blank answer.
+_SYNTAX_ERRORS = ("syntax error", "unrecognized token", "incomplete input", "there is no statement")
 _RANGES = {
     "seconds": (0.001, 86_400.0),
     "rows": (1, 1_000_000_000),
@@ -48,8 +53,8 @@ def add_parser(commands: Any) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help="JSONL (.jsonl), BIRD's .json, Spider's text, in which a blank line is an answer that fails, or a "
-        "candidates.jsonl with samples",
+        help="JSON lines, BIRD's JSON, Spider's text, in which a blank line is an answer that fails, or a "
+        "candidates.jsonl with samples; the content decides, not the suffix",
     )
     parser.add_argument("--out", type=Path, metavar="FILE.jsonl", help="write one JSON line per scored question")
     parser.add_argument(
@@ -92,10 +97,20 @@ def run(args: argparse.Namespace) -> None:
         asked = [question for question in questions if question.index in answers]
         found = evaluate(executor, args.benchmark, asked, args.databases, answers, args.ves)
         found = replace(found, unanswered=[q.index for q in questions if q.index not in answers])
+    _warn_of_broken_sql(args.predictions, found)
     if args.out:
         write_jsonl(args.out, map(_record, found.scored))
     table = _table(found)
     print(_as_json(args.benchmark, found, table) if args.json else _as_text(found, table))
+
+
+def _warn_of_broken_sql(path: Path, found: Evaluation) -> None:
+    """Warn if SQLite cannot parse most answers: the file may hold more than the SQL."""
+    broken = [row for row in found.scored if any(error in row["greedy"]["error"] for error in _SYNTAX_ERRORS)]
+    if 2 * len(broken) > len(found.scored):
+        index, answer = broken[0]["index"], broken[0]["greedy"]
+        few = f"{len(broken)} of {len(found.scored)} answers do not parse as SQL"
+        logger.warning("%s: %s; question %d: %s in %.60r", path, few, index, answer["error"], answer["sql"])
 
 
 def _check_writable(out: Path, inputs: list[Path]) -> None:

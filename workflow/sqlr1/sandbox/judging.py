@@ -17,10 +17,13 @@ _GOLD_FAULTS = {Status.MISSING_DATABASE: Verdict.MISSING_DATABASE, Status.TIMED_
 SQLITE_MAGIC = b"SQLite format 3\0"
 # Literals, quoted names and comments are matched first, so that keywords inside them are ignored. The quantifiers are
 # possessive, and an unclosed literal runs to the end: a model wrote the text, and it must be read in linear time.
-_TOKEN = re.compile(
-    r"""'(?:[^']|'')*+'? | "(?:[^"]|"")*+"? | `(?:[^`]|``)*+`? | \[[^\]]*+\]?
-    | (?P<blank>(?: \s | --[^\n]*+ | /\*.*?(?:\*/|\Z) )++) | (?P<distinct>\bDISTINCT\b)""",
-    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+_FLAGS = re.IGNORECASE | re.DOTALL | re.VERBOSE
+_BLANK = r"(?: \s | --[^\n]*+ | /\*.*?(?:\*/|\Z) )++"
+_LITERAL = r"""'(?:[^']|'')*+'? | "(?:[^"]|"")*+"? | `(?:[^`]|``)*+`? | \[[^\]]*+\]?"""
+_TOKEN = re.compile(rf"{_LITERAL} | (?P<blank>{_BLANK})", _FLAGS)
+# IS [NOT] DISTINCT FROM is an operator: its DISTINCT is part of the match that begins with IS.
+_DISTINCT = re.compile(
+    rf"{_LITERAL} | {_BLANK} | \bIS\b{_BLANK}(?:NOT\b{_BLANK})?DISTINCT\b | (?P<distinct>\bDISTINCT\b)", _FLAGS
 )
 _CURRENT_YEAR = re.compile(r"YEAR\s*\(\s*CURDATE\s*\(\s*\)\s*\)", re.IGNORECASE)
 
@@ -114,7 +117,7 @@ def _statements(pair: Pair, metric: str) -> tuple[str, str, str]:
         return pair.gold, pair.predicted, "bird" if metric == "bird_ex" else metric
     gold, predicted = mend(pair.gold), mend(pair.predicted)
     if metric == "spider_exec":
-        gold, predicted = remove_distinct(gold), remove_distinct(predicted)
+        gold, predicted = remove_distinct(without_tail(gold)), remove_distinct(without_tail(predicted))
     return gold, predicted, "ordered" if is_ordered(gold) else "unordered"
 
 
@@ -130,14 +133,24 @@ def mend(sql: str) -> str:
 
 
 def remove_distinct(sql: str) -> str:
-    """Drop every DISTINCT keyword, as Spider's evaluator does by default.
+    """Drop every DISTINCT keyword, as Spider's evaluator does by default, but not that of `IS DISTINCT FROM`.
 
     >>> remove_distinct("SELECT count(DISTINCT a) FROM t WHERE b = 'distinct'")
     "SELECT count( a) FROM t WHERE b = 'distinct'"
     """
     if "distinct" not in sql.lower():
         return sql
-    return _TOKEN.sub(lambda match: "" if match["distinct"] else match[0], sql)
+    return _DISTINCT.sub(lambda match: "" if match["distinct"] else match[0], sql)
+
+
+def without_tail(sql: str) -> str:
+    """Drop the semicolons, and a code fence after them, at the end: Spider's evaluator runs what is before the first.
+
+    >>> without_tail("SELECT 1;;"), without_tail("SELECT 1; ```"), without_tail("SELECT 1; SELECT 2")
+    ('SELECT 1', 'SELECT 1', 'SELECT 1; SELECT 2')
+    """
+    whole = sql.rstrip().removesuffix("```").rstrip()
+    return whole.rstrip("; \t\r\n\f") if whole.endswith(";") else sql
 
 
 def is_ordered(gold: str) -> bool:

@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         mixed = _mixed(job)
         others = merged([*((s.db_id, s.path) for s in folders), *mixed.databases])
         job.reads([*_listed_files(settings), *others.values()])
-        job.reads(csv for path in others.values() for csv in path.parent.glob("database_description/*.csv"))
+        described = (csv for path in others.values() for csv in path.parent.glob("database_description/*.csv"))
+        job.reads(csv for csv in described if csv.is_file())
         questions = itertools.chain(
             _generated(job, own, settings.questions), _generated(job, folders, settings.folder_questions)
         )
