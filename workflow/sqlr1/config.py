@@ -397,7 +397,7 @@ class Grpo(Training):
     use_vllm: bool = key(False, "Rollouts by vLLM (extra gpu).")
     vllm_mode: Literal["colocate", "server"] = key("colocate", "vLLM in the training processes or as a server.")
     vllm_server_base_url: Annotated[str, Field(min_length=1)] | None = None
-    """Where `trl vllm-serve --model MODEL` listens, for vllm_mode server."""
+    """Where `vllm serve MODEL` listens, for vllm_mode server (its options: docs/howto/gpu.md)."""
     vllm_enable_sleep_mode: bool = key(False, "vLLM frees its memory while the policy trains.")
     vllm_tensor_parallel_size: PositiveInt = key(1, "Devices that share vLLM's copy of the policy.")
     vllm_gpu_memory_utilization: Share = key(0.3, "Share of a device's memory for vLLM.")
