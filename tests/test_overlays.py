@@ -64,6 +64,8 @@ def test_the_paper_overlays_hold_the_published_settings(overlay, tmp_path):
     }  # fmt: skip
     assert {name: getattr(grpo, name) for name in published} == published
     assert grpo.loss_type in ("dapo", "bnpo")
+    assert not grpo.vllm_importance_sampling_correction
+    assert grpo.vllm_max_model_length == config.prompt.max_length + grpo.max_completion_length
     # 8 prompts of 8 completions per step on 8 GPUs.
     assert grpo.per_device_train_batch_size * 8 * grpo.gradient_accumulation_steps == 8 * 8
     cold_start = trainer_config(config.cold_start, tmp_path, seed=0)

@@ -199,7 +199,8 @@ class Planner:
         # A group is packed as [prompt | c1 .. cG]: the prompt counts once.
         pairs = prompts * (self.prompt**2 / 2 + size * response * (self.prompt + response / 2))
         once = prompts * (self.prompt + size * response), pairs, prompts * size * response
-        rescored = (settings.beta > 0) + (iterations > 1 or settings.use_vllm)  # by the reference, by the old policy
+        corrected = settings.use_vllm and settings.vllm_importance_sampling_correction
+        rescored = (settings.beta > 0) + (iterations > 1 or corrected)  # by the reference, by the old policy
         trained = (iterations * model.training + rescored * model.forward) @ once
         refills = settings.dynamic_sampling.refill_rounds / 2 if settings.dynamic_sampling else 0
         batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
