@@ -135,10 +135,12 @@ def test_styles_that_cannot_be_met_are_named(styles, message):
         load({"experiment": "x", "synthesize": {"styles": styles}})
 
 
-def test_the_conda_environment_holds_the_one_list_of_dependencies():
+def test_the_conda_environments_hold_the_one_list_of_dependencies():
     namespace: dict = {"__file__": str(ROOT / "envs/generate.py"), "__name__": "generate"}
     exec((ROOT / "envs/generate.py").read_text(), namespace)
     assert (ROOT / "envs/sqlr1.yaml").read_text() == namespace["environment"](), "run `make lock`"
+    assert (ROOT / "envs/gpu.yaml").read_text() == namespace["environment"]("gpu"), "run `make lock`"
+    assert "vllm>=" in namespace["environment"]("gpu")
 
 
 def test_constraints_pin_every_dependency():

@@ -1,5 +1,7 @@
 """The plan against counted FLOPs, kept bytes and measured times and memory of real runs, and the command."""
 
+import re
+
 import pytest
 import torch
 import yaml
@@ -96,6 +98,16 @@ def test_the_paper_overlays_are_planned(size, tmp_path):
     assert found["grpo"].tokens == 2 * 40_000 * (4096 + 8 * 2048) + 11 * 256 * (4096 + 2048)
     assert 1 < found["grpo"].hours < 1000
     assert all(cost.memory < 80e9 for cost in found.values())
+
+
+@pytest.mark.parametrize("size", ["3b", "7b", "14b"])
+def test_the_profile_allows_the_planned_hours(size, tmp_path):
+    text = (ROOT / "profiles/8gpu/config.yaml").read_text()
+    allowed = dict(line.split("=") for line in yaml.safe_load(text)["set-resources"])
+    if size == "14b":
+        allowed |= dict(line.split("=") for line in re.findall(r"^#  - (\S+)$", text, re.MULTILINE))
+    for stage, cost in stages(tmp_path, "paper", f"paper-{size}", lengths=(4096, 2048)).items():
+        assert cost.hours / cost.runs * 60 * 1.25 < int(allowed[f"{stage}:runtime"]), stage
 
 
 def test_steps_iterations_refills_and_validations_are_counted(folder, tmp_path):
