@@ -34,6 +34,7 @@ def test_a_folder_is_read_and_written_in_the_asked_precision(tmp_path):
     source = tiny_folder(tmp_path / "source")
     make_base_model(PretrainedModel(source="path", name=str(source), dtype="bfloat16"), tmp_path / "model")
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == sorted(MODEL_FILES)
+    assert len({p.stat().st_mode for p in (tmp_path / "model").iterdir()}) == 1  # others may read the weights, too
     copy, original = load_model(tmp_path / "model", "auto"), tiny_model()
     assert copy.dtype == torch.bfloat16
     for ours, theirs in zip(copy.parameters(), original.parameters(), strict=True):

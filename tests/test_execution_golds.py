@@ -1,12 +1,14 @@
 """The cache of gold results: kept by content, across executors and stages, never when they depend on chance."""
 
+import os
 import sqlite3
+import subprocess
+import sys
 import time
 
 import pytest
 from test_execution import ENDLESS, make
 
-from sqlr1.records import InputError
 from sqlr1.sandbox import Executor, Limits, Pair, Query, Verdict
 
 
@@ -93,34 +95,55 @@ def test_golds_that_depend_on_chance_or_the_clock_are_never_kept(tmp_path, datab
     assert stored(tmp_path / "cache") == 1  # the other one
 
 
-def test_a_damaged_cache_is_named(tmp_path):
+def judged_without_cache(executor, database, caplog, reason):
+    """A failing cache costs time, never a run: one warning says why, and later golds are judged all the same."""
+    for gold in ("SELECT max(a) FROM t", "SELECT a FROM t"):
+        (judgement,) = executor.judge([Pair(database, gold, "SELECT 1")])
+        assert judgement.verdict == Verdict.MATCH
+    (message,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert reason in message
+
+
+def test_a_damaged_cache_is_gone_without(tmp_path, database, caplog):
     (tmp_path / "golds.sqlite").write_bytes(b"not a database, and longer than a header" * 100)
-    with pytest.raises(InputError, match=r"golds\.sqlite: the cache of gold results is damaged"):
-        Executor(workers=1, cache=tmp_path)
-
-
-def test_a_damaged_entry_of_the_cache_is_named(tmp_path, database):
-    pair = Pair(database, "SELECT max(a) FROM t", "SELECT 1")
     with Executor(workers=1, cache=tmp_path) as executor:
-        executor.judge([pair])
-    make(tmp_path / "golds.sqlite", "UPDATE gold SET reply = x'ff00'")
-    with (
-        Executor(workers=1, cache=tmp_path) as executor,
-        pytest.raises(InputError, match=r"golds\.sqlite: the cache of gold results is damaged"),
-    ):
-        executor.judge([pair])
+        judged_without_cache(executor, database, caplog, "golds.sqlite: the cache of gold results failed (file is not")
 
 
-def test_a_locked_cache_is_not_called_damaged(tmp_path, database, monkeypatch):
+@pytest.mark.parametrize("reply", ["x'ff00'", "x'4e'", "NULL", "'text'"])  # 4e: None, to marshal
+def test_a_damaged_entry_of_the_cache_is_run_again(tmp_path, database, caplog, reply):
+    with Executor(workers=1, cache=tmp_path) as executor:
+        executor.judge([Pair(database, "SELECT max(a) FROM t", "SELECT 1")])
+    make(tmp_path / "golds.sqlite", f"UPDATE gold SET reply = {reply}")
+    with Executor(workers=1, cache=tmp_path) as executor:
+        judged_without_cache(executor, database, caplog, "golds.sqlite: the cache of gold results failed")
+
+
+def test_a_locked_cache_is_gone_without(tmp_path, database, caplog, monkeypatch):
     monkeypatch.setattr("sqlr1.sandbox.cache._BUSY_SECONDS", 0.1)
     with Executor(workers=1, cache=tmp_path) as executor:
         other = sqlite3.connect(tmp_path / "golds.sqlite", isolation_level=None)
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(InputError, match=r"golds\.sqlite: the cache of gold results cannot be used .*locked"):
-            executor.judge([Pair(database, "SELECT 1", "SELECT 1")])
+        judged_without_cache(executor, database, caplog, "(database is locked)")
         other.close()
 
 
-def test_a_cache_that_is_no_folder_is_named(tmp_path, database):
-    with pytest.raises(InputError, match=r"t\.sqlite: not a folder for the cache"):
-        Executor(workers=1, cache=database)
+def test_a_cache_that_is_no_folder_is_gone_without(tmp_path, database, caplog):
+    with Executor(workers=1, cache=database) as executor:
+        judged_without_cache(executor, database, caplog, "t.sqlite/golds.sqlite: the cache of gold results failed")
+
+
+def test_a_cache_that_fails_while_it_is_written_is_gone_without(tmp_path, database, caplog):
+    """As on a full disk: reading works."""
+    with Executor(workers=1, cache=tmp_path) as executor:
+        executor._cache._store.execute("PRAGMA query_only = ON")
+        judged_without_cache(executor, database, caplog, "golds.sqlite: the cache of gold results failed (attempt to")
+
+
+def test_a_folder_of_the_node_can_be_named(tmp_path):
+    """SQLR1_GOLD_CACHE may contain variables that only the node sets."""
+    code = "from sqlr1.stages.common import GOLD_CACHE; print(GOLD_CACHE)"
+    for given, expected in (("", "results/.cache/golds"), ("$NODE_DISK/golds", f"{tmp_path}/golds")):
+        environment = os.environ | {"SQLR1_GOLD_CACHE": given, "NODE_DISK": str(tmp_path)}
+        run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert run.stdout.strip() == expected

@@ -255,7 +255,7 @@ def test_reasons_depend_neither_on_processes_nor_on_batches_nor_on_the_order_of_
     assert set(alone) == {None, "duplicate", *CASES} - {"contaminated_database"}
     monkeypatch.setattr("sqlr1.data.filtering._BATCH", 2)
     assert filter_rows(mixed, paths, BENCHMARK, FilterRules(), limits, 1) == alone
-    monkeypatch.setattr("sqlr1.data.filtering._WORTH_A_PROCESS", 0)
+    monkeypatch.setattr("sqlr1.data.filtering.WORTH_A_PROCESS", 0)
     assert filter_rows(mixed, paths, BENCHMARK, FilterRules(), limits, 2) == alone
     by_database = sorted(mixed, key=lambda r: r.db_id)
     assert Counter(filter_rows(by_database, paths, BENCHMARK, FilterRules(), limits, 1)) == Counter(alone)

@@ -111,6 +111,7 @@ class Engine:
         self.waiting, self.steps, self.dies_at, self.most = [], 0, dies_at, 0
 
     def add_request(self, request_id, prompt, parameters):
+        assert prompt["type"] == "token"  # not a raw prompt
         self.waiting.append((request_id, prompt["prompt_token_ids"], parameters))
         self.most = max(self.most, len(self.waiting))
 
@@ -135,22 +136,25 @@ def engines(monkeypatch):
     """Replaces the module `vllm`; returns the engines made. The first is killed at its fifth step."""
     made = []
 
-    def make(*_, **__):
+    def make(*_, dtype, **__):
+        assert dtype == "float32"  # as configured: "auto" would round
         made.append(Engine(0 if made else 5))
         return SimpleNamespace(llm_engine=made[-1])
 
     def parameters(temperature, seed=None, **_):
         return SimpleNamespace(temperature=temperature, seed=seed)
 
-    vllm = SimpleNamespace(LLM=make, SamplingParams=parameters, TokensPrompt=dict)
+    vllm = SimpleNamespace(LLM=make, SamplingParams=parameters)
     monkeypatch.setitem(sys.modules, "vllm", vllm)
+    inputs = SimpleNamespace(tokens_input=lambda ids: {"type": "token", "prompt_token_ids": ids})
+    monkeypatch.setitem(sys.modules, "vllm.inputs", inputs)
     kinds = SimpleNamespace(RequestOutputKind=SimpleNamespace(FINAL_ONLY=0))
     monkeypatch.setitem(sys.modules, "vllm.sampling_params", kinds)
     return made
 
 
 def test_vllm_gets_all_questions_at_once_and_is_resumed_by_question(engines, tmp_path):
-    settings = config.Candidates(n=2, temperature=0.8, max_new_tokens=2048, backend="vllm")
+    settings = config.Candidates(n=2, temperature=0.8, max_new_tokens=2048, backend="vllm", dtype="float32")
     questions = [Prompted(f"q{i}", "pets", [i] * 4000) for i in range(6)]
 
     def answer(work):

@@ -64,6 +64,8 @@ def test_the_paper_overlays_hold_the_published_settings(overlay, tmp_path):
     }  # fmt: skip
     assert {name: getattr(grpo, name) for name in published} == published
     assert grpo.loss_type in ("dapo", "bnpo")
+    assert not grpo.vllm_importance_sampling_correction
+    assert grpo.vllm_max_model_length == config.prompt.max_length + grpo.max_completion_length
     # 8 prompts of 8 completions per step on 8 GPUs.
     assert grpo.per_device_train_batch_size * 8 * grpo.gradient_accumulation_steps == 8 * 8
     cold_start = trainer_config(config.cold_start, tmp_path, seed=0)
@@ -133,10 +135,12 @@ def test_styles_that_cannot_be_met_are_named(styles, message):
         load({"experiment": "x", "synthesize": {"styles": styles}})
 
 
-def test_the_conda_environment_holds_the_one_list_of_dependencies():
+def test_the_conda_environments_hold_the_one_list_of_dependencies():
     namespace: dict = {"__file__": str(ROOT / "envs/generate.py"), "__name__": "generate"}
     exec((ROOT / "envs/generate.py").read_text(), namespace)
     assert (ROOT / "envs/sqlr1.yaml").read_text() == namespace["environment"](), "run `make lock`"
+    assert (ROOT / "envs/gpu.yaml").read_text() == namespace["environment"]("gpu"), "run `make lock`"
+    assert "vllm>=" in namespace["environment"]("gpu")
 
 
 def test_constraints_pin_every_dependency():

@@ -1,10 +1,13 @@
 """The plan against counted FLOPs, kept bytes and measured times and memory of real runs, and the command."""
 
+import re
+
 import pytest
 import torch
 import yaml
 from conftest import ROOT
 from peft import get_peft_model
+from tiny_models import tiny_tokenizer
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -12,6 +15,7 @@ from sqlr1 import cli
 from sqlr1.config import ColdStart, Grpo, Lora
 from sqlr1.config_files import read_config
 from sqlr1.plan import ACCELERATORS, SHAPES, Model, Planner, shape
+from sqlr1.train import sft
 from sqlr1.train.packed_forward import add_packed_forward, pack_groups
 from sqlr1.train.trainer_config import lora_config
 
@@ -98,6 +102,38 @@ def test_the_paper_overlays_are_planned(size, tmp_path):
     assert all(cost.memory < 80e9 for cost in found.values())
 
 
+@pytest.mark.parametrize("lora", [None, Lora(r=4)])
+def test_a_checkpoint_is_as_large_as_planned(lora, tmp_path):
+    """That of a cold start, without the tokenizer and Trainer's own small files."""
+    settings = ColdStart(bf16=False, lora=lora, max_steps=2, save_steps=1, per_device_train_batch_size=1)
+    rows = [{"input_ids": [5, 6, 7], "labels": [-100, 6, 7], "database": "d"}] * 4
+    trainer = sft.make_trainer(AutoModelForCausalLM.from_config(SMALL), tiny_tokenizer(), rows, settings, tmp_path, 0)
+    trainer.train()
+    (last,) = tmp_path.glob("checkpoint-2")
+    written = sum(file.stat().st_size for file in [*last.glob("*.safetensors"), last / "optimizer.pt"])
+    assert Model(SMALL, settings).checkpoint_bytes({}) == pytest.approx(written, rel=0.1)
+
+
+def test_the_checkpoints_of_the_paper_overlays(tmp_path):
+    found = stages(tmp_path, "paper", "paper-7b", lengths=(4096, 2048))
+    for stage, saved, written in (("cold_start", 25, "3,046"), ("grpo", 50, "6,092")):
+        cost = found[stage]
+        assert cost.saved == saved  # every 1,000 of 25,000 steps, every 100 of 5,000
+        words = f"{stage}: checkpoints of 122 GB, at most 366 GB at once in a run, {written} GB written in all"
+        assert cost.disk() == words
+    assert found["candidates"].saved == 0
+
+
+@pytest.mark.parametrize("size", ["3b", "7b", "14b"])
+def test_the_profile_allows_the_planned_hours(size, tmp_path):
+    text = (ROOT / "profiles/8gpu/config.yaml").read_text()
+    allowed = dict(line.split("=") for line in yaml.safe_load(text)["set-resources"])
+    if size == "14b":
+        allowed |= dict(line.split("=") for line in re.findall(r"^#  - (\S+)$", text, re.MULTILINE))
+    for stage, cost in stages(tmp_path, "paper", f"paper-{size}", lengths=(4096, 2048)).items():
+        assert cost.hours / cost.runs * 60 * 1.25 < int(allowed[f"{stage}:runtime"]), stage
+
+
 def test_steps_iterations_refills_and_validations_are_counted(folder, tmp_path):
     def grpo(**settings):
         return stages(tmp_path, base_model={"source": "path", "name": str(folder)}, grpo=settings)["grpo"]
@@ -137,6 +173,7 @@ def test_the_command_prints_a_table(folder, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "layered on cpu: 200 tokens per prompt" in printed
     assert "| cold_start |" in printed
+    assert "\ngrpo: checkpoints of " in printed
     assert "| select |" not in printed
 
 

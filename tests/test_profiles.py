@@ -26,12 +26,22 @@ def test_jobs_on_slurm_get_the_cores_of_the_profile_and_not_those_of_the_submitt
     assert SLURM["max-threads"] == SLURM["cores"] == 8  # on the node `cores` are all of the node's
 
 
-def test_every_rule_that_asks_for_gpus_is_sent_to_their_partition():
+def test_every_rule_that_asks_for_gpus_gets_them_on_one_node_of_their_partition():
     """Snakemake takes resources for a rule that does not exist without a word."""
     rules = "\n".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
     asking = re.findall(r"^rule (\w+):(?:(?!^rule ).)*?^        gpu=1,$", rules, re.MULTILINE | re.DOTALL)
     assert len(asking) >= 4
-    assert sorted(SLURM["set-resources"]) == sorted(f"{rule}:slurm_partition=gpu" for rule in asking)
+    asked = ("slurm_partition=gpu", "nodes=1", "cpus_per_gpu=8")
+    assert sorted(SLURM["set-resources"]) == sorted(f"{rule}:{value}" for rule in asking for value in asked)
+
+
+@pytest.mark.parametrize(("overlays", "env"), [([], "sqlr1.yaml"), (["paper.yaml", "paper-7b.yaml"], "gpu.yaml")])
+def test_the_conda_environment_has_the_extra_where_the_configuration_needs_it(checkout, overlays, env):
+    snakefile = checkout / "Snakefile.env"
+    snakefile.write_text((checkout / "Snakefile").read_text() + "\n\nPath('env.txt').write_text(ENV)\n")
+    files = ["--configfile", *(f"workflow/config/{name}" for name in overlays)] if overlays else []
+    snakemake(checkout, "base_model", "-n", "--snakefile", str(snakefile), *files)
+    assert (checkout / "env.txt").read_text() == f"../../envs/{env}"
 
 
 def test_parsing_changes_no_variable_that_the_user_set(checkout, tmp_path):

@@ -184,7 +184,7 @@ def test_held_out_templates_are_disjoint(sources, rows):
 
 
 def test_output_does_not_depend_on_the_number_of_processes(sources, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr("sqlgen.corpus._WORTH_A_PROCESS", 0)
+    monkeypatch.setattr("sqlgen.corpus.WORTH_A_PROCESS", 0)
     order = GenerationRequest(160, CLASSES, STYLE_SHARES, 5)
     one = list(generate(sources[:4], order, Limits(), 1, tmp_path / "one"))
     assert list(generate(sources[:4], order, Limits(), 2, tmp_path / "two")) == one

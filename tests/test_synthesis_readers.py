@@ -8,11 +8,12 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
+from test_execution import make
 
 from sqlr1.data import mix
 from sqlr1.data.readers import draw, locate, read_questions
 from sqlr1.records import InputError, Question
-from sqlr1.sandbox import Executor
+from sqlr1.sandbox import Limits
 
 SYNSQL = {
     "db_id": "shop's\n db", "sql_complexity": "Complex", "question_style": "Formal", "question": "q",
@@ -32,11 +33,27 @@ def test_rows_are_prepared_the_same_in_several_batches(data_root, monkeypatch):
     rows = [q for q in read_questions("spider", data_root / "spider/dev.json") if q.db_id == "concert_singer"][:9]
     rows[4] = replace(rows[4], sql="SELECT nothing FROM singer")
     paths = {"concert_singer": data_root / "spider/database/concert_singer/concert_singer.sqlite"}
-    with Executor(1) as executor:
-        whole = mix.prepare(rows, paths, "short", executor)
-        monkeypatch.setattr(mix, "_AT_ONCE", 4)
-        assert mix.prepare(rows, paths, "short", executor) == whole
-    assert [len(part) for part in whole] == [8, 1]
+    rows[5] = replace(rows[5], reasoning="because", sql="SELECT   count(*) from  singer")
+    whole = mix.prepare(rows, paths, "short", Limits(), 1)
+    monkeypatch.setattr(mix, "_AT_ONCE", 4)
+    monkeypatch.setattr(mix, "WORTH_A_PROCESS", 1)
+    assert mix.prepare(rows, paths, "short", Limits(), 2) == whole
+    assert [[q.id for q in part] for part in whole] == [[q.id for q in rows if q != rows[4]], [rows[4].id]]
+    assert all(q.reasoning and q.sql_class for q in whole[0])
+
+
+def test_a_row_with_its_own_reasoning_keeps_its_own_sql(tmp_path):
+    """As SynSQL's, whose reasoning quotes the SQL; other rows are restyled."""
+    path = make(tmp_path / "shop.sqlite", "CREATE TABLE item AS SELECT 1 AS price")
+    sql = "SELECT\n    MAX(price)\nFROM\n    item;"
+    own = Question("a", "shop", "q", sql, reasoning=f"Take the highest:\n{sql}", sql_class="Simple", style="vague")
+    rows = [own, replace(own, id="b", reasoning=""), replace(own, id="c", sql="SELECT nothing FROM item")]
+    rows += [replace(own, id="d", sql_class="", style="")]
+    ready, failed = mix.prepare(rows, {"shop": path}, "short", Limits(), 1)
+    assert ready[0] == own
+    assert ready[1].sql == "SELECT MAX(price) FROM item"
+    assert ready[2] == replace(own, id="d", style="human")
+    assert failed == [rows[2]]
 
 
 def test_bird(data_root):

@@ -5,7 +5,7 @@ import torch
 from test_training_shared_prompt import LORA, assert_equal_gradients, first_update, folders, make  # noqa: F401
 
 from sqlr1.records import InputError
-from sqlr1.train.shared_prompt import SharedPromptTrainer, replace_groups, with_variance
+from sqlr1.train.shared_prompt import SharedPromptTrainer, replace_groups, share_limited, with_variance
 
 
 def test_groups_of_equal_rewards_have_no_variance():
@@ -135,3 +135,12 @@ def test_what_cannot_be_refilled_is_refused(folders, tmp_path):  # noqa: F811
             shared_prompt=False,
             refill_rounds=0,
         )
+
+
+def test_the_share_of_masked_and_truncated_ratios_to_vllm():
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    assert share_limited(torch.tensor([[0.0], [0.7]]), mask, 3.0) == 0.5  # of the completions
+    of_tokens = torch.tensor([[3.0, 0.5, 1.0], [1.2, 0.0, 3.0]])
+    assert share_limited(of_tokens, mask, 3.0) == 0.25  # of the tokens; the padding does not count
+    assert share_limited(of_tokens, mask, None) == 0
+    assert share_limited(of_tokens, 0 * mask, 3.0) == 0

@@ -6,7 +6,10 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny_models import tiny_model
+from trl.generation import vllm_generation
 
+from sqlr1.config import Grpo
+from sqlr1.train import grpo_trainer
 from sqlr1.train.policy import _plain_copy, rollout_policy
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
@@ -43,3 +46,17 @@ def test_the_copy_takes_no_random_numbers():
 def test_the_copy_is_on_the_policys_device():
     policy = get_peft_model(tiny_model().to("meta"), LORA)  # a device that every machine has
     assert {p.device.type for p in _plain_copy(policy, None).parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize(("bf16", "dtype"), [(True, "bfloat16"), (False, "float32")])
+def test_colocated_vllm_is_made_in_the_precision_of_the_products(bf16, dtype, tmp_path, monkeypatch):
+    """As TRL makes it, without a dtype; vLLM itself is not needed."""
+    made = []
+    monkeypatch.setattr(vllm_generation, "LLM", lambda model, dtype="auto": made.append(dtype), raising=False)
+    monkeypatch.setattr(grpo_trainer, "SharedPromptTrainer", lambda **_: vllm_generation.LLM("model"))
+    rows = [{"prompt": [], "gold": "", "database": ""}]
+    reward = SimpleNamespace(functions=list)
+    settings = Grpo(bf16=bf16, num_generations=8, per_device_train_batch_size=8, gradient_accumulation_steps=1)
+    grpo_trainer.make_trainer(None, SimpleNamespace(), rows, reward, SimpleNamespace(), settings, tmp_path, seed=0)
+    vllm_generation.LLM("model")
+    assert made == [dtype, "auto"]

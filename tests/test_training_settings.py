@@ -90,3 +90,10 @@ def test_no_run_is_reported_to_the_hub():
     environment = {name: value for name, value in os.environ.items() if not re.search("TELEMETRY|DO_NOT_TRACK", name)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.strip() == "True"
+
+
+def test_vllm_needs_room_for_the_longest_prompt_and_completion(tmp_path):
+    (tmp_path / "short.yaml").write_text("grpo: {vllm_max_model_length: 4096}")
+    message = "config key grpo.vllm_max_model_length: 4096 is below the 6144 tokens of the longest prompt"
+    with pytest.raises(InputError, match=message):
+        read_config([ROOT / "config.yaml", PAPER, OVERLAYS[0], tmp_path / "short.yaml"])

@@ -43,7 +43,10 @@ shell.prefix(PREFIX)
 RESULTS = f"results/{CONFIG.experiment}"
 # A stage depends on the libraries too: another version of one may give other results.
 PINS = "constraints.txt"
-ENV = "../../envs/sqlr1.yaml"
+# vLLM and DeepSpeed are an extra: large, and needed only by configurations that name them.
+BACKENDS = (CONFIG.select.backend, CONFIG.candidates.backend)
+WITH_EXTRA = "vllm" in BACKENDS or CONFIG.grpo.use_vllm or {"python"} != set(plain(CONFIG.launch).values())
+ENV = "../../envs/gpu.yaml" if WITH_EXTRA else "../../envs/sqlr1.yaml"
 EMBEDDED = CONFIG.base_model.source == "wheel"
 CORES = workflow.cores or 1
 SEEDS = CONFIG.seeds

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from sqlgen.generate import GenerationRequest, generate_over, sql_key
 from sqlgen.sources import Source
 from sqlgen.speakable import SpeakableDatabase
-from sqlr1.data.processes import executor_processes
+from sqlr1.data.processes import WORTH_A_PROCESS, executor_processes
 from sqlr1.data.split import shares
 from sqlr1.database import read_profile
 from sqlr1.records import InputError, Question, sha256, stream_records, write_jsonl
@@ -20,7 +20,6 @@ from sqlr1.sandbox import Executor, Limits
 
 log = logging.getLogger(__name__)
 _ROUNDS = 3  # what some databases cannot yield is asked of the others, in this many rounds altogether
-_WORTH_A_PROCESS = 1000  # starting processes takes as long as generating about this many questions
 
 
 # One source's part of a round: how many questions of each class, and the files of the rounds before, whose SQL must not
@@ -43,7 +42,7 @@ def generate(
     if not sources:
         raise InputError("synthesize: no database to ask about; set domains or folders")
     make = partial(partial, _from_source, request, work)
-    with executor_processes(make, limits, 1 if request.total < _WORTH_A_PROCESS else workers) as run:
+    with executor_processes(make, limits, 1 if request.total < WORTH_A_PROCESS else workers) as run:
         files = _in_rounds(sources, request, run)
     return (row for file in files for row in stream_records(file, Question))
 

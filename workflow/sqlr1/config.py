@@ -410,10 +410,18 @@ class Grpo(Training):
     use_vllm: bool = key(False, "Rollouts by vLLM (extra gpu).")
     vllm_mode: Literal["colocate", "server"] = key("colocate", "vLLM in the training processes or as a server.")
     vllm_server_base_url: Annotated[str, Field(min_length=1)] | None = None
-    """Where `trl vllm-serve --model MODEL` listens, for vllm_mode server."""
+    """Where `vllm serve MODEL` listens, for vllm_mode server (its options: docs/howto/gpu.md)."""
     vllm_enable_sleep_mode: bool = key(False, "vLLM frees its memory while the policy trains.")
     vllm_tensor_parallel_size: PositiveInt = key(1, "Devices that share vLLM's copy of the policy.")
     vllm_gpu_memory_utilization: Share = key(0.3, "Share of a device's memory for vLLM.")
+    vllm_max_model_length: PositiveInt | None = None
+    """Tokens of prompt and completion for which colocated vLLM keeps room; null: as many as the model can read."""
+    vllm_importance_sampling_correction: bool = True
+    """Weight the loss by the ratio of the policy's probabilities to vLLM's, which differ by rounding."""
+    vllm_importance_sampling_mode: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = (
+        "sequence_mask"
+    )
+    """What happens to a ratio above 3: cut there, or its token or whole completion left out of the loss."""
     shared_prompt: bool = key(True, "Compute a group's prompt once.")
     shuffle_dataset: bool = True
     """false keeps the order of the select stage, easy questions first (unless select.n is 0): a curriculum."""
@@ -509,14 +517,20 @@ class Config(Section):
 
     @field_validator("grpo")
     @classmethod
-    def _whole_groups(cls, grpo: Grpo, info: ValidationInfo) -> Grpo:
-        """A batch of rollouts holds whole groups. Several processes share one, and TRL checks that itself."""
+    def _whole_groups_that_fit(cls, grpo: Grpo, info: ValidationInfo) -> Grpo:
+        """A batch of rollouts holds whole groups (with several processes TRL checks that itself); vLLM has room."""
         batch = grpo.per_device_train_batch_size * grpo.gradient_accumulation_steps
         if info.data.get("launch", Launch()).grpo == "python" and batch % grpo.num_generations:
             raise _error(
                 f"{grpo.num_generations} does not divide the {batch} completions of a step "
                 "(per_device_train_batch_size * gradient_accumulation_steps)",
                 "num_generations",
+            )
+        longest = info.data.get("prompt", Prompt()).max_length + grpo.max_completion_length
+        if grpo.vllm_max_model_length and grpo.vllm_max_model_length < longest:
+            raise _error(
+                f"{grpo.vllm_max_model_length} is below the {longest} tokens of the longest prompt and completion",
+                "vllm_max_model_length",
             )
         return grpo
 

@@ -15,6 +15,8 @@ Memory per device is process + state + heap * max(training pass, sampling), for 
   Then the head's float32 gradient if it is trained; its tiles of logits are small.
 - Sampling: keys and values, and the larger of one layer's prefill and the logits (14 bytes each, with their copies).
 vLLM takes its share beside the training pass, or instead of it if it sleeps.
+
+A checkpoint holds 12 bytes per trained weight (float32 weight, two Adam moments), with ZeRO-2 16 (two bf16 copies too).
 """
 
 import argparse
@@ -30,6 +32,7 @@ from sqlr1.config import Config, PretrainedModel, Training
 from sqlr1.config_files import read_config, read_yaml
 from sqlr1.records import InputError
 from sqlr1.report.tables import markdown_table
+from sqlr1.train.trainer_config import CHECKPOINTS_KEPT
 
 _BENCHMARK_QUESTIONS = {"spider": 1034, "bird": 1534}  # the dev sets, where a benchmark is scored whole
 _VLLM_ROWS, _VLLM_SHARE = 256, 0.9  # vLLM's defaults: sequences at once, share of the memory
@@ -71,7 +74,10 @@ SHAPES = {  # from each model's published config.json: model_type, _KEYS, vocab_
 
 
 class Cost(NamedTuple):
-    """All runs of a stage together; `memory` is the peak of one device in bytes."""
+    """All runs of a stage together; `memory` is the peak of one device in bytes.
+
+    A run that trains writes `saved` checkpoints of `checkpoint` bytes.
+    """
 
     stage: str
     runs: int
@@ -80,6 +86,15 @@ class Cost(NamedTuple):
     flops: float
     hours: float
     memory: float
+    checkpoint: float = 0.0
+    saved: int = 0
+
+    def disk(self) -> str:
+        """What the checkpoints of training take on disk, in words."""
+        sizes = self.checkpoint, self.checkpoint * min(self.saved, CHECKPOINTS_KEPT + 1)
+        each, peak = (f"{size / 1e9:.3g} GB" for size in sizes)
+        total = f"{self.runs * self.saved * self.checkpoint / 1e9:,.0f} GB"
+        return f"{self.stage}: checkpoints of {each}, at most {peak} at once in a run, {total} written in all"
 
 
 def shape(model: PretrainedModel) -> Any:
@@ -136,6 +151,10 @@ class Model:
         offloaded = (deepspeed.get("offload_optimizer_device") or "none") != "none"
         return 2 * (frozen + self.trained) + 2 * 2 * 5e8 + (0 if offloaded else 18 * self.trained / devices)
 
+    def checkpoint_bytes(self, deepspeed: dict[str, Any]) -> float:
+        """A checkpoint on disk."""
+        return (16 if deepspeed else 12) * self.trained
+
     def pass_bytes(self, tokens: float, deepspeed: dict[str, Any]) -> float:
         """What a training pass holds beside the state."""
         hidden, layers = self.config.hidden_size, self.config.num_hidden_layers
@@ -184,7 +203,9 @@ class Planner:
         longest = self.config.prompt.max_length + self.config.grpo.max_completion_length
         held = self._held(model.pass_bytes(settings.per_device_train_batch_size * longest, deepspeed))
         memory, runs = model.state_bytes(devices, deepspeed) + held, len(self.config.seeds)
-        return _cost("cold_start", runs, devices, rows * length, self._work(flops, devices), memory)
+        cost = _cost("cold_start", runs, devices, rows * length, self._work(flops, devices), memory)
+        steps = rows / (settings.per_device_train_batch_size * settings.gradient_accumulation_steps * devices)
+        return cost._replace(checkpoint=model.checkpoint_bytes(deepspeed), saved=math.ceil(steps / settings.save_steps))
 
     def _grpo(self) -> Cost:
         settings, (devices, deepspeed) = self.config.grpo, _launched(self.config.launch.grpo)
@@ -198,7 +219,8 @@ class Planner:
         # A group is packed as [prompt | c1 .. cG]: the prompt counts once.
         pairs = prompts * (self.prompt**2 / 2 + size * response * (self.prompt + response / 2))
         once = prompts * (self.prompt + size * response), pairs, prompts * size * response
-        rescored = (settings.beta > 0) + (iterations > 1 or settings.use_vllm)  # by the reference, by the old policy
+        corrected = settings.use_vllm and settings.vllm_importance_sampling_correction
+        rescored = (settings.beta > 0) + (iterations > 1 or corrected)  # by the reference, by the old policy
         trained = (iterations * model.training + rescored * model.forward) @ once
         refills = settings.dynamic_sampling.refill_rounds / 2 if settings.dynamic_sampling else 0
         batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
@@ -208,7 +230,9 @@ class Planner:
         work += self._sampling(answers, 1, response, batch, devices) + self._work(trained, devices)
         tokens = (1 + refills + iterations) * once[0] + answers * (self.prompt + response)
         memory = model.state_bytes(devices, deepspeed) + self._rollout_bytes(batch, deepspeed)
-        return _cost("grpo", len(self.config.seeds) * len(self.config.reward.variants), devices, tokens, work, memory)
+        runs = len(self.config.seeds) * len(self.config.reward.variants)
+        cost = _cost("grpo", runs, devices, tokens, work, memory)
+        return cost._replace(checkpoint=model.checkpoint_bytes(deepspeed), saved=math.ceil(steps / settings.save_steps))
 
     def _rollout_bytes(self, batch: int, deepspeed: dict[str, Any]) -> float:
         """GRPO's memory without the state of training."""
@@ -297,6 +321,7 @@ def run(args: argparse.Namespace) -> None:
     columns = ["stage", "runs", "devices", "tokens", "FLOPs", "hours", "GB per device"]
     rows = [[*c[:3], f"{c.tokens:.3g}", f"{c.flops:.3g}", f"{c.hours:.3g}", f"{c.memory / 1e9:.1f}"] for c in costs]
     print(markdown_table(columns, rows))
+    print(*(f"\n{cost.disk()}" for cost in costs if cost.saved), sep="")
     for cost in costs:
         if cost.memory > accelerator.memory:
             print(f"\n{cost.stage}: does not fit the {accelerator.memory / 1e9:.0f} GB of a device")

@@ -12,7 +12,7 @@ from sqlglot import exp
 from tqdm import tqdm
 
 from sqlr1.data.mentions import unmentioned_value
-from sqlr1.data.processes import executor_processes
+from sqlr1.data.processes import WORTH_A_PROCESS, executor_processes
 from sqlr1.data.similarity import QuestionIndex, Sketch, sketches
 from sqlr1.database import determinism
 from sqlr1.database.determinism import is_volatile, may_depend_on_order
@@ -33,7 +33,6 @@ REASONS = (
     "duplicate", "near_duplicate", "over_quota",
 )  # fmt: skip
 _BATCH = 16  # rows in memory together, with their results, of up to 32 MiB each
-_WORTH_A_PROCESS = 1000  # starting processes takes as long as filtering about this many rows
 _FAILURES = {Status.TIMED_OUT: "timed_out", Status.TOO_LARGE: "too_large"}
 
 
@@ -76,7 +75,7 @@ def filter_rows(
     reasons: list[str | None] = [None] * len(rows)
     # Plain values: to unpickle the model, each process would load pydantic (8 MB).
     make = partial(_Filter, rows, benchmark, rules.model_dump())
-    with executor_processes(make, limits, 1 if len(rows) < _WORTH_A_PROCESS else workers) as run:
+    with executor_processes(make, limits, 1 if len(rows) < WORTH_A_PROCESS else workers) as run:
         found = tqdm(run(tasks), total=len(tasks), desc="filter", unit="database", disable=None)
         for numbers, group in zip(groups.values(), found, strict=True):
             for number, reason in zip(numbers, group, strict=True):

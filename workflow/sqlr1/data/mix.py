@@ -1,22 +1,29 @@
-"""Existing questions with gold SQL, made ready to train on: SQL in this package's style, a reasoning trace, a class."""
+"""Existing questions with gold SQL, made ready to train on: SQL in this package's style, a reasoning trace, a class.
+
+A row that brings its own reasoning keeps its own SQL: SynSQL's reasoning quotes it, and the answer should not be the
+same SQL in another style.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from sqlglot import exp
+from tqdm.auto import tqdm
 
 from sqlr1.config import Mix
+from sqlr1.data.processes import WORTH_A_PROCESS, executor_processes
 from sqlr1.data.readers import draw, locate, read_questions
 from sqlr1.data.reasoning import trace
 from sqlr1.database import Schema, read_schema
 from sqlr1.database.files import database_files, resolve
 from sqlr1.database.sql import parse, sql_class, to_sql
 from sqlr1.records import Question
-from sqlr1.sandbox import Executor, Pair, Verdict
+from sqlr1.sandbox import Executor, Limits, Pair, Query, Verdict
 
-_AT_ONCE = 20_000  # rows per batch: the results of all golds in a batch are in memory
+_AT_ONCE = 200  # rows per task: the results of their golds are in memory
 
 
 @dataclass
@@ -33,7 +40,9 @@ class MixedQuestions:
     unusable: Counter[str] = field(default_factory=Counter)
 
 
-def read_mix(entries: Sequence[Mix], length: str, seed: int, data_root: Path, executor: Executor) -> MixedQuestions:
+def read_mix(
+    entries: Sequence[Mix], length: str, seed: int, data_root: Path, limits: Limits, workers: int
+) -> MixedQuestions:
     """Read and prepare the questions of every entry; `length` is that of the reasoning traces.
 
     Raises InputError as `read_questions` and `locate` do, except for faults that an entry says to skip.
@@ -44,11 +53,11 @@ def read_mix(entries: Sequence[Mix], length: str, seed: int, data_root: Path, ex
         skip = entry.missing == "skip"
         rows = read_questions(entry.layout, resolve(entry.questions, data_root), mixed.unusable if skip else None)
         rows = locate(rows, paths, mixed.missing if skip else None)
-        limits = entry.classes or entry.limit
-        questions = draw(rows, limits, seed) if limits else list(rows)
+        wanted = entry.classes or entry.limit
+        questions = draw(rows, wanted, seed) if wanted else list(rows)
         if {q.id for q in questions} & {q.id for q in (*mixed.ready, *mixed.failed)}:  # two files with the same name
             questions = [replace(q, id=f"{q.id}-mix{number}") for q in questions]
-        ready, failed = prepare(questions, paths, length, executor)
+        ready, failed = prepare(questions, paths, length, limits, workers)
         mixed.ready += ready
         mixed.failed += failed
         mixed.databases += [(db_id, paths[db_id]) for db_id in sorted({q.db_id for q in questions})]
@@ -56,27 +65,47 @@ def read_mix(entries: Sequence[Mix], length: str, seed: int, data_root: Path, ex
 
 
 def prepare(
-    questions: Sequence[Question], paths: Mapping[str, Path], length: str, executor: Executor
+    questions: Sequence[Question], paths: Mapping[str, Path], length: str, limits: Limits, workers: int
 ) -> tuple[list[Question], list[Question]]:
-    """(rows ready for training, rows whose gold SQL fails). `paths` has the database of each row.
+    """(rows ready for training, rows whose gold SQL fails), in their order. `paths` has the database of each row.
 
-    The SQL is rewritten in this package's style if that returns the same result. A row without reasoning gets a trace
-    of `length`.
+    A row without reasoning gets a trace of `length`, and its SQL is rewritten in this package's style if that returns
+    the same result. The work is spread over `workers` processes.
     """
-    ready: list[Question] = []
-    failed: list[Question] = []
-    for start in range(0, len(questions), _AT_ONCE):
-        batch = questions[start : start + _AT_ONCE]
-        schemas = {db_id: read_schema(paths[db_id]) for db_id in dict.fromkeys(q.db_id for q in batch)}
-        styled = [_styled(question.sql, schemas[question.db_id]) for question in batch]
-        pairs = [Pair(paths[q.db_id], q.sql, s) for q, s in zip(batch, styled, strict=True)]
-        judgements = executor.judge(pairs, "spider", progress="mix")
-        for question, sql, judgement in zip(batch, styled, judgements, strict=True):
-            if judgement.verdict in (Verdict.GOLD_FAILED, Verdict.GOLD_TIMED_OUT):
-                failed.append(question)
-            else:
-                ready.append(_explained(question, sql if judgement.verdict == Verdict.MATCH else question.sql, length))
-    return ready, failed
+    groups: dict[str, list[int]] = {}
+    for number, question in enumerate(questions):
+        groups.setdefault(question.db_id, []).append(number)
+    batches = [group[i : i + _AT_ONCE] for group in groups.values() for i in range(0, len(group), _AT_ONCE)]
+    tasks = (([questions[n] for n in numbers], paths[questions[numbers[0]].db_id]) for numbers in batches)
+    changes: dict[int, dict[str, str] | None] = {}
+    make = partial(partial, _changes, length)
+    with executor_processes(make, limits, 1 if len(questions) < WORTH_A_PROCESS else workers) as run:
+        found = tqdm(run(tasks), total=len(batches), desc="mix", unit="batch", disable=None)
+        for numbers, of_batch in zip(batches, found, strict=True):
+            changes.update(zip(numbers, of_batch, strict=True))
+    ready = [replace(q, **changes[n]) for n, q in enumerate(questions) if changes[n] is not None]
+    return ready, [q for n, q in enumerate(questions) if changes[n] is None]
+
+
+def _changes(length: str, executor: Executor, task: tuple[Sequence[Question], Path]) -> list[dict[str, str] | None]:
+    """The fields that change of each row over one database; None if its gold SQL fails."""
+    rows, path = task
+    own = [row for row in rows if row.reasoning]
+    digests = executor.fingerprints([Query(path, row.sql) for row in own])
+    changes = {
+        row.id: None if digest is None else _explained(row, row.sql, length)
+        for row, digest in zip(own, digests, strict=True)
+    }
+    if others := [row for row in rows if not row.reasoning]:
+        schema = read_schema(path)
+        styled = [_styled(row.sql, schema) for row in others]
+        pairs = [Pair(path, row.sql, sql) for row, sql in zip(others, styled, strict=True)]
+        judgements = executor.judge(pairs, "spider")
+        for row, sql, judgement in zip(others, styled, judgements, strict=True):
+            failed = judgement.verdict in (Verdict.GOLD_FAILED, Verdict.GOLD_TIMED_OUT)
+            sql = sql if judgement.verdict == Verdict.MATCH else row.sql
+            changes[row.id] = None if failed else _explained(row, sql, length)
+    return [changes[row.id] for row in rows]
 
 
 def _styled(sql: str, schema: Schema) -> str:
@@ -95,14 +124,16 @@ def _styled(sql: str, schema: Schema) -> str:
     return to_sql(expression.transform(with_text_literal))
 
 
-def _explained(question: Question, sql: str, length: str) -> Question:
+def _explained(question: Question, sql: str, length: str) -> dict[str, str]:
+    """The fields that change if `sql` is the question's SQL. What it brings itself stays."""
+    if question.reasoning and question.sql_class:
+        return {"sql": sql, "style": question.style or "human"}
     expression, _ = parse(sql)
     if expression is None:
-        return replace(question, sql=sql)
-    return replace(
-        question,
-        sql=sql,
-        reasoning=question.reasoning or trace(expression, length),
-        sql_class=question.sql_class or sql_class(expression),
-        style=question.style or "human",
-    )
+        return {"sql": sql}
+    return {
+        "sql": sql,
+        "reasoning": question.reasoning or trace(expression, length),
+        "sql_class": question.sql_class or sql_class(expression),
+        "style": question.style or "human",
+    }

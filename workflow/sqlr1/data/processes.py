@@ -11,6 +11,7 @@ from sqlr1.sandbox import Executor, Limits
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+WORTH_A_PROCESS = 1000  # starting processes takes as long as filtering, styling or generating about this many rows
 _work: list[Callable[[Any], Any]] = []  # what a worker process does with a task
 
 

@@ -53,13 +53,14 @@ class VllmBackend:
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int | None]], sampling: Sampling
     ) -> Iterator[tuple[int, list[str]]]:
         """As for `SamplerBackend`. Steps the engine itself: `LLM.generate` returns nothing until all are done."""
-        from vllm import SamplingParams, TokensPrompt
+        from vllm import SamplingParams
+        from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
         common = {"max_tokens": sampling.max_new_tokens, "output_kind": RequestOutputKind.FINAL_ONLY}
         drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k or -1}
         for number, (ids, group) in enumerate(zip(prompts, seeds, strict=True)):
-            prompt = TokensPrompt(prompt_token_ids=list(ids))
+            prompt = tokens_input(list(ids))  # as the renderer makes it; raw prompts are deprecated
             for row, seed in enumerate(group):
                 how = {"temperature": 0.0} if seed is GREEDY else drawn | {"seed": seed % (1 << 32)}
                 self.engine.add_request(f"{number}.{row}", prompt, SamplingParams(**common, **how))

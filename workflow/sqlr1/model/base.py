@@ -129,6 +129,8 @@ def save_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", f
 
     model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size="1000GB")
     tokenizer.save_pretrained(folder)
+    # safetensors writes for its owner alone; the weights are as readable as the other files.
+    Path(folder, "model.safetensors").chmod(Path(folder, "config.json").stat().st_mode)
 
 
 def model_folder(manifest: Path) -> Path:

@@ -39,8 +39,9 @@ from sqlr1.provenance import sources
 from sqlr1.records import InputError, sha256, write_json
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "sqlglot", "numpy", "mlflow", "snakemake")
-# Results of golds, shared by all stages of a checkout: a gold runs once, not once per policy, run or epoch.
-GOLD_CACHE = Path("results/.cache/golds")
+# Results of golds, shared by all stages of a checkout: a gold runs once, not once per policy, run or epoch. A cluster's
+# nodes need a folder of their own, since SQLite's locks do not hold on NFS; its name may contain the node's variables.
+GOLD_CACHE = Path(os.path.expandvars(os.environ.get("SQLR1_GOLD_CACHE") or "results/.cache/golds")).expanduser()
 WORK = Path("results/.work")
 # Arguments that do not affect the result. (The content of settings and files does, and is recorded.)
 _ASIDE = frozenset({"settings", "out", "log", "experiment", "workers", "seed", "tag"})

@@ -27,7 +27,7 @@ from sqlr1.database.instances import write_instances
 from sqlr1.records import Database, InputError, Question, RecordFile, write_jsonl
 from sqlr1.sandbox import Executor, Limits
 from sqlr1.sandbox import instances as list_instances
-from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, data_root, stage, stage_parser
+from sqlr1.stages.common import Job, add_workers, data_root, stage, stage_parser
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +87,8 @@ def _mixed(job: Job) -> MixedQuestions:
     settings = job.settings["synthesize"]
     mixed = MixedQuestions()
     if settings.mix:
-        with Executor(job.args.workers, Limits.of(job.settings["execution"]), cache=GOLD_CACHE) as executor:
-            mixed = read_mix(settings.mix, settings.reasoning, job.seed, data_root(), executor)
+        limits = Limits.of(job.settings["execution"])
+        mixed = read_mix(settings.mix, settings.reasoning, job.seed, data_root(), limits, job.args.workers)
     if missing := mixed.missing:
         log.warning("%d mixed-in questions skipped: no database %s", missing.total(), ", ".join(sorted(missing)[:20]))
     for reason, count in mixed.unusable.items():

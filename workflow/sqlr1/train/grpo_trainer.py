@@ -18,6 +18,7 @@ from sqlr1.sandbox import Executor
 from sqlr1.tracking import Run
 from sqlr1.train.checkpoints import LogToRun, MarkComplete, WarnOfStalls
 from sqlr1.train.monitor import summary
+from sqlr1.train.policy import vllm_weights_in
 from sqlr1.train.shared_prompt import SharedPromptTrainer
 from sqlr1.train.trainer_config import lora_config, named_section, trainer_config
 from sqlr1.train.validation import Validate
@@ -121,7 +122,8 @@ def make_trainer(
     # LogToRun comes first: it has to send the history of a resumed run before any new line.
     callbacks = [*([LogToRun(run)] if run else []), validate, WarnOfStalls(run), MarkComplete()]
     lora, sampling = lora_config(settings.lora), settings.dynamic_sampling
-    with named_section("grpo"):  # some settings are refused only when the model is known
+    # Some settings are refused only when the model is known. Rollouts are in the precision of the products.
+    with named_section("grpo"), vllm_weights_in("bfloat16" if args.bf16 else "float32"):
         trainer = SharedPromptTrainer(
             model=model,
             args=args,

@@ -1,7 +1,10 @@
 """The policy in training: loaded, copied for rollouts, and saved as a plain model folder."""
 
 import copy
+import functools
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +65,24 @@ def rollout_policy(model: Any, trainer: Any) -> "PreTrainedModel":
         trainer.rollout_model = _plain_copy(model, dtype)
     _refill(trainer.rollout_model, model)
     return trainer.rollout_model
+
+
+@contextmanager
+def vllm_weights_in(dtype: str) -> Iterator[None]:
+    """Have TRL make its colocated vLLM with weights in `dtype`.
+
+    TRL names no dtype, and vLLM's own choice rounds a float32 model to 16 bits.
+    """
+    from trl.generation import vllm_generation
+
+    engine = getattr(vllm_generation, "LLM", None)  # only where vLLM is installed
+    if engine:
+        vllm_generation.LLM = functools.partial(engine, dtype=dtype)
+    try:
+        yield
+    finally:
+        if engine:
+            vllm_generation.LLM = engine
 
 
 def _plain_copy(model: Any, dtype: torch.dtype | None) -> "PreTrainedModel":

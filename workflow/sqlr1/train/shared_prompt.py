@@ -170,8 +170,15 @@ class SharedPromptTrainer(GRPOTrainer):
         return parts
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        """TRL's batch with the `rewards` (B,) of this process's rows."""
+        """TRL's batch with the `rewards` (B,) of this process's rows.
+
+        Logs the share of completions or tokens that the correction of vLLM's probabilities masks or truncates.
+        """
         batch = super()._generate_and_score_completions(inputs)
+        if (ratio := batch.get("importance_sampling_ratio")) is not None:
+            limited = share_limited(ratio, batch["completion_mask"], self.vllm_importance_sampling_clip_max)
+            key, mode = "sampling/importance_sampling_ratio/limited", "train" if self.model.training else "eval"
+            self._metrics[mode][key].append(self.accelerator.gather(limited).mean().item())
         first = self.accelerator.process_index * len(inputs)
         return {**batch, "rewards": self._rewards[first : first + len(inputs)]}
 
@@ -243,6 +250,16 @@ def _rows_by_prompt(prompts: list[list[int]]) -> dict[tuple[int, ...], list[int]
     for row, ids in enumerate(prompts):
         groups.setdefault(tuple(ids), []).append(row)
     return groups
+
+
+def share_limited(ratio: torch.Tensor, completion_mask: torch.Tensor, highest: float | None) -> torch.Tensor:
+    """The share of TRL's importance ratios that are masked (0) or truncated (`highest`).
+
+    `ratio` is (B, 1), one per completion, or (B, T), of which the tokens of `completion_mask` (B, T) count.
+    """
+    counted = ratio if ratio.shape[1] == 1 else ratio[completion_mask.bool()]
+    limited = counted == 0 if highest is None else (counted == 0) | (counted >= highest)
+    return limited.float().sum() / max(1, limited.numel())
 
 
 def with_variance(rewards: torch.Tensor, size: int) -> torch.Tensor:

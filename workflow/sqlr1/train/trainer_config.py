@@ -21,6 +21,11 @@ _OWN_KEYS = {
 }  # fmt: skip
 
 
+# The last one is whole while the next is written; a killed run resumes from it. The best by validation is not kept: to
+# resume exactly, it would have to be a third, and the work folder goes when the stage has ended.
+CHECKPOINTS_KEPT = 2
+
+
 def multiplies_in_bf16(settings: Training) -> bool:
     """A section's `bf16`; if null, whether the machine multiplies bfloat16 fast."""
     return native_precision() == "bfloat16" if settings.bf16 is None else settings.bf16
@@ -65,7 +70,7 @@ def trainer_config(settings: ColdStart | Grpo, out: Path, seed: int) -> "SFTConf
             seed=seed,
             data_seed=seed,
             save_strategy="steps",
-            save_total_limit=2,
+            save_total_limit=CHECKPOINTS_KEPT,
             report_to="none",
             remove_unused_columns=False,
             dataloader_num_workers=0,
