@@ -128,12 +128,12 @@ class DatabaseFolder(Section):
 class Mix(Section):
     """Existing questions with gold SQL."""
 
-    layout: Literal["spider", "bird", "synsql"] = key(..., "Layout of the files.")
+    layout: Literal["spider", "bird", "synsql", "feedback"] = key(..., "Layout of the files; feedback: `sqlr1 ask`'s.")
     questions: str = key(..., "Questions file. {data} is the data root.")
     databases: str = key(..., "Folder with the databases.")
     limit: PositiveInt | None = key(None, "Maximum number of rows, sampled with the seed.")
     missing: Literal["error", "skip"] = "error"
-    """What to do with rows whose database is absent or that lack a field."""
+    """What to do with rows whose database is absent or that lack a field, and with feedback that nobody gave yet."""
     classes: dict[SqlClass, PositiveInt] | None = key(None, "Rows of each class, drawn by seed (SynSQL's subsets).")
 
 

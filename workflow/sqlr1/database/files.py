@@ -2,12 +2,18 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sqlr1.records import Database, InputError, read_json, sha256
 
 log = logging.getLogger(__name__)
+
+
+def data_root() -> Path:
+    """The folder of benchmarks and databases: SQLR1_DATA, which the Snakefile sets from `data.root`."""
+    return Path(os.environ.get("SQLR1_DATA", "data"))
 
 
 def database_files(databases: Path, db_ids: Path | None = None) -> dict[str, Path]:
