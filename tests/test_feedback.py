@@ -64,7 +64,7 @@ def lines_of(path):
 
 
 def test_corrected_answers_are_right_after_the_next_training(ask, taught, tmp_path):
-    """The loop: asked, answered wrong, corrected, mixed in, trained, asked again. 20 s: it trains twice."""
+    """The loop: asked, answered wrong, corrected, mixed in, trained, asked again. With the taught model 50 s: it trains twice."""
     before, _ = ask(lines=[line for question, sql in CORRECTED.items() for line in (question, f":sql {sql}")])
     assert [answer["question"] for answer in before] == list(CORRECTED)
     mix = [{"layout": "feedback", "questions": "{data}/base/feedback.jsonl", "databases": "{data}/databases"}]
@@ -116,11 +116,12 @@ def test_a_line_says_what_was_asked_answered_and_meant(ask, taught):
         (["How many pets are older than 3?", ":sql"], ":sql: expected :right, :wrong or :sql SELECT"),
         (["How many pets are older than 3?", ":sql SELECT nope FROM pet"], "no such column: nope"),
         (["How many pets are older than 3?", ":sql DROP TABLE pet"], "the SQL does not run: "),
+        (["How many \udcff?", ":right"], "the question or the evidence is not UTF-8 text"),
     ],
 )
 def test_feedback_that_cannot_be_is_refused(ask, taught, lines, message):
     _, told = ask(lines=lines)
-    assert f"error: {message}" in told or message in told
+    assert message in told
     assert not (taught / "base/feedback.jsonl").exists()
 
 
@@ -172,6 +173,12 @@ def test_two_writers_lose_and_mix_no_line(tmp_path):
         assert [n for n in names if n[0] == name] == [f"{name} {number}" for number in range(500)]
     assert names != sorted(names, key=lambda n: n[0])  # they did write at the same time
     assert len(names) == 1000
+
+
+def test_a_path_that_is_not_utf8_is_kept(tmp_path):
+    given = replace(GIVEN, database="/\udcff.sqlite")
+    append(tmp_path / "feedback.jsonl", given)
+    assert read_records(tmp_path / "feedback.jsonl", Feedback) == [given]
 
 
 def test_a_line_that_an_editor_left_open_is_ended_first(tmp_path):

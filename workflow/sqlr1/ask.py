@@ -159,6 +159,8 @@ class Policy:
 
     def answer(self, question: str, database: Path, executor: Executor, evidence: str = "") -> dict[str, Any]:
         """The answer as a record: reasoning, SQL, status, columns, rows, error; with samples, how many agree."""
+        if any("\ud800" <= letter <= "\udfff" for letter in question + evidence):
+            raise InputError("the question or the evidence is not UTF-8 text")
         ids = self.prompts.token_ids(Asked(question, evidence), database)
         if ids is None:
             raise InputError(f"{database}: schema and question do not fit into the model's context")

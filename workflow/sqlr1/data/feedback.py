@@ -20,7 +20,7 @@ def append(path: Path, feedback: Feedback) -> None:
 
     Raises InputError if the file cannot be written.
     """
-    line = json_line(asdict(feedback)).encode()
+    line = json_line(asdict(feedback)).encode(errors="backslashreplace")  # of a lone surrogate: JSON's escape
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
