@@ -64,7 +64,10 @@ def lines_of(path):
 
 
 def test_corrected_answers_are_right_after_the_next_training(ask, taught, tmp_path):
-    """The loop: asked, answered wrong, corrected, mixed in, trained, asked again. With the taught model 50 s: it trains twice."""
+    """The loop: asked, answered wrong, corrected, mixed in, trained, asked again.
+
+    With the taught model 50 s on two busy cores: it trains twice.
+    """
     before, _ = ask(lines=[line for question, sql in CORRECTED.items() for line in (question, f":sql {sql}")])
     assert [answer["question"] for answer in before] == list(CORRECTED)
     mix = [{"layout": "feedback", "questions": "{data}/base/feedback.jsonl", "databases": "{data}/databases"}]
