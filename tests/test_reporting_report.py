@@ -1,11 +1,14 @@
 """The report stage on hand-made results: everything asked for is in it, and equal inputs give equal bytes."""
 
 import json
+from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from test_reporting import BASE, FULL, write_run
 
-from sqlr1.records import Database, read_json, write_json, write_jsonl
+from sqlr1.config_files import read_yaml
+from sqlr1.records import Database, read_json, sha256, write_json, write_jsonl
 from sqlr1.report.curves import EXECUTABLE, LENGTH, MATCH, VALIDATION, VALIDATION_SIZE
 from sqlr1.stages import report
 from sqlr1.train.monitor import COLLAPSE
@@ -62,7 +65,7 @@ def results(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(folder, settings=SETTINGS, out="report"):
+def run(folder, *more, settings=SETTINGS, out="report"):
     summaries = sorted(map(str, (folder / "score").rglob("summary.json")))
     arguments = ["--settings", json.dumps(settings), "--out", out, "--funnel", "funnel.json"]
     arguments += ["--catalogue", "catalogue.jsonl", "--cold-start", "cold_start/seed-0/metrics.jsonl"]
@@ -74,7 +77,7 @@ def run(folder, settings=SETTINGS, out="report"):
         "--questions",
         *(s.replace("summary.json", "questions.jsonl") for s in summaries),
     ]
-    report.main(arguments)
+    report.main([*arguments, *more])
     return (folder / out / "../report.md").resolve().read_text()
 
 
@@ -134,6 +137,21 @@ def test_equal_input_gives_equal_bytes(results):
 def test_without_a_cold_start_base_model_and_start_are_one(results):
     settings = SETTINGS | {"cold_start": {"strategy": "none"}}
     write_run(results / "score", "none", "full", FULL)
-    text = run(results, settings)
+    text = run(results, settings=settings)
     assert "| tiny | base model + GRPO | 75.0 [" in text
     assert text.count("| tiny | base model | 25.0 [") == 1
+
+
+def test_the_policy_is_registered_under_the_experiments_name(results, monkeypatch):
+    """Each report makes a version, the newest is `best`; the report itself is the same as without."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    manifest = results / "grpo/seed-0/manifest.json"
+    write_json(manifest, {"outputs": {}})
+    plain = run(results)
+    for _ in range(2):
+        assert run(results, "--policy", "grpo/seed-0/manifest.json", "--experiment", "tiny") == plain
+    client = MlflowClient(f"sqlite:///{results}/results/mlflow.db")
+    version = client.get_model_version_by_alias("tiny", "best")
+    assert version.version == 2
+    served = read_yaml(Path(version.source.removeprefix("file://")) / "MLmodel")["flavors"]["python_function"]["config"]
+    assert served == {"manifest": str(manifest), "sha256": sha256(manifest)}

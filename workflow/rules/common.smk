@@ -162,7 +162,12 @@ def source_files():
     """Databases and question files outside the project that synthesis reads; a missing one is named by Snakemake."""
     folders, mix = CONFIG.synthesize.folders, CONFIG.synthesize.mix
     files = [resolve(path) for entry in folders for path in (entry.db_ids, entry.tables) if path]
-    files += [resolve(entry.questions) for entry in mix]
+    # Feedback that nobody gave yet may be absent, if its entry says so; when it is there, synthesis runs again.
+    files += [
+        path
+        for entry in mix
+        if os.path.exists(path := resolve(entry.questions)) or (entry.layout, entry.missing) != ("feedback", "skip")
+    ]
     for entry in (*folders, *mix):
         for database in sqlite_files(Path(resolve(entry.databases))):
             files += map(str, [database, *database.parent.glob("database_description/*.csv")])

@@ -21,6 +21,7 @@ rule report:
         validation=training_files("validation.jsonl"),
         scores=SCORES,
         questions=question_rows(SCORES),
+        policy=training_files("manifest.json")[0],
     output:
         manifest="<results>/report/manifest.json",
         markdown=report(
@@ -80,7 +81,7 @@ rule report:
         "python -m sqlr1.stages.report --settings {params.cfg:q} --funnel {input.funnel:q} "
         "--catalogue {input.catalogue:q} --cold-start {input.cold_start:q} --pass-rates {input.pass_rates:q} "
         "--grpo {input.grpo:q} --validation {input.validation:q} --scores {input.scores:q} --questions {input.questions:q} "
-        "--out {params.out:q} --experiment {params.experiment:q} --log {log:q}"
+        "--policy {input.policy:q} --out {params.out:q} --experiment {params.experiment:q} --log {log:q}"
 
 
 ABLATION_INPUTS = {

@@ -1,7 +1,8 @@
 """Ask a database: a trained policy answers questions over one SQLite file.
 
 Prints the reasoning, the SQL and the rows, which the sandbox fetches. Without a question it asks for questions until
-the end of the input.
+the end of the input. After an answer, `:right`, `:wrong` or `:sql SELECT ...` says what it was worth. That is kept in a
+file (see `data/feedback.py`) that `synthesize.mix` can train on.
 """
 
 import argparse
@@ -10,22 +11,36 @@ import json
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
 from sqlr1.config import Prompt
+from sqlr1.data.feedback import append
 from sqlr1.database import read_schema
+from sqlr1.database.files import data_root, portable
 from sqlr1.evaluate.vote import majority
 from sqlr1.prompt import parse_response
-from sqlr1.records import InputError, read_json
+from sqlr1.records import Feedback, InputError, read_json
 from sqlr1.sandbox import Execution, Executor, Limits, Query
 
 RESULTS = Path("results")
 _SHOWN_ROWS, _SHOWN_CHARACTERS = 20, 60
 _HISTORY = Path("~/.sqlr1_history")
+_COMMANDS = ":right, :wrong or :sql SELECT ... (the right SQL)"
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How a policy answers: greedily, or with `samples` by their vote."""
+
+    samples: int = 0
+    temperature: float = 0.8
+    seed: int = 0
+    max_new_tokens: int = 256
 
 
 def add_parser(commands: Any) -> None:
@@ -38,17 +53,28 @@ def add_parser(commands: Any) -> None:
     which.add_argument("--experiment", metavar="NAME", help="the newest policy of this experiment")
     parser.add_argument("--evidence", default="", help="a hint about the database, as in BIRD's questions")
     parser.add_argument(
-        "--samples", type=int, default=0, metavar="N", help="the vote of N samples, not the greedy answer"
-    )
-    parser.add_argument("--temperature", type=float, default=0.8, help="of the samples (default: 0.8)")
-    parser.add_argument("--seed", type=int, default=0, help="of the samples")
+        "--samples", type=int, default=Answering.samples, metavar="N",
+        help="the vote of N samples, not the greedy answer",
+    )  # fmt: skip
     parser.add_argument(
-        "--max-new-tokens", type=int, default=256, metavar="N", help="length of an answer (default: 256)"
+        "--temperature", type=float, default=Answering.temperature, help="of the samples (default: %(default)s)"
     )
+    parser.add_argument("--seed", type=int, default=Answering.seed, help="of the samples")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=Answering.max_new_tokens, metavar="N",
+        help="length of an answer (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "--seconds", type=float, default=Limits().seconds, help="wall time a query may take (default: 2)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object per question")
+    said = parser.add_mutually_exclusive_group()
+    said.add_argument("--feedback", choices=["right", "wrong"], help="note what the answer to the question was")
+    said.add_argument("--correct", metavar="SQL", help="note the right SQL of the question")
+    parser.add_argument(
+        "--feedback-file", type=Path, metavar="FILE",
+        help="where to note it (default: results/<experiment>/feedback.jsonl; beside a model that is elsewhere)",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -68,14 +94,27 @@ def run(args: argparse.Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(args, name)}")
     if args.question is not None and not args.question.strip():
         raise InputError("the question is empty")
+    said = [f":{args.feedback}"] if args.feedback else [f":sql {args.correct}"] if args.correct is not None else []
+    if said and not args.question:
+        raise InputError("--feedback and --correct need a question")
     read_schema(args.database)  # before the model, which takes seconds to load
-    policy = Policy(args.model or newest_policy(args.experiment), args)
+    answering = Answering(**{field.name: getattr(args, field.name) for field in fields(Answering)})
+    policy = Policy(args.model or newest_policy(args.experiment), answering)
     print(f"{policy.folder} on {args.database}", file=sys.stderr)
     show = _as_json if args.json else _as_text
     with Executor(1, Limits(args.seconds)) as executor, contextlib.suppress(KeyboardInterrupt):
-        for question in [args.question] if args.question else _questions():
+        answer = None
+        for line in [args.question, *said] if args.question else _lines():
             try:
-                print(show(policy.answer(question, executor)), flush=True)
+                if line.startswith(":"):
+                    feedback = _feedback(line, answer, policy, args, executor)
+                    file = args.feedback_file or feedback_file(policy.folder)
+                    append(file, feedback)
+                    print(f"noted in {file}", file=sys.stderr)
+                else:
+                    answer = None  # of this question, should it fail
+                    answer = policy.answer(line, args.database, executor, args.evidence)
+                    print(show(answer), flush=True)
             except InputError as error:
                 if args.question:
                     raise
@@ -98,7 +137,7 @@ def newest_policy(experiment: str | None = None) -> Path:
 class Policy:
     """A model with the prompt that it was trained on."""
 
-    def __init__(self, folder: Path, args: argparse.Namespace) -> None:
+    def __init__(self, folder: Path, how: Answering) -> None:
         from sqlr1.model.answers import SamplerBackend
         from sqlr1.model.base import context_length, native_precision
         from sqlr1.model.prompts import Prompts
@@ -106,26 +145,30 @@ class Policy:
 
         if not (folder / "config.json").is_file():
             raise InputError(f"{folder}: no model (it has no config.json)")
-        self.folder, self.args = folder, args
-        room = context_length(folder) - args.max_new_tokens
+        self.how = how
+        room = context_length(folder) - how.max_new_tokens
         manifest = folder.parent / "manifest.json"
-        trained_on = read_json(manifest)["settings"].get("prompt", {}) if manifest.is_file() else {}
+        made = read_json(manifest) if manifest.is_file() else {}
+        trained_on = made.get("settings", {}).get("prompt", {})
+        self.folder, self.sha256 = folder, made.get("outputs", {}).get("model/model.safetensors", "")
         self.backend = SamplerBackend(folder, native_precision())
         settings = Prompt.model_validate(trained_on).model_copy(update={"max_length": room})
         self.prompts = Prompts(self.backend.tokenizer, settings)
-        self.sampling = Sampling(args.max_new_tokens, args.temperature)
-        self.seeds = [row_seed(args.seed, k) for k in range(args.samples)] or [GREEDY]
+        self.sampling = Sampling(how.max_new_tokens, how.temperature)
+        self.seeds = [row_seed(how.seed, k) for k in range(how.samples)] or [GREEDY]
 
-    def answer(self, question: str, executor: Executor) -> dict[str, Any]:
+    def answer(self, question: str, database: Path, executor: Executor, evidence: str = "") -> dict[str, Any]:
         """The answer as a record: reasoning, SQL, status, columns, rows, error; with samples, how many agree."""
-        ids = self.prompts.token_ids(Asked(question, self.args.evidence), self.args.database)
+        if any("\ud800" <= letter <= "\udfff" for letter in question + evidence):
+            raise InputError("the question or the evidence is not UTF-8 text")
+        ids = self.prompts.token_ids(Asked(question, evidence), database)
         if ids is None:
-            raise InputError(f"{self.args.database}: schema and question do not fit into the model's context")
+            raise InputError(f"{database}: schema and question do not fit into the model's context")
         [(_, texts)] = self.backend.complete([ids], [self.seeds], self.sampling)
         responses = [parse_response(text) for text in texts]
-        queries = [Query(self.args.database, response.sql) for response in responses]
+        queries = [Query(database, response.sql) for response in responses]
         chosen, record = 0, {"question": question}
-        if self.args.samples:
+        if self.how.samples:
             prints = executor.fingerprints(queries)
             chosen = majority(prints)
             agree = sum(prints[chosen] is not None and p == prints[chosen] for p in prints)
@@ -150,8 +193,42 @@ def _plain(value: Any) -> Any:
     return value if not isinstance(value, float) or math.isfinite(value) else str(value)
 
 
-def _questions() -> Iterator[str]:
-    """Questions from the terminal, with line editing and a history; or the lines of a pipe."""
+def feedback_file(folder: Path) -> Path:
+    """Where feedback on the model in `folder` is kept: beside the experiment that made it, else beside the folder."""
+    folder, results = folder.resolve(), RESULTS.resolve()
+    if folder.is_relative_to(results) and folder != results:
+        return RESULTS / folder.relative_to(results).parts[0] / "feedback.jsonl"
+    return folder.parent / "feedback.jsonl"
+
+
+def _feedback(
+    line: str, answer: dict[str, Any] | None, policy: Policy, args: argparse.Namespace, executor: Executor
+) -> Feedback:
+    """What a command says about the last answer. Raises InputError for SQL that does not run, and what cannot be."""
+    command, sql = (*map(str.strip, line.split(maxsplit=1)), "")[:2]
+    if line not in (":right", ":wrong") and not (command == ":sql" and sql):
+        raise InputError(f"{command}: expected {_COMMANDS}")
+    if answer is None:
+        raise InputError(f"{command}: there is no answer yet")
+    if command == ":right" and answer["rows"] is None:
+        raise InputError(":right: the SQL of this answer does not run; give the right one with :sql")
+    if sql and (execution := executor.execute([Query(args.database, sql)])[0]).rows is None:
+        raise InputError(f"the SQL does not run: {execution.error or execution.status.value.replace('_', ' ')}")
+    return Feedback(
+        question=answer["question"],
+        evidence=args.evidence,
+        database=portable(args.database, data_root()),
+        db_id=args.database.stem,
+        sql=answer["sql"],
+        verdict="corrected" if sql else command[1:],
+        corrected=sql,
+        model=policy.sha256,
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _lines() -> Iterator[str]:
+    """Questions and commands from the terminal, with line editing and a history; or the lines of a pipe."""
     if not sys.stdin.isatty():
         yield from filter(None, map(str.strip, sys.stdin))
         return
@@ -160,7 +237,7 @@ def _questions() -> Iterator[str]:
     history = _HISTORY.expanduser()
     if history.exists():
         readline.read_history_file(history)
-    print("Ask a question. Ctrl-D ends.", file=sys.stderr)
+    print(f"Ask a question. After an answer: {_COMMANDS}. Ctrl-D ends.", file=sys.stderr)
     try:
         while True:
             if question := input("> ").strip():

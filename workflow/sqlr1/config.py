@@ -129,13 +129,14 @@ class DatabaseFolder(Section):
 class Mix(Section):
     """Existing questions with gold SQL."""
 
-    layout: Literal["spider", "bird", "synsql", "pairs"]
-    """Layout of the files. pairs: CSV, JSONL or JSON with question, sql (or query), and perhaps db_id and evidence."""
+    layout: Literal["spider", "bird", "synsql", "pairs", "feedback"]
+    """Layout of the files. pairs: CSV, JSONL or JSON with question, sql (or query), and perhaps db_id and evidence.
+    feedback: what `sqlr1 ask` notes."""
     questions: str = key(..., "Questions file. {data} is the data root.")
     databases: str = key(..., "Folder with the databases, or one SQLite file.")
     limit: PositiveInt | None = key(None, "Maximum number of rows, sampled with the seed.")
     missing: Literal["error", "skip"] = "error"
-    """What to do with rows whose database is absent or that lack a field."""
+    """What to do with rows whose database is absent or that lack a field, and with feedback that nobody gave yet."""
     classes: dict[SqlClass, PositiveInt] | None = key(None, "Rows of each class, drawn by seed (SynSQL's subsets).")
 
 

@@ -70,7 +70,25 @@ class Candidates:
     samples: list[str]
 
 
-Record = TypeVar("Record", Question, Database, Candidates)
+@dataclass(frozen=True)
+class Feedback:
+    """What a user said about an answer, `sql`: `verdict` is right, wrong or corrected, and then `corrected` is the SQL.
+
+    `database` is absolute or starts with `{data}`, `model` is the hash of the weights (empty without a manifest).
+    """
+
+    question: str
+    evidence: str
+    database: str
+    db_id: str
+    sql: str
+    verdict: str
+    corrected: str
+    model: str
+    time: str
+
+
+Record = TypeVar("Record", Question, Database, Candidates, Feedback)
 
 
 def stream_records(path: Path, kind: type[Record]) -> Iterator[Record]:
@@ -207,7 +225,12 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> None:
     with atomic_write(path) as file:
         for record in records:
             row = record if isinstance(record, dict) else asdict(record)
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json_line(row))
+
+
+def json_line(row: dict[str, Any]) -> str:
+    """A row as a line of a JSONL file."""
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def write_json(path: Path, value: Any) -> None:

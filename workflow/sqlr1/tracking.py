@@ -1,4 +1,4 @@
-"""MLflow, and the only module that imports it.
+"""MLflow. No other module imports it, but for `serve.py`, which MLflow itself runs.
 
 One MLflow experiment per experiment config and one run per job, with the tags `stage`, `key` (the folder that the job
 writes), `settings_sha256`, one per wildcard and one per input hash. If a job runs again, its old runs (same key) are
@@ -14,11 +14,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock
 
-from sqlr1.records import InputError
+from sqlr1.records import InputError, sha256
 
 DEFAULT_STORE = Path("results/mlflow.db")
 _BATCH = 500
@@ -73,6 +74,28 @@ class Run:
     def artifact(self, path: Path) -> None:
         """Log a small text file (a report, a manifest). Models are not copied; they are logged by path and hash."""
         self._client.log_artifact(self.run_id, str(path))
+
+    def register(self, manifest: Path, name: str) -> None:
+        """Register the policy beside a stage's `manifest` as a version of the MLflow model `name`, alias `best`.
+
+        The model holds the path and hash of the manifest, which has the hashes of the weights. These stay where they
+        are.
+        """
+        import mlflow
+
+        with TemporaryDirectory() as folder:
+            mlflow.pyfunc.save_model(
+                f"{folder}/policy",
+                python_model=str(Path(__file__).with_name("serve.py")),  # not imported: a stage does not depend on it
+                model_config={"manifest": str(manifest.resolve()), "sha256": sha256(manifest)},
+                pip_requirements=[f"mlflow=={mlflow.__version__}"],  # given: to find them, it would load the policy
+            )
+            self._client.log_artifacts(self.run_id, f"{folder}/policy", "policy")
+        source = f"{self._client.get_run(self.run_id).info.artifact_uri}/policy"
+        if not self._client.search_registered_models(f"name = '{name}'"):
+            self._client.create_registered_model(name)
+        version = self._client.create_model_version(name, source, self.run_id).version
+        self._client.set_registered_model_alias(name, "best", version)
 
 
 class SilentRun(Run):

@@ -1,17 +1,21 @@
 """Existing text-to-SQL data: rows of Spider, BIRD and SynSQL-2.5M, and pairs of one's own, as `Question` records, read
-as a stream.
+as a stream. Feedback, which `sqlr1 ask` writes, is a layout too: see `data/feedback.py`.
 """
 
 import csv
 import hashlib
 import heapq
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sqlr1.data.feedback import judged_right
 from sqlr1.records import InputError, Question, read_json, read_jsonl, readable
+
+log = logging.getLogger(__name__)
 
 # For each layout, the fields of a `Question` and the keys that they come from.
 _REQUIRED = {
@@ -19,12 +23,14 @@ _REQUIRED = {
     "bird": {"db_id": "db_id", "question": "question", "sql": "SQL"},
     "synsql": {"db_id": "db_id", "question": "question", "sql": "sql", "sql_class": "sql_complexity"},
     "pairs": {"question": "question", "sql": "sql"},
+    "feedback": {"db_id": "db_id", "question": "question", "sql": "sql"},
 }
 _OPTIONAL = {
     "spider": {},
     "bird": {"evidence": "evidence", "difficulty": "difficulty"},
     "synsql": {"evidence": "external_knowledge", "reasoning": "cot", "style": "question_style"},
     "pairs": {"db_id": "db_id", "evidence": "evidence"},
+    "feedback": {"evidence": "evidence"},
 }
 
 
@@ -34,8 +40,11 @@ def read_questions(layout: str, path: Path, unusable: Counter[str] | None = None
     Layout `pairs` has `question`, `sql` or `query`, and perhaps `db_id` and `evidence`, in any letter case. CSV, JSONL
     and Parquet files, and SynSQL's JSON, are streamed. Raises InputError for a missing or malformed file, and for a row
     that lacks a field or has one that is not text. With `unusable`, such rows are skipped and counted there by what is
-    wrong with them.
+    wrong with them, and a missing file of feedback is an empty one.
     """
+    if layout == "feedback" and unusable is not None and not Path(path).exists():
+        log.info("%s: no feedback yet", path)
+        return
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
     for number, row in enumerate(_rows(layout, Path(path))):
@@ -69,6 +78,8 @@ def _converted(layout: str, identity: str, row: Any) -> Question | str:
 
 
 def _rows(layout: str, path: Path) -> Iterator[Any]:
+    if layout == "feedback":
+        return judged_right(path)
     if path.suffix == ".jsonl":
         return (row for _, row in read_jsonl(path))
     if path.suffix == ".csv":

@@ -5,6 +5,7 @@ dataset.
 import csv
 import hashlib
 import logging
+import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,11 @@ def sqlite_files(databases: Path) -> list[Path]:
 
 _LONGEST_FIELD = 2**31 - 1  # of a CSV; Python's own limit is 128 kB
 _HOT_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # first bytes of a rollback journal; zero in one that is finished
+
+
+def data_root() -> Path:
+    """The folder of benchmarks and databases: SQLR1_DATA, which the Snakefile sets from `data.root`."""
+    return Path(os.environ.get("SQLR1_DATA", "data")).expanduser()
 
 
 def database_files(databases: Path, db_ids: Path | None = None) -> dict[str, Path]:

@@ -13,9 +13,10 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from sqlr1.database.files import data_root
 from sqlr1.model.base import MODEL_FILES, copy_model, fix_numerics, load_tokenizer, model_folder, native_precision
 from sqlr1.records import Catalogue, InputError, Question, read_records, write_jsonl
-from sqlr1.stages.common import Job, data_root, stage, stage_parser
+from sqlr1.stages.common import Job, stage, stage_parser
 from sqlr1.strategies import STRATEGIES
 
 

@@ -47,11 +47,6 @@ WORK = Path("results/.work")
 _ASIDE = frozenset({"settings", "out", "log", "experiment", "workers", "seed", "tag"})
 
 
-def data_root() -> Path:
-    """The folder of benchmarks and databases: SQLR1_DATA, which the Snakefile sets from `data.root`."""
-    return Path(os.environ.get("SQLR1_DATA", "data")).expanduser()
-
-
 def stage_parser(doc: str | None) -> argparse.ArgumentParser:
     """The arguments of all stages; the first paragraph of the module's docstring is the help text."""
     parser = argparse.ArgumentParser(description=(doc or "").split("\n\n")[0], allow_abbrev=False)

@@ -17,10 +17,11 @@ from pathlib import Path
 from sqlr1.data.filtering import REASONS, Benchmark, filter_rows
 from sqlr1.data.readers import read_questions
 from sqlr1.data.split import SUBSETS, divide
+from sqlr1.database.files import data_root
 from sqlr1.records import Catalogue, InputError, Question, RecordFile, atomic_write, read_json, write_json, write_jsonl
 from sqlr1.report.card import data_card
 from sqlr1.sandbox import Limits
-from sqlr1.stages.common import Job, add_workers, data_root, stage, stage_parser
+from sqlr1.stages.common import Job, add_workers, stage, stage_parser
 
 log = logging.getLogger(__name__)
 

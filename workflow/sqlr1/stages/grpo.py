@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sqlr1.database.files import data_root
 from sqlr1.model.base import MODEL_FILES, fix_numerics, load_tokenizer, model_folder, native_precision
 from sqlr1.records import Catalogue, InputError, Question, read_records
 from sqlr1.rewards import REWARDS, reward_functions
 from sqlr1.sandbox import Executor, Limits
-from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, data_root, stage, stage_parser
+from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, stage, stage_parser
 
 log = logging.getLogger(__name__)
 

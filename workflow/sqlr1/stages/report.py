@@ -51,9 +51,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--validation", type=Path, nargs="+", required=True, help="validation.jsonl of each seed")
     parser.add_argument("--scores", type=Path, nargs="+", required=True, help="summary.json of each scored policy")
     parser.add_argument("--questions", type=Path, nargs="+", required=True, help="questions.jsonl beside each summary")
-    files = ["funnel", "catalogue", "cold_start", "pass_rates", "grpo", "validation", "scores", "questions"]
+    parser.add_argument("--policy", type=Path, help="manifest of the policy to register in MLflow")
+    files = ["funnel", "catalogue", "cold_start", "pass_rates", "grpo", "validation", "scores", "questions", "policy"]
     with stage("report", parser, argv, inputs=files) as job:
         _report(job)
+        if job.args.policy:
+            job.run.register(job.args.policy, job.args.experiment)
 
 
 def _report(job: Job) -> None:

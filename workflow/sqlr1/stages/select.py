@@ -17,11 +17,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sqlr1.config import Select
+from sqlr1.database.files import data_root
 from sqlr1.model.base import fix_numerics, load_tokenizer, model_folder, native_precision
 from sqlr1.outcomes import outcomes
 from sqlr1.records import SQL_CLASSES, Catalogue, InputError, Question, read_records, write_jsonl
 from sqlr1.sandbox import Executor, Limits
-from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, data_root, stage, stage_parser
+from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, stage, stage_parser
 
 log = logging.getLogger(__name__)
 

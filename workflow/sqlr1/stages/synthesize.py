@@ -22,12 +22,12 @@ from sqlr1.data.mix import MixedQuestions, read_mix
 from sqlr1.data.paraphrase import paraphrase_and_explain
 from sqlr1.data.perturbed import balanced, determined_on_all
 from sqlr1.data.split import shares
-from sqlr1.database.files import catalogue_entry, merged, portable, resolve
+from sqlr1.database.files import catalogue_entry, data_root, merged, portable, resolve
 from sqlr1.database.instances import write_instances
 from sqlr1.records import Database, InputError, Question, RecordFile, write_jsonl
 from sqlr1.sandbox import Executor, Limits
 from sqlr1.sandbox import instances as list_instances
-from sqlr1.stages.common import Job, add_workers, data_root, stage, stage_parser
+from sqlr1.stages.common import Job, add_workers, stage, stage_parser
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if settings.llm:
             questions = _improved(job, list(questions), {s.db_id: s.path for s in own + folders})
         benchmark = _benchmark(job, held_out)
-        write_jsonl(job.out / "questions.jsonl", itertools.chain(questions, mixed.ready))
+        # Mixed-in questions first: of near-duplicates the filter keeps the first, and people's are worth more.
+        write_jsonl(job.out / "questions.jsonl", itertools.chain(mixed.ready, questions))
         write_jsonl(job.out / "failed_golds.jsonl", mixed.failed)
         write_jsonl(job.out / "catalogue.jsonl", _catalogue(job, own, held_out, others))
         written = write_benchmark(job.out / "benchmark", benchmark, {s.db_id: s.path for s in held_out})
@@ -79,7 +80,8 @@ def _folders(settings: Synthesize) -> list[Source]:
 def _listed_files(settings: Synthesize) -> list[Path]:
     """The question files and tables.json that the settings name."""
     names = [path for entry in settings.folders for path in (entry.db_ids, entry.tables) if path]
-    return [resolve(path, data_root()) for path in [*names, *(entry.questions for entry in settings.mix)]]
+    files = [resolve(path, data_root()) for path in [*names, *(entry.questions for entry in settings.mix)]]
+    return [path for path in files if path.exists()]  # all have been read; absent is feedback that nobody gave yet
 
 
 def _mixed(job: Job) -> MixedQuestions:
@@ -147,11 +149,12 @@ def _catalogue(job: Job, own: list[Source], held_out: list[Source], others: dict
 
 
 def _track(job: Job, mixed: MixedQuestions, benchmark: int) -> None:
-    """Log what was made. The mixed-in questions are the last ones of the file."""
+    """Log what was made. The mixed-in questions are the first ones of the file."""
     written = RecordFile(job.out / "questions.jsonl", Question)
-    total = len(written) - len(mixed.ready)
+    first = len(mixed.ready)
+    total = len(written) - first
     classes, styles, templates = Counter[str](), Counter[str](), Counter[int]()
-    for row in itertools.islice(written, total):
+    for row in itertools.islice(written, first, None):
         classes[row.sql_class] += 1
         styles[row.style] += 1
         templates[hash(row.template)] += 1  # nearly every row has its own template: their texts would fill the memory
@@ -161,7 +164,7 @@ def _track(job: Job, mixed: MixedQuestions, benchmark: int) -> None:
     job.run.metrics({f"style/{name}": count for name, count in styles.items()})
     if total:
         job.run.metrics({"most_frequent_template_share": templates.most_common(1)[0][1] / total})
-    drawn = random.Random(0).sample(range(total), min(50, total))
+    drawn = random.Random(0).sample(range(first, len(written)), min(50, total))
     job.run.table([vars(written[number]) for number in drawn], "examples.json")
 
 
