@@ -16,9 +16,9 @@ from tabulate import tabulate
 from sqlr1.config_files import read_config
 from sqlr1.data.readers import locate, read_questions
 from sqlr1.data.table_files import READERS, load_tables
-from sqlr1.database import Schema, open_read_only, read_schema, schema_text
+from sqlr1.database import Schema, read_schema, schema_text
 from sqlr1.database.files import SUFFIXES, database_files, sqlite_files
-from sqlr1.database.schema import quote, reading
+from sqlr1.database.schema import row_counts
 from sqlr1.database.sql import parse, sql_class
 from sqlr1.prompt import INSTRUCTION
 from sqlr1.records import SQL_CLASSES, InputError, Question, atomic_write
@@ -141,7 +141,7 @@ def _databases(path: Path) -> dict[str, Path]:
 def _write(args: argparse.Namespace, name: str, config: Path, place: Path, databases: Mapping[str, Path]) -> None:
     """Write the config file over `databases`, which are at `place` or will be, and show them."""
     schemas = {db_id: read_schema(path) for db_id, path in databases.items()}
-    rows = {db_id: _counts(schema) for db_id, schema in schemas.items()}
+    rows = {db_id: row_counts(schema) for db_id, schema in schemas.items()}
     if not sum(map(sum, rows.values())):
         raise InputError(f"{args.path}: no rows to ask about")
     asked: list[Question] = []
@@ -157,16 +157,6 @@ def _write(args: argparse.Namespace, name: str, config: Path, place: Path, datab
     print(_overview(schemas, rows))
     if asked:
         print(f"\n{args.questions}: {len(asked)} questions with SQL")
-
-
-def _counts(schema: Schema) -> list[int]:
-    """The number of rows of each table; 0 for one that cannot be read to its end."""
-    counts = [0] * len(schema.tables)
-    with open_read_only(schema.path) as connection:
-        for number, table in enumerate(schema.tables):
-            with reading(connection, schema.path, table, "no rows"):
-                counts[number] = connection.execute(f"SELECT count(*) FROM {quote(table.name)}").fetchone()[0]
-    return counts
 
 
 def _overview(schemas: Mapping[str, Schema], rows: Mapping[str, Sequence[int]]) -> str:

@@ -65,14 +65,14 @@ def check_journals(database: Path) -> None:
     We open databases as immutable, so that SQL cannot change them. SQLite then reads the file alone.
     """
     for suffix, start in (("-wal", b""), ("-journal", _HOT_JOURNAL)):
-        journal = Path(f"{database}{suffix}")
-        if journal.is_file() and journal.stat().st_size:
+        journal = f"{database}{suffix}"
+        if os.path.isfile(journal) and os.path.getsize(journal):
             with open(journal, "rb") as file:
                 if not file.read(len(start)).startswith(start):
                     continue
             command = "SELECT count(*) FROM sqlite_master; PRAGMA wal_checkpoint(TRUNCATE)"
             raise InputError(
-                f"{database}: some of its rows may still be in {journal.name}; close the program that writes it, then "
+                f"{database}: some of its rows may still be in {os.path.basename(journal)}; close the program that writes it, then "
                 f"run: sqlite3 {shlex.quote(str(database))} '{command}'"
             )
 

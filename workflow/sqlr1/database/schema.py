@@ -243,6 +243,16 @@ def _comments(sql: str) -> dict[str, str]:
     return comments
 
 
+def row_counts(schema: Schema) -> list[int]:
+    """The number of rows of each table; 0 for one that cannot be read to its end."""
+    counts = [0] * len(schema.tables)
+    with open_read_only(schema.path) as connection:
+        for number, table in enumerate(schema.tables):
+            with reading(connection, schema.path, table, "no rows"):
+                counts[number] = connection.execute(f"SELECT count(*) FROM {quote(table.name)}").fetchone()[0]
+    return counts
+
+
 def _read_foreign_keys(connection: sqlite3.Connection, table: Table, tables: tuple[Table, ...]) -> list[ForeignKey]:
     """The table's foreign keys, in the order of their declaration; those to tables or columns that are not there do
     not count, which SQLite accepts.
