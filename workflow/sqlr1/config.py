@@ -126,7 +126,7 @@ class DatabaseFolder(Section):
 
 
 class Mix(Section):
-    """Existing questions with gold SQL."""
+    """Existing questions with gold SQL, which is restyled unless the row brings its own reasoning (SynSQL)."""
 
     layout: Literal["spider", "bird", "synsql"] = key(..., "Layout of the files.")
     questions: str = key(..., "Questions file. {data} is the data root.")
