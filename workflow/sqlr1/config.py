@@ -127,7 +127,7 @@ class DatabaseFolder(Section):
 
 
 class Mix(Section):
-    """Existing questions with gold SQL."""
+    """Existing questions with gold SQL, which is restyled unless the row brings its own reasoning (SynSQL)."""
 
     layout: Literal["spider", "bird", "synsql", "pairs", "feedback"]
     """Layout of the files. pairs: CSV, JSONL or JSON with question, sql (or query), and perhaps db_id and evidence.

@@ -70,10 +70,11 @@ def check_journals(database: Path) -> None:
             with open(journal, "rb") as file:
                 if not file.read(len(start)).startswith(start):
                     continue
+            name = os.path.basename(journal)
             command = "SELECT count(*) FROM sqlite_master; PRAGMA wal_checkpoint(TRUNCATE)"
             raise InputError(
-                f"{database}: some of its rows may still be in {os.path.basename(journal)}; close the program that writes "
-                f"it, then run: sqlite3 {shlex.quote(str(database))} '{command}'"
+                f"{database}: some of its rows may still be in {name}; close the program that writes it, then "
+                f"run: sqlite3 {shlex.quote(str(database))} '{command}'"
             )
 
 

@@ -80,6 +80,8 @@ def run(args: argparse.Namespace) -> None:
     """Score and print. Raises InputError for bad files or values."""
     if not args.databases.exists():
         raise InputError(f"{args.databases}: no such folder or file (--databases)")
+    if args.cache and args.cache.exists() and not args.cache.is_dir():
+        raise InputError(f"{args.cache}: not a folder for the cache (--cache)")
     for name, (least, most) in _RANGES.items():
         value = getattr(args, name)
         if value is not None and not least <= value <= most:  # written so that NaN is refused too
