@@ -114,7 +114,7 @@ CREATE TABLE label (label_id INTEGER PRIMARY KEY, name TEXT, mood TEXT);
 CREATE TABLE song (song_id INTEGER PRIMARY KEY, title TEXT, genre TEXT, mood TEXT, out DATE, seconds INTEGER,
   sales INTEGER, singer_id INTEGER REFERENCES singer, label_id INTEGER REFERENCES label);
 INSERT INTO singer VALUES (1, 'Ann', 'Rome'), (2, 'Ann', 'Oslo'), (3, 'Cy', 'Rome'), (4, 'Di', 'Lund');
-INSERT INTO label VALUES (1, 'Alto', 'glad'), (2, 'Basso', NULL), (3, 'Coro', 'sad');
+INSERT INTO label VALUES (1, 'Alto', 'glad'), (2, 'Basso', NULL), (3, 'Cy', 'sad');
 INSERT INTO song VALUES (1, 'Sun', 'folk', 'glad', '2001-05-06', 200, NULL, 1, 1),
   (2, 'Moon', 'rock', 'sad', '2001-07-08', 180, 30, 2, 1), (3, 'Star', 'folk', NULL, '2002-03-04', 240, 20, 3, 2),
   (4, 'Sea', 'rock', 'glad', '2003-01-02', 210, 10, 3, 2), (5, 'Sky', 'rock', 'sad', '2003-02-03', 150, 15, 1, NULL);

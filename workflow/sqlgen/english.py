@@ -172,11 +172,12 @@ class Speaker:
             return f"{self.pick('whose', 'whose', 'where the')} {slot(noun)} {self.predicate(noun, item.op, value)}"
         predicate, other = self.predicate(noun, item.op, value), self.subject(plan, occurrence)
         upwards, before = _reached_upwards(plan, occurrence), plan.joins[occurrence - 1].left.occurrence
-        table, up = plan.tables[occurrence], plan.joins[occurrence - 1].up
         # A row may have several of those between, unless they are mere links, and its customer's agent is not its own.
-        said = other != self.names.entities[table] if upwards else up and self.names.has_texts(plan.tables[before])
+        between, entities = self.subject(plan, before), self.names.entities
+        said = (between, other) != (entities[plan.tables[before]], entities[plan.tables[occurrence]])
+        if not upwards:
+            said = plan.joins[occurrence - 1].up and self.names.has_texts(plan.tables[before])
         if before and said:
-            between = self.subject(plan, before)
             return f"with {article(between)} {slot(between)} whose {slot(other)}'s {slot(noun)} {predicate}"
         fields = {"noun": slot(noun), "predicate": predicate, "other": slot(other), "have": have, "a": article(other)}
         forms = WORDS["clauses"]["of_parent" if upwards else "of_child"]

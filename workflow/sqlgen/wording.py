@@ -240,11 +240,14 @@ def _grouped(speaker: Speaker, plan: QueryPlan) -> Wording:
     measures = [output for output in plan.outputs if isinstance(output, Measure)]
     groups = _groups(speaker, plan)
     if plan.having or plan.limit is not None:
-        restriction = f" {speaker.restriction(plan)}" if plan.filters else ""
+        of_rows = plan.having or plan.order[0].key == COUNT  # whose noun comes right before
+        restriction = "" if not plan.filters else speaker.restriction(plan) if of_rows else speaker.filtered(plan)
+        restriction = f" {'' if of_rows else 'among '}{restriction}" if restriction else ""
         also = f", along with {' and '.join(f'the {speaker.measure(plan, m)}' for m in measures)}" if measures else ""
         return (_groups_having if plan.having else _top_groups)(speaker, plan, groups, restriction, also)
     measured = listing([f"the {speaker.measure(plan, m)}" for m in measures])
-    measured += f" {speaker.restriction(plan)}" if plan.filters else ""
+    if plan.filters:  # "the average price among songs whose ...": the price has no such property
+        measured += f" {speaker.restriction(plan)}" if measures == [COUNT] else f" among {speaker.filtered(plan)}"
     order = _ordering(speaker, plan)
     fields = groups | {"measured": measured, "order": f", {order.strip(', ')}" if order else ""}
     if measures == [COUNT]:
