@@ -144,7 +144,7 @@ class Speaker:
         clauses = [self._agreeing(plan, item.ref, self._clause(plan, item, many)) for item in plan.filters]
         if not plan.group and not any(item.ref.occurrence for item in plan.filters):
             for number, join in enumerate(plan.joins, 1):  # the join drops rows without a parent
-                if join.up and self.names.optional(plan.tables[join.left.occurrence], join.left.column):
+                if join.up and self.names.drops(plan.tables[join.left.occurrence], join.left.column):
                     other = self.subject(plan, number)
                     clauses.append(f"that {'have' if many else 'has'} {article(other)} {slot(other)}")
         return listing(clauses, "or" if plan.any_of else "and") if clauses else ""
@@ -176,7 +176,7 @@ class Speaker:
         between, entities = self.subject(plan, before), self.names.entities
         said = (between, other) != (entities[plan.tables[before]], entities[plan.tables[occurrence]])
         if not upwards:
-            said = plan.joins[occurrence - 1].up and self.names.has_texts(plan.tables[before])
+            said = plan.joins[occurrence - 1].up and not self.names.links(plan.tables[before])
         if before and said:
             return f"with {article(between)} {slot(between)} whose {slot(other)}'s {slot(noun)} {predicate}"
         fields = {"noun": slot(noun), "predicate": predicate, "other": slot(other), "have": have, "a": article(other)}

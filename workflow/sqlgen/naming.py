@@ -131,18 +131,15 @@ class Names:
         """The plural of a noun phrase of this database."""
         return noun if self.foreign else plural(noun)
 
-    def barren(self, table: str, column: str, parent: str) -> bool:
-        """Whether no row refers by this foreign key to some rows of `parent`."""
-        few = self._profile.columns[table, column].distinct < self._profile.rows[parent]
-        return few or (table, column) in self._profile.dangling
+    def links(self, table: str) -> bool:
+        """Whether rows of a table merely link others: no column holds texts."""
+        return all(s.kind != "text" for (name, _), s in self._profile.columns.items() if name == table)
 
-    def optional(self, table: str, column: str) -> bool:
-        """Whether a foreign key leads nowhere from some rows: it is NULL, or its value does not occur in the parent."""
-        return self._profile.columns[table, column].has_nulls or (table, column) in self._profile.dangling
-
-    def has_texts(self, table: str) -> bool:
-        """Whether rows of a table are more than links: some column holds texts."""
-        return any(s.kind == "text" for (name, _), s in self._profile.columns.items() if name == table)
+    def drops(self, table: str, column: str, parent: str = "") -> bool:
+        """Whether an inner join over a foreign key drops rows of `table`, or, if it is named, of `parent`."""
+        found = self._profile.columns[table, column]
+        unmatched = found.distinct < self._profile.rows[parent] if parent else found.has_nulls
+        return unmatched or (table, column) in self._profile.dangling
 
     def role(self, table: str, column: str, parent: str) -> str:
         """What a foreign key to `parent` refers to: `winning_pilot` a "winning pilot", `singer_id` a "singer".

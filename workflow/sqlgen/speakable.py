@@ -84,10 +84,7 @@ class SpeakableDatabase:
 
     @cached_property
     def lone_keys(self) -> list[ForeignKey]:
-        """Foreign keys that are the only ones between their two tables, in the order of the parents.
-
-        They can be followed from a row to those that refer to it.
-        """
+        """Keys to follow to the rows that refer to a parent: the only ones of their two tables, sorted by parents."""
         lone = [k for k in self.up_keys if k.table in self.tables and self._direct(k.table, k.parent) == 1]
         return sorted(lone, key=lambda k: self.tables.index(k.parent))
 

@@ -55,8 +55,7 @@ def _worded(speaker: Speaker, kind: str, many: bool | None = None, **fields: str
     direct, commands = (tuple(speaker.say([t], **fields) for t in forms.get(k, ())) for k in ("direct", "commands"))
     phrases = forms["phrases"]
     number = speaker.rng.randrange(len(phrases)) if len(phrases) > 1 else 0
-    if many is None:
-        many = forms["many"][number] if isinstance(forms["many"], list) else forms["many"]
+    many = forms["many"] if many is None else many
     return Wording(speaker.say([phrases[number]], **fields), many, direct, commands)
 
 
@@ -230,7 +229,7 @@ def _groups(speaker: Speaker, plan: QueryPlan) -> dict[str, str]:
     all_names = f"the {plurals} of {speaker.pick('all', 'the')} {many}"
     names = {"one_name": f"the {columns} of the {one}", "all_names": all_names}
     keys = [(plan.tables[j.left.occurrence], j.left.column, plan.tables[i]) for i, j in enumerate(plan.joins, 1)]
-    if not plan.having and plan.limit is None and any(speaker.names.barren(*key) for key in keys):
+    if not plan.having and plan.limit is None and any(speaker.names.drops(*key) for key in keys):
         one += f" with any {speaker.subjects(plan)}"  # the join drops the others
         names["all_names"] += f" with any {speaker.subjects(plan)}"
     return {"one": one, "groups": many, "and_name": f" Show the {columns} and the number."} | names
@@ -282,6 +281,6 @@ def _top_groups(speaker: Speaker, plan: QueryPlan, groups: Mapping[str, str], re
     rows = groups["one"] if one else f"{slot(plan.limit)} {groups['groups']}"
     if plan.group[0].occurrence:
         names = groups["one_name" if one else "all_names"].rsplit(" of ", 1)[0]
-        return Wording(f"{names} of the {rows} with {most}{also}", not one)
+        return Wording(f"{names} of the {rows} with {most}{also}", not one or _several(speaker, plan))
     direct = () if also else (f"Which {rows} {'has' if one else 'have'} {most}?",)
     return Wording(f"the {rows} with {most}{also}", not one, direct)
