@@ -92,7 +92,8 @@ def test_a_role_is_never_asked_for_from_the_other_side(firm):
 def test_keys_whose_words_are_no_noun_are_not_asked_about(tmp_path):
     ddl = "CREATE TABLE person (id INTEGER PRIMARY KEY, name TEXT); INSERT INTO person VALUES (1, 'A'), (2, 'B');"
     ddl += "CREATE TABLE page (id INTEGER PRIMARY KEY, title TEXT, written_by INT REFERENCES person,"
-    ddl += "seen_by INT REFERENCES person); INSERT INTO page VALUES (1, 'x', 1, 2), (2, 'y', 2, 1);"
+    ddl += "seen_by_person_id INT REFERENCES person, liked_id INT REFERENCES person);"
+    ddl += "INSERT INTO page VALUES (1, 'x', 1, 2, 1), (2, 'y', 2, 1, 2);"
     db = made(tmp_path / "pages.sqlite", ddl)
     assert [k.column for k in db.up_keys] == ["written_by"]
     assert db.names.role("page", "written_by", "person") == "author"
