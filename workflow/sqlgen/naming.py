@@ -22,7 +22,7 @@ _WHEN = {"on": "date", "in": "year"}
 _ENDS = {"from": "start", "to": "end"}
 _INFLECT.defnoun("phone", "phone numbers")
 _INFLECT.defnoun("fax", "fax numbers")
-_PREPOSITIONS = set("at by for from in of on to".split())
+_PREPOSITIONS = {"at", "by", "for", "from", "in", "of", "on", "to"}
 _KEY_WORDS = {"id", "code", "key", "number", "ids", "no"}
 
 
@@ -153,7 +153,7 @@ class Names:
         role = " ".join(own) if self.foreign else singular(" ".join(own))
         role = WORDS["roles"].get(role) or WORDS["roles"].get(" ".join(own)) or role
         several = table == parent or self._profile.keys_between[frozenset((table, parent))] > 1
-        if own and (role.endswith("ed") or _PREPOSITIONS & set(role.split()[1:] or own)):
+        if own and (role.endswith("ed") or _PREPOSITIONS & set(role.split()[1:] or [role])):
             return "" if several else entity
         if (len(own) > 1 and role.endswith(entity.split()[-1])) or (several and own):
             return role
