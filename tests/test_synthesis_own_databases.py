@@ -202,3 +202,17 @@ def test_the_way_to_a_role_is_said(firm):
     long = joined.chain("customer", joined.up(key(firm, "customer", "support_rep_id")), joined.up(second, 1))
     asked = long.showing("name").with_(filters=short.filters)
     assert all("support representative" in text for text in said(firm, asked))
+
+
+def test_groups_that_a_condition_empties_are_left_out_in_words_too(firm):
+    plan = QueryPlan(("employee",), (Ref(0, "details"), COUNT), group=(Ref(0, "details"),))
+    texts = said(firm, plan.with_(filters=(Filter(Ref(0, "salary"), ">", 60),)))
+    assert all("without any" in text for text in texts)
+    assert not any("without any" in text for text in said(firm, plan))
+
+
+def test_a_figure_of_the_children_is_not_the_parents(firm):
+    plan = joined.chain("employee", joined.up(key(firm, "employee", "department_id")))
+    mean = Measure("avg", Ref(0, "salary"))
+    top = plan.with_(outputs=(Ref(1, "name"),), group=(Ref(1, "department_id"),), limit=1)
+    assert all("salary of employees" in text for text in said(firm, top.with_(order=(joined.SortKey(mean, True),))))

@@ -247,8 +247,12 @@ def _grouped(speaker: Speaker, plan: QueryPlan) -> Wording:
     measured = listing([f"the {speaker.measure(plan, m)}" for m in measures])
     if plan.filters:  # "the average price among songs whose ...": the price has no such property
         measured += f" {speaker.restriction(plan)}" if measures == [COUNT] else f" among {speaker.filtered(plan)}"
-    order = _ordering(speaker, plan)
-    fields = groups | {"measured": measured, "order": f", {order.strip(', ')}" if order else ""}
+    elif plan.group[0].occurrence and measures != [COUNT]:
+        measured += f" of {speaker.subjects(plan)}"
+    order = f", {order.strip(', ')}" if (order := _ordering(speaker, plan)) else ""
+    if plan.filters:  # the condition drops whole groups
+        order = f", leaving out {groups['groups']} without any{order}"
+    fields = groups | {"measured": measured, "order": order}
     if measures == [COUNT]:
         return _worded(speaker, "counted_groups", counted=speaker.filtered(plan), **fields)
     return _worded(speaker, "groups", **fields)
@@ -276,6 +280,8 @@ def _top_groups(speaker: Speaker, plan: QueryPlan, groups: Mapping[str, str], re
     figure, kind = speaker.measure(plan, order.key), "measures"
     if order.key == COUNT:
         figure, kind = speaker.subjects(plan), "counts"
+    elif plan.group[0].occurrence and not plan.filters:
+        figure += f" of {speaker.subjects(plan)}"
     words = WORDS["most"][kind]["highest" if order.descending else "lowest"]
     most = f"the {speaker.pick(*words)} {figure}{restriction}"
     rows = groups["one"] if one else f"{slot(plan.limit)} {groups['groups']}"
