@@ -58,7 +58,7 @@ def test_given_nouns_and_tables_of_all_rows(db):
 
 def test_no_total_total(db):
     texts = sayings(db, ORDERS.with_(outputs=(Measure("sum", TOTAL),)))
-    assert all("summed total" in text for text in texts)
+    assert all("combined total" in text for text in texts)
 
 
 def test_only_years_of_the_calendar_are_dates(db):
@@ -108,7 +108,7 @@ def test_one_is_singular(db):
 
 def test_groups_are_asked_for_where_they_are_shown(db):
     for text in sayings(db, ORDERS.with_(outputs=(CITY, COUNT), group=(CITY,))):
-        assert any(shown in text for shown in ("the city", "Include the city", "cities and the")), text
+        assert any(shown in text for shown in ("the city", "Include the city", "cities and the", "cities, each")), text
 
 
 def drawn(shape, db):

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import inflect
 
-from sqlgen.naming import WORDS, Names, names_year, plural
+from sqlgen.naming import WORDS, Names, names_year
 from sqlgen.query_plan import Filter, Measure, QueryPlan, Ref, is_year
 from sqlr1.database.sql import exact
 
@@ -76,7 +76,7 @@ class Speaker:
 
     def subjects(self, plan: QueryPlan, occurrence: int = 0) -> str:
         """The plural noun of an occurrence, marked."""
-        return slot(plural(self.subject(plan, occurrence)))
+        return slot(self.names.plural(self.subject(plan, occurrence)))
 
     def noun(self, plan: QueryPlan, ref: Ref) -> str:
         """The singular noun of a column, not marked."""
@@ -85,7 +85,7 @@ class Speaker:
     def columns(self, plan: QueryPlan, refs: Sequence[Ref], many: bool) -> str:
         """`name and age`, or `names and ages` when `many`."""
         nouns = [self.noun(plan, ref) for ref in refs]
-        return listing([slot(plural(n) if many else n) for n in nouns])
+        return listing([slot(self.names.plural(n) if many else n) for n in nouns])
 
     def outputs(self, plan: QueryPlan, many: bool) -> str:
         """The columns that a plan shows: `name and age`, or `names and ages` when `many`."""
@@ -96,11 +96,11 @@ class Speaker:
         if measure.function == "count":
             if measure.ref is None or not measure.distinct:
                 return f"number of {self.subjects(plan)}"
-            return f"number of {self.pick('different', 'distinct')} {slot(plural(self.noun(plan, measure.ref)))}"
+            return f"number of {self.pick('different', 'distinct')} {self.columns(plan, [measure.ref], True)}"
         noun = self.noun(plan, measure.ref)
         # The sum of a column named "total" is not its "total total".
         words = [word for word in WORDS["functions"][measure.function] if word not in noun.split()]
-        return f"{self.pick(*words)} {slot(noun)}"
+        return f"{'combined' if words == ['summed'] else self.pick(*words)} {slot(noun)}"
 
     def value(self, value: object) -> str:
         """A value as people write it: numbers bare, text mostly in quotes."""
@@ -141,8 +141,20 @@ class Speaker:
 
     def restriction(self, plan: QueryPlan, many: bool = True) -> str:
         """All filters as relative clauses, or nothing."""
-        clauses = [self._clause(plan, item, many) for item in plan.filters]
+        clauses = [self._agreeing(plan, item.ref, self._clause(plan, item, many)) for item in plan.filters]
+        if not plan.group and not any(item.ref.occurrence for item in plan.filters):
+            for number, join in enumerate(plan.joins, 1):  # the join drops rows without a parent
+                if join.up and self.names.drops(plan.tables[join.left.occurrence], join.left.column):
+                    other = self.subject(plan, number)
+                    clauses.append(f"that {'have' if many else 'has'} {article(other)} {slot(other)}")
         return listing(clauses, "or" if plan.any_of else "and") if clauses else ""
+
+    def _agreeing(self, plan: QueryPlan, ref: Ref, clause: str) -> str:
+        """`whose details are "x"`, after a plural noun of a text."""
+        if not self.names.several(plan.tables[ref.occurrence], ref.column):
+            return clause
+        verb = f"(?<={re.escape(slot(self.noun(plan, ref)))} )\\w+"
+        return re.sub(verb, lambda match: _INFLECT.plural_verb(match[0]), clause)
 
     def _clause(self, plan: QueryPlan, item: Filter, many: bool) -> str:
         """One filter as a relative clause of a plural or singular subject."""
@@ -155,12 +167,21 @@ class Speaker:
         noun, occurrence = self.noun(plan, item.ref), item.ref.occurrence
         if occurrence == 0:
             if item.op == "=" and not isinstance(value, QueryPlan):
-                return self.say(WORDS["clauses"]["own_equals"], noun=slot(noun), value=self.value(value))
+                forms = WORDS["clauses"]["own_equals"][: 2 if noun.startswith("number of ") else None]
+                return self.say(forms, noun=slot(noun), value=self.value(value))
             return f"{self.pick('whose', 'whose', 'where the')} {slot(noun)} {self.predicate(noun, item.op, value)}"
         predicate, other = self.predicate(noun, item.op, value), self.subject(plan, occurrence)
-        upwards = _reached_upwards(plan, occurrence)
+        upwards, before = _reached_upwards(plan, occurrence), plan.joins[occurrence - 1].left.occurrence
+        # A row may have several of those between, unless they are mere links, and its customer's agent is not its own.
+        between, entities = self.subject(plan, before), self.names.entities
+        said = (between, other) != (entities[plan.tables[before]], entities[plan.tables[occurrence]])
+        if not upwards:
+            said = plan.joins[occurrence - 1].up and not self.names.links(plan.tables[before])
+        if before and said:
+            return f"with {article(between)} {slot(between)} whose {slot(other)}'s {slot(noun)} {predicate}"
         fields = {"noun": slot(noun), "predicate": predicate, "other": slot(other), "have": have, "a": article(other)}
-        clause = self.say(WORDS["clauses"]["of_parent" if upwards else "of_child"], **fields)
+        forms = WORDS["clauses"]["of_parent" if upwards else "of_child"]
+        clause = self.say(forms[:1] if upwards and before else forms, **fields)
         if upwards and item.op == "=":
             return self.pick(clause, f"whose {slot(other)} has {slot(noun)} {self.value(value)}")
         return clause

@@ -12,7 +12,7 @@ import sqlglot
 from sqlglot import exp
 
 from sqlgen.english import HIDING, Speaker, plain, surface
-from sqlgen.shapes.catalogue import SHAPES, Plan, Shape, draw, has_one_group, sql_of, topic_of, wording_of
+from sqlgen.shapes.catalogue import SHAPES, Plan, Shape, draw, has_one_group, sql_of, topic_of, unfiltered, wording_of
 from sqlgen.speakable import SpeakableDatabase
 from sqlgen.wording import in_style
 from sqlr1.data.reasoning import trace
@@ -87,7 +87,12 @@ def generate_over(
         before = number
         drafts = _drafts(db, wanted, request.styles, rng, seen)
         executions = executor.execute([Query(path, to_sql(tie_probe(draft.expression))) for draft in drafts])
-        for draft, execution in zip(drafts, executions, strict=True):
+        # Conditions that change nothing, such as "that have some song" where all singers have songs, are not said.
+        loose = {i: Query(path, sql) for i, draft in enumerate(drafts) if (sql := unfiltered(draft.plan))}
+        whole = dict(zip(loose, executor.execute(list(loose.values())), strict=True))
+        for i, (draft, execution) in enumerate(zip(drafts, executions, strict=True)):
+            if i in whole and Counter(whole[i].rows or ()) == Counter(execution.rows or ()):
+                continue
             if execution.status != Status.OK or rejection_reason(draft.expression, execution.rows):
                 continue
             if has_one_group(draft.plan, execution.rows):

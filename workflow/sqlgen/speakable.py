@@ -14,7 +14,10 @@ T = TypeVar("T")
 # Numbers with these words identify something: sorting or averaging them means nothing.
 _NOMINAL = {
     "phone", "fax", "zip", "postcode", "zipcode", "code", "security", "ssn", "telephone", "number", "no", "building",
+    "id", "postal", "version", "isbn", "iban", "sku", "vin", "serial", "barcode", "status",
 }  # fmt: skip
+_PLACES = {"latitude", "longitude"}  # they can be sorted, but not added
+_QUESTIONS = ("is", "has", "was", "can")  # `is_member` is no noun
 _LABELS = ("name", "title", "first name", "last name", "description", "model", "label")
 
 
@@ -57,7 +60,7 @@ class SpeakableDatabase:
         others = [k for k in self._keys if k.table != k.parent]
         roles = Counter((k.table, self._role(k)) for k in others)
         position = {table.name: number for number, table in enumerate(self.profile.schema.tables)}
-        told_apart = [k for k in others if roles[k.table, self._role(k)] == 1]
+        told_apart = [k for k in others if self._role(k) and roles[k.table, self._role(k)] == 1]
         return sorted(told_apart, key=lambda k: position[k.table])
 
     def _role(self, key: ForeignKey) -> str:
@@ -66,7 +69,8 @@ class SpeakableDatabase:
     @cached_property
     def self_keys(self) -> list[ForeignKey]:
         """Foreign keys of a table to itself, such as the manager of an employee."""
-        return [k for k in self._keys if k.table == k.parent and self._role(k) != self.names.entities[k.table]]
+        own = [k for k in self._keys if k.table == k.parent]
+        return [k for k in own if self._role(k) not in ("", self.names.entities[k.table])]
 
     @cached_property
     def all_up_keys(self) -> list[ForeignKey]:
@@ -75,10 +79,12 @@ class SpeakableDatabase:
 
     @cached_property
     def down_keys(self) -> list[ForeignKey]:
-        """Foreign keys that can be followed from a row to those that refer to it, in the order of the parents.
+        """Those of `lone_keys` without a role: "employees with no departments" would not name the manager."""
+        return [k for k in self.lone_keys if self._role(k) == self.names.entities[k.parent]]
 
-        Each is the only key between its two tables, because words such as "with a song" do not name a key.
-        """
+    @cached_property
+    def lone_keys(self) -> list[ForeignKey]:
+        """Keys to follow to the rows that refer to a parent: the only ones of their two tables, sorted by parents."""
         lone = [k for k in self.up_keys if k.table in self.tables and self._direct(k.table, k.parent) == 1]
         return sorted(lone, key=lambda k: self.tables.index(k.parent))
 
@@ -86,7 +92,8 @@ class SpeakableDatabase:
     def links(self) -> list[tuple[ForeignKey, ForeignKey]]:
         """Pairs of keys of one table to two others (a many-to-many link), where no other path connects those two."""
         pairs = [(a, b) for a in self.up_keys for b in self.up_keys if a.table == b.table]
-        return [(a, b) for a, b in pairs if a.parent != b.parent and self._paths(a.parent, b.parent) == 1]
+        pairs = [(a, b) for a, b in pairs if a.parent != b.parent and self._paths(a.parent, b.parent) == 1]
+        return [(a, b) for a, b in pairs if self._role(a) == self.names.entities[a.parent]]
 
     @cached_property
     def hops(self) -> list[tuple[ForeignKey, ForeignKey]]:
@@ -112,7 +119,8 @@ class SpeakableDatabase:
         """Columns worth showing: those with values, except keys."""
         names = [column.name for column in self.profile.schema.table(table).columns]
         found = {name: self.statistics(table, name) for name in names}
-        return [name for name in names if found[name].kind != "key" and found[name].distinct >= 1]
+        names = [name for name in names if found[name].kind != "key" and found[name].distinct >= 1]
+        return [name for name in names if self.names.columns[table, name].split()[0] not in _QUESTIONS]
 
     def complete(self, table: str, columns: Iterable[str]) -> list[str]:
         """Those of the columns that have a value in every row."""
@@ -125,11 +133,16 @@ class SpeakableDatabase:
     def numbers(self, table: str) -> list[str]:
         """Number columns with at least three values: worth averaging, comparing and sorting by."""
         found = [c for c in self.of_kind(table, "number") if self.statistics(table, c).distinct >= 3]
-        return [c for c in found if not _NOMINAL & set(self.names.columns[table, c].split())]
+        return [c for c in found if not self._is_code(table, c)]
+
+    def _is_code(self, table: str, column: str) -> bool:
+        noun = self.names.columns[table, column]
+        return bool(_NOMINAL & set(noun.split())) and not noun.startswith("number of ")
 
     def quantities(self, table: str) -> list[str]:
-        """Numbers that can be added and averaged: all but years."""
-        return [c for c in self.numbers(table) if not names_year(self.names.columns[table, c])]
+        """Numbers that can be added and averaged: all but years and coordinates."""
+        nouns = {c: self.names.columns[table, c] for c in self.numbers(table)}
+        return [c for c, noun in nouns.items() if not names_year(noun) and not _PLACES & set(noun.split())]
 
     def years(self, table: str) -> list[str]:
         """Numbers that are calendar years."""
@@ -187,10 +200,25 @@ class SpeakableDatabase:
         rng.shuffle(columns)
         columns.sort(key=lambda c: self.statistics(table, c).unique and rng.random() < 0.5)
         for column in columns:
-            chosen = _condition(rng, self.statistics(table, column))
-            if chosen:
+            statistics = self.statistics(table, column)
+            chosen = _condition(rng, statistics)
+            if chosen and chosen[1] is not None and statistics.kind == "number" and self._is_code(table, column):
+                chosen = "=", statistics.values[0][0]
+            if chosen and not _keeps_all(*chosen, statistics):
                 return Filter(Ref(occurrence, column), *chosen)
         return None
+
+
+def _keeps_all(op: str, value: object, statistics: ColumnStatistics) -> bool:
+    """Whether a condition is true of all the values that the statistics know: a question must not say it then."""
+    seen = [*(v for v, _ in statistics.values), *statistics.quantiles]
+    tests = {
+        ">=": lambda v: v >= value, "<=": lambda v: v <= value, ">": lambda v: v > value, "<": lambda v: v < value,
+        "between": lambda v: value[0] <= v <= value[1], "year": lambda v: v.startswith(value),
+        "prefix": lambda v: f"{v}".lower().startswith(value.lower()),
+        "contains": lambda v: value.lower() in f"{v}".lower(),
+    }  # fmt: skip
+    return op in tests and all(map(tests[op], seen))
 
 
 def _is_distinctive(statistics: ColumnStatistics) -> bool:
@@ -213,12 +241,14 @@ def _text_condition(rng: random.Random, statistics: ColumnStatistics) -> tuple[s
     values = [v for v, _ in statistics.values]
     value = rng.choice(values[:12])
     roll = rng.random()
-    if not isinstance(value, str) or roll < 0.68:
+    # People take rows without a value for others than those with it; SQL's != leaves them out.
+    if not isinstance(value, str) or roll < 0.68 or (statistics.has_nulls and roll < 0.78):
         return "=", value
     if roll < 0.78:
         return "!=", value
     if roll < 0.88 and len(values) >= 3:
-        return rng.choice(["in", "in", "not_in"]), tuple(rng.sample(values[:12], 2))
+        op = rng.choice(["in", "in", "not_in"])
+        return "in" if statistics.has_nulls else op, tuple(rng.sample(values[:12], 2))
     word = rng.choice(value.split())
     if len(word) < 3 or not word.isalnum():
         return "=", value

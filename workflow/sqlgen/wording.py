@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlgen.english import Speaker, listing, slot
-from sqlgen.naming import WORDS, plural
+from sqlgen.naming import WORDS
 from sqlgen.query_plan import COUNT, Measure, QueryPlan, Ref, SortKey
 
 
@@ -43,14 +43,19 @@ def in_style(speaker: Speaker, style: str, wording: Wording, topic: str) -> str:
     return frame.format(topic=topic, ask=text[:start] + text[start : start + 1].upper() + text[start + 1 :])
 
 
+def _several(speaker: Speaker, plan: QueryPlan) -> bool:
+    """Whether the first column shown is plural: what are the details of each project."""
+    first = plan.outputs[0]
+    return isinstance(first, Ref) and speaker.names.several(plan.tables[first.occurrence], first.column)
+
+
 def _worded(speaker: Speaker, kind: str, many: bool | None = None, **fields: str) -> Wording:
     """The wording that an entry of english.yaml's `plans` gives. `many` replaces that of the entry."""
     forms = WORDS["plans"][kind]
     direct, commands = (tuple(speaker.say([t], **fields) for t in forms.get(k, ())) for k in ("direct", "commands"))
     phrases = forms["phrases"]
     number = speaker.rng.randrange(len(phrases)) if len(phrases) > 1 else 0
-    if many is None:
-        many = forms["many"][number] if isinstance(forms["many"], list) else forms["many"]
+    many = forms["many"] if many is None else many
     return Wording(speaker.say([phrases[number]], **fields), many, direct, commands)
 
 
@@ -80,7 +85,7 @@ class CompoundPlan:
         for name, part in (*self.parts.items(), *WORDS["plans"][self.kind].get("words", {}).items()):
             if part is not None:
                 fields[name] = self._said(part, speaker, fields)
-        return _worded(speaker, self.kind, **fields)
+        return _worded(speaker, self.kind, (self.base.outputs and _several(speaker, self.base)) or None, **fields)
 
     def _said(self, part: Part, speaker: Speaker, fields: Mapping[str, str]) -> str:
         if isinstance(part, Ref):
@@ -116,7 +121,7 @@ def _aggregated(speaker: Speaker, plan: QueryPlan) -> Wording:
         what = f"the {listing(adjectives)} {slot(speaker.noun(plan, first.ref))}"
     fields = {"what": what, "of": speaker.pick("of", "of", "across", "for", "among"), "subjects": subjects}
     if len(measures) == 1 and first.distinct and not plan.filters:
-        nouns = slot(plural(speaker.noun(plan, first.ref)))
+        nouns = slot(speaker.names.plural(speaker.noun(plan, first.ref)))
         return _worded(speaker, "distinct_count", many=False, nouns=nouns, **fields)
     return _worded(speaker, "aggregate", many=len(measures) > 1, **fields)
 
@@ -126,7 +131,7 @@ def _listed(speaker: Speaker, plan: QueryPlan) -> Wording:
     different = speaker.pick("different ", "distinct ", "unique ") if plan.distinct else ""
     fields = {"subjects": subjects, "different": different, "shown": _outputs(speaker, plan, many)}
     fields["order"] = "" if plan.limit is not None else _ordering(speaker, plan)
-    many = many or len(plan.outputs) > 1
+    many = many or len(plan.outputs) > 1 or _several(speaker, plan)
     if not plan.filters or plan.limit is not None or plan.distinct:
         return _worded(speaker, "list", many, **fields)
     plurals, chosen = _outputs(speaker, plan, True), speaker.filtered(plan)
@@ -152,8 +157,8 @@ def _outputs(speaker: Speaker, plan: QueryPlan, many: bool) -> str:
         if ref.occurrence:
             other = speaker.subject(plan, ref.occurrence)
             first, *rest = noun.split()
-            noun = " ".join([other, *rest] if first == other.split()[-1] else [other, noun])
-        parts.append(slot(plural(noun) if many else noun))
+            noun = " ".join([other, *rest] if first in other.split() else [other, noun])
+        parts.append(slot(speaker.names.plural(noun) if many else noun))
     return listing(parts)
 
 
@@ -223,6 +228,10 @@ def _groups(speaker: Speaker, plan: QueryPlan) -> dict[str, str]:
     one, many = slot(speaker.subject(plan, occurrence)), speaker.subjects(plan, occurrence)
     all_names = f"the {plurals} of {speaker.pick('all', 'the')} {many}"
     names = {"one_name": f"the {columns} of the {one}", "all_names": all_names}
+    keys = [(plan.tables[j.left.occurrence], j.left.column, plan.tables[i]) for i, j in enumerate(plan.joins, 1)]
+    if not plan.having and plan.limit is None and any(speaker.names.drops(*key) for key in keys):
+        one += f" with any {speaker.subjects(plan)}"  # the join drops the others
+        names["all_names"] += f" with any {speaker.subjects(plan)}"
     return {"one": one, "groups": many, "and_name": f" Show the {columns} and the number."} | names
 
 
@@ -230,12 +239,20 @@ def _grouped(speaker: Speaker, plan: QueryPlan) -> Wording:
     measures = [output for output in plan.outputs if isinstance(output, Measure)]
     groups = _groups(speaker, plan)
     if plan.having or plan.limit is not None:
-        restriction = f" {speaker.restriction(plan)}" if plan.filters else ""
+        of_rows = plan.having or plan.order[0].key == COUNT  # whose noun comes right before
+        restriction = "" if not plan.filters else speaker.restriction(plan) if of_rows else speaker.filtered(plan)
+        restriction = f" {'' if of_rows else 'among '}{restriction}" if restriction else ""
         also = f", along with {' and '.join(f'the {speaker.measure(plan, m)}' for m in measures)}" if measures else ""
         return (_groups_having if plan.having else _top_groups)(speaker, plan, groups, restriction, also)
     measured = listing([f"the {speaker.measure(plan, m)}" for m in measures])
-    measured += f" {speaker.restriction(plan)}" if plan.filters else ""
-    fields = groups | {"measured": measured, "order": _ordering(speaker, plan)}
+    if plan.filters:  # "the average price among songs whose ...": the price has no such property
+        measured += f" {speaker.restriction(plan)}" if measures == [COUNT] else f" among {speaker.filtered(plan)}"
+    elif plan.group[0].occurrence and measures != [COUNT]:
+        measured += f" of {speaker.subjects(plan)}"
+    order = f", {order.strip(', ')}" if (order := _ordering(speaker, plan)) else ""
+    if plan.filters:  # the condition drops whole groups
+        order = f", leaving out {groups['groups']} without any{order}"
+    fields = groups | {"measured": measured, "order": order}
     if measures == [COUNT]:
         return _worded(speaker, "counted_groups", counted=speaker.filtered(plan), **fields)
     return _worded(speaker, "groups", **fields)
@@ -263,11 +280,13 @@ def _top_groups(speaker: Speaker, plan: QueryPlan, groups: Mapping[str, str], re
     figure, kind = speaker.measure(plan, order.key), "measures"
     if order.key == COUNT:
         figure, kind = speaker.subjects(plan), "counts"
+    elif plan.group[0].occurrence and not plan.filters:
+        figure += f" of {speaker.subjects(plan)}"
     words = WORDS["most"][kind]["highest" if order.descending else "lowest"]
     most = f"the {speaker.pick(*words)} {figure}{restriction}"
     rows = groups["one"] if one else f"{slot(plan.limit)} {groups['groups']}"
     if plan.group[0].occurrence:
         names = groups["one_name" if one else "all_names"].rsplit(" of ", 1)[0]
-        return Wording(f"{names} of the {rows} with {most}{also}", not one)
+        return Wording(f"{names} of the {rows} with {most}{also}", not one or _several(speaker, plan))
     direct = () if also else (f"Which {rows} {'has' if one else 'have'} {most}?",)
     return Wording(f"the {rows} with {most}{also}", not one, direct)

@@ -32,6 +32,15 @@ def wording_of(plan: Plan, speaker: Speaker) -> Wording:
     return block_wording(speaker, plan) if isinstance(plan, QueryPlan) else plan.wording(speaker)
 
 
+def unfiltered(plan: Plan) -> str:
+    """The SQL without its conditions, if they are about other tables or about groups; else nothing."""
+    if isinstance(plan, CompoundPlan):
+        return sql_of(plan.base) if plan.kind == "existence" else ""
+    nested = any(isinstance(item.value, QueryPlan) for item in plan.filters)
+    joined = plan.filters and (plan.joins or nested) and plan.limit is None
+    return sql_of(plan.with_(filters=(), having=(), order=())) if joined or plan.having else ""
+
+
 def topic_of(plan: Plan, speaker: Speaker) -> str:
     """The plural noun of what the plan is about."""
     return speaker.subjects(plan if isinstance(plan, QueryPlan) else plan.base)

@@ -47,16 +47,16 @@ def by_year_plan(base: QueryPlan, key: Ref, dated: bool, measured: Ref | None, k
     year = year_of(block.column(key)) if dated else block.column(key)
     measure = Measure("sum" if measured else "count", measured)
     parts = {"key": key, "measured": measured, "year": "year of the {key}" if dated else "{key}", "counted": base}
-    # {counted} is filled in for sums too, so that a seed makes the rows it always made.
-    parts |= {"total": partial(Speaker.measure, plan=base, measure=measure), "summed": base} if measured else {}
-    parts["what"] = "{total} of {summed}" if measured else "number of {counted}"
+    parts |= {"total": partial(Speaker.measure, plan=base, measure=measure)} if measured else {}
+    such = "such {subjects}" if base.filters and kind != "count" else "{counted}"  # the years' own words say which
+    parts["what"] = f"{{total}} of {such}" if measured else f"number of {such}"
     if kind == "count":
         return CompoundPlan("by_year", base, block.select([year, block.output(measure)], [year]), parts)
     yearly = block.select([f"{year} AS period", f"{block.output(measure)} AS total"], [year])
     last = "SUM(total)" if kind == "running" else "total - LAG(total)"
     sql = f"WITH yearly AS ({yearly}) SELECT period, {last} OVER (ORDER BY period) FROM yearly"
     running = ("the running total of the {what}", "the cumulative {what} up to then")
-    change = "the change of the {what} from the previous such year (empty for the first)"
+    change = "the change in the {what} from the previous such year (empty for the first)"
     parts["figure"] = running if kind == "running" else change
     return CompoundPlan("figure_by_year_of_chosen" if base.filters else "figure_by_year", base, sql, parts)
 

@@ -10,7 +10,7 @@ from sqlgen.sql_text import Block, literal
 from sqlgen.wording import CompoundPlan
 from sqlr1.database import ForeignKey, identifier
 
-_BOTH_NUMBERS = (", along with both numbers", ", and show both counts")
+_BOTH_NUMBERS = (", along with both numbers", ", with both counts")
 
 
 def _counts(base: QueryPlan, *keys: Ref) -> str:

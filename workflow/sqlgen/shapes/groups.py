@@ -190,7 +190,7 @@ def ranking(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
     numbers = require(db.complete(table, db.numbers(table)))  # RANK also gives NULLs a rank, which nobody asks for
     groups = [c for c in db.complete(table, db.categories(table)) if c != label]
     group = Ref(0, rng.choice(groups)) if groups and rng.random() < 0.5 else None
-    key = rng.choice(numbers)
+    key = choose(rng, [c for c in numbers if not group or c != group.column])
     return ranking_plan(QueryPlan.of(table, label), Ref(0, key), group, db.descending(rng, table, key, 0.75))
 
 

@@ -93,7 +93,7 @@ def parent_lookup(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
 def parent_superlative(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """The parent of the extreme row: the name of the singer of the longest song."""
     # If a row had no parent, the join could leave out the extreme row.
-    keys = [k for k in db.all_up_keys if db.numbers(k.table) and db.complete(k.table, [k.column])]
+    keys = [k for k in db.all_up_keys if db.numbers(k.table) and not db.names.drops(k.table, k.column)]
     key = choose(rng, keys)
     column = rng.choice(db.numbers(key.table))
     order = SortKey(Ref(0, column), db.descending(rng, key.table, column, 0.65))
@@ -133,7 +133,7 @@ def _with_some(
 
 def children_by_parent(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """Base of the grouped shapes: children joined to their parent, grouped by the parent's key."""
-    key = choose(rng, db.down_keys)
+    key = choose(rng, db.lone_keys)
     label = Ref(1, db.label(key.parent))
     return chain(key.table, up(key)).with_(outputs=(label,), group=(Ref(1, key.parent_column),))
 

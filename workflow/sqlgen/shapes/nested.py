@@ -1,6 +1,8 @@
 """Shapes of several SELECT blocks: subqueries in conditions, and INTERSECT, EXCEPT and UNION."""
 
 import random
+import re
+from collections.abc import Callable
 from functools import partial
 
 from sqlgen.english import Speaker
@@ -106,11 +108,17 @@ def set_plan(shown: str, first: QueryPlan, *rest: str | QueryPlan) -> CompoundPl
     sql = " ".join(part.upper() if isinstance(part, str) else Block(part).select() for part in (first, *rest))
     parts: dict[str, Part] = dict(zip(("first", "second", "third"), (first, *rest[1::2]), strict=False))
     if shown == "entities":  # their noun is said once
-        once = parts if len(parts) == 3 else ["second"]
-        parts |= {name: partial(Speaker.restriction, plan=parts[name]) for name in once}
+        once = parts if len(parts) == 3 or rest[0] == "intersect" else ["second"]
+        said = partial if len(once) == 1 else _that
+        parts |= {name: said(Speaker.restriction, plan=parts[name]) for name in once}
     if len(parts) == 3:
         parts["both"] = ("both {first} and {second}", "{first} and also {second}")
     return CompoundPlan(" ".join((shown, *rest[::2])), first, sql, parts)
+
+
+def _that(restriction: Callable[..., str], plan: QueryPlan) -> Callable[[Speaker], str]:
+    """What follows "that": `have a song`, for both "that have a song" and "with a song"."""
+    return lambda speaker: re.sub("^(that have|with) ", "have ", restriction(speaker, plan=plan))
 
 
 def set_values(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
@@ -124,6 +132,8 @@ def _values(db: SpeakableDatabase, rng: random.Random) -> _Blocks:
     key = choose(rng, [c for c in db.complete(table, db.repeated(table)) if db.statistics(table, c).distinct > 1])
     first, second = (QueryPlan.of(table, key, filters=(item,)) for item in _two_filters(db, rng, table, 0, key))
     operator = _operator(rng)
+    if operator == "union" and db.statistics(table, first.filters[0].ref.column).distinct == 2:
+        raise NoPlan  # every row meets one of two conditions on the same column
     if operator == "except" and rng.random() < 0.3:
         first = first.with_(filters=())
     return first, operator, second
@@ -175,7 +185,9 @@ def set_tables(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
     """A noun that two tables share, such as the city of customers and of branches."""
     texts = [(t, c) for t in db.tables for c in db.complete(t, db.of_kind(t, "text"))]
     pairs = [(a, b) for a in texts for b in texts if a[0] != b[0] and db.names.columns[a] == db.names.columns[b]]
-    left, right = choose(rng, pairs)
+    # The titles of albums and those of employees have nothing in common.
+    seen = {text: {v for v, _ in db.statistics(*text).values} for text in texts}
+    left, right = choose(rng, [(a, b) for a, b in pairs if seen[a] & seen[b]])
     return set_plan("tables", QueryPlan.of(*left), _operator(rng), QueryPlan.of(*right))
 
 

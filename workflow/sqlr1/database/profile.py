@@ -57,12 +57,16 @@ class ColumnStatistics:
 
 @dataclass(frozen=True)
 class Profile:
-    """A schema with row counts, column statistics, and the declared and then the inferred foreign keys."""
+    """A schema with row counts, column statistics, and the declared and then the inferred foreign keys.
+
+    `dangling` are the (table, column) of declared keys with a value that does not occur in the parent.
+    """
 
     schema: Schema
     rows: dict[str, int]
     columns: dict[tuple[str, str], ColumnStatistics]
     foreign_keys: tuple[ForeignKey, ...] = field(default=())
+    dangling: frozenset[tuple[str, str]] = frozenset()
 
     @cached_property
     def keys_between(self) -> Counter[frozenset[str]]:
@@ -99,7 +103,8 @@ def read_profile(path: Path) -> Profile:
             foreign_keys=tuple(k for k in schema.foreign_keys if {k.table, k.parent} <= rows.keys()),
         )
         inferred = tuple(inferred_keys(connection, schema, columns))
-    return Profile(schema, rows, columns, schema.foreign_keys + inferred)
+        dangling = frozenset((k.table, k.column) for k in schema.foreign_keys if not _holds(connection, k))
+    return Profile(schema, rows, columns, schema.foreign_keys + inferred, dangling)
 
 
 def _statistics(
