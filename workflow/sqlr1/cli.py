@@ -10,7 +10,13 @@ from importlib import import_module
 from sqlr1.records import InputError
 
 # Only the module of the command that was asked for is imported; all of them for the list of commands.
-COMMANDS = {"score": "sqlr1.evaluate.score_command", "ask": "sqlr1.ask", "plan": "sqlr1.plan", "ui": "sqlr1.tracking"}
+COMMANDS = {
+    "score": "sqlr1.evaluate.score_command",
+    "compare": "sqlr1.evaluate.compare_command",
+    "ask": "sqlr1.ask",
+    "plan": "sqlr1.plan",
+    "ui": "sqlr1.tracking",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

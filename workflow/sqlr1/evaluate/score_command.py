@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sqlr1.evaluate.errors import add_kinds, primary_counts
 from sqlr1.evaluate.evaluator import SHARES, Evaluation, evaluate, in_order, summarise
 from sqlr1.evaluate.formats import LAYOUTS, read_answers, read_questions
 from sqlr1.evaluate.statistics import Bootstrap, Estimate
@@ -86,6 +87,7 @@ def run(args: argparse.Namespace) -> None:
         asked = [question for question in questions if question.index in answers]
         found = evaluate(executor, args.benchmark, asked, args.databases, answers, args.ves)
         found = replace(found, unanswered=[q.index for q in questions if q.index not in answers])
+    add_kinds(found.scored)
     if args.out:
         write_jsonl(args.out, map(_record, found.scored))
     table = _table(found)
@@ -110,7 +112,7 @@ def _record(row: Mapping[str, Any]) -> dict[str, Any]:
     """A line of `--out`: the greedy answer's verdict and metrics; with samples, the vote's and the counts too."""
 
     def judged(answer: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: answer[key] for key in ("verdict", *METRICS, "r_ves") if key in answer}
+        return {key: answer[key] for key in ("verdict", *METRICS, "r_ves", "kinds") if key in answer}
 
     record = {key: row[key] for key in ("index", "db_id", "difficulty")} | judged(row["greedy"])
     return record | {"vote": judged(row["vote"]), "samples": row["samples"]} if "vote" in row else record
@@ -155,6 +157,7 @@ def _as_json(benchmark: str, found: Evaluation, table: list[dict[str, Any]]) -> 
         "missing_databases": sorted(set(found.missing.values())),
         "gold_errors": {row["index"]: row["greedy"]["error"] for row in found.gold_faults},
         "summary": table,
+        "error_kinds": primary_counts(found.scored),
     }
     return json.dumps(summary, allow_nan=False)
 
@@ -165,6 +168,9 @@ def _as_text(found: Evaluation, table: list[dict[str, Any]]) -> str:
     lines = [[_cell(row[name]) for name in header] for row in table]
     widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
     text = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *lines]]
+    if counts := primary_counts(found.scored):
+        text += ["", f"wrong answers (greedy) by primary kind: {sum(counts.values())}"]
+        text += [f"{n:5}  {kind.replace('_', ' ')}" for kind, n in counts.items()]
     errors = {row["index"]: f"; {row['index']}: {row['greedy']['error']}" for row in found.gold_faults}
     for reason, indices in _unscored(found).items():
         named = ", ".join(map(str, indices[:10])) + (", ..." if len(indices) > 10 else "")
