@@ -1,4 +1,4 @@
-"""Compare two files of `sqlr1 score --out`: questions that B won and lost against A, by kind of error.
+"""Compare two files of `sqlr1 score --kinds --out`: questions that B won and lost against A, by kind of error.
 
 The questions are those that both files have; the test is the exact McNemar test on the greedy answers' verdicts.
 """
@@ -18,7 +18,9 @@ _SHOWN = 10  # indices named per kind
 def add_parser(commands: Any) -> None:
     """Add the sub-command `compare` to argparse's sub-parsers."""
     parser = commands.add_parser("compare", help="compare two scored files", description=__doc__, allow_abbrev=False)
-    parser.add_argument("a", type=Path, metavar="A.jsonl", help="written by `sqlr1 score --out`, or a questions.jsonl")
+    parser.add_argument(
+        "a", type=Path, metavar="A.jsonl", help="written by `sqlr1 score --kinds --out`, or a questions.jsonl"
+    )
     parser.add_argument("b", type=Path, metavar="B.jsonl", help="the same, of the other policy")
     parser.set_defaults(run=run)
 
@@ -50,7 +52,9 @@ def _read(path: Path) -> dict[int, str]:
     for place, row in read_jsonl(path):
         answer: Mapping[str, Any] = row.get("greedy", row)
         if not {"index"} <= row.keys() or not {"verdict", "kinds"} <= answer.keys():
-            raise InputError(f"{place}: no index, verdict and kinds; make the file anew with `sqlr1 score --out`")
+            raise InputError(
+                f"{place}: no index, verdict and kinds; make the file anew with `sqlr1 score --kinds --out`"
+            )
         if answer["verdict"] == "match" or answer["kinds"]:
             found[row["index"]] = (answer["kinds"] or [""])[0]
     return found

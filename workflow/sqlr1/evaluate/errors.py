@@ -133,7 +133,7 @@ def _parts(expression: exp.Expression, qualified: bool) -> dict[str, Any]:
 
 
 def _read_quoted_values(expression: exp.Expression) -> None:
-    """Spider writes values as `"France"`: a quoted name on the right of a comparison is a string, as SQLite takes it."""
+    """Spider writes values as `"France"`: a quoted name on the right of a comparison is text, as in SQLite."""
     for node in list(expression.find_all(exp.Binary, exp.In, exp.Between)):
         values = node.expressions or [node.args.get(key) for key in ("expression", "low", "high")]
         for value in values:
