@@ -67,7 +67,7 @@ def _expected(kind: str, mutant: exp.Expression, gold: exp.Expression) -> str:
 
 
 def test_kinds_of_mutants_of_spiders_golds(data_root):
-    """At least 95 % of the changes to 200 golds get their kind; the last of each kind of change in a gold. Takes 10 s."""
+    """At least 95 % of the changes to 200 golds get their kind (one of each kind in a gold). Takes 10 s."""
     rows = json.loads((data_root / "spider/dev.json").read_text())
     golds = [parse(sql)[0] for sql in list(dict.fromkeys(row["query"] for row in rows))[::2][:200]]
     assert len(golds) == 200

@@ -3,7 +3,7 @@
 The first kind, by the order of `KINDS`, is the primary one: what failed to run comes first, then what changes the
 whole query (set operation, nesting, tables), then single clauses. Columns are compared by name, and by table too if
 nothing else differs. `gold_disputed` is never primary beside another kind: it marks candidates for a second look, in
-which only selected columns are added, or in which the gold takes the first row by ORDER BY and the prediction all ties.
+which only selected columns are added, or in which one side takes the first row by ORDER BY and the other all ties.
 Whether a literal is a value of the database is not looked up.
 """
 
@@ -191,7 +191,9 @@ def _compared(new: Mapping[str, Any], gold: Mapping[str, Any]) -> set[str]:
     if new["keys"] != gold["keys"] and new["joins"] == gold["joins"]:
         found.add("join_key")
     found |= _columns(new["columns"], gold["columns"]) | _predicates(new["predicates"], gold["predicates"])
-    if found == {"columns_extra"} or (gold["limit"] and not new["limit"] and new["ties"]):
+    if found == {"columns_extra"} or any(
+        a["limit"] and not b["limit"] and b["ties"] for a, b in ((gold, new), (new, gold))
+    ):
         found.add("gold_disputed")
     return found
 
