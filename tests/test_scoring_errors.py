@@ -13,8 +13,11 @@ from sqlr1.database.sql import features, parse, to_sql
 from sqlr1.evaluate.errors import KINDS, add_kinds, primary_counts, query_kinds
 from sqlr1.evaluate.evaluator import evaluate
 from sqlr1.evaluate.formats import Answers, BenchmarkQuestion
+from sqlr1.evaluate.statistics import Bootstrap
 from sqlr1.prompt import Response
 from sqlr1.records import write_jsonl
+from sqlr1.report.policies import ScoreRun
+from sqlr1.report.score_tables import error_markdown, error_rows
 from sqlr1.sandbox import Executor, Limits
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -113,3 +116,15 @@ def test_compare(tmp_path, capsys):
     write_jsonl(tmp_path / "b.jsonl", [{"index": 0, "verdict": "match"}])
     with pytest.raises(SystemExit, match="--kinds"):
         main(["compare", str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")])
+
+
+def test_the_report_pairs_kinds_before_and_after_grpo():
+    def scored(reward: str, kinds: list[str]) -> ScoreRun:
+        rows = [{"id": str(i), "greedy": {"kinds": [kind] if kind else []}} for i, kind in enumerate(kinds)]
+        return ScoreRun({"strategy": "none", "reward": reward, "benchmark": "b", "seed": 0}, rows)
+
+    runs = [scored("no_rl", ["join", "join", "tables", ""]), scored("full", ["", "join", "", ""])]
+    panels = error_rows("none", "full", runs, Bootstrap(resamples=100))
+    found = [(kind, e["before"].value, e["after"].value) for kind, e in panels["b"]]
+    assert found == [("tables", 0.25, 0), ("join", 0.5, 0.25)]
+    assert "| b | join | 2: 50.0 [" in error_markdown(panels)

@@ -195,9 +195,9 @@ def error_rows(strategy: str, reward: str, runs: Sequence[ScoreRun], bootstrap: 
             side: [{row["id"]: (row["greedy"].get("kinds") or [""])[0] for row in run.rows} for run in mine]
             for side, mine in sides.items()
         }
-        if not all(primary.values()) or not any(run for run in primary["before"]):
+        kinds = {kind for side in primary.values() for run in side for kind in run.values() if kind}
+        if not all(primary.values()) or not kinds:
             continue
-        kinds = {kind for side in primary.values() for run in side for kind in run.values()}
         found[benchmark] = [
             (kind.replace("_", " "), {side: _share_of(kind, named, bootstrap) for side, named in primary.items()})
             for kind in KINDS
