@@ -123,6 +123,7 @@ def test_equal_input_gives_equal_bytes(results):
         "report/training.svg",
         "report/scores.svg",
         "report/scores.csv",
+        "report/errors.svg",
         "report/conclusion.txt",
     ]
     run(results)
@@ -131,6 +132,7 @@ def test_equal_input_gives_equal_bytes(results):
     assert {name: (results / name).read_bytes() for name in first} == first
     assert set(read_json(results / "report/manifest.json")["outputs"]) == {
         "../report.md", "funnel.svg", "selection.svg", "training.svg", "scores.svg", "scores.csv", "conclusion.txt",
+        "errors.svg",
     }  # fmt: skip
 
 

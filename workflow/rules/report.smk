@@ -55,6 +55,12 @@ rule report:
             category="Scores",
             labels={"content": "execution accuracy", "kind": "figure"},
         ),
+        errors=report(
+            "<results>/report/errors.svg",
+            caption="../report/scores.rst",
+            category="Scores",
+            labels={"content": "kinds of error", "kind": "figure"},
+        ),
         table=report(
             "<results>/report/scores.csv",
             caption="../report/scores.rst",

@@ -13,6 +13,7 @@ from sqlr1.records import InputError
 COMMANDS = {
     "init": "sqlr1.init_command",
     "score": "sqlr1.evaluate.score_command",
+    "compare": "sqlr1.evaluate.compare_command",
     "ask": "sqlr1.ask",
     "plan": "sqlr1.plan",
     "ui": "sqlr1.tracking",

@@ -66,6 +66,9 @@ def add_parser(commands: Any) -> None:
         metavar="REPEATS",
         help=f"also time matching queries for R-VES ({_OFFICIAL_REPEATS} times each, as BIRD does; slow, and noisy)",
     )
+    parser.add_argument(
+        "--kinds", action="store_true", help="also name the kinds of error of wrong answers, as `sqlr1 compare` needs"
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object instead of a table")
     parser.add_argument("--seconds", type=float, default=30.0, help="wall time a query may take (default: 30)")
     parser.add_argument(
@@ -100,10 +103,16 @@ def run(args: argparse.Namespace) -> None:
         found = evaluate(executor, args.benchmark, asked, args.databases, answers, args.ves)
         found = replace(found, unanswered=[q.index for q in questions if q.index not in answers])
     _warn_of_broken_sql(args.predictions, found)
+    counts = None
+    if args.kinds:
+        from sqlr1.evaluate import errors  # sqlglot takes long to import
+
+        errors.add_kinds(found.scored)
+        counts = errors.primary_counts(found.scored)
     if args.out:
         write_jsonl(args.out, map(_record, found.scored))
     table = _table(found)
-    print(_as_json(args.benchmark, found, table) if args.json else _as_text(found, table))
+    print(_as_json(args.benchmark, found, table, counts) if args.json else _as_text(found, table, counts))
 
 
 def _warn_of_broken_sql(path: Path, found: Evaluation) -> None:
@@ -133,7 +142,7 @@ def _record(row: Mapping[str, Any]) -> dict[str, Any]:
     """A line of `--out`: the greedy answer's verdict and metrics; with samples, the vote's and the counts too."""
 
     def judged(answer: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: answer[key] for key in ("verdict", *METRICS, "r_ves") if key in answer}
+        return {key: answer[key] for key in ("verdict", *METRICS, "r_ves", "kinds") if key in answer}
 
     record = {key: row[key] for key in ("index", "db_id", "difficulty")} | judged(row["greedy"])
     return record | {"vote": judged(row["vote"]), "samples": row["samples"]} if "vote" in row else record
@@ -165,7 +174,7 @@ def _unscored(found: Evaluation) -> dict[str, list[int]]:
     return {reason: indices for reason, indices in reasons.items() if indices}
 
 
-def _as_json(benchmark: str, found: Evaluation, table: list[dict[str, Any]]) -> str:
+def _as_json(benchmark: str, found: Evaluation, table: list[dict[str, Any]], counts: dict[str, int] | None) -> str:
     for row in table:
         for metric, estimate in row.items():
             if metric not in ("method", "difficulty", "questions"):
@@ -178,16 +187,19 @@ def _as_json(benchmark: str, found: Evaluation, table: list[dict[str, Any]]) -> 
         "missing_databases": sorted(set(found.missing.values())),
         "gold_errors": {row["index"]: row["greedy"]["error"] for row in found.gold_faults},
         "summary": table,
-    }
+    } | ({} if counts is None else {"error_kinds": counts})
     return json.dumps(summary, allow_nan=False)
 
 
-def _as_text(found: Evaluation, table: list[dict[str, Any]]) -> str:
+def _as_text(found: Evaluation, table: list[dict[str, Any]], counts: dict[str, int] | None) -> str:
     hidden = () if len({row["method"] for row in table}) > 1 else ("method",)
     header = [name for name in table[0] if name not in hidden]
     lines = [[_cell(row[name]) for name in header] for row in table]
     widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
     text = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *lines]]
+    if counts:
+        text += ["", f"wrong answers (greedy) by primary kind: {sum(counts.values())}"]
+        text += [f"{n:5}  {kind.replace('_', ' ')}" for kind, n in counts.items()]
     errors = {row["index"]: f"; {row['index']}: {row['greedy']['error']}" for row in found.gold_faults}
     for reason, indices in _unscored(found).items():
         named = ", ".join(map(str, indices[:10])) + (", ..." if len(indices) > 10 else "")

@@ -68,7 +68,14 @@ def _report(job: Job) -> None:
     with atomic_write(job.out / "../report.md") as file:
         file.write(render("report.md.j2", **parts, **_examples(job, runs)).rstrip("\n") + "\n")
     job.outputs(
-        "../report.md", "conclusion.txt", "funnel.svg", "selection.svg", "training.svg", "scores.svg", "scores.csv"
+        "../report.md",
+        "conclusion.txt",
+        "funnel.svg",
+        "selection.svg",
+        "training.svg",
+        "scores.svg",
+        "scores.csv",
+        "errors.svg",
     )
     job.run.artifact(job.out / "../report.md")
 
@@ -153,6 +160,8 @@ def _scores(job: Job, runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> dict[st
     write_csv(job.out / "scores.csv", rows)
     job.run.table(rows, "scores.json")
     _figure(job, interval_panels(score_tables.score_panels(rows), "execution accuracy, %"), "scores")
+    errors = score_tables.error_rows(strategy, rewards[0], runs, bootstrap)
+    _figure(job, interval_panels(errors, "share of questions, %"), "errors")
     overall = [row for row in rows if row["difficulty"] == "all"]
     names = ["/".join((r["benchmark"], f"{r['strategy']}.{r['reward']}", r["method"])) for r in overall]
     job.run.metrics({n.replace("@", "_at_"): row["value"] for n, row in zip(names, overall, strict=True)})
@@ -162,6 +171,7 @@ def _scores(job: Job, runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> dict[st
         "conclusion": [c.sentence() for c in changes if c.reward == rewards[0] and c.method != "vote"],
         "change": score_tables.change_markdown(changes),
         "metrics": score_tables.metrics_markdown(policies, runs, bootstrap),
+        "errors": score_tables.error_markdown(errors),
         "by_difficulty": score_tables.difficulty_markdown(rows),
         "coverage": data_tables.coverage_rows([run.summary for run in runs]),
         "skipped": job.settings["skipped"],

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlr1.database import read_schema
+from sqlr1.evaluate.errors import add_kinds, primary_counts
 from sqlr1.evaluate.evaluator import Evaluation, evaluate, in_order, summarise
 from sqlr1.evaluate.formats import (
     BenchmarkQuestion,
@@ -48,6 +49,7 @@ def _score(job: Job) -> None:
     trusted = [question for question in questions if question.index not in excluded]
     answers = read_candidates(job.args.candidates, questions)
     found = _evaluate(job, trusted, answers)
+    add_kinds(found.rows)
     summary = _identity(job) | {
         "questions": len(found.scored),
         "missing_databases": dict(sorted(Counter(found.missing.values()).items())),
@@ -55,6 +57,7 @@ def _score(job: Job) -> None:
         "unanswered": sum(not row["asked"] for row in found.scored),  # scored, as wrong
         "gold_failed": [row["index"] for row in found.gold_faults],
         "n_samples": found.rows[0]["samples"]["n"] if found.rows else 0,
+        "error_kinds": {method: primary_counts(found.rows, method) for method in ("greedy", "vote")},
         "metrics": summarise(found.rows, Bootstrap(settings.confidence, settings.resamples)) if found.rows else {},
     }
     votes = {row["index"]: row["vote"]["sql"] for row in found.rows}
@@ -104,6 +107,7 @@ def _track(job: Job, rows: Sequence[dict[str, Any]], summary: dict[str, Any]) ->
         if "all" in groups:
             logger.info("%s %s: %s", summary["metric"], method, Estimate(**groups["all"]).percent())
     counts = {"questions": summary["questions"], "missing": sum(summary["missing_databases"].values())}
+    counts |= {f"error/{m}/{kind}": n for m, by in summary["error_kinds"].items() for kind, n in by.items()}
     job.run.metrics(_flat(summary["metrics"]) | counts | {"gold_failed": len(summary["gold_failed"])})
     if not rows:
         return
