@@ -80,7 +80,7 @@ def test_corrected_answers_are_right_after_the_next_training(ask, taught, tmp_pa
     filter.main(["--settings", json.dumps(sizes), *data, *questions, "--out", f"{tmp_path}/filter"])
     kept = read_records(tmp_path / "filter/cold_start.jsonl", Question)
     assert len(kept) >= 4
-    training = {"learning_rate": 3e-3, "max_steps": 60, "save_steps": 60, "threads": 1}
+    training = {"learning_rate": 3e-3, "max_steps": 100, "save_steps": 100, "threads": 1}
     training = {"prompt": {"max_length": 400}, "cold_start": training | {"per_device_train_batch_size": 4}}
     model = ["--model-manifest", "base/manifest.json", "--strategy", "sql_only", "--out", f"{tmp_path}/trained"]
     questions = ["--questions", f"{tmp_path}/filter/cold_start.jsonl"]

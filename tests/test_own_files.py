@@ -237,3 +237,33 @@ def test_comments_are_found_by_tokens(tmp_path):
         "task_id": "number of the task", "separator": "printed between parts", "rule": "", "odd, -- name": "",
         "two words": "of two words", "cost": "in euros", "note": "free text",
     }  # fmt: skip
+
+
+def test_rows_in_a_journal_are_not_missed_through_a_link(tmp_path):
+    path = build(tmp_path, STREETS)
+    subprocess.run([sys.executable, "-c", KILLED, str(path), "WAL"], check=True)
+    link = tmp_path / "link.sqlite"
+    link.symlink_to(path)
+    with pytest.raises(InputError, match=r"own\.sqlite-wal"):
+        read_schema(link)
+
+
+def test_a_view_with_a_value_too_big_has_no_statistics(tmp_path, caplog):
+    path = build(tmp_path, f"{STREETS} CREATE VIEW v AS SELECT zeroblob(2000000000) AS z FROM street;")
+    assert read_profile(path).rows == {"street": 5}
+    assert "no statistics of v: string or blob too big" in caplog.text
+
+
+def test_a_table_that_only_the_application_can_change_stays_as_it_is(tmp_path, caplog):
+    script = f"{STREETS} CREATE TABLE person (person_id INTEGER PRIMARY KEY, name TEXT CHECK (own_function(name) > 0));"
+    path = build(tmp_path, f"{script} INSERT INTO person (name) VALUES ('Ann'), ('Bob'), ('Cid'), ('Dee'), ('Eve');")
+    _, copy = write_instances(path, tmp_path / "copies", 1, 0)
+    assert "person is not changed: unknown function" in caplog.text
+    own, other = (rows(p, "SELECT * FROM person", "SELECT * FROM street") for p in (path, copy))
+    assert own[0] == other[0]
+    assert own[1] != other[1]
+
+
+def test_an_own_table_named_like_a_module_is_read(tmp_path):
+    path = build(tmp_path, "CREATE TABLE rtree (a); INSERT INTO rtree VALUES (1); CREATE TABLE pragma_x (a)")
+    assert rows(path, "SELECT count(*) FROM rtree", "SELECT count(*) FROM pragma_x") == [[(1,)], [(0,)]]

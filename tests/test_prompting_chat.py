@@ -3,11 +3,18 @@
 import logging
 
 import pytest
-from tiny_models import TEMPLATE, tiny_tokenizer
+from tiny_models import TEMPLATE, tiny_model, tiny_tokenizer
+from tiny_stages import GRPO, prepare
 
+from sqlr1.config import Prompt, Reward
 from sqlr1.model.chat import Chat
+from sqlr1.model.prompts import Prompts
 from sqlr1.prompt import format_response, prompt_messages
-from sqlr1.records import InputError
+from sqlr1.records import Catalogue, InputError, Question, read_records
+from sqlr1.rewards import reward_functions
+from sqlr1.sandbox import Executor, Limits
+from sqlr1.train.grpo_trainer import ExecutionReward, grpo_rows, make_trainer
+from sqlr1.train.validation import Validate
 
 MESSAGES = prompt_messages("singer(name ['Ann'])", "How many singers?")
 
@@ -85,3 +92,25 @@ def test_a_template_with_todays_date_gets_a_fixed_one(date, caplog):
 def test_a_template_that_refuses_everything_is_named():
     with pytest.raises(InputError, match="chat template cannot be used: no"):
         chat("{{ raise_exception('no') }}")
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, f"{TEMPLATE}<think>\n", f"{{{{ strftime_now('%Y') }}}}{TEMPLATE}"])
+def test_rollouts_have_the_prompt_of_every_other_stage(template, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    prepare(tmp_path)
+    catalogue = Catalogue(tmp_path / "catalogue.jsonl", tmp_path)
+    prompts = Prompts(tokenizer, Prompt(max_length=1000))
+    questions = [
+        Question(q.id, q.db_id, f"{q.question} <|im_end|>", q.sql)
+        for q in read_records(tmp_path / "questions.jsonl", Question)
+    ]
+    rows, _ = grpo_rows(questions, catalogue, prompts)
+    with Executor(limits=Limits(seconds=1.0)) as executor:
+        reward = ExecutionReward(executor, "bird", reward_functions(Reward(), "full"))
+        validate = Validate(rows, reward, every=9)
+        trainer = make_trainer(tiny_model(), tokenizer, rows, reward, validate, GRPO, tmp_path, 0)
+    ids, images, more = trainer._tokenize_prompts([row["prompt"] for row in rows])
+    assert (images, more) == (None, {})
+    assert ids == [row["prompt_ids"] for row in rows] == [prompts.token_ids(q, catalogue[q.db_id]) for q in questions]

@@ -189,17 +189,19 @@ def test_what_the_libraries_refuse_once_they_see_the_model_is_one_line(module, m
     assert "\n" not in str(error.value)
 
 
-def steps(number, **values):
-    return [{"step": step, "reward": 1.0, "grad_norm": 0.1, **values} for step in range(1, number + 1)]
+def steps(first, last, **values):
+    return [{"step": step, "reward": 1.0, "grad_norm": 0.1, **values} for step in range(first, last + 1)]
 
 
 def test_ten_steps_in_a_row_in_which_nothing_is_learnt():
-    equal = steps(9, frac_reward_zero_std=1.0)
-    assert stalls(equal + steps(1, frac_reward_zero_std=0.5)) == []
-    assert stalls(steps(1, frac_reward_zero_std=0.5) + steps(10, frac_reward_zero_std=1.0)) == [
-        "steps 1 to 10: all completions of every group have the same reward"
+    equal = steps(1, 9, frac_reward_zero_std=1.0)
+    assert stalls(equal + steps(10, 10, frac_reward_zero_std=0.5)) == []
+    assert stalls(steps(1, 1, frac_reward_zero_std=0.5) + steps(2, 11, frac_reward_zero_std=1.0)) == [
+        "steps 2 to 11: all completions of every group have the same reward"
     ]
-    cut = steps(12, grad_norm=0.0) + steps(12, **{"completions/clipped_ratio": 1.0})
+    every_fifth = [{"step": step, "grad_norm": 0.0} for step in (5, 10)] + [{"step": 15, "grad_norm": 0.1}]
+    assert stalls(every_fifth) == ["steps 1 to 10: the gradient is zero"]
+    cut = steps(1, 12, grad_norm=0.0) + steps(13, 24, **{"completions/clipped_ratio": 1.0})
     assert [text.partition(": ")[2] for text in stalls(cut)] == [
         "every completion is cut at max_completion_length", "the gradient is zero",
     ]  # fmt: skip

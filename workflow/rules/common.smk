@@ -124,6 +124,14 @@ wildcard_constraints:
     benchmark="|".join(BENCHMARKS),
 
 
+def described(databases):
+    """The SQLite files at a path, and the descriptions beside them."""
+    files = sqlite_files(Path(databases))
+    return list(map(str, files)), sorted(
+        {str(csv) for file in files for csv in file.parent.glob("database_description/*.csv")}
+    )
+
+
 def benchmark_files(name):
     """The files a benchmark's results depend on: its questions and each SQLite file in its databases folder.
 
@@ -133,7 +141,7 @@ def benchmark_files(name):
     made_here = "{results}" in entry.databases
     databases = "<results>/synthesize/catalogue.jsonl" if made_here else database_files(entry)
     if CONFIG.prompt.linking and not made_here:
-        databases += sorted(map(str, Path(resolve(entry.databases)).glob("*/database_description/*.csv")))
+        databases += described(resolve(entry.databases))[1]
     return {"questions": resolve(entry.questions), "databases": databases}
 
 
@@ -169,8 +177,7 @@ def source_files():
         if os.path.exists(path := resolve(entry.questions)) or (entry.layout, entry.missing) != ("feedback", "skip")
     ]
     for entry in (*folders, *mix):
-        for database in sqlite_files(Path(resolve(entry.databases))):
-            files += map(str, [database, *database.parent.glob("database_description/*.csv")])
+        files += itertools.chain(*described(resolve(entry.databases)))
     return sorted(set(files))
 
 

@@ -74,7 +74,7 @@ rule filter:
         pins=PINS,
         questions="<results>/synthesize/questions.jsonl",
         catalogue="<results>/synthesize/catalogue.jsonl",
-        # But for the benchmark that this rule makes.
+        # All but the benchmark that this rule makes.
         benchmarks=[resolve(entry.questions) for entry in BENCHMARKS.values() if entry.made_by != "filter"],
     output:
         manifest="<results>/filter/manifest.json",

@@ -152,8 +152,7 @@ class Policy:
         trained_on = made.get("settings", {}).get("prompt", {})
         self.folder, self.sha256 = folder, made.get("outputs", {}).get("model/model.safetensors", "")
         self.backend = SamplerBackend(folder, native_precision())
-        settings = Prompt.model_validate(trained_on).model_copy(update={"max_length": room})
-        self.prompts = Prompts(self.backend.tokenizer, settings)
+        self.prompts = Prompts(self.backend.tokenizer, Prompt.model_validate(trained_on), room)
         self.sampling = Sampling(how.max_new_tokens, how.temperature)
         self.seeds = [row_seed(how.seed, k) for k in range(how.samples)] or [GREEDY]
 
@@ -204,7 +203,9 @@ def feedback_file(folder: Path) -> Path:
 def _feedback(
     line: str, answer: dict[str, Any] | None, policy: Policy, args: argparse.Namespace, executor: Executor
 ) -> Feedback:
-    """What a command says about the last answer. Raises InputError for SQL that does not run, and what cannot be."""
+    """What a command says about the last answer. Raises InputError for SQL that does not run, or a command
+    that does not apply.
+    """
     command, sql = (*map(str.strip, line.split(maxsplit=1)), "")[:2]
     if line not in (":right", ":wrong") and not (command == ":sql" and sql):
         raise InputError(f"{command}: expected {_COMMANDS}")

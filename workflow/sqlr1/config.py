@@ -205,7 +205,8 @@ class FilterRules(Section):
     contamination: Share = 0.9
     """Drop a question whose Jaccard similarity to a benchmark question is at least this."""
     same_databases: bool = False
-    """Training may use a benchmark's databases: then only its questions, and its SQL up to literals, are dropped."""
+    """Training may use the databases of all benchmarks: only their questions, and their SQL up to literals, are
+    dropped."""
 
 
 class Filter(Section):

@@ -29,7 +29,7 @@ _QUESTION, _ANSWER, _AROUND = 300, 108, 96
 _TEMPLATE = """\
 # Trains and scores on {path}. Written by `sqlr1 init`.
 # What is not here is as in config.yaml; docs/configuration.md describes every key.
-experiment: {name}
+experiment: "{name}"
 synthesize:
   # No built-in domains, only these databases, with questions that are generated over them.
   domains: []
@@ -130,7 +130,7 @@ def _databases(path: Path) -> dict[str, Path]:
     """The SQLite files at `path`. Raises InputError for one that would be taken for a copy."""
     databases = database_files(path)
     for file in sqlite_files(path):
-        if file.parent == path and file not in databases.values():
+        if file not in databases.values():
             raise InputError(
                 f"{file}: in a folder {path.name} with {path.name}.sqlite, other databases are copies of that one with "
                 "other values; name one file, or rename the folder"

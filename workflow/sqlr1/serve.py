@@ -46,8 +46,10 @@ class ServedPolicy(PythonModel):
     def _answer(self, asked: Asked, executor: Executor) -> dict[str, Any]:
         try:
             return self._policy.answer(asked.question, Path(asked.database), executor, asked.evidence or "")
-        except InputError as error:
-            return {"question": asked.question, "reasoning": "", "sql": "", "rows": None, "error": str(error)}
+        except (InputError, OSError) as error:  # a name too long, a folder that may not be entered
+            nothing = dict.fromkeys(("columns", "rows", "total_rows"))
+            answer = {"question": asked.question, "reasoning": "", "sql": "", "status": "failed", "error": str(error)}
+            return answer | nothing
 
 
 mlflow.models.set_model(ServedPolicy())

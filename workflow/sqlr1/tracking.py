@@ -1,4 +1,4 @@
-"""MLflow. No other module imports it, but for `serve.py`, which MLflow itself runs.
+"""MLflow. Only this module imports it, and `serve.py`, which MLflow itself runs.
 
 One MLflow experiment per experiment config and one run per job, with the tags `stage`, `key` (the folder that the job
 writes), `settings_sha256`, one per wildcard and one per input hash. If a job runs again, its old runs (same key) are

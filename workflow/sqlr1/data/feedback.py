@@ -40,14 +40,14 @@ def append(path: Path, feedback: Feedback) -> None:
 def judged_right(path: Path) -> Iterator[dict[str, str]]:
     """Yield db_id, question, evidence and sql of each question with a right or corrected answer.
 
-    The last verdict on a question and database counts. As everywhere, a database is known by its name. Questions whose
+    The last verdict on a question, its evidence and the database counts. Questions whose
     last verdict is wrong are logged. Raises InputError for a malformed line or an unknown verdict.
     """
-    last: dict[tuple[str, str], Feedback] = {}
+    last: dict[tuple[str, str, str], Feedback] = {}
     for number, given in enumerate(stream_records(path, Feedback), 1):
         if given.verdict not in VERDICTS:
             raise InputError(f"{path}: record {number} has the verdict {given.verdict!r}; known: {', '.join(VERDICTS)}")
-        key = given.db_id, given.question
+        key = given.database, given.question, given.evidence
         last.pop(key, None)  # in the order of the last verdicts
         last[key] = given
     if wrong := [f"{given.db_id}: {given.question}" for given in last.values() if given.verdict == "wrong"]:

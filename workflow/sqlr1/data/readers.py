@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlr1.data.feedback import judged_right
+from sqlr1.database.files import LONGEST_FIELD
 from sqlr1.records import InputError, Question, read_json, read_jsonl, readable
 
 log = logging.getLogger(__name__)
@@ -80,11 +81,11 @@ def _converted(layout: str, identity: str, row: Any) -> Question | str:
 def _rows(layout: str, path: Path) -> Iterator[Any]:
     if layout == "feedback":
         return judged_right(path)
-    if path.suffix == ".jsonl":
+    if path.suffix.lower() == ".jsonl":
         return (row for _, row in read_jsonl(path))
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         return csv_rows(path)
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         return parquet_rows(path)
     if layout == "synsql":
         return _streamed_json(path)
@@ -100,6 +101,7 @@ def csv_rows(path: Path) -> Iterator[dict[str, str]]:
     Commas, semicolons, tabs or bars separate, whichever the first line has most of. Raises InputError for a file that
     is missing or not UTF-8, for names that are empty or repeated, and for a row of another length.
     """
+    csv.field_size_limit(LONGEST_FIELD)
     with readable(path), open(path, encoding="utf-8-sig", newline="") as file:
         first = file.readline()
         file.seek(0)

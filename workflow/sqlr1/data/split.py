@@ -3,6 +3,7 @@
 Rows are known by their numbers, and subsets are lists of numbers: the rows themselves stay on disk.
 """
 
+import hashlib
 import random
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -31,9 +32,8 @@ def divide(
             classes[number], styles[number] = sys.intern(row.sql_class), sys.intern(row.style)
             databases[number] = sys.intern(row.db_id)
             if settings.test_rows:
-                forms[number] = hash(
-                    without_literals(normal_form(parse(row.sql)[0]))
-                )  # the texts would fill the memory
+                form = without_literals(normal_form(parse(row.sql)[0]))
+                forms[number] = _rank(form)  # the texts would fill the memory
     sizes = {name: getattr(settings, f"{name}_rows") for name in SUBSETS}
     over: list[int] = []
     if settings.max_per_style:
@@ -43,6 +43,11 @@ def divide(
     for_validation = {number for number in classes if databases[number] in unseen}
     subsets = split(classes, sizes, settings.rl_classes, settings.classes, seed, for_validation, forms)
     return subsets, over + subsets.pop("surplus")
+
+
+def _rank(text: str) -> int:
+    """A pseudo-random number that depends on the text alone, the same in every process."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def shares(total: int, weights: Mapping[str, float]) -> dict[str, int]:
@@ -113,11 +118,10 @@ def split(
     for number, name in classes.items():
         pools[name].append(number)
     for name, pool in pools.items():
-        random.Random(f"{seed}:{name}").shuffle(pool)
-        groups: dict[int, list[int]] = {}
-        for number in pool:
-            groups.setdefault(forms.get(number, number), []).append(number)
-        pools[name] = [number for group in groups.values() for number in group]  # so that subsets cut few forms in two
+        if forms:  # subsets cut few forms in two, and new rows leave the others where they were
+            pool.sort(key=lambda number, name=name: _rank(f"{seed}:{name}:{forms[number]}"))
+        else:
+            random.Random(f"{seed}:{name}").shuffle(pool)
     sizes = dict.fromkeys(SUBSETS, 0) | dict(sizes)
     allowed = {"test": SQL_CLASSES, "validation": rl_classes, "rl": rl_classes, "cold_start": SQL_CLASSES}
     usable = {name: weights[name] for name in SQL_CLASSES if pools[name] and weights[name] > 0}

@@ -27,7 +27,7 @@ def sqlite_files(databases: Path) -> list[Path]:
     return sorted(databases.glob("*/*.sqlite")) + sorted(flat)
 
 
-_LONGEST_FIELD = 2**31 - 1  # of a CSV; Python's own limit is 128 kB
+LONGEST_FIELD = 2**31 - 1  # of a CSV; Python's own limit is 128 kB
 _HOT_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # first bytes of a rollback journal; zero in one that is finished
 
 
@@ -65,7 +65,7 @@ def check_journals(database: Path) -> None:
     We open databases as immutable, so that SQL cannot change them. SQLite then reads the file alone.
     """
     for suffix, start in (("-wal", b""), ("-journal", _HOT_JOURNAL)):
-        journal = f"{database}{suffix}"
+        journal = f"{os.path.realpath(database)}{suffix}"
         if os.path.isfile(journal) and os.path.getsize(journal):
             with open(journal, "rb") as file:
                 if not file.read(len(start)).startswith(start):
@@ -84,7 +84,7 @@ def description_rows(database: Path) -> Iterator[tuple[str, dict[str, str]]]:
     Some of BIRD's files are not valid UTF-8: the bytes in question are replaced. Raises InputError for one that
     cannot be read.
     """
-    csv.field_size_limit(_LONGEST_FIELD)
+    csv.field_size_limit(LONGEST_FIELD)
     for path in sorted(database.parent.glob("database_description/*.csv")):
         with readable(path), open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
             for row in csv.DictReader(file):

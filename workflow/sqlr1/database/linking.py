@@ -60,7 +60,7 @@ class Linker:
             self._neighbours[key.parent].append(key.table)
 
     def ranked(self, text: str, mentions: Sequence[Mention] = ()) -> list[Place]:
-        """All columns, the most relevant to `text` first. Equals keep the schema's order."""
+        """All columns, the most relevant to `text` first. Ties keep the schema's order."""
         query = words(text)
         for pattern, hints in _HINTS.items():
             if re.search(pattern, text):

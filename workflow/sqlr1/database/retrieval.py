@@ -122,19 +122,20 @@ class ValueIndex:
                 ) from error
             return
         start = time.perf_counter()
-        self._places = _read_values(schema)
+        self._places, complete = _read_values(schema)
         self._bm25 = Bm25([words(value) for value, _ in self._places])
-        if (seconds := time.perf_counter() - start) > _SLOW:
+        if (seconds := time.perf_counter() - start) > _SLOW and self._places and complete:
             log.info("%s: indexed %d values in %.1f s", schema.path, len(self._places), seconds)
             self._keep(kept)
 
     def _keep(self, folder: Path) -> None:
-        """Write the index to `folder`, whole or not at all. Where that cannot be done it is built anew each time."""
+        """Write the index to `folder`, whole or not at all. If writing fails, it is built anew each time."""
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as made:
                 self._bm25.save(Path(made))
                 (Path(made) / "values.json").write_text(json.dumps(self._places), encoding="utf-8")
+                os.chmod(made, 0o755)  # for other users too
                 os.rename(made, folder)
         except OSError as error:
             if not folder.is_dir():  # else another process was faster
@@ -156,14 +157,8 @@ class ValueIndex:
             value, places = self._places[number]
             cover = covered(matcher, value.strip().casefold())
             if cover >= _LEAST_COVER:
-                ranked += [
-                    (cover * cover * len(value), Mention(*self._column(place), value, cover)) for place in places
-                ]
+                ranked += [(cover * cover * len(value), Mention(*place, value, cover)) for place in places]
         return [mention for _, mention in sorted(ranked, key=lambda pair: -pair[0])[:count]]
-
-    def _column(self, place: Sequence[int]) -> tuple[str, str]:
-        table = self.schema.tables[place[0]]
-        return table.name, table.columns[place[1]].name
 
 
 def covered(matcher: SequenceMatcher, piece: str) -> float:
@@ -172,18 +167,24 @@ def covered(matcher: SequenceMatcher, piece: str) -> float:
     return matcher.find_longest_match().size / len(piece) if piece else 0.0
 
 
-def _read_values(schema: Schema) -> list[tuple[str, list[tuple[int, int]]]]:
-    """Each value with its columns as (number of the table, of the column), in the order of the values."""
-    places: dict[str, list[tuple[int, int]]] = {}
+def _read_values(schema: Schema) -> tuple[list[tuple[str, list[tuple[str, str]]]], bool]:
+    """Each value with its (table, column) pairs, in the order of the values; and whether every table could be read.
+
+    Values that a prompt cannot show as they are, with a tab or a no-break space, say, are left out.
+    """
+    places: dict[str, list[tuple[str, str]]] = {}
+    unread = {table.name for table in schema.tables}
     with open_read_only(schema.path) as connection:
-        for t, table in enumerate(schema.tables):
+        for table in schema.tables:
             with reading(connection, schema.path, table, "no values"):
-                for c, column in enumerate(table.columns):
+                for column in table.columns:
                     name = quote(column.name)
                     rows = connection.execute(
                         f"SELECT DISTINCT {name} FROM {quote(table.name)} "
                         f"WHERE typeof({name}) = 'text' AND length({name}) BETWEEN 1 AND {LONGEST_VALUE}"
                     )
                     for (value,) in rows:
-                        places.setdefault(value, []).append((t, c))
-    return sorted((value, where) for value, where in places.items() if "\ufffd" not in value)
+                        places.setdefault(value, []).append((table.name, column.name))
+                unread.remove(table.name)
+    shown = ((value, where) for value, where in places.items() if value.isprintable() and "\ufffd" not in value)
+    return sorted(shown), not unread

@@ -114,7 +114,7 @@ def reading(connection: sqlite3.Connection, path: Path, table: Table, consequenc
         connection.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
     try:
         yield
-    except sqlite3.OperationalError as error:
+    except (sqlite3.OperationalError, sqlite3.DataError) as error:
         reason = f"takes longer than {_VIEW_SECONDS} s" if str(error) == "interrupted" else str(error)
         _warn_once(f"{path}: {consequence} of {table.name}: {reason}")
     finally:

@@ -10,8 +10,8 @@ Deliberate differences, safer or clearer than the official behaviour:
 - text without a statement fails (BIRD's takes it for an empty result);
 - if a database has several instances, BIRD's metrics must hold on all of them too (its scripts know one file);
 - undecodable bytes are dropped in BIRD's semantics too (its evaluator fails on them);
-- only reading is allowed: PRAGMA is refused, and so is every query on a virtual table (full-text search,
-  R-tree); a gold that reads one is gold_failed;
+- only reading is allowed: PRAGMA is refused, and so are virtual tables except those of full-text search and R-tree; a
+  gold that reads another is gold_failed;
 - statements and results are bounded (see `sandbox.Limits`): rows, bytes, length and depth of the SQL, memory. A right
   answer beyond a limit is too_large or refused, a gold beyond it gold_failed. No gold of Spider dev is.
 

@@ -25,7 +25,7 @@ class Chat:
     """A tokenizer with its chat template. Raises InputError for a template that cannot be used.
 
     - Control tokens inside values, questions or golds, such as `<|im_end|>`, stay text.
-    - A template that refuses or forgets a system message (Gemma, Mistral) gets it at the start of the user's.
+    - A template that refuses or forgets a system message (Gemma, Mistral) gets it at the start of the user message.
     - One that opens `<think>` for the model (DeepSeek-R1-Distill) ends before it: a response begins with the tag.
     - One that writes today's date (Llama 3) writes a fixed one, so that prompts are the same tomorrow.
     """

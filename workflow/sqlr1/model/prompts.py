@@ -40,13 +40,16 @@ class Prompts:
 
     tokenizer: "PreTrainedTokenizerBase"
     settings: Prompt
+    room: int | None = None
+    """Tokens that a prompt may have, if not `max_length`: answers may use the model's whole context. Linking cuts to
+    `max_length` all the same, as in training."""
     _databases: dict[Path, "_Database"] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.chat = Chat(self.tokenizer)
 
     def token_ids(self, asked: Asked, database: Path) -> list[int] | None:
-        """The prompt as token ids, up to the response's first token; None if it has more than `max_length` tokens."""
+        """The prompt as token ids, up to the response's first token; None if it is too long."""
         return self.prompt(asked, database)[1]
 
     def prompt(self, asked: Asked, database: Path) -> tuple[list[dict[str, str]], list[int] | None]:
@@ -58,21 +61,24 @@ class Prompts:
         count = self.settings.retrieved_values
         mentions = known.values.mentioned(text, count) if count else []
 
-        def written(shown: str) -> tuple[list[dict[str, str]], list[int] | None]:
-            messages = prompt_messages(shown, asked.question, asked.evidence, list(map(str, mentions)))
-            ids = self.chat.prompt_ids(messages)
-            return messages, ids if len(ids) <= self.settings.max_length else None
+        def written(places: Sequence[Place] | None) -> tuple[list[dict[str, str]], list[int]]:
+            """The prompt with the schema cut to `places`, and the values of these alone."""
+            values = [str(m) for m in mentions if places is None or (m.table, m.column) in places]
+            messages = prompt_messages(known.cut_text(places), asked.question, asked.evidence, values)
+            return messages, self.chat.prompt_ids(messages)
 
         places = known.linker.ranked(text, mentions) if linking else []
         if isinstance(linking, int):
             places = first_tables(places, linking)
-        first = written(known.cut_text(places) if isinstance(linking, int) else known.text)
-        if first[1] or not linking:
-            return first
-        # The more columns, the longer: as many as fit, at least one.
-        counts = range(len(places), 0, -1)
-        fitting = bisect_left(counts, True, key=lambda n: bool(written(known.cut_text(places[:n]))[1]))
-        return written(known.cut_text(places[: counts[min(fitting, len(counts) - 1)]]))
+        messages, ids = written(places if isinstance(linking, int) else None)
+        limit = self.settings.max_length if self.room is None else self.room
+        cut_to = min(limit, self.settings.max_length)
+        if linking and len(ids) > cut_to:
+            # The more columns, the longer: as many as fit, at least one.
+            counts = range(len(places), 0, -1)
+            fitting = bisect_left(counts, True, key=lambda n: len(written(places[:n])[1]) <= cut_to)
+            messages, ids = written(places[: counts[min(fitting, len(counts) - 1)]])
+        return messages, ids if len(ids) <= limit else None
 
     def response_ids(self, response: str) -> list[int]:
         """A response as token ids, with the end token."""
@@ -87,10 +93,6 @@ class _Database:
     settings: Prompt
 
     @cached_property
-    def text(self) -> str:
-        return self.cut_text(None)
-
-    @cached_property
     def values(self) -> ValueIndex:
         return ValueIndex(self.schema)
 
@@ -98,7 +100,13 @@ class _Database:
     def linker(self) -> Linker:
         return Linker(self.schema)
 
+    @cached_property
+    def text(self) -> str:
+        return schema_text(self.schema, self.settings.schema_format, self.settings.example_values)
+
     def cut_text(self, places: Sequence[Place] | None) -> str:
-        """The schema cut to `places`."""
-        shown = self.schema if places is None else self.linker.cut(places)
-        return schema_text(shown, self.settings.schema_format, self.settings.example_values, self.schema)
+        """The schema cut to `places`; all of it if None."""
+        if places is None:
+            return self.text
+        shown, settings = self.linker.cut(places), self.settings
+        return schema_text(shown, settings.schema_format, settings.example_values, self.schema)

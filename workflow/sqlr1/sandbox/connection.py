@@ -27,7 +27,8 @@ _FUNCTIONS = frozenset(
     """abs acos acosh asin asinh atan atan2 atanh avg bm25 ceil ceiling char coalesce concat concat_ws cos cosh count
     cume_dist current_date current_time current_timestamp date datetime degrees dense_rank exp first_value floor
     format glob group_concat hex highlight if ifnull iif instr julianday lag last_value lead length like likelihood
-    likely ln log log10 log2 lower ltrim match max median min mod nth_value ntile nullif octet_length percent_rank
+    likely ln log log10 log2 lower ltrim match max median min mod nth_value ntile nullif octet_length offsets
+    percent_rank
     percentile percentile_cont percentile_disc pi pow power printf quote radians random randomblob rank replace round
     row_number rtrim sign sin sinh snippet soundex sqlite_version sqrt strftime string_agg substr substring sum tan
     tanh time timediff total trim trunc typeof unhex unicode unistr unistr_quote unixepoch unlikely upper zeroblob ->
@@ -90,7 +91,7 @@ class Sandbox:
         self._searched = bool(searched)
         for name in searched:
             with contextlib.suppress(sqlite3.Error):  # damaged, or its tokenizer is absent: queries on it fail
-                self._connection.execute('SELECT 1 FROM "{}"'.format(name.replace('"', '""')))
+                self._connection.execute('SELECT 1 FROM "{}" LIMIT 0'.format(name.replace('"', '""')))
         modules = self._connection.execute("SELECT name FROM pragma_module_list")
         self._modules = frozenset(name for (name,) in modules) - _READABLE_MODULES
         self._connection.set_authorizer(self._authorize)
@@ -110,7 +111,8 @@ class Sandbox:
             if second:
                 allowed = table in self._tables
             else:  # no column is read: a table, or a common table expression, which may not have a module's name
-                allowed = table not in self._modules and not table.startswith("pragma_")
+                own = table in self._tables
+                allowed = own or (table not in self._modules and not table.startswith("pragma_"))
         elif action == sqlite3.SQLITE_PRAGMA:
             allowed = self._searched and first == "data_version"  # FTS5 runs it in each query
         elif action == sqlite3.SQLITE_FUNCTION:

@@ -48,7 +48,7 @@ def _prompts(job: Job, folder: Path) -> list[Prompted]:
 
     # `prompt.max_length` limits the memory of training; answers may use the model's whole context.
     room = context_length(folder) - job.settings["candidates"].max_new_tokens
-    prompts = Prompts(load_tokenizer(folder), job.settings["prompt"].model_copy(update={"max_length": room}))
+    prompts = Prompts(load_tokenizer(folder), job.settings["prompt"], room)
     questions = read_questions(job.settings["benchmark"].layout, job.args.questions)
     excluded = excluded_questions(job.args.exclude, len(questions))
     questions = [q for q in questions if q.index not in excluded]

@@ -42,6 +42,8 @@ LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "sqlglot", "num
 # Results of golds, shared by all stages of a checkout: a gold runs once, not once per policy, run or epoch. A cluster's
 # nodes need a folder of their own, since SQLite's locks do not hold on NFS; its name may contain the node's variables.
 GOLD_CACHE = Path(os.path.expandvars(os.environ.get("SQLR1_GOLD_CACHE") or "results/.cache/golds")).expanduser()
+if "$" in str(GOLD_CACHE):
+    raise SystemExit(f"error: SQLR1_GOLD_CACHE: {GOLD_CACHE} has a variable that is not set")
 WORK = Path("results/.work")
 # Arguments that do not affect the result. (The content of settings and files does, and is recorded.)
 _ASIDE = frozenset({"settings", "out", "log", "experiment", "workers", "seed", "tag"})

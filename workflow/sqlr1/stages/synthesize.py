@@ -12,6 +12,7 @@ perturbed instances, on all of which an answer must be right. With `instances`, 
 import itertools
 import logging
 import random
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -144,6 +145,8 @@ def _catalogue(job: Job, own: list[Source], held_out: list[Source], others: dict
         files = list_instances(path) if split == "benchmark" else [path]
         if split == "train" and instances:
             files = write_instances(path, job.out / "instances" / db_id, instances, job.seed)
+            if (told := path.parent / "database_description").is_dir():
+                shutil.copytree(told, files[0].parent / told.name, dirs_exist_ok=True)
             job.outputs(*(file.relative_to(job.out) for file in files))
         yield catalogue_entry(db_id, files, source, split, job.out, root)
 

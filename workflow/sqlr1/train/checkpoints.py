@@ -152,10 +152,9 @@ class WarnOfStalls(TrainerCallback):
         self.run, self.warned = run, False
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Look at the last 10 steps. The last line is already in the history."""
-        last = [line for line in state.log_history if "grad_norm" in line][-STALLED_STEPS:]
-        full = len(last) == min(STALLED_STEPS, state.max_steps)
-        if full and not self.warned and state.is_world_process_zero and (found := stalls(last)):
+        """Look at the steps so far. The last line is already in the history."""
+        enough = state.global_step >= min(STALLED_STEPS, state.max_steps)
+        if enough and not self.warned and state.is_world_process_zero and (found := stalls(state.log_history)):
             self.warned = True
             log.warning("nothing is learnt: %s", "; ".join(found))
             if self.run:

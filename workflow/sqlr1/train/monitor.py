@@ -51,16 +51,22 @@ _NOTHING_LEARNT = {
 def stalls(history: Sequence[Mapping[str, float]]) -> list[str]:
     """What was wrong in 10 steps in a row, or in all steps of a shorter training, in words. `history`: its log lines.
 
+    A line stands for the steps since the line before it with the same key.
+
     >>> stalls([{"step": step, "grad_norm": 0.0} for step in range(1, 13)])
     ['steps 1 to 12: the gradient is zero']
     """
     found = []
     for words, (key, bad) in _NOTHING_LEARNT.items():
-        lines = [line for line in history if key in line]  # if rollouts serve several steps, only some have a key
-        for stuck, group in groupby(lines, lambda line, key=key, bad=bad: line[key] == bad):
-            steps = [line["step"] for line in group]
-            if stuck and len(steps) >= min(STALLED_STEPS, len(lines)):
-                found.append(f"steps {steps[0]} to {steps[-1]}: {words}")
+        lines = [line for line in history if key in line]
+        before = [0, *(line["step"] for line in lines)]
+        for stuck, group in groupby(
+            zip(before, lines, strict=False), lambda pair, key=key, bad=bad: pair[1][key] == bad
+        ):
+            pairs = list(group)
+            first, last = pairs[0][0] + 1, pairs[-1][1]["step"]
+            if stuck and last - first + 1 >= min(STALLED_STEPS, before[-1]):
+                found.append(f"steps {first} to {last}: {words}")
     return found
 
 

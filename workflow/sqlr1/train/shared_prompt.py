@@ -26,6 +26,7 @@ from accelerate.utils import is_peft_model
 from trl import GRPOTrainer
 from trl.trainer.utils import pad, split_tensor_dict
 
+from sqlr1.model.chat import Chat
 from sqlr1.model.prefix_cache import why_not_shared
 from sqlr1.model.sampler import Sampling, row_seed, sample
 from sqlr1.records import InputError
@@ -48,6 +49,7 @@ class SharedPromptTrainer(GRPOTrainer):
 
     def __init__(self, *args: Any, shared_prompt: bool = True, refill_rounds: int | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.chat = Chat(self.processing_class)
         self.refill_rounds, self._round = refill_rounds, 0
         self.rollout_model: Any = None
         self.unshared_reason = self._why_not_shared() if shared_prompt else "grpo.shared_prompt is false"
@@ -63,6 +65,10 @@ class SharedPromptTrainer(GRPOTrainer):
         for wrapped in filter(None, (self.model, self.ref_model)):
             model = self.accelerator.unwrap_model(wrapped)  # DeepSpeed may have wrapped the reference model
             add_packed_forward(model.get_base_model() if is_peft_model(model) else model, self.temperature)
+
+    def _tokenize_prompts(self, prompts: list[list[dict[str, str]]]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        """The prompts as in every other stage; TRL would apply the chat template as it is."""
+        return [self.chat.prompt_ids(prompt) for prompt in prompts], None, {}
 
     def _why_not_shared(self) -> str:
         model = self.model.get_base_model() if is_peft_model(self.model) else self.model
