@@ -43,11 +43,11 @@ def judged_right(path: Path) -> Iterator[dict[str, str]]:
     The last verdict on a question, its evidence and the database counts. Questions whose
     last verdict is wrong are logged. Raises InputError for a malformed line or an unknown verdict.
     """
-    last: dict[tuple[str, str, str], Feedback] = {}
+    last: dict[tuple[str, str, str, str], Feedback] = {}
     for number, given in enumerate(stream_records(path, Feedback), 1):
         if given.verdict not in VERDICTS:
             raise InputError(f"{path}: record {number} has the verdict {given.verdict!r}; known: {', '.join(VERDICTS)}")
-        key = given.database, given.question, given.evidence
+        key = given.database, given.db_id, given.question, given.evidence
         last.pop(key, None)  # in the order of the last verdicts
         last[key] = given
     if wrong := [f"{given.db_id}: {given.question}" for given in last.values() if given.verdict == "wrong"]:
