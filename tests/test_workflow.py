@@ -134,8 +134,6 @@ def test_the_commands_of_the_guides_run(checkout, guide):
 @pytest.mark.slow
 def test_from_a_file_to_a_policy(data_root, tmp_path):
     """`sqlr1 init` on a folder with one database, then every stage with the real pretrained model: two minutes."""
-    if not (data_root / "chinook").is_dir():
-        pytest.skip(f"no database under {data_root}/chinook")
     copy_checkout(tmp_path)
     shutil.copy2(ROOT / "tests/fast.yaml", tmp_path)
     made = sqlr1_command(tmp_path, "init", str(data_root / "chinook"))

@@ -110,7 +110,6 @@ class ValueIndex:
     """
 
     def __init__(self, schema: Schema, cache: Path = _CACHE) -> None:
-        self.schema = schema
         kept = cache / f"{sha256(schema.path)}-{sha256(Path(__file__))[:8]}"
         if kept.is_dir():
             try:

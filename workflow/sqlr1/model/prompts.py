@@ -1,6 +1,5 @@
 """Questions as token ids: the one prompt of `sqlr1.prompt` through the tokenizer's chat template."""
 
-import logging
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,8 +16,6 @@ from sqlr1.prompt import prompt_messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-log = logging.getLogger(__name__)
 
 
 class Asked(Protocol):

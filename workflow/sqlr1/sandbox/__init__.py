@@ -9,11 +9,11 @@ What is covered:
 
 - Writing. The file is opened read-only and immutable, in defensive mode, with `query_only`, and its schema is not
   trusted. An authorizer allows reading the database's own tables and calling listed pure functions, and nothing else:
-  no ATTACH, VACUUM, PRAGMA (not as a table either), transaction, temporary object, virtual table (except `json_each`,
-  `json_tree`, and the database's own of full-text search and R-tree), extension, file function or shell function. The
-  process may not write a byte to any file (RLIMIT_FSIZE), not start other processes (RLIMIT_NPROC, which the kernel
-  does not enforce for root) and open few files. Of the environment it gets only the library path. Temporary tables stay
-  in memory.
+  no ATTACH, VACUUM, PRAGMA (not as a table either; `data_version`, which full-text search runs, excepted), transaction,
+  temporary object, virtual table (except `json_each`, `json_tree`, and the database's own of full-text search and
+  R-tree), extension, file function or shell function. The process may not write a byte to any file (RLIMIT_FSIZE), not
+  start other processes (RLIMIT_NPROC, which the kernel does not enforce for root) and open few files. Of the
+  environment it gets only the library path. Temporary tables stay in memory.
 - One statement at a time, with limits on its length and depth.
 - Time. SQLite stops itself at the limit, which it checks every few thousand steps of its virtual machine. Inside one
   function call or sort it does not check: there the kernel ends the process 10 ms later. Fetching counts towards the
