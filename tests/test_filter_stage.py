@@ -250,3 +250,18 @@ def test_stage_names_the_line_of_a_malformed_row_and_writes_nothing(stage_inputs
     assert stopped.value.code == 1
     assert "questions.jsonl:3: not valid JSON" in capfd.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_new_row_leaves_the_test_questions_as_they_are():
+    """Feedback comes first in the file, so every row gets another number. By chance 10 of 100 would stay."""
+
+    def test_forms(forms):
+        classes = dict.fromkeys(range(len(forms)), "Simple")
+        sizes = {"test": 100, "validation": 48, "rl": 400, "cold_start": 160}
+        weights = {name: float(name == "Simple") for name in SQL_CLASSES}
+        found = split(classes, sizes, ["Simple"], weights, 0, forms=dict(enumerate(forms)))
+        return {forms[number] for number in found["test"]}
+
+    forms = list(range(1000, 2000))
+    assert len(test_forms(forms)) == 100
+    assert len(test_forms(forms) & test_forms([7, *forms])) >= 99
