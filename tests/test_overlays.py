@@ -68,6 +68,7 @@ def test_the_paper_overlays_hold_the_published_settings(overlay, tmp_path):
     assert grpo.vllm_max_model_length == config.prompt.max_length + grpo.max_completion_length
     # 8 prompts of 8 completions per step on 8 GPUs.
     assert grpo.per_device_train_batch_size * 8 * grpo.gradient_accumulation_steps == 8 * 8
+    assert config.cold_start.max_row_length == grpo.vllm_max_model_length  # what memory is planned for
     cold_start = trainer_config(config.cold_start, tmp_path, seed=0)
     assert (cold_start.learning_rate, cold_start.per_device_train_batch_size) == (5.0e-5, 1)
     assert cold_start.save_steps == 1000  # of 25,000: a checkpoint of 7B is 120 GB

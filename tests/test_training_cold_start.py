@@ -29,10 +29,10 @@ def folder(tmp_path_factory):
     return folder
 
 
-def encoded(folder: Path, strategy: str, **prompt):
+def encoded(folder: Path, strategy: str, max_row_length=None, **prompt):
     questions = read_records(folder / "questions.jsonl", Question)
     prompts = Prompts(tiny_tokenizer(), PROMPT.model_copy(update=prompt))
-    return sft.encode(questions, Catalogue(folder / "catalogue.jsonl", folder), prompts, strategy)
+    return sft.encode(questions, Catalogue(folder / "catalogue.jsonl", folder), prompts, strategy, max_row_length)
 
 
 @pytest.mark.parametrize(("strategy", "think"), [("sql_only", ""), ("reasoning", "Count pets by age.")])
@@ -53,6 +53,15 @@ def test_a_prompt_over_the_limit_is_dropped_and_counted(folder):
     rows, dropped = encoded(folder, "reasoning", max_length=32)
     assert rows == []
     assert dropped == {"prompt_over_max_length": 12}
+
+
+def test_a_row_over_the_limit_is_dropped_and_counted_and_none_is_cut(folder):
+    every, _ = encoded(folder, "reasoning")
+    longest = sorted(len(row["input_ids"]) for row in every)[5]
+    rows, dropped = encoded(folder, "reasoning", max_row_length=longest)
+    kept = [row["input_ids"].tolist() for row in every if len(row["input_ids"]) <= longest]
+    assert [row["input_ids"].tolist() for row in rows] == kept
+    assert dropped == {"row_over_max_row_length": len(every) - len(kept)}
 
 
 def trained(folder, tmp_path, stock, shared):

@@ -319,6 +319,9 @@ class ColdStart(Training):
     """How the response is written: none passes the base model on, sql_only leaves the think block empty, reasoning
     fills it."""
     learning_rate: PositiveFloat = key(2.0e-5, "Peak learning rate.")
+    max_row_length: PositiveInt | None = None
+    """Tokens of prompt and response; longer rows are dropped and counted. null drops only rows whose prompt is longer
+    than prompt.max_length."""
 
 
 class SampledStage(Section):

@@ -199,8 +199,8 @@ class Planner:
         model = Model(self.model.config, settings)
         rows, length = _rows(settings, self.config.filter.cold_start_rows, devices), self.prompt + self.response
         flops = model.training @ (rows * length, rows * length**2 / 2, rows * self.response)
-        # Responses are taken to be as long as GRPO's may be.
-        longest = self.config.prompt.max_length + self.config.grpo.max_completion_length
+        # Without a limit, responses are taken to be as long as GRPO's may be.
+        longest = settings.max_row_length or self.config.prompt.max_length + self.config.grpo.max_completion_length
         held = self._held(model.pass_bytes(settings.per_device_train_batch_size * longest, deepspeed))
         memory, runs = model.state_bytes(devices, deepspeed) + held, len(self.config.seeds)
         cost = _cost("cold_start", runs, devices, rows * length, self._work(flops, devices), memory)

@@ -49,7 +49,7 @@ def _train(job: Job, source: Path) -> None:
     questions = read_records(job.args.questions, Question)
     catalogue = Catalogue(job.args.catalogue, data_root())
     prompts = Prompts(tokenizer, job.settings["prompt"])
-    rows, dropped = sft.encode(questions, catalogue, prompts, job.args.strategy)
+    rows, dropped = sft.encode(questions, catalogue, prompts, job.args.strategy, settings.max_row_length)
     logging.getLogger(__name__).info("%d rows, dropped: %s", len(rows), dict(dropped))
     job.run.metrics({"rows": len(rows), **{f"dropped/{reason}": n for reason, n in dropped.items()}})
     if not rows:

@@ -31,7 +31,11 @@ IGNORED = -100  # label of a token without loss
 
 
 def encode(
-    questions: Sequence[Question], catalogue: Catalogue, prompts: Prompts, strategy: str
+    questions: Sequence[Question],
+    catalogue: Catalogue,
+    prompts: Prompts,
+    strategy: str,
+    max_length: int | None = None,
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     """Questions as rows `input_ids`, `labels` (IGNORED in the prompt), `database`, and counts of the dropped by reason.
 
@@ -45,6 +49,9 @@ def encode(
             dropped["prompt_over_max_length"] += 1
             continue
         response = prompts.response_ids(STRATEGIES[strategy].response(question))
+        if max_length and len(prompt) + len(response) > max_length:
+            dropped["row_over_max_row_length"] += 1
+            continue
         row = {"input_ids": prompt + response, "labels": [IGNORED] * len(prompt) + response}
         arrays = {name: np.array(tokens, np.int32) for name, tokens in row.items()}
         rows.append({**arrays, "database": question.db_id})
