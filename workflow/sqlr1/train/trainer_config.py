@@ -75,6 +75,9 @@ def trainer_config(settings: ColdStart | Grpo, out: Path, seed: int) -> "SFTConf
             report_to="none",
             remove_unused_columns=False,
             dataloader_num_workers=0,
+            # Half an hour, the default, is too little where one process works alone: it flushes 120 GB to a slow disk,
+            # deletes an old checkpoint, or waits for MLflow's server to come back.
+            ddp_timeout=7200,
         )
     plugin = made.deepspeed_plugin  # from `accelerate launch`
     if plugin is not None and plugin.zero_stage == 3:
