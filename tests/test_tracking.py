@@ -8,6 +8,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
 
 from sqlr1 import tracking
 from sqlr1.records import InputError, sha256
@@ -128,6 +129,27 @@ def test_a_store_named_in_the_environment_is_used_instead(folder, monkeypatch):
         pass
     client = mlflow.MlflowClient(f"sqlite:///{store}")
     assert client.get_experiment_by_name("elsewhere")
+
+
+def test_a_store_that_fails_for_a_while_ends_no_training_and_loses_no_metric(monkeypatch):
+    """Its server is restarted, or its database is locked. At the end of the run it must be there."""
+    monkeypatch.setattr(tracking, "_BATCH", 2)
+    send, failures = mlflow.MlflowClient.log_batch, ["database is locked", "no route to host"]
+
+    def log_batch(client, run_id, metrics=(), **more):
+        if metrics and failures:
+            raise MlflowException(failures.pop())
+        send(client, run_id, metrics=metrics, **more)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", log_batch)
+    with start("away", "results/away", "--log", "away.log") as job:
+        for step in range(1, 8):
+            job.run.metrics({"loss": step}, step=step)
+        assert not failures
+    [run] = runs("away")
+    client = mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE.resolve()}")
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == list(range(1, 8))
+    assert Path("away.log").read_text().count("MLflow took no metrics") == 2
 
 
 TRACKED = """

@@ -23,6 +23,7 @@ from sqlr1.records import InputError, sha256
 
 DEFAULT_STORE = Path("results/mlflow.db")
 _BATCH = 500
+log = logging.getLogger(__name__)
 
 
 class Run:
@@ -32,21 +33,32 @@ class Run:
         self._client = client
         self.run_id = run_id
         self._buffer: list[Any] = []
+        self._full = _BATCH
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Record scalar metrics at `step`; sent when the buffer is full or the run ends."""
+        """Record scalar metrics at `step`; sent when the buffer is full or the run ends.
+
+        A store that fails meanwhile, such as a server that is being restarted, must not end days of training: the
+        metrics are kept, and sent with the next ones.
+        """
         from mlflow.entities import Metric
+        from mlflow.exceptions import MlflowException
 
         now = int(time.time() * 1000)
         self._buffer += [Metric(name, float(value), now, step) for name, value in values.items()]
-        if len(self._buffer) >= _BATCH:
+        if len(self._buffer) < self._full:
+            return
+        try:
             self.flush()
+        except MlflowException as error:
+            self._full = len(self._buffer) + _BATCH
+            log.warning("MLflow took no metrics; they are kept and sent later (%s)", str(error).split("\n")[0])
 
     def flush(self) -> None:
         """Send buffered metrics, at most 1,000 per call (the store's limit)."""
         for start in range(0, len(self._buffer), 1000):
             self._client.log_batch(self.run_id, metrics=self._buffer[start : start + 1000])
-        self._buffer = []
+        self._buffer, self._full = [], _BATCH
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags, for instance the path and hash of a model."""
@@ -104,6 +116,22 @@ class SilentRun(Run):
     def __init__(self) -> None:
         super().__init__(client=None, run_id="")
         self.metrics = self.tags = self.inputs = self.table = self.figure = self.artifact = lambda *_, **__: None
+
+
+def reachable() -> str:
+    """Where runs are tracked. Raises InputError if a server does not answer."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    uri = _store_uri()
+    if not uri.startswith("sqlite"):
+        os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+        try:
+            mlflow.MlflowClient(uri).search_experiments(max_results=1)
+        except MlflowException as error:
+            reason = str(error).split("\n")[0]
+            raise InputError(f"{uri} (MLFLOW_TRACKING_URI) does not answer: {reason:.200}") from error
+    return uri
 
 
 def _store_uri() -> str:

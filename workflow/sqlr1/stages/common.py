@@ -136,7 +136,8 @@ def stage(
                 job = Job(args, settings, run, work)
                 yield job
                 _write_manifest(origin, job, hashes)
-                shutil.rmtree(job.work, ignore_errors=True)
+            # Not before MLflow has everything: if that fails, the stage fails, and must not have to train again.
+            shutil.rmtree(job.work, ignore_errors=True)
     except InputError as error:
         logging.getLogger(name).error("%s", error)
         sys.exit(1)
