@@ -7,9 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from peft import PeftModel
 from tiny_stages import command, hashes, kill_when, prepare, run, teach
 
-from sqlr1.records import read_jsonl
+from sqlr1.model.base import load_model
+from sqlr1.records import read_json, read_jsonl
+from sqlr1.train.monitor import MATCH
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +61,7 @@ KILLS = {
         "metrics.jsonl": ("10",),  # after the last step, while the outputs are written
     },
     "grpo_all_weights": {"checkpoint-2/complete": ("2",), "checkpoint-4/complete": ("4",)},
+    "grpo_best": {"checkpoint-4/optimizer.pt": ("2", "4"), "checkpoint-8/complete": ("8",), "metrics.jsonl": ("10",)},
     "candidates": {
         "1-*.jsonl": ("",),
         "5-*.jsonl": ("",),
@@ -90,6 +95,24 @@ def check_kills(folder, whole, stage, kills, out):
         assert all(line in (folder / f"{out}.log").read_text() for line in re.findall(r".*resuming from.*", log)), file
     assert hashes(folder / out) == whole(stage)
     assert not work(folder, "*")  # the work folder is gone
+
+
+def test_the_best_validated_policy_is_kept_over_a_kill(folder, whole):
+    """About 30 s: three runs of GRPO. The best checkpoint is still there when the last one has been written."""
+    written = whole("grpo_best")
+    manifest = read_json(folder / "whole/grpo_best/manifest.json")
+    validated = {row["step"]: row[MATCH] for _, row in read_jsonl(folder / "whole/grpo_best/validation.jsonl")}
+    best = min((-match, step) for step, match in validated.items() if step)[1]
+    assert manifest["kept_step"] == best < 8  # neither of the last two
+    kill_when(folder, "grpo_best", "best", functools.partial(seen, folder, "best", "metrics.jsonl"), seconds=600)
+    (work_folder,) = {path.parent for path in work(folder, "checkpoint-*")}
+    assert {path.name for path in work_folder.glob("checkpoint-*")} == {f"checkpoint-{step}" for step in (best, 8, 10)}
+    policy = PeftModel.from_pretrained(load_model(folder / "base/model", "float32"), work_folder / f"checkpoint-{best}")
+    expected = policy.merge_and_unload().state_dict()
+    run(folder, "grpo_best", "best")
+    assert hashes(folder / "best") == written
+    saved = load_model(folder / "best/model", "float32").state_dict()
+    assert all(torch.equal(saved[name], expected[name]) for name in expected)
 
 
 def test_what_is_killed_earns_rewards(folder, whole):

@@ -57,6 +57,10 @@ GRPO = Grpo.model_validate(SETTINGS["grpo"]["grpo"])
 SETTINGS["grpo_all_weights"] = SETTINGS["grpo"] | {
     "grpo": SETTINGS["grpo"]["grpo"] | {"lora": None, "learning_rate": 1e-4, "max_steps": 4}
 }
+# The policy of the best validation is kept, not the last one.
+SETTINGS["grpo_best"] = SETTINGS["grpo"] | {
+    "grpo": SETTINGS["grpo"]["grpo"] | {"keep": "best", "validation": {"questions": 12, "every": 2}}
+}
 
 
 def prepare(folder: Path) -> None:
@@ -99,7 +103,7 @@ def _describe(folder: Path) -> None:
 
 def command(folder: Path, stage: str, out: str, launch: Sequence[str] = ()) -> list[str]:
     """The command of a stage, named as in SETTINGS, to be run in `folder`; `launch` are a launcher's arguments."""
-    module = stage.removesuffix("_all_weights")
+    module = stage.removesuffix("_all_weights").removesuffix("_best")
     inputs = {
         "cold_start": ["--questions", "questions.jsonl", "--catalogue", "catalogue.jsonl", "--strategy", "reasoning"],
         "grpo": [

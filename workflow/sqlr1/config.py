@@ -433,6 +433,17 @@ class Grpo(Training):
     dynamic_sampling: DynamicSampling | None = None
     """Replace, then drop groups without variance (DAPO); null keeps them, as TRL does."""
     validation: Validation = key(Validation(), "The fixed validation set.")
+    keep: Literal["last", "best"] = "last"
+    """Whose policy the stage writes: the last step's, or that of the validated step (after training began) with the
+    highest share of right greedy answers, the earliest of equals."""
+
+    @field_validator("keep")
+    @classmethod
+    def _saved_when_validated(cls, keep: str, info: ValidationInfo) -> str:
+        every, steps = info.data.get("validation", Validation()).every, info.data.get("save_steps")
+        if keep == "best" and steps and every % steps:
+            raise _error(f"best: validation.every ({every}) is not a multiple of save_steps ({steps})")
+        return keep
 
 
 class Candidates(SampledStage):

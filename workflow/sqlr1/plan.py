@@ -32,7 +32,7 @@ from sqlr1.config import Config, PretrainedModel, Training
 from sqlr1.config_files import read_config, read_yaml
 from sqlr1.records import InputError
 from sqlr1.report.tables import markdown_table
-from sqlr1.train.trainer_config import CHECKPOINTS_KEPT
+from sqlr1.train.trainer_config import checkpoints_kept
 
 _BENCHMARK_QUESTIONS = {"spider": 1034, "bird": 1534}  # the dev sets, where a benchmark is scored whole
 _VLLM_ROWS, _VLLM_SHARE = 256, 0.9  # vLLM's defaults: sequences at once, share of the memory
@@ -76,7 +76,7 @@ SHAPES = {  # from each model's published config.json: model_type, _KEYS, vocab_
 class Cost(NamedTuple):
     """All runs of a stage together; `memory` is the peak of one device in bytes.
 
-    A run that trains writes `saved` checkpoints of `checkpoint` bytes.
+    A run that trains writes `saved` checkpoints of `checkpoint` bytes, of which `kept` stay.
     """
 
     stage: str
@@ -88,11 +88,16 @@ class Cost(NamedTuple):
     memory: float
     checkpoint: float = 0.0
     saved: int = 0
+    kept: int = 0
+
+    @property
+    def disk_peak(self) -> float:
+        """Bytes that the checkpoints of a run take at once: those that stay, and the one that is being written."""
+        return self.checkpoint * min(self.saved, self.kept + 1)
 
     def disk(self) -> str:
         """What the checkpoints of training take on disk, in words."""
-        sizes = self.checkpoint, self.checkpoint * min(self.saved, CHECKPOINTS_KEPT + 1)
-        each, peak = (f"{size / 1e9:.3g} GB" for size in sizes)
+        each, peak = (f"{size / 1e9:.3g} GB" for size in (self.checkpoint, self.disk_peak))
         total = f"{self.runs * self.saved * self.checkpoint / 1e9:,.0f} GB"
         return f"{self.stage}: checkpoints of {each}, at most {peak} at once in a run, {total} written in all"
 
@@ -195,7 +200,7 @@ class Planner:
         return [self._cold_start(), *select, self._grpo(), candidates]
 
     def _cold_start(self) -> Cost:
-        settings, (devices, deepspeed) = self.config.cold_start, _launched(self.config.launch.cold_start)
+        settings, (devices, deepspeed) = self.config.cold_start, launched(self.config.launch.cold_start)
         model = Model(self.model.config, settings)
         rows, length = _rows(settings, self.config.filter.cold_start_rows, devices), self.prompt + self.response
         flops = model.training @ (rows * length, rows * length**2 / 2, rows * self.response)
@@ -205,10 +210,11 @@ class Planner:
         memory, runs = model.state_bytes(devices, deepspeed) + held, len(self.config.seeds)
         cost = _cost("cold_start", runs, devices, rows * length, self._work(flops, devices), memory)
         steps = rows / (settings.per_device_train_batch_size * settings.gradient_accumulation_steps * devices)
-        return cost._replace(checkpoint=model.checkpoint_bytes(deepspeed), saved=math.ceil(steps / settings.save_steps))
+        saved = math.ceil(steps / settings.save_steps)
+        return cost._replace(checkpoint=model.checkpoint_bytes(deepspeed), saved=saved, kept=checkpoints_kept(settings))
 
     def _grpo(self) -> Cost:
-        settings, (devices, deepspeed) = self.config.grpo, _launched(self.config.launch.grpo)
+        settings, (devices, deepspeed) = self.config.grpo, launched(self.config.launch.grpo)
         select, validation, model = self.config.select, settings.validation, self.model
         size, iterations = settings.num_generations, settings.num_iterations
         response = min(self.response, settings.max_completion_length)
@@ -232,7 +238,8 @@ class Planner:
         memory = model.state_bytes(devices, deepspeed) + self._rollout_bytes(batch, deepspeed)
         runs = len(self.config.seeds) * len(self.config.reward.variants)
         cost = _cost("grpo", runs, devices, tokens, work, memory)
-        return cost._replace(checkpoint=model.checkpoint_bytes(deepspeed), saved=math.ceil(steps / settings.save_steps))
+        saved = math.ceil(steps / settings.save_steps)
+        return cost._replace(checkpoint=model.checkpoint_bytes(deepspeed), saved=saved, kept=checkpoints_kept(settings))
 
     def _rollout_bytes(self, batch: int, deepspeed: dict[str, Any]) -> float:
         """GRPO's memory without the state of training."""
@@ -284,7 +291,7 @@ def _cost(stage: str, runs: int, devices: int, tokens: float, work: Any, memory:
     return Cost(stage, runs, devices, runs * tokens, flops, seconds / 3600, memory)
 
 
-def _launched(command: str) -> tuple[int, dict[str, Any]]:
+def launched(command: str) -> tuple[int, dict[str, Any]]:
     """Devices and DeepSpeed's settings, from the file that `accelerate launch --config_file` names."""
     given = re.search(r"--config_file(?:\s+|=)['\"]?([^\s'\"]+)", command)
     launcher = read_yaml(Path(given[1])) if given else {}

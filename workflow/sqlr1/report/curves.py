@@ -13,7 +13,7 @@ from sqlr1.evaluate.evaluator import in_order
 from sqlr1.evaluate.statistics import Bootstrap, Estimate
 from sqlr1.records import read_jsonl
 from sqlr1.rewards import PARTS
-from sqlr1.train.monitor import COLLAPSE
+from sqlr1.train.monitor import COLLAPSE, best_step
 
 Metrics = Sequence[Mapping[str, Any]]
 Panels = dict[str, dict[str, list[tuple[float, Any]]]]
@@ -85,11 +85,18 @@ def validation_point(row: Mapping[str, float], bootstrap: Bootstrap) -> Estimate
     return bootstrap.share(round(row[VALIDATION] * n), n) if n else row[VALIDATION]
 
 
-def validation_rows(validation: Mapping[str, Metrics], bootstrap: Bootstrap) -> list[list[str]]:
-    """Two rows per run, before and after training: run, step, execution accuracy in %."""
+def validation_rows(validation: Mapping[str, Metrics], bootstrap: Bootstrap, keep: str = "last") -> list[list[str]]:
+    """Two rows per run, before and after training: run, step, execution accuracy in %.
+
+    With `keep` best (config key grpo.keep) a third is of the step whose policy was saved.
+    """
     rows = []
     for name, metrics in validation.items():
-        for when, row in (("before", metrics[0]), ("after", metrics[-1])):
+        shown_steps = [("before", metrics[0]), ("after", metrics[-1])]
+        if keep == "best":
+            saved = best_step(metrics)
+            shown_steps.append(("saved, best", next(row for row in metrics if row["step"] == saved)))
+        for when, row in shown_steps:
             point = validation_point(row, bootstrap)
             shown = point.percent() if isinstance(point, Estimate) else f"{100 * point:.1f}"
             rows.append([name, f"{when} (step {row['step']})", shown])

@@ -70,7 +70,8 @@ class Job:
     """A running stage: parsed `args`, `settings`, the folder `out`, the MLflow `run`.
 
     `work` is a folder for work that can be resumed. Snakemake does not know it and thus does not delete it after a
-    failure; it is removed after the manifest is written. A launcher starts several processes; `first` is true in one.
+    failure; it is removed after the manifest is written. `facts` are further entries of the manifest. A launcher
+    starts several processes; `first` is true in one.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Job:
         self.seed: int = args.seed
         self.written: list[Path] = []
         self.read: dict[str, str] = {}
+        self.facts: dict[str, Any] = {}
 
     def reads(self, paths: Iterable[Path]) -> None:
         """Record the hashes of further input files, such as databases."""
@@ -220,7 +222,7 @@ def _identify(
 
 def _write_manifest(origin: dict[str, object], job: Job, hashes: dict[str, str]) -> None:
     outputs = {str(path.relative_to(job.out)): sha256(path) for path in job.written}
-    write_json(job.out / "manifest.json", origin | {"inputs": hashes | job.read, "outputs": outputs})
+    write_json(job.out / "manifest.json", origin | job.facts | {"inputs": hashes | job.read, "outputs": outputs})
     job.run.artifact(job.out / "manifest.json")
     if weights := outputs.get("model/model.safetensors"):
         job.run.tags({"model": job.out / "model", "model_sha256": weights})

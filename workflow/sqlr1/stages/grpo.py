@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _train(job: Job) -> None:
-    from sqlr1.train.checkpoints import train_on, write_metrics
+    from sqlr1.train.checkpoints import load_best, train_on, write_metrics
     from sqlr1.train.grpo_trainer import ExecutionReward, make_trainer
     from sqlr1.train.policy import load_policy, save_policy
     from sqlr1.train.validation import PREFIX, Validate
@@ -58,6 +58,9 @@ def _train(job: Job) -> None:
             load_policy(source, settings), tokenizer, rows, reward, validate, settings, job.work, job.seed, job.run
         )
         history = train_on(trainer, job.work)
+        if settings.keep == "best":
+            job.facts["kept_step"] = load_best(trainer)
+            job.run.metrics({"kept_step": job.facts["kept_step"]})
         scored = [line for line in history if any(name.startswith(PREFIX) for name in line)]
         if trainer.is_world_process_zero():
             write_metrics(job.out / "validation.jsonl", scored)

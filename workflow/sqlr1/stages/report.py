@@ -148,7 +148,8 @@ def _training(job: Job, bootstrap: Bootstrap) -> dict[str, Any]:
     for name, text in warnings:
         logger.warning("%s: %s", name, text)
     job.run.tags({"training_warnings": len(warnings)})
-    rows = curves.validation_rows(validation, bootstrap)
+    keep = job.settings["grpo"].keep if "grpo" in job.settings else "last"
+    rows = curves.validation_rows(validation, bootstrap, keep)
     return {"warnings": warnings, "validation": rows, "variance": curves.variance_sentence(grpo)}
 
 

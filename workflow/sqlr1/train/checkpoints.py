@@ -22,7 +22,7 @@ from transformers.trainer_utils import align_special_tokens
 
 from sqlr1.records import write_jsonl
 from sqlr1.tracking import Run
-from sqlr1.train.monitor import STALLED_STEPS, stalls
+from sqlr1.train.monitor import MATCH, STALLED_STEPS, best_step, stalls
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MARK = "complete"
-VALIDATION = "validation/match"  # the share of the validation questions that the greedy answer gets right
 # Not in metrics.jsonl: times differ between equal runs, and `num_tokens` starts from zero after a resume.
 _VARYING = ("runtime", "per_second", "step_time", "num_tokens", "total_flos")
 
@@ -64,8 +63,32 @@ def train_on(trainer: "Trainer", work: Path) -> list[dict[str, Any]]:
     return trainer.state.log_history
 
 
+def load_best(trainer: "Trainer") -> int:
+    """Load the policy of the best validated step (`monitor.best_step`) after training; returns the step.
+
+    `MarkComplete(keep_best=True)` has kept its checkpoint.
+    """
+    best = best_step(trainer.state.log_history)
+    if best != trainer.state.global_step:
+        trainer._load_from_checkpoint(f"{trainer.args.output_dir}/checkpoint-{best}")
+        align_special_tokens(trainer.model, trainer.processing_class)
+    log.info("the policy of step %d, the best validated one, is kept", best)
+    return best
+
+
 class MarkComplete(TrainerCallback):
-    """Logs the last step before its checkpoint, and marks each checkpoint once all of its files are on disk."""
+    """Logs the last step before its checkpoint, and marks each checkpoint once all of its files are on disk.
+
+    With `keep_best` the Trainer never deletes the checkpoint of the best validated step. Its own way of choosing one
+    would name a new best checkpoint before all of its files are there, and delete the old one.
+    """
+
+    def __init__(self, keep_best: bool = False) -> None:
+        self.keep_best = keep_best
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Name the best checkpoint: a resumed state was written before its own checkpoint was complete."""
+        self._protect(args, state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Log the last step too; a resumed run cannot recover it."""
@@ -79,6 +102,11 @@ class MarkComplete(TrainerCallback):
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         os.sync()
         (folder / _MARK).touch()
+        self._protect(args, state)
+
+    def _protect(self, args: TrainingArguments, state: TrainerState) -> None:
+        if self.keep_best and (best := best_step(state.log_history)):
+            state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{best}")
 
 
 class ByEpoch(Sampler[int]):
@@ -113,8 +141,8 @@ class Progress(ProgressCallback):
         for line in (*state.log_history, logs):
             latest |= line
         shown = {name: f"{latest[name]:.3g}" for name in ("loss", "reward") if name in latest}
-        if VALIDATION in latest:
-            shown["validation"] = f"{100 * latest[VALIDATION]:.1f} %"
+        if MATCH in latest:
+            shown["validation"] = f"{100 * latest[MATCH]:.1f} %"
         self.training_bar.set_postfix(shown)
 
 

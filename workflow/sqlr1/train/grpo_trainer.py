@@ -120,7 +120,7 @@ def make_trainer(
     tokenizer.padding_side = "left"  # as TRL requires for prompts
     dataset = Dataset.from_list([{n: r[n] for n in ("prompt", "gold", "database")} for r in rows])
     # LogToRun comes first: it has to send the history of a resumed run before any new line.
-    callbacks = [*([LogToRun(run)] if run else []), validate, WarnOfStalls(run), MarkComplete()]
+    callbacks = [*([LogToRun(run)] if run else []), validate, WarnOfStalls(run), MarkComplete(settings.keep == "best")]
     lora, sampling = lora_config(settings.lora), settings.dynamic_sampling
     # Some settings are refused only when the model is known. Rollouts are in the precision of the products.
     with named_section("grpo"), vllm_weights_in("bfloat16" if args.bf16 else "float32"):

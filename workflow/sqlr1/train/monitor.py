@@ -11,6 +11,7 @@ from itertools import groupby
 
 from sqlr1.outcomes import Outcome
 
+MATCH = "validation/match"  # the share of the validation questions that the greedy answer gets right
 COLLAPSE = "validation/collapse"  # key of the warning in a validation's log line
 EXECUTABLE_GAIN = 0.10
 MATCH_GAIN = 0.02
@@ -38,6 +39,15 @@ def summary(judged: Sequence[Outcome], texts: Sequence[str]) -> dict[str, float]
         "characters": sum(map(len, texts)) / len(texts),
         "joins_or_groups": sum(o.joins_or_groups for o in counted) / number,
     }
+
+
+def best_step(history: Sequence[Mapping[str, float]]) -> int:
+    """The step whose validation has the highest share of right answers, the earliest of equals; 0 if there is none.
+
+    The validation before the first step does not count: its policy is the stage's input.
+    """
+    validated = [(-line[MATCH], line["step"]) for line in history if MATCH in line and line["step"]]
+    return min(validated)[1] if validated else 0
 
 
 # A step in which nothing is learnt, by the keys of TRL's and the Trainer's log lines.

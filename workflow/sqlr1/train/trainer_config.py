@@ -22,9 +22,12 @@ _OWN_KEYS = {
 }  # fmt: skip
 
 
-# The last one is whole while the next is written; a killed run resumes from it. The best by validation is not kept: to
-# resume exactly, it would have to be a third, and the work folder goes when the stage has ended.
-CHECKPOINTS_KEPT = 2
+def checkpoints_kept(settings: Training) -> int:
+    """How many checkpoints stay on disk between two saves.
+
+    The last one is whole while the next is written: a killed run resumes from it. The best one is a third.
+    """
+    return 2 + (getattr(settings, "keep", "last") == "best")
 
 
 def multiplies_in_bf16(settings: Training) -> bool:
@@ -58,7 +61,7 @@ def trainer_config(settings: ColdStart | Grpo, out: Path, seed: int) -> "SFTConf
 
     section, library, fixed = "grpo", GRPOConfig, {}
     if isinstance(settings, ColdStart):
-        # `sft.encode` tokenizes the rows as inference does, and counts those that are too long.
+        # `sft.encode` tokenizes the rows as inference does, and drops and counts those that are too long: none is cut.
         fixed = {"dataset_kwargs": {"skip_prepare_dataset": True}, "max_length": None}
         section, library = "cold_start", SFTConfig
     with named_section(section):
@@ -71,7 +74,7 @@ def trainer_config(settings: ColdStart | Grpo, out: Path, seed: int) -> "SFTConf
             seed=seed,
             data_seed=seed,
             save_strategy="steps",
-            save_total_limit=CHECKPOINTS_KEPT,
+            save_total_limit=checkpoints_kept(settings),
             report_to="none",
             remove_unused_columns=False,
             dataloader_num_workers=0,
