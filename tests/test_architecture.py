@@ -16,7 +16,7 @@ WORKFLOW = ROOT / "workflow"
 ORDER = [
     "records", "cpus", "provenance", "tracking", "database", "prompt", "sandbox", "outcomes", "rewards", "strategies",
     "config", "config_files", "evaluate", "data", "sqlgen", "model", "train", "report", "plan", "ask", "serve",
-    "init_command", "stages", "cli",
+    "init_command", "check_batches", "check_command", "stages", "cli",
 ]  # fmt: skip
 
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "compare": "sqlr1.evaluate.compare_command",
     "ask": "sqlr1.ask",
     "plan": "sqlr1.plan",
+    "check": "sqlr1.check_command",
     "ui": "sqlr1.tracking",
 }
 
