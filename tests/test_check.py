@@ -155,6 +155,10 @@ def test_prompts_too_long_for_the_model(folder, capsys):
     [
         ("echo 'OutOfMemoryError: CUDA out of memory.' > $5/error; exit 1", "CUDA out of memory.; lower per_device"),
         ("kill -9 $$", "killed, as when main memory runs out; lower per_device_train_batch_size"),
+        (
+            "echo 'traceback : Signal 9 (SIGKILL) received' >&2; echo ==== >&2; exit 1",
+            "killed, as when main memory runs",
+        ),
         ("echo 'nccl: no such device' >&2; exit 3", "nccl: no such device (--verbose shows more)"),
         ("sleep 60", "not done after 1 s: give it more --seconds"),
     ],

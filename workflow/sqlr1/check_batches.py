@@ -5,6 +5,7 @@
 The process with rank 0 writes what it found to WORK_FOLDER/found; one that fails writes its error to WORK_FOLDER/error.
 """
 
+import contextlib
 import os
 import resource
 import sqlite3
@@ -34,7 +35,8 @@ def main() -> None:
         found = BATCHES[stage](config, Path(model), Path(work))
     except Exception as error:
         line = next(iter(str(error).strip().splitlines()), "")
-        Path(work, "error").write_text(line if isinstance(error, InputError) else f"{type(error).__name__}: {line}")
+        with contextlib.suppress(FileExistsError), open(work + "/error", "x") as file:  # other processes fail after it
+            file.write(line if isinstance(error, InputError) else f"{type(error).__name__}: {line}")
         raise
     if os.environ.get("RANK", "0") == "0":
         Path(work, "found").write_text(f"{found}, {time.monotonic() - start:.0f} s with start-up, {_peak()}")

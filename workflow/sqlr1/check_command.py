@@ -136,13 +136,13 @@ class Preflight:
         return words
 
     def devices(self) -> str:
-        """As many devices as `launch` starts processes, with the memory that the plan says."""
+        """As many GPUs as `launch` starts processes. Whether their memory suffices is seen in the batches."""
         count, memory = _gpus(), _memory()
         for cost in self.costs:
             if cost.devices > max(1, count):
                 change = "use a machine that has them, or change num_processes in the file that launch names"
                 raise InputError(f"{count} GPUs, but {cost.stage} is launched with {cost.devices} processes: {change}")
-            if cost.memory > memory:
+            if not count and cost.memory > memory:
                 sizes = f"{cost.memory / 1e9:.0f} GB (an estimate), there are {memory / 1e9:.0f}"
                 raise InputError(f"{cost.stage} needs {sizes}: {_LESS}")
         return f"{count} GPUs of {memory / 1e9:.0f} GB" if count else f"no GPU; {memory / 1e9:.0f} GB of main memory"
@@ -326,7 +326,8 @@ def _batch(command: Sequence[str], seconds: float, verbose: bool) -> str:
     if code == 0:
         return found.read_text()
     lines = ["see above", *output.read_text(errors="replace").splitlines()]
-    lines += ["killed, as when main memory runs out"] * (code in (-9, 137))
+    killed = code in (-9, 137) or any("(SIGKILL)" in line for line in lines)  # a launcher's words about its processes
+    lines += ["killed, as when main memory runs out"] * killed
     reason = error.read_text().strip() if error.exists() else lines[-1]
     memory = any(words in reason.lower() for words in ("out of memory", "allocate memory", "memory runs out"))
     raise InputError(f"{reason}{f'; {_LESS}' if memory else ''} (--verbose shows more)")
