@@ -8,7 +8,6 @@ file (see `data/feedback.py`) that `synthesize.mix` can train on.
 import argparse
 import contextlib
 import json
-import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -18,14 +17,14 @@ from typing import Any
 
 from tabulate import tabulate
 
-from sqlr1.config import Prompt
+from sqlr1.config import Candidates, Prompt
 from sqlr1.data.feedback import append
 from sqlr1.database import read_schema
 from sqlr1.database.files import data_root, portable
 from sqlr1.evaluate.vote import majority
 from sqlr1.prompt import parse_response
-from sqlr1.records import Feedback, InputError, read_json
-from sqlr1.sandbox import Execution, Executor, Limits, Query
+from sqlr1.records import Feedback, InputError, Question, read_json
+from sqlr1.sandbox import Executor, Limits, Query
 
 RESULTS = Path("results")
 _SHOWN_ROWS, _SHOWN_CHARACTERS = 20, 60
@@ -38,9 +37,9 @@ class Answering:
     """How a policy answers: greedily, or with `samples` by their vote."""
 
     samples: int = 0
-    temperature: float = 0.8
+    temperature: float = Candidates().temperature
     seed: int = 0
-    max_new_tokens: int = 256
+    max_new_tokens: int = Candidates().max_new_tokens
 
 
 def add_parser(commands: Any) -> None:
@@ -76,15 +75,6 @@ def add_parser(commands: Any) -> None:
         help="where to note it (default: results/<experiment>/feedback.jsonl; beside a model that is elsewhere)",
     )  # fmt: skip
     parser.set_defaults(run=run)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question as `model.prompts` wants it."""
-
-    question: str
-    evidence: str
-    db_id: str = ""
 
 
 def run(args: argparse.Namespace) -> None:
@@ -160,7 +150,7 @@ class Policy:
         """The answer as a record: reasoning, SQL, status, columns, rows, error; with samples, how many agree."""
         if any("\ud800" <= letter <= "\udfff" for letter in question + evidence):
             raise InputError("the question or the evidence is not UTF-8 text")
-        ids = self.prompts.token_ids(Asked(question, evidence), database)
+        ids = self.prompts.token_ids(Question("", "", question, "", evidence), database)
         if ids is None:
             raise InputError(f"{database}: schema and question do not fit into the model's context")
         [(_, texts)] = self.backend.complete([ids], [self.seeds], self.sampling)
@@ -174,22 +164,8 @@ class Policy:
             record |= {"samples": len(prints), "agree": agree}
         [execution] = executor.execute([queries[chosen]])
         record |= {"reasoning": responses[chosen].think.strip(), "sql": responses[chosen].sql}
-        return record | _result(execution)
-
-
-def _result(execution: Execution) -> dict[str, Any]:
-    rows = execution.rows
-    shown = None if rows is None else [[_plain(value) for value in row] for row in rows[:_SHOWN_ROWS]]
-    total = None if rows is None else len(rows)
-    named = {"status": execution.status.value, "error": execution.error, "columns": execution.columns}
-    return named | {"rows": shown, "total_rows": total}
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON can hold it."""
-    if isinstance(value, bytes):
-        return f"x'{value.hex()}'"
-    return value if not isinstance(value, float) or math.isfinite(value) else str(value)
+        record |= {"status": execution.status.value, "error": execution.error, "columns": execution.columns}
+        return record | {"rows": execution.shown(_SHOWN_ROWS), "total_rows": execution.total}
 
 
 def feedback_file(folder: Path) -> Path:

@@ -35,6 +35,7 @@ from pydantic_core import PydanticCustomError
 from sqlr1.records import SQL_CLASSES, STYLES
 from sqlr1.rewards import PARTS, REWARDS
 from sqlr1.sandbox import Limits
+from sqlr1.statistics import Bootstrap
 from sqlr1.strategies import STRATEGIES
 
 DOMAINS = sorted(path.stem for path in (Path(__file__).parents[1] / "sqlgen/domains").glob("*.yaml"))
@@ -467,8 +468,8 @@ class Benchmark(BenchmarkOptions):
 class Score(Section):
     """Statistics of the scores."""
 
-    confidence: float = key(0.95, "Level of the intervals.", gt=0, lt=1)
-    resamples: PositiveInt = key(2000, "Bootstrap resamples.")
+    confidence: float = key(Bootstrap().confidence, "Level of the intervals.", gt=0, lt=1)
+    resamples: PositiveInt = key(Bootstrap().resamples, "Bootstrap resamples.")
     ves: NonNegativeInt = 0
     """Runs of each matching query for BIRD's R-VES (official: 100); 0 leaves it out. Slow, and never twice the same."""
 

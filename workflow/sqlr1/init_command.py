@@ -14,8 +14,8 @@ from typing import Any
 from tabulate import tabulate
 
 from sqlr1.config_files import read_config
-from sqlr1.data.readers import locate, read_questions
-from sqlr1.data.table_files import READERS, load_tables
+from sqlr1.data.readers import READERS, locate, read_questions
+from sqlr1.data.table_files import load_tables
 from sqlr1.database import Schema, read_schema, schema_text
 from sqlr1.database.files import SUFFIXES, database_files, sqlite_files
 from sqlr1.database.schema import row_counts

@@ -193,7 +193,7 @@ def read_text(path: Path) -> str:
     with readable(path):
         data = Path(path).read_bytes()
         text = data.decode(json.detect_encoding(data))
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def read_json(path: Path, make_object: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:

@@ -13,16 +13,13 @@ from pathlib import Path
 
 from sqlr1.database.files import check_journals
 from sqlr1.records import InputError
+from sqlr1.sql_tokens import TOKEN
 
 log = logging.getLogger(__name__)
 
 _VIEW_SECONDS = 10
 # `hidden` of PRAGMA table_xinfo: a virtual table's column that SELECT * leaves out; a virtual or stored generated one.
 _HIDDEN, _GENERATED = 1, (2, 3)
-# Strings, quoted names, comments, words and marks of SQL; other blanks than newlines are skipped.
-_TOKEN = re.compile(
-    r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]|--[^\n]*|/\*.*?(?:\*/|\Z)|\n|\w+|[^\s\w]""", re.DOTALL
-)
 
 
 @dataclass(frozen=True)
@@ -222,8 +219,7 @@ def _comments(sql: str) -> dict[str, str]:
     """The comments of a CREATE TABLE by column in lower case: what follows a column's definition on its line."""
     comments: dict[str, str] = {}
     depth, column, starts = 0, "", False
-    for token in _TOKEN.finditer(sql):
-        text = token[0]
+    for text in TOKEN.findall(sql):
         if text.startswith(("--", "/*")):
             comment = " ".join(text.strip("-" if text[0] == "-" else "/*").split())
             if column and comment:

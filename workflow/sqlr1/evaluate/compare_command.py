@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sqlr1.evaluate.statistics import Bootstrap, mcnemar_exact
 from sqlr1.records import InputError, read_jsonl
+from sqlr1.statistics import Bootstrap, mcnemar_exact
 
 _SHOWN = 10  # indices named per kind
 

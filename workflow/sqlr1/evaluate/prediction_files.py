@@ -115,10 +115,11 @@ def _first_value(path: Path, text: str) -> tuple[Any, str]:
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-    if repeated:
-        raise ValueError(f"the key {repeated[0]!r} occurs twice")
-    return dict(pairs)
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {repeated!r} occurs twice")
+    return made
 
 
 def _json_lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:

@@ -6,22 +6,24 @@ apart, never as wrong.
 """
 
 import argparse
+import contextlib
+import gc
 import importlib
 import json
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlr1.evaluate.evaluator import SHARES, Evaluation, evaluate, in_order, summarise
+from sqlr1.evaluate.evaluator import Evaluation, evaluate, in_order, summarise
 from sqlr1.evaluate.formats import LAYOUTS, read_questions
 from sqlr1.evaluate.prediction_files import read_answers
-from sqlr1.evaluate.statistics import Bootstrap, Estimate
 from sqlr1.records import InputError, write_jsonl
 from sqlr1.sandbox import METRICS, Executor, Limits
+from sqlr1.statistics import Bootstrap, Estimate
 
 logger = logging.getLogger(__name__)
 _OFFICIAL_REPEATS = 100
@@ -93,9 +95,10 @@ def run(args: argparse.Namespace) -> None:
         _check_writable(args.out, [args.questions, args.predictions])
     limits = Limits(args.seconds, args.rows, comparison_seconds=_COMPARISON_SECONDS)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's threads are not used, and take long to start
-    with Executor(args.workers, limits, args.cache) as executor:  # its workers start while the files are read
+    # The workers start while the files are read.
+    with Executor(args.workers, limits, args.cache) as executor, _without_collector():
         # The intervals need NumPy: it is imported while the workers judge.
-        threading.Thread(target=importlib.import_module, args=["numpy"]).start()
+        threading.Thread(target=importlib.import_module, args=["numpy.random"]).start()
         questions = read_questions(args.benchmark, args.questions)
         answers = read_answers(args.predictions, questions)
         # A question without a prediction is named as that, whether or not its database is here.
@@ -113,6 +116,16 @@ def run(args: argparse.Namespace) -> None:
         write_jsonl(args.out, map(_record, found.scored))
     table = _table(found)
     print(_as_json(args.benchmark, found, table, counts) if args.json else _as_text(found, table, counts))
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Questions, answers and verdicts are many small objects without cycles: to search for some is lost time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _warn_of_broken_sql(path: Path, found: Evaluation) -> None:
@@ -151,7 +164,7 @@ def _record(row: Mapping[str, Any]) -> dict[str, Any]:
 def _table(found: Evaluation) -> list[dict[str, Any]]:
     """One row per method and difficulty, and one for all: `questions`, and the estimate of each metric or None."""
     rows = found.scored
-    metrics = {measure: by for measure, by in summarise(rows, Bootstrap()).items() if measure not in SHARES}
+    metrics = summarise(rows, Bootstrap(), shares=())
     methods = list(dict.fromkeys(method for by in metrics.values() for method in by)) or ["greedy"]
     _, *levels = in_order({"all", *(row["difficulty"] for row in rows)})
     return [

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from sqlr1.evaluate.evaluator import in_order
-from sqlr1.evaluate.statistics import Bootstrap, Estimate, Scores, paired_differences, pass_at_k, pooled
 from sqlr1.records import InputError, read_json, read_jsonl
 from sqlr1.rewards import REWARDS
+from sqlr1.statistics import Bootstrap, Estimate, Scores, paired_differences, pass_at_k, pooled
 from sqlr1.strategies import STRATEGIES
 
 WITHOUT_RL = "no_rl"

@@ -7,7 +7,6 @@ from typing import Any
 
 from sqlr1.evaluate.errors import KINDS
 from sqlr1.evaluate.evaluator import in_order
-from sqlr1.evaluate.statistics import Bootstrap, Estimate, mcnemar_exact, paired_differences, pooled, sign_flip
 from sqlr1.records import InputError
 from sqlr1.report.figures import Rows
 from sqlr1.report.policies import (
@@ -24,6 +23,7 @@ from sqlr1.report.policies import (
 from sqlr1.report.tables import markdown_table
 from sqlr1.report.templates import render
 from sqlr1.rewards import REWARDS
+from sqlr1.statistics import Bootstrap, Estimate, mcnemar_exact, paired_differences, pooled, sign_flip
 from sqlr1.strategies import STRATEGIES
 
 ABLATIONS = ("ablation_reward", "ablation_cold_start")

@@ -21,7 +21,6 @@ import yaml
 from matplotlib.figure import Figure
 
 from sqlr1.config import Section, plain
-from sqlr1.evaluate.statistics import Bootstrap
 from sqlr1.records import Database, atomic_write, read_json, read_jsonl, read_records
 from sqlr1.report import curves, data_tables, score_tables
 from sqlr1.report.examples import choose_examples
@@ -30,6 +29,7 @@ from sqlr1.report.policies import ScoreRun, benchmarks_of, load_runs, select
 from sqlr1.report.tables import write_csv
 from sqlr1.report.templates import render
 from sqlr1.stages.common import LIBRARIES, Job, stage, stage_parser
+from sqlr1.statistics import Bootstrap
 from sqlr1.train.monitor import stalls
 
 logger = logging.getLogger(__name__)

@@ -22,11 +22,11 @@ from sqlr1.evaluate.formats import (
     write_bird_json,
     write_spider_text,
 )
-from sqlr1.evaluate.statistics import Bootstrap, Estimate
 from sqlr1.records import InputError, write_json, write_jsonl
 from sqlr1.report.figures import interval_panels
 from sqlr1.sandbox import SEMANTICS, Executor, Limits, instances
 from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, stage, stage_parser
+from sqlr1.statistics import Bootstrap, Estimate
 
 logger = logging.getLogger(__name__)
 
