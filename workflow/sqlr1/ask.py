@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,21 +52,14 @@ def add_parser(commands: Any) -> None:
     which.add_argument("--model", type=Path, metavar="FOLDER", help="a model (default: the newest trained policy)")
     which.add_argument("--experiment", metavar="NAME", help="the newest policy of this experiment")
     parser.add_argument("--evidence", default="", help="a hint about the database, as in BIRD's questions")
-    parser.add_argument(
-        "--samples", type=int, default=Answering.samples, metavar="N",
-        help="the vote of N samples, not the greedy answer",
-    )  # fmt: skip
-    parser.add_argument(
-        "--temperature", type=float, default=Answering.temperature, help="of the samples (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=Answering.seed, help="of the samples")
-    parser.add_argument(
-        "--max-new-tokens", type=int, default=Answering.max_new_tokens, metavar="N",
-        help="length of an answer (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--seconds", type=float, default=Limits().seconds, help="wall time a query may take (default: 2)"
-    )
+    for name, default, about in (
+        ("samples", Answering.samples, "answer by the vote of so many samples; 0: greedily"),
+        ("temperature", Answering.temperature, "of the samples"),
+        ("seed", Answering.seed, "of the samples"),
+        ("max-new-tokens", Answering.max_new_tokens, "length of an answer"),
+        ("seconds", Limits().seconds, "wall time a query may take"),
+    ):
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{about} (default: {default})")
     parser.add_argument("--json", action="store_true", help="print one JSON object per question")
     said = parser.add_mutually_exclusive_group()
     said.add_argument("--feedback", choices=["right", "wrong"], help="note what the answer to the question was")
@@ -91,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     answering = Answering(**{field.name: getattr(args, field.name) for field in fields(Answering)})
     policy = Policy(args.model or newest_policy(args.experiment), answering)
     print(f"{policy.folder} on {args.database}", file=sys.stderr)
-    show = _as_json if args.json else _as_text
+    show = partial(json.dumps, ensure_ascii=False) if args.json else _as_text
     with Executor(1, Limits(args.seconds)) as executor, contextlib.suppress(KeyboardInterrupt):
         answer = None
         for line in [args.question, *said] if args.question else _lines():
@@ -179,9 +173,7 @@ def feedback_file(folder: Path) -> Path:
 def _feedback(
     line: str, answer: dict[str, Any] | None, policy: Policy, args: argparse.Namespace, executor: Executor
 ) -> Feedback:
-    """What a command says about the last answer. Raises InputError for SQL that does not run, or a command
-    that does not apply.
-    """
+    """What a command says about the last answer. Raises InputError for failing SQL and an unfit command."""
     command, sql = (*map(str.strip, line.split(maxsplit=1)), "")[:2]
     if line not in (":right", ":wrong") and not (command == ":sql" and sql):
         raise InputError(f"{command}: expected {_COMMANDS}")
@@ -191,17 +183,9 @@ def _feedback(
         raise InputError(":right: the SQL of this answer does not run; give the right one with :sql")
     if sql and (execution := executor.execute([Query(args.database, sql)])[0]).rows is None:
         raise InputError(f"the SQL does not run: {execution.error or execution.status.value.replace('_', ' ')}")
-    return Feedback(
-        question=answer["question"],
-        evidence=args.evidence,
-        database=portable(args.database, data_root()),
-        db_id=args.database.stem,
-        sql=answer["sql"],
-        verdict="corrected" if sql else command[1:],
-        corrected=sql,
-        model=policy.sha256,
-        time=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
+    asked = answer["question"], args.evidence, portable(args.database, data_root()), args.database.stem
+    verdict, now = "corrected" if sql else command[1:], datetime.now(UTC).isoformat(timespec="seconds")
+    return Feedback(*asked, answer["sql"], verdict, sql, policy.sha256, now)
 
 
 def _lines() -> Iterator[str]:
@@ -224,10 +208,6 @@ def _lines() -> Iterator[str]:
     finally:
         readline.set_history_length(1000)
         readline.write_history_file(history)
-
-
-def _as_json(record: dict[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False)
 
 
 def _as_text(record: dict[str, Any]) -> str:

@@ -7,8 +7,7 @@ drawing questions one by one, and for scores of 0 and 1 a hundred times as fast 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 # One run's scores: question id -> score in [0, 1].
 Scores = Mapping[str, float]
@@ -22,9 +21,6 @@ class Estimate:
     low: float
     high: float
     n: int
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
     def percent(self) -> str:
         """`12.5 [10.1, 14.9]`, in percent."""

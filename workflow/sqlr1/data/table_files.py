@@ -97,9 +97,7 @@ def _value(path: Path, name: str, value: Any) -> str | int | float | None:
             return float(value)
         case datetime.date() | datetime.time():
             return str(value)
-    raise InputError(
-        f"{path}: column {name!r} holds {type(value).__name__}; only text, numbers and dates can be loaded"
-    )
+    raise InputError(f"{path}: column {name!r} holds {type(value).__name__}; only text, numbers and dates can be read")
 
 
 def _rank(path: Path, value: str | float | None) -> int:

@@ -186,16 +186,14 @@ def _warn_once(message: str) -> None:
     log.warning(message)
 
 
-def _read_table(
-    connection: sqlite3.Connection, name: str, kind: str, sql: str, unreadable: dict[str, str]
-) -> Table | None:
-    """The table or view; None for an internal table, and for one without columns to read, named in `unreadable`."""
+def _read_table(connection: sqlite3.Connection, name: str, kind: str, sql: str, failed: dict[str, str]) -> Table | None:
+    """The table or view; None for an internal table, and for one without columns to read, named in `failed`."""
     try:
         kinds = [row[2] for row in connection.execute(f"PRAGMA table_list({quote(name)})") if row[0] == "main"]
         rows = connection.execute(f"PRAGMA table_xinfo({quote(name)})").fetchall()
         connection.execute(f"EXPLAIN SELECT * FROM {quote(name)}")
     except sqlite3.OperationalError as error:
-        unreadable[name] = str(error)
+        failed[name] = str(error)
         return None
     if "shadow" in kinds:
         return None
@@ -207,7 +205,7 @@ def _read_table(
         try:
             connection.execute(f"EXPLAIN SELECT 1 FROM {quote(name)} ORDER BY {quote(column)}")
         except sqlite3.OperationalError as error:  # its collation is absent: it can be neither compared nor sorted
-            unreadable[f"{name}.{column}"] = str(error)
+            failed[f"{name}.{column}"] = str(error)
             continue
         declared = re.sub(r"\s*GENERATED ALWAYS$", "", declared or "", flags=re.IGNORECASE)
         computed = kind == "view" or hidden in _GENERATED

@@ -202,9 +202,7 @@ def _values(row: Row, measure: str) -> dict[str, float | None]:
     return values
 
 
-def _by_method(
-    valued: Sequence[tuple[Row, Mapping[str, float | None]]], bootstrap: Bootstrap
-) -> dict[str, dict[str, Any]]:
+def _by_method(valued: Sequence[tuple[Row, Mapping[str, float | None]]], bootstrap: Bootstrap) -> dict[str, Row]:
     groups: dict[str, dict[str, list[float]]] = {}
     for row, values in valued:
         for method, value in values.items():
@@ -212,7 +210,7 @@ def _by_method(
                 kept = groups.setdefault(method, {}).setdefault(group, [])
                 kept += [] if value is None else [float(value)]
     return {
-        method: {group: bootstrap.mean(found[group]).as_dict() for group in in_order(found) if found[group]}
+        method: {group: vars(bootstrap.mean(found[group])) for group in in_order(found) if found[group]}
         for method, found in groups.items()
     }
 

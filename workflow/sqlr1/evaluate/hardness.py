@@ -152,9 +152,7 @@ def _conditions(tokens: Tokens, negated: bool = False) -> Iterator[Condition]:
 def _nested_queries(condition: Tokens) -> int:
     """How many sides of a condition are queries; one that is only a part of a sum or product does not count."""
     around = zip(["", *condition], condition, [*condition[1:], ""], strict=False)
-    return sum(
-        _is_query(token) and before not in _ARITHMETIC and after not in _ARITHMETIC for before, token, after in around
-    )
+    return sum(_is_query(part) and a not in _ARITHMETIC and b not in _ARITHMETIC for a, part, b in around)
 
 
 def _is_query(token: Any) -> bool:

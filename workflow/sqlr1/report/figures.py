@@ -37,6 +37,7 @@ _FEW_POINTS = 12  # so few points are marked, and not smoothed
 
 # Rows of an interval plot: (label, {series: estimate}).
 Rows = Sequence[tuple[str, Mapping[str, Estimate]]]
+Points = Sequence[tuple[float, Any]]  # (step, value) of a curve
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -94,9 +95,7 @@ def bars(counts: Mapping[str, int], highlight: Sequence[str] = ()) -> Figure:
     return figure
 
 
-def curve_panels(
-    panels: Mapping[str, Mapping[str, Sequence[tuple[float, Any]]]], shares: Collection[str] = (), xlabel: str = "step"
-) -> Figure:
+def curve_panels(panels: Mapping[str, Mapping[str, Points]], shares: Collection[str] = ()) -> Figure:
     """One panel per key, one line per series of (step, value) points; an `Estimate` is drawn with its interval.
 
     A line of many points is smoothed, with the raw one behind it. The axis of panels in `shares` is from 0 to 1.
@@ -109,7 +108,7 @@ def curve_panels(
             axes = figure.add_subplot(rows, columns, i + 1)
             for k, (name, points) in enumerate(lines.items()):
                 _curve(axes, name, points, PALETTE[k % len(PALETTE)])
-            axes.set(title=title, xlabel=xlabel)
+            axes.set(title=title, xlabel="step")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             if title in shares:
                 axes.set_ylim(0, 1)
@@ -126,7 +125,7 @@ def smoothed(values: Sequence[float]) -> list[float]:
     return Series(values).rolling(2 * reach + 1, center=True, min_periods=1).mean().tolist()
 
 
-def _curve(axes: Axes, name: str, points: Sequence[tuple[float, Any]], colour: str) -> None:
+def _curve(axes: Axes, name: str, points: Points, colour: str) -> None:
     steps = [step for step, _ in points]
     values = [v.value if isinstance(v, Estimate) else v for _, v in points]
     few = len(points) <= _FEW_POINTS

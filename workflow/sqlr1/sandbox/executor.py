@@ -66,9 +66,7 @@ class Executor(AbstractContextManager):
         own folder (`NAME/NAME.sqlite`): Spider's test suites and our instances have several, BIRD's folders one.
         """
         if semantics not in SEMANTICS or not set(metrics) <= set(METRICS):
-            raise ValueError(
-                f"semantics are {list(SEMANTICS)}, metrics {list(METRICS)}; not {semantics!r}, {metrics!r}"
-            )
+            raise ValueError(f"semantics: {list(SEMANTICS)}, metrics: {list(METRICS)}; not {semantics!r}, {metrics!r}")
         plan = plan_comparisons(pairs, dict.fromkeys((SEMANTICS[semantics], *metrics)))
         groups = (group for by_metric in plan.values() for group in by_metric.values())
         comparisons = list(dict.fromkeys(chain.from_iterable(groups)))

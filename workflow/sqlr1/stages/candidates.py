@@ -66,9 +66,7 @@ def _prompts(job: Job, folder: Path) -> list[Prompted]:
     job.reads(path[q.db_id] for q in here)
     prompted = [Prompted(str(q.index), q.db_id, prompts.token_ids(q, path[q.db_id])) for q in here]
     too_long = sum(p.token_ids is None for p in prompted)
-    unfit = (
-        f"the prompt does not fit into the {room} tokens that candidates.max_new_tokens leaves of the model's context"
-    )
+    unfit = f"the prompt does not fit into the {room} tokens that candidates.max_new_tokens leaves of the context"
     if too_long == len(prompted):
         raise InputError(f"{job.args.questions}: no question can be answered, {unfit}")
     if too_long:

@@ -1,8 +1,7 @@
 """Cold start: supervised fine-tuning of the base model on synthetic questions, before reinforcement learning.
 
 Method (SQL-R1, section 3.1): strategy `sql_only` or `reasoning`, in one response format; `none` copies the base model.
-Deviations: 1. LoRA instead of full fine-tuning, unless `lora` is null; 2. questions of the configured synthesis instead
-of SynSQL-200K.
+Deviations: 1. LoRA unless `lora` is null; 2. questions of the configured synthesis instead of SynSQL-200K.
 
     python -m sqlr1.stages.cold_start --model-manifest base_model/manifest.json --questions filter/cold_start.jsonl \
         --catalogue synthesize/catalogue.jsonl --strategy reasoning --out cold_start \

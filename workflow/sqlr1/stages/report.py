@@ -67,16 +67,8 @@ def _report(job: Job) -> None:
         file.writelines(f"{sentence}\n" for sentence in parts["conclusion"])
     with atomic_write(job.out / "../report.md") as file:
         file.write(render("report.md.j2", **parts, **_examples(job, runs)).rstrip("\n") + "\n")
-    job.outputs(
-        "../report.md",
-        "conclusion.txt",
-        "funnel.svg",
-        "selection.svg",
-        "training.svg",
-        "scores.svg",
-        "scores.csv",
-        "errors.svg",
-    )
+    figures = ("funnel.svg", "selection.svg", "training.svg", "scores.svg", "errors.svg")
+    job.outputs("../report.md", "conclusion.txt", "scores.csv", *figures)
     job.run.artifact(job.out / "../report.md")
 
 
@@ -135,16 +127,13 @@ def _training(job: Job, bootstrap: Bootstrap) -> dict[str, Any]:
     main_reward = job.args.grpo[0].parents[1]
     grpo = [curves.read_metrics(path) for path in job.args.grpo if path.parents[1] == main_reward]
     cold_start = [curves.read_metrics(path) for path in job.args.cold_start]
-    _figure(
-        job, curve_panels(curves.training_panels(cold_start, grpo, validation, bootstrap), curves.SHARES), "training"
-    )
-    warnings = [(name, text) for name, rows in validation.items() for text in curves.collapse_warnings(rows)]
-    warnings = [(f"GRPO, {name}", text) for name, text in warnings]
+    panels = curves.training_panels(cold_start, grpo, validation, bootstrap)
+    _figure(job, curve_panels(panels, curves.SHARES), "training")
+    warnings = [(f"GRPO, {name}", text) for name, rows in validation.items() for text in curves.collapse_warnings(rows)]
     for stage_name, paths in (("cold start", job.args.cold_start), ("GRPO", job.args.grpo)):
         for name, path in _named(paths).items():
-            warnings += [
-                (f"{stage_name}, {name}", f"nothing is learnt, {t}") for t in stalls(curves.read_metrics(path))
-            ]
+            stalled = stalls(curves.read_metrics(path))
+            warnings += [(f"{stage_name}, {name}", f"nothing is learnt, {text}") for text in stalled]
     for name, text in warnings:
         logger.warning("%s: %s", name, text)
     job.run.tags({"training_warnings": len(warnings)})
