@@ -115,8 +115,7 @@ class Speaker:
             self.evidence[f"{noun} is {word}"] = f'{noun} "{word}" means {noun} {op} {exact(value)}'
             return f"is {word}"
         dated = isinstance(value, str) or (names_year(noun) and is_year(value))  # "3 years" is no date
-        forms = WORDS["dated" if dated and op[0] in "<>" else "predicates"][op]
-        return self.pick(*forms).format(self.value(value))
+        return self.pick(*WORDS["dated" if dated and op[0] in "<>" else "predicates"][op]).format(self.value(value))
 
     def _compared(self, noun: str, op: str, measure: Measure) -> str:
         """A comparison with an aggregate of all rows: `is above the average age`."""

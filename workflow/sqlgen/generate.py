@@ -111,8 +111,7 @@ def _drafts(
     """A batch of drafts of the wanted classes; adds their SQL, up to literals, to `seen`."""
     drafts = []
     for _ in range(_BATCH):
-        shapes = SHAPES[_drawn(wanted, rng)]
-        shape, style = _drawn(shapes, rng), _drawn(styles, rng)
+        shape, style = _drawn(SHAPES[_drawn(wanted, rng)], rng), _drawn(styles, rng)
         plan = _plan(db, shape, style, rng)
         sql = sql_of(plan) if plan else ""
         if not plan or sql_key(sql) in seen:

@@ -64,10 +64,8 @@ def add_parser(commands: Any) -> None:
     said = parser.add_mutually_exclusive_group()
     said.add_argument("--feedback", choices=["right", "wrong"], help="note what the answer to the question was")
     said.add_argument("--correct", metavar="SQL", help="note the right SQL of the question")
-    parser.add_argument(
-        "--feedback-file", type=Path, metavar="FILE",
-        help="where to note it (default: results/<experiment>/feedback.jsonl; beside a model that is elsewhere)",
-    )  # fmt: skip
+    where = "where to note it (default: results/<experiment>/feedback.jsonl; beside a model that is elsewhere)"
+    parser.add_argument("--feedback-file", type=Path, metavar="FILE", help=where)
     parser.set_defaults(run=run)
 
 

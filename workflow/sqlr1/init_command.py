@@ -126,10 +126,10 @@ def _databases(path: Path) -> dict[str, Path]:
     databases = database_files(path)
     for file in sqlite_files(path):
         if file not in databases.values():
-            raise InputError(
-                f"{file}: in a folder {path.name} with {path.name}.sqlite, other databases are copies of that one with "
-                "other values; name one file, or rename the folder"
+            copies = (
+                f"in a folder {path.name} with {path.name}.sqlite, other databases are copies of that one with other"
             )
+            raise InputError(f"{file}: {copies} values; name one file, or rename the folder")
     return databases
 
 

@@ -65,8 +65,7 @@ def _executed(name: str) -> list[Path]:
 
 @cache
 def _imports(path: Path) -> tuple[Path, ...]:
-    names = _names(ast.parse(path.read_text(encoding="utf-8")))
-    return tuple(file for name in names for file in _executed(name))
+    return tuple(file for name in _names(ast.parse(path.read_text(encoding="utf-8"))) for file in _executed(name))
 
 
 def _data_files(folder: Path) -> Iterator[Path]:

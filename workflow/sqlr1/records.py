@@ -219,8 +219,7 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> None:
     """Write dataclass records (or plain dicts) as JSONL, atomically."""
     with atomic_write(path) as file:
         for record in records:
-            row = record if isinstance(record, dict) else asdict(record)
-            file.write(json_line(row))
+            file.write(json_line(record if isinstance(record, dict) else asdict(record)))
 
 
 def json_line(row: dict[str, Any]) -> str:

@@ -100,8 +100,7 @@ def two_counts(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
     first, second = rng.sample(keys[parent], 2)
     if first.table == second.table or first.parent_column != second.parent_column:
         raise NoPlan
-    base = QueryPlan.of(parent, *db.outputs(rng, parent, 2))
-    return two_counts_plan(base, first, second, rng.random() < 0.4)
+    return two_counts_plan(QueryPlan.of(parent, *db.outputs(rng, parent, 2)), first, second, rng.random() < 0.4)
 
 
 def two_kinds(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:

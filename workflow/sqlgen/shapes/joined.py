@@ -80,8 +80,7 @@ def parent_lookup(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
         outputs.append(Ref(1, db.outputs(rng, key.parent, 1)[0]))
     if roll > 0.35:
         side = rng.choice([0, 1, 1])
-        avoid = [o.column for o in outputs if o.occurrence == side]
-        filters = [db.filter(rng, plan.tables[side], side, avoid)]
+        filters = [db.filter(rng, plan.tables[side], side, [o.column for o in outputs if o.occurrence == side])]
         if rng.random() < 0.2:
             filters.append(db.filter(rng, plan.tables[1 - side], 1 - side, [o.column for o in outputs]))
     filters = [f for f in filters if f]
@@ -93,8 +92,7 @@ def parent_lookup(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
 def parent_superlative(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """The parent of the extreme row: the name of the singer of the longest song."""
     # If a row had no parent, the join could leave out the extreme row.
-    keys = [k for k in db.all_up_keys if db.numbers(k.table) and not db.names.drops(k.table, k.column)]
-    key = choose(rng, keys)
+    key = choose(rng, [k for k in db.all_up_keys if db.numbers(k.table) and not db.names.drops(k.table, k.column)])
     column = rng.choice(db.numbers(key.table))
     order = SortKey(Ref(0, column), db.descending(rng, key.table, column, 0.65))
     outputs = (Ref(1, db.outputs(rng, key.parent, 1)[0]),)

@@ -116,8 +116,7 @@ def group_having(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     else:
         op = rng.choice([">", ">", ">=", ">=", ">=", "<", "<=", "="])
         having = Filter(measure, op, rng.choice([2, 2, 2, 3, 3, 4, 5]))
-    outputs = plan.group if rng.random() < 0.7 else (*plan.group, measure)
-    return plan.with_(outputs=outputs, having=(having,))
+    return plan.with_(outputs=plan.group if rng.random() < 0.7 else (*plan.group, measure), having=(having,))
 
 
 def group_top(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:

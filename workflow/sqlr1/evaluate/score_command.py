@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,9 @@ def run(args: argparse.Namespace) -> None:
     limits = Limits(args.seconds, args.rows, comparison_seconds=_COMPARISON_SECONDS)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's threads are not used, and take long to start
     # The workers start while the files are read.
-    with Executor(args.workers, limits, args.cache) as executor, _without_collector():
+    with Executor(args.workers, limits, args.cache) as executor, contextlib.ExitStack() as at_end:
+        gc.disable()  # questions, answers and verdicts are many small objects without cycles
+        at_end.callback(gc.enable)
         # The intervals need NumPy: it is imported while the workers judge.
         threading.Thread(target=importlib.import_module, args=["numpy.random"]).start()
         questions = read_questions(args.benchmark, args.questions)
@@ -94,16 +96,6 @@ def run(args: argparse.Namespace) -> None:
         write_jsonl(args.out, map(_record, found.scored))
     table = _table(found)
     print(_as_json(args.benchmark, found, table, counts) if args.json else _as_text(found, table, counts))
-
-
-@contextlib.contextmanager
-def _without_collector() -> Iterator[None]:
-    """Questions, answers and verdicts are many small objects without cycles: to search for some is lost time."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _warn_of_broken_sql(path: Path, found: Evaluation) -> None:

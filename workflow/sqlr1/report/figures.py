@@ -19,20 +19,9 @@ from sqlr1.statistics import Estimate
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X")
-_STYLE = {
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-    "figure.dpi": 110,
-    "font.size": 9,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-    # Ids of SVG elements are random without a salt.
-    "svg.hashsalt": "sqlr1",
-}
-
+_STYLE = {"axes.grid": True, "axes.spines.right": False, "axes.spines.top": False, "axes.titlelocation": "left"}
+_STYLE |= {"axes.titlesize": 10, "figure.dpi": 110, "font.size": 9, "grid.alpha": 0.25, "legend.frameon": False}
+_STYLE["svg.hashsalt"] = "sqlr1"  # ids of SVG elements are random without a salt
 _FEW_POINTS = 12  # so few points are marked, and not smoothed
 
 # Rows of an interval plot: (label, {series: estimate}).

@@ -31,10 +31,10 @@ What is not covered:
 - A bug in SQLite or Python that lets a query run machine code. The worker is an ordinary process of the same user,
   without seccomp, namespaces or a container, so that code could read whatever the user can read.
 - Secrecy. A query may read everything in the database it is given, including the schema.
-- Randomness and the clock. RANDOM() and date('now') work as in SQLite. Golds that use them, also in views, are not cached.
+- Randomness and the clock. RANDOM() and date('now') work as in SQLite. Golds with them, also in views, are not cached.
 - A database that is changed in place while a statement reads it (`immutable`). A change between two statements is
   noticed. A database with a journal (`-wal`, `-journal`) that may hold rows is refused with InputError.
-- The same verdict each time for a query that takes about as long as the limit. For quick ones the load does not matter.
+- The same verdict each time for a query that takes about as long as the limit. Load does not matter for quick ones.
 - Text that is not UTF-8 loses the bytes that cannot be decoded, as in Spider's evaluator (BIRD's fails on it).
 """
 

@@ -108,8 +108,7 @@ class Sandbox:
             if second:
                 allowed = table in self._tables
             else:  # no column is read: a table, or a common table expression, which may not have a module's name
-                own = table in self._tables
-                allowed = own or (table not in self._modules and not table.startswith("pragma_"))
+                allowed = table in self._tables or (table not in self._modules and not table.startswith("pragma_"))
         elif action == sqlite3.SQLITE_PRAGMA:
             allowed = self._searched and first == "data_version"  # FTS5 runs it in each query
         elif action == sqlite3.SQLITE_FUNCTION:

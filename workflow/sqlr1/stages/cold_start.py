@@ -47,14 +47,12 @@ def _train(job: Job, source: Path) -> None:
     tokenizer = load_tokenizer(source)
     questions = read_records(job.args.questions, Question)
     catalogue = Catalogue(job.args.catalogue, data_root())
-    prompts = Prompts(tokenizer, job.settings["prompt"])
-    rows, dropped = sft.encode(questions, catalogue, prompts, job.args.strategy)
+    rows, dropped = sft.encode(questions, catalogue, Prompts(tokenizer, job.settings["prompt"]), job.args.strategy)
     logging.getLogger(__name__).info("%d rows, dropped: %s", len(rows), dict(dropped))
     job.run.metrics({"rows": len(rows), **{f"dropped/{reason}": n for reason, n in dropped.items()}})
     if not rows:
         raise InputError(f"{job.args.questions}: none of {len(questions)} rows to train on; dropped: {dict(dropped)}")
-    model = load_policy(source, settings)
-    trainer = sft.make_trainer(model, tokenizer, rows, settings, job.work, job.seed, job.run)
+    trainer = sft.make_trainer(load_policy(source, settings), tokenizer, rows, settings, job.work, job.seed, job.run)
     history = train_on(trainer, job.work)
     if trainer.is_world_process_zero():
         write_metrics(job.out / "metrics.jsonl", history)

@@ -171,8 +171,7 @@ def _examples(job: Job, runs: Sequence[ScoreRun]) -> dict[str, Any]:
     """From the first benchmark by name and the first seed of the trained policy."""
     policy = (job.settings["cold_start"].strategy, job.settings["reward"].variants[0])
     benchmark = benchmarks_of(runs)[0]
-    run = select(runs, policy, benchmark)[0]
-    return {"benchmark": benchmark, "examples": choose_examples(run, job.seed)}
+    return {"benchmark": benchmark, "examples": choose_examples(select(runs, policy, benchmark)[0], job.seed)}
 
 
 def _named(paths: Sequence[Path]) -> Mapping[str, Path]:

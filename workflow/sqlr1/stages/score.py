@@ -39,8 +39,7 @@ def _score(job: Job) -> None:
     questions = formats.read_questions(benchmark.layout, job.args.questions)
     excluded = formats.excluded_questions(job.args.exclude, len(questions))
     trusted = [question for question in questions if question.index not in excluded]
-    answers = formats.read_candidates(job.args.candidates, questions)
-    found = _evaluate(job, trusted, answers)
+    found = _evaluate(job, trusted, formats.read_candidates(job.args.candidates, questions))
     add_kinds(found.rows)
     summary = _identity(job) | {
         "questions": len(found.scored),
@@ -121,8 +120,7 @@ def _flat(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _table_row(row: dict[str, Any], measure: str) -> dict[str, Any]:
-    keys = ("index", "db_id", "difficulty", "question", "gold")
-    found = {key: row[key] for key in keys}
+    found = {key: row[key] for key in ("index", "db_id", "difficulty", "question", "gold")}
     for method in ("greedy", "vote"):
         found |= {f"{method}_sql": row[method]["sql"], method: row[method]["verdict"]}
     return found | {"samples_right": row["samples"][measure], "samples": row["samples"]["n"]}
