@@ -7,11 +7,9 @@ answer, the vote and pass@k. Questions without prediction, database or working g
 import argparse
 import contextlib
 import gc
-import importlib
 import json
 import logging
 import os
-import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -77,8 +75,6 @@ def run(args: argparse.Namespace) -> None:
     with Executor(args.workers, limits, args.cache) as executor, contextlib.ExitStack() as at_end:
         gc.disable()  # questions, answers and verdicts are many small objects without cycles
         at_end.callback(gc.enable)
-        # The intervals need NumPy: it is imported while the workers judge.
-        threading.Thread(target=importlib.import_module, args=["numpy.random"]).start()
         questions = read_questions(args.benchmark, args.questions)
         answers = read_answers(args.predictions, questions)
         # A question without a prediction is named as that, whether or not its database is here.
