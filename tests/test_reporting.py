@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import pytest
 
-from sqlr1.evaluate.statistics import Bootstrap, Estimate, mcnemar_exact, paired_differences, pooled
 from sqlr1.records import InputError, write_json, write_jsonl
 from sqlr1.report.curves import (
     VALIDATION,
@@ -41,6 +40,7 @@ from sqlr1.report.score_tables import (
 from sqlr1.report.tables import markdown_table
 from sqlr1.report.templates import render
 from sqlr1.stages import ablation
+from sqlr1.statistics import Bootstrap, Estimate, mcnemar_exact, paired_differences, pooled
 from sqlr1.train.monitor import COLLAPSE
 
 BOOTSTRAP = Bootstrap(resamples=500)
@@ -313,7 +313,7 @@ def test_curves_are_means_over_seeds(tmp_path):
 
 DRAW = """
 from pathlib import Path
-from sqlr1.evaluate.statistics import Estimate
+from sqlr1.statistics import Estimate
 from sqlr1.report.figures import bars, curve_panels, interval_panels, save
 estimate = Estimate(0.5, 0.4, 0.6, 10)
 save(interval_panels({"tiny": [("base", {"greedy": estimate, "vote": estimate}), ("none", {})]}, "%"), Path("a.svg"))

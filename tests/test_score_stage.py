@@ -6,7 +6,7 @@ import sqlite3
 import pytest
 
 from sqlr1.evaluate.formats import read_questions
-from sqlr1.evaluate.prediction_files import read_predictions
+from sqlr1.evaluate.prediction_files import read_answers
 from sqlr1.prompt import format_response
 from sqlr1.records import Candidates, read_jsonl, read_records, write_json, write_jsonl
 from sqlr1.stages import score
@@ -108,10 +108,13 @@ def test_rows_tell_greedy_from_vote_and_gold_faults_from_wrong_answers(benchmark
 def test_official_files_read_back_as_the_votes(benchmark):
     _, rows = run(benchmark)
     questions = read_questions("spider", benchmark / "dev.json")
-    text = read_predictions(benchmark / "out/predictions.txt", questions)
+    text, bird = (
+        {index: answers.greedy.sql for index, answers in read_answers(benchmark / f"out/{name}", questions).items()}
+        for name in ("predictions.txt", "predict_dev.json")
+    )
     assert len(text) == len(ROWS)
     assert {i: text[i] for i in rows} == {i: row["vote"]["sql"] for i, row in rows.items()}
-    assert read_predictions(benchmark / "out/predict_dev.json", questions) == {i: text[i] for i in rows}
+    assert bird == {i: text[i] for i in rows}
 
 
 def test_a_comment_in_a_prediction_does_not_swallow_the_line(benchmark):

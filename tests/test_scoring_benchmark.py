@@ -6,9 +6,9 @@ import pytest
 
 from sqlr1.evaluate.evaluator import evaluate, summarise
 from sqlr1.evaluate.formats import Answers, BenchmarkQuestion
-from sqlr1.evaluate.statistics import Bootstrap
 from sqlr1.prompt import Response
 from sqlr1.sandbox import Executor
+from sqlr1.statistics import Bootstrap
 
 NAMES, COUNT = "SELECT name FROM pet", "SELECT count(*) FROM pet"
 

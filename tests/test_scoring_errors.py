@@ -13,12 +13,12 @@ from sqlr1.database.sql import features, parse, to_sql
 from sqlr1.evaluate.errors import KINDS, add_kinds, primary_counts, query_kinds
 from sqlr1.evaluate.evaluator import evaluate
 from sqlr1.evaluate.formats import Answers, BenchmarkQuestion
-from sqlr1.evaluate.statistics import Bootstrap
 from sqlr1.prompt import Response
 from sqlr1.records import write_jsonl
 from sqlr1.report.policies import ScoreRun
 from sqlr1.report.score_tables import error_markdown, error_rows
 from sqlr1.sandbox import Executor, Limits
+from sqlr1.statistics import Bootstrap
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from mutants import mutants

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from sqlr1.evaluate.formats import read_questions, write_bird_json, write_spider_text
-from sqlr1.evaluate.prediction_files import read_answers, read_predictions
+from sqlr1.evaluate.prediction_files import read_answers
 from sqlr1.records import InputError
 from sqlr1.sandbox import on_one_line
 
@@ -29,6 +29,11 @@ BIRD = [
 def write(path, content):
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     return path
+
+
+def read_predictions(path, questions):
+    """The SQL of each answer."""
+    return {index: answers.greedy.sql for index, answers in read_answers(path, questions).items()}
 
 
 FOUR = {0: "SELECT 5", 1: "SELECT 6", 2: "SELECT 7", 3: "SELECT 8"}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from sqlr1.evaluate.statistics import Bootstrap, mcnemar_exact, pass_at_k, sign_flip
 from sqlr1.evaluate.vote import majority
+from sqlr1.statistics import Bootstrap, mcnemar_exact, pass_at_k, sign_flip
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,7 @@ log = logging.getLogger(__name__)
 _ROUNDS = 3  # what some databases cannot yield is asked of the others, in this many rounds altogether
 
 
-# One source's part of a round: how many questions of each class, and the files of the rounds before, whose SQL must not
-# be repeated.
+# A source's part of a round: how many questions of each class, and earlier rounds' files, whose SQL is not repeated.
 _Task = tuple[Source, Mapping[str, int], tuple[Path, ...]]
 _Yield = tuple[Path, Counter[str]]  # the file of what a source yielded, and how many rows of each class it has
 

@@ -9,13 +9,10 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-import inflect
-
-from sqlgen.naming import WORDS, Names, names_year
+from sqlgen.naming import INFLECT, WORDS, Names, names_year
 from sqlgen.query_plan import Filter, Measure, QueryPlan, Ref, is_year
 from sqlr1.database.sql import exact
 
-_INFLECT = inflect.engine()
 _SLOT = re.compile("\x01[^\x02]*\x02")
 _CHOICE = re.compile(r"\[([^]]*)\]")
 HIDING = tuple(WORDS["hidden"])  # the styles that hide thresholds
@@ -44,7 +41,7 @@ def listing(items: list[str], word: str = "and") -> str:
 @lru_cache(maxsize=65536)
 def article(noun: str) -> str:
     """`a` or `an`."""
-    return _INFLECT.a(noun).split(" ", 1)[0]
+    return INFLECT.a(noun).split(" ", 1)[0]
 
 
 class Speaker:
@@ -87,10 +84,6 @@ class Speaker:
         nouns = [self.noun(plan, ref) for ref in refs]
         return listing([slot(self.names.plural(n) if many else n) for n in nouns])
 
-    def outputs(self, plan: QueryPlan, many: bool) -> str:
-        """The columns that a plan shows: `name and age`, or `names and ages` when `many`."""
-        return self.columns(plan, plan.outputs, many)
-
     def measure(self, plan: QueryPlan, measure: Measure) -> str:
         """`average age`, `number of songs`, without the article."""
         if measure.function == "count":
@@ -122,8 +115,7 @@ class Speaker:
             self.evidence[f"{noun} is {word}"] = f'{noun} "{word}" means {noun} {op} {exact(value)}'
             return f"is {word}"
         dated = isinstance(value, str) or (names_year(noun) and is_year(value))  # "3 years" is no date
-        forms = WORDS["dated" if dated and op[0] in "<>" else "predicates"][op]
-        return self.pick(*forms).format(self.value(value))
+        return self.pick(*WORDS["dated" if dated and op[0] in "<>" else "predicates"][op]).format(self.value(value))
 
     def _compared(self, noun: str, op: str, measure: Measure) -> str:
         """A comparison with an aggregate of all rows: `is above the average age`."""
@@ -154,7 +146,7 @@ class Speaker:
         if not self.names.several(plan.tables[ref.occurrence], ref.column):
             return clause
         verb = f"(?<={re.escape(slot(self.noun(plan, ref)))} )\\w+"
-        return re.sub(verb, lambda match: _INFLECT.plural_verb(match[0]), clause)
+        return re.sub(verb, lambda match: INFLECT.plural_verb(match[0]), clause)
 
     def _clause(self, plan: QueryPlan, item: Filter, many: bool) -> str:
         """One filter as a relative clause of a plural or singular subject."""
@@ -189,9 +181,5 @@ class Speaker:
 
 def _reached_upwards(plan: QueryPlan, occurrence: int) -> bool:
     """Whether only foreign keys from child to parent lead from the subject to an occurrence."""
-    while occurrence:
-        join = plan.joins[occurrence - 1]
-        if not join.up:
-            return False
-        occurrence = join.left.occurrence
-    return True
+    join = plan.joins[occurrence - 1]
+    return occurrence == 0 or (join.up and _reached_upwards(plan, join.left.occurrence))

@@ -12,7 +12,7 @@ import sqlglot
 from sqlglot import exp
 
 from sqlgen.english import HIDING, Speaker, plain, surface
-from sqlgen.shapes.catalogue import SHAPES, Plan, Shape, draw, has_one_group, sql_of, topic_of, unfiltered, wording_of
+from sqlgen.shapes.catalogue import SHAPES, Plan, Shape, draw, has_one_group, sql_of, unfiltered, wording_of
 from sqlgen.speakable import SpeakableDatabase
 from sqlgen.wording import in_style
 from sqlr1.data.reasoning import trace
@@ -111,8 +111,7 @@ def _drafts(
     """A batch of drafts of the wanted classes; adds their SQL, up to literals, to `seen`."""
     drafts = []
     for _ in range(_BATCH):
-        shapes = SHAPES[_drawn(wanted, rng)]
-        shape, style = _drawn(shapes, rng), _drawn(styles, rng)
+        shape, style = _drawn(SHAPES[_drawn(wanted, rng)], rng), _drawn(styles, rng)
         plan = _plan(db, shape, style, rng)
         sql = sql_of(plan) if plan else ""
         if not plan or sql_key(sql) in seen:
@@ -150,20 +149,12 @@ def _question(
     for _ in range(_WORDINGS):
         speaker = Speaker(db.names, rng, draft.style)
         wording = wording_of(draft.plan, speaker)
-        text = in_style(speaker, draft.style, wording, topic_of(draft.plan, speaker))
+        text = in_style(speaker, draft.style, wording, speaker.subjects(getattr(draft.plan, "base", draft.plan)))
         template = f"{draft.shape}: {surface(text)}"
         # `text` is one of several wordings: explain only the words that it contains.
         evidence = [meaning for hidden, meaning in speaker.evidence.items() if hidden in plain(text)]
         if held_out(template) == request.held_out and bool(evidence) == (draft.style in HIDING):
-            return Question(
-                id=identity,
-                db_id=db_id,
-                question=plain(text),
-                sql=draft.sql,
-                evidence="; ".join(evidence),
-                reasoning=trace(draft.expression, request.reasoning, plain(wording.phrase)),
-                sql_class=draft.sql_class,
-                style=draft.style,
-                template=template,
-            )
+            reasoning = trace(draft.expression, request.reasoning, plain(wording.phrase))
+            about = {"sql_class": draft.sql_class, "style": draft.style, "template": template}
+            return Question(identity, db_id, plain(text), draft.sql, "; ".join(evidence), reasoning, **about)
     return None

@@ -12,7 +12,7 @@ import yaml
 from sqlgen.query_plan import is_year
 from sqlr1.database import Profile, Schema
 
-_INFLECT = inflect.engine()
+INFLECT = inflect.engine()
 WORDS = yaml.safe_load(Path(__file__).with_name("english.yaml").read_text(encoding="utf-8"))
 _UNINFLECTED, _UNCOUNTED, _UNITS, _FOREIGN = (
     set(WORDS[name].split()) for name in ("uninflected", "uncounted", "units", "foreign")
@@ -20,8 +20,8 @@ _UNINFLECTED, _UNCOUNTED, _UNITS, _FOREIGN = (
 _PARTICIPLES = ("ed", "ilt", "orn", "out", "eld", "old", "aid")
 _WHEN = {"on": "date", "in": "year"}
 _ENDS = {"from": "start", "to": "end"}
-_INFLECT.defnoun("phone", "phone numbers")
-_INFLECT.defnoun("fax", "fax numbers")
+INFLECT.defnoun("phone", "phone numbers")
+INFLECT.defnoun("fax", "fax numbers")
 _PREPOSITIONS = {"at", "by", "for", "from", "in", "of", "on", "to"}
 _KEY_WORDS = {"id", "code", "key", "number", "ids", "no"}
 
@@ -59,21 +59,21 @@ def plural(noun: str) -> str:
         return noun
     if first and last.endswith(_PARTICIPLES) and first.split()[0] in ("date", "number", "amount", "year"):
         return f"{plural(first)} {last}"
-    return f"{first} {_INFLECT.plural_noun(last)}".strip() + of + rest
+    return f"{first} {INFLECT.plural_noun(last)}".strip() + of + rest
 
 
 @lru_cache(maxsize=65536)
 def singular(noun: str) -> str:
     """The singular of a noun phrase."""
     first, _, last = noun.rpartition(" ")
-    return f"{first} {_INFLECT.singular_noun(last)}".strip() if is_plural(last) else noun
+    return f"{first} {INFLECT.singular_noun(last)}".strip() if is_plural(last) else noun
 
 
 @lru_cache(maxsize=65536)
 def is_plural(word: str) -> bool:
     if not word.isalpha() or word in _UNCOUNTED or word.endswith(("ss", "us", "is", "ics")) or len(word) < 3:
         return False
-    return bool(_INFLECT.singular_noun(word))
+    return bool(INFLECT.singular_noun(word))
 
 
 def names_year(noun: str) -> bool:

@@ -107,8 +107,7 @@ def _create(table: str, columns: list[_Column], keys: dict[str, str]) -> str:
             own, argument = column.kind == "self", column.arguments
             target = f"{table} ({argument})" if own else f"{argument} ({keys[argument]})"
             bodies.append((f"FOREIGN KEY ({column.name}) REFERENCES {target}", ""))
-    last = len(bodies) - 1
-    lines = [f"  {b}{',' if i < last else ''}{' -- ' + d if d else ''}" for i, (b, d) in enumerate(bodies)]
+    lines = [f"  {b}{',' if i < len(bodies) - 1 else ''}{' -- ' + d if d else ''}" for i, (b, d) in enumerate(bodies)]
     return f"CREATE TABLE {table} (\n" + "\n".join(lines) + "\n)"
 
 

@@ -62,14 +62,11 @@ def _spider_names(tables: Path) -> dict[str, Names]:
                 if not isinstance(name, str):
                     raise TypeError(f"{name!r:.40} where a name belongs")
             pairs = zip(own, other, strict=True)
-            names[db_id] = {
-                (originals[i].lower(), name.lower()): noun.lower() for (i, name), (_, noun) in pairs if i >= 0
-            }
+            names[db_id] = {(originals[i].lower(), c.lower()): noun.lower() for (i, c), (_, noun) in pairs if i >= 0}
         except (KeyError, TypeError, ValueError, IndexError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else error
-            raise InputError(
-                f"{tables}: entry {number} is not in the layout of Spider's tables.json ({reason})"
-            ) from error
+            layout = "the layout of Spider's tables.json"
+            raise InputError(f"{tables}: entry {number} is not in {layout} ({reason})") from error
     return names
 
 

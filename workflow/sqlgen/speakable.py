@@ -196,7 +196,8 @@ class SpeakableDatabase:
         """
         columns = [c for c in self.speakable(table) if c not in avoid]
         if shared:
-            columns = [c for c in columns if not _is_distinctive(self.statistics(table, c))]
+            found = {c: self.statistics(table, c) for c in columns}
+            columns = [c for c, s in found.items() if s.kind != "text" or s.distinct <= 0.7 * s.filled]
         rng.shuffle(columns)
         columns.sort(key=lambda c: self.statistics(table, c).unique and rng.random() < 0.5)
         for column in columns:
@@ -219,10 +220,6 @@ def _keeps_all(op: str, value: object, statistics: ColumnStatistics) -> bool:
         "contains": lambda v: value.lower() in f"{v}".lower(),
     }  # fmt: skip
     return op in tests and all(map(tests[op], seen))
-
-
-def _is_distinctive(statistics: ColumnStatistics) -> bool:
-    return statistics.kind == "text" and statistics.distinct > 0.7 * statistics.filled
 
 
 def _condition(rng: random.Random, statistics: ColumnStatistics) -> tuple[str, object] | None:

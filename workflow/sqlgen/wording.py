@@ -81,7 +81,8 @@ class CompoundPlan:
         """What the query asks for. After `parts`, the `words` of the entry are picked."""
         fields = {"subject": slot(speaker.subject(self.base)), "subjects": speaker.subjects(self.base)}
         if self.base.outputs:
-            fields |= {"output": speaker.outputs(self.base, False), "outputs": speaker.outputs(self.base, True)}
+            output, outputs = (speaker.columns(self.base, self.base.outputs, many) for many in (False, True))
+            fields |= {"output": output, "outputs": outputs}
         for name, part in (*self.parts.items(), *WORDS["plans"][self.kind].get("words", {}).items()):
             if part is not None:
                 fields[name] = self._said(part, speaker, fields)
@@ -243,7 +244,7 @@ def _grouped(speaker: Speaker, plan: QueryPlan) -> Wording:
         restriction = "" if not plan.filters else speaker.restriction(plan) if of_rows else speaker.filtered(plan)
         restriction = f" {'' if of_rows else 'among '}{restriction}" if restriction else ""
         also = f", along with {' and '.join(f'the {speaker.measure(plan, m)}' for m in measures)}" if measures else ""
-        return (_groups_having if plan.having else _top_groups)(speaker, plan, groups, restriction, also)
+        return (_having if plan.having else _top_groups)(speaker, plan, groups, restriction, also)
     measured = listing([f"the {speaker.measure(plan, m)}" for m in measures])
     if plan.filters:  # "the average price among songs whose ...": the price has no such property
         measured += f" {speaker.restriction(plan)}" if measures == [COUNT] else f" among {speaker.filtered(plan)}"
@@ -258,9 +259,7 @@ def _grouped(speaker: Speaker, plan: QueryPlan) -> Wording:
     return _worded(speaker, "groups", **fields)
 
 
-def _groups_having(
-    speaker: Speaker, plan: QueryPlan, groups: Mapping[str, str], restriction: str, also: str
-) -> Wording:
+def _having(speaker: Speaker, plan: QueryPlan, groups: Mapping[str, str], restriction: str, also: str) -> Wording:
     """Groups that meet a condition."""
     item = plan.having[0]
     if item.ref.function == "count":

@@ -8,24 +8,24 @@ file (see `data/feedback.py`) that `synthesize.mix` can train on.
 import argparse
 import contextlib
 import json
-import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from sqlr1.config import Prompt
+from sqlr1.config import Candidates, Prompt
 from sqlr1.data.feedback import append
 from sqlr1.database import read_schema
 from sqlr1.database.files import data_root, portable
 from sqlr1.evaluate.vote import majority
 from sqlr1.prompt import parse_response
-from sqlr1.records import Feedback, InputError, read_json
-from sqlr1.sandbox import Execution, Executor, Limits, Query
+from sqlr1.records import Feedback, InputError, Question, read_json
+from sqlr1.sandbox import Executor, Limits, Query
 
 RESULTS = Path("results")
 _SHOWN_ROWS, _SHOWN_CHARACTERS = 20, 60
@@ -38,9 +38,9 @@ class Answering:
     """How a policy answers: greedily, or with `samples` by their vote."""
 
     samples: int = 0
-    temperature: float = 0.8
+    temperature: float = Candidates().temperature
     seed: int = 0
-    max_new_tokens: int = 256
+    max_new_tokens: int = Candidates().max_new_tokens
 
 
 def add_parser(commands: Any) -> None:
@@ -52,39 +52,21 @@ def add_parser(commands: Any) -> None:
     which.add_argument("--model", type=Path, metavar="FOLDER", help="a model (default: the newest trained policy)")
     which.add_argument("--experiment", metavar="NAME", help="the newest policy of this experiment")
     parser.add_argument("--evidence", default="", help="a hint about the database, as in BIRD's questions")
-    parser.add_argument(
-        "--samples", type=int, default=Answering.samples, metavar="N",
-        help="the vote of N samples, not the greedy answer",
-    )  # fmt: skip
-    parser.add_argument(
-        "--temperature", type=float, default=Answering.temperature, help="of the samples (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=Answering.seed, help="of the samples")
-    parser.add_argument(
-        "--max-new-tokens", type=int, default=Answering.max_new_tokens, metavar="N",
-        help="length of an answer (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--seconds", type=float, default=Limits().seconds, help="wall time a query may take (default: 2)"
-    )
+    for name, default, about in (
+        ("samples", Answering.samples, "answer by the vote of so many samples; 0: greedily"),
+        ("temperature", Answering.temperature, "of the samples"),
+        ("seed", Answering.seed, "of the samples"),
+        ("max-new-tokens", Answering.max_new_tokens, "length of an answer"),
+        ("seconds", Limits().seconds, "wall time a query may take"),
+    ):
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{about} (default: {default})")
     parser.add_argument("--json", action="store_true", help="print one JSON object per question")
     said = parser.add_mutually_exclusive_group()
     said.add_argument("--feedback", choices=["right", "wrong"], help="note what the answer to the question was")
     said.add_argument("--correct", metavar="SQL", help="note the right SQL of the question")
-    parser.add_argument(
-        "--feedback-file", type=Path, metavar="FILE",
-        help="where to note it (default: results/<experiment>/feedback.jsonl; beside a model that is elsewhere)",
-    )  # fmt: skip
+    where = "where to note it (default: results/<experiment>/feedback.jsonl; beside a model that is elsewhere)"
+    parser.add_argument("--feedback-file", type=Path, metavar="FILE", help=where)
     parser.set_defaults(run=run)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question as `model.prompts` wants it."""
-
-    question: str
-    evidence: str
-    db_id: str = ""
 
 
 def run(args: argparse.Namespace) -> None:
@@ -101,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     answering = Answering(**{field.name: getattr(args, field.name) for field in fields(Answering)})
     policy = Policy(args.model or newest_policy(args.experiment), answering)
     print(f"{policy.folder} on {args.database}", file=sys.stderr)
-    show = _as_json if args.json else _as_text
+    show = partial(json.dumps, ensure_ascii=False) if args.json else _as_text
     with Executor(1, Limits(args.seconds)) as executor, contextlib.suppress(KeyboardInterrupt):
         answer = None
         for line in [args.question, *said] if args.question else _lines():
@@ -160,7 +142,7 @@ class Policy:
         """The answer as a record: reasoning, SQL, status, columns, rows, error; with samples, how many agree."""
         if any("\ud800" <= letter <= "\udfff" for letter in question + evidence):
             raise InputError("the question or the evidence is not UTF-8 text")
-        ids = self.prompts.token_ids(Asked(question, evidence), database)
+        ids = self.prompts.token_ids(Question("", "", question, "", evidence), database)
         if ids is None:
             raise InputError(f"{database}: schema and question do not fit into the model's context")
         [(_, texts)] = self.backend.complete([ids], [self.seeds], self.sampling)
@@ -174,22 +156,8 @@ class Policy:
             record |= {"samples": len(prints), "agree": agree}
         [execution] = executor.execute([queries[chosen]])
         record |= {"reasoning": responses[chosen].think.strip(), "sql": responses[chosen].sql}
-        return record | _result(execution)
-
-
-def _result(execution: Execution) -> dict[str, Any]:
-    rows = execution.rows
-    shown = None if rows is None else [[_plain(value) for value in row] for row in rows[:_SHOWN_ROWS]]
-    total = None if rows is None else len(rows)
-    named = {"status": execution.status.value, "error": execution.error, "columns": execution.columns}
-    return named | {"rows": shown, "total_rows": total}
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON can hold it."""
-    if isinstance(value, bytes):
-        return f"x'{value.hex()}'"
-    return value if not isinstance(value, float) or math.isfinite(value) else str(value)
+        record |= {"status": execution.status.value, "error": execution.error, "columns": execution.columns}
+        return record | {"rows": execution.shown(_SHOWN_ROWS), "total_rows": execution.total}
 
 
 def feedback_file(folder: Path) -> Path:
@@ -203,9 +171,7 @@ def feedback_file(folder: Path) -> Path:
 def _feedback(
     line: str, answer: dict[str, Any] | None, policy: Policy, args: argparse.Namespace, executor: Executor
 ) -> Feedback:
-    """What a command says about the last answer. Raises InputError for SQL that does not run, or a command
-    that does not apply.
-    """
+    """What a command says about the last answer. Raises InputError for failing SQL and an unfit command."""
     command, sql = (*map(str.strip, line.split(maxsplit=1)), "")[:2]
     if line not in (":right", ":wrong") and not (command == ":sql" and sql):
         raise InputError(f"{command}: expected {_COMMANDS}")
@@ -215,17 +181,9 @@ def _feedback(
         raise InputError(":right: the SQL of this answer does not run; give the right one with :sql")
     if sql and (execution := executor.execute([Query(args.database, sql)])[0]).rows is None:
         raise InputError(f"the SQL does not run: {execution.error or execution.status.value.replace('_', ' ')}")
-    return Feedback(
-        question=answer["question"],
-        evidence=args.evidence,
-        database=portable(args.database, data_root()),
-        db_id=args.database.stem,
-        sql=answer["sql"],
-        verdict="corrected" if sql else command[1:],
-        corrected=sql,
-        model=policy.sha256,
-        time=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
+    asked = answer["question"], args.evidence, portable(args.database, data_root()), args.database.stem
+    verdict, now = "corrected" if sql else command[1:], datetime.now(UTC).isoformat(timespec="seconds")
+    return Feedback(*asked, answer["sql"], verdict, sql, policy.sha256, now)
 
 
 def _lines() -> Iterator[str]:
@@ -248,10 +206,6 @@ def _lines() -> Iterator[str]:
     finally:
         readline.set_history_length(1000)
         readline.write_history_file(history)
-
-
-def _as_json(record: dict[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False)
 
 
 def _as_text(record: dict[str, Any]) -> str:

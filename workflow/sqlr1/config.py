@@ -20,7 +20,6 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -35,6 +34,7 @@ from pydantic_core import PydanticCustomError
 from sqlr1.records import SQL_CLASSES, STYLES
 from sqlr1.rewards import PARTS, REWARDS
 from sqlr1.sandbox import Limits
+from sqlr1.statistics import Bootstrap
 from sqlr1.strategies import STRATEGIES
 
 DOMAINS = sorted(path.stem for path in (Path(__file__).parents[1] / "sqlgen/domains").glob("*.yaml"))
@@ -49,16 +49,10 @@ Backend = Literal["transformers", "vllm"]
 class Section(BaseModel):
     """A mapping of known keys. Values keep their YAML type: 6.0 is not an integer, "1e-4" is not a number."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        allow_inf_nan=False,
-        validate_default=True,
-        validate_by_name=True,
-        validate_by_alias=True,
-        use_attribute_docstrings=True,
-    )
+    model_config = {
+        "extra": "forbid", "frozen": True, "strict": True, "allow_inf_nan": False, "validate_default": True,
+        "validate_by_name": True, "validate_by_alias": True, "use_attribute_docstrings": True,
+    }  # fmt: skip
 
 
 def key(default: Any, description: str, **more: Any) -> Any:
@@ -120,8 +114,7 @@ class DatabaseFolder(Section):
     """Databases to synthesize questions over."""
 
     databases: str
-    """Folder with <db_id>/<db_id>.sqlite or <db_id>.sqlite, or one SQLite file, named after the database. {data} is the
-    data root."""
+    """Folder with <db_id>/<db_id>.sqlite or <db_id>.sqlite, or one SQLite file <db_id>.*. {data} is the data root."""
     db_ids: str | None = key(None, "A questions file in Spider's layout; only the databases it names are used.")
     tables: str | None = key(None, "A Spider tables.json, whose column names the questions use.")
 
@@ -205,8 +198,7 @@ class FilterRules(Section):
     contamination: Share = 0.9
     """Drop a question whose Jaccard similarity to a benchmark question is at least this."""
     same_databases: bool = False
-    """Training may use the databases of all benchmarks: only their questions, and their SQL up to literals, are
-    dropped."""
+    """Training may use the databases of all benchmarks: only their questions and SQL (up to literals) are dropped."""
 
 
 class Filter(Section):
@@ -255,9 +247,7 @@ class Execution(Section):
     memory_bytes: PositiveInt = key(Limits().memory_bytes, "SQLite's heap in a worker.")
     sql_length: PositiveInt = key(Limits().sql_length, "Bytes of a statement.")
     expression_depth: PositiveInt = key(Limits().expression_depth, "Depth of a statement's parse tree.")
-    comparison_seconds: PositiveFloat = key(
-        Limits().comparison_seconds, "CPU time to compare a result with the gold's."
-    )
+    comparison_seconds: PositiveFloat = key(Limits().comparison_seconds, "CPU time to compare a result with a gold's.")
 
 
 class Lora(Section):
@@ -316,8 +306,7 @@ class ColdStart(Training):
     """Supervised fine-tuning before RL; keys are SFTConfig's."""
 
     strategy: Literal[tuple(STRATEGIES)] = "reasoning"
-    """How the response is written: none passes the base model on, sql_only leaves the think block empty, reasoning
-    fills it."""
+    """The response: none passes the base model on, sql_only leaves the think block empty, reasoning fills it."""
     learning_rate: PositiveFloat = key(2.0e-5, "Peak learning rate.")
     max_row_length: PositiveInt | None = None
     """Tokens of prompt and response; longer rows are dropped and counted. null drops only rows whose prompt is longer
@@ -481,8 +470,8 @@ class Benchmark(BenchmarkOptions):
 class Score(Section):
     """Statistics of the scores."""
 
-    confidence: float = key(0.95, "Level of the intervals.", gt=0, lt=1)
-    resamples: PositiveInt = key(2000, "Bootstrap resamples.")
+    confidence: float = key(Bootstrap().confidence, "Level of the intervals.", gt=0, lt=1)
+    resamples: PositiveInt = key(Bootstrap().resamples, "Bootstrap resamples.")
     ves: NonNegativeInt = 0
     """Runs of each matching query for BIRD's R-VES (official: 100); 0 leaves it out. Slow, and never twice the same."""
 
@@ -568,9 +557,8 @@ def plain(section: Section, *without: str) -> dict[str, Any]:
 
     A key that is chosen per job is left out too, unless it was given: its default would be a false record.
     """
-    return section.model_dump(
-        mode="json", by_alias=True, exclude={*without, *CHOSEN_PER_JOB - section.model_fields_set}
-    )
+    not_given = CHOSEN_PER_JOB - section.model_fields_set
+    return section.model_dump(mode="json", by_alias=True, exclude={*without, *not_given})
 
 
 def unknown_key(name: str, known: Sequence[str]) -> str:

@@ -31,8 +31,9 @@ def _expanded(value: Any) -> Any:
 
 
 def load_sections(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The sections of a stage's settings as models, other values as they are. Raises InputError naming every fault, and
-    when a section is read that was not given.
+    """The sections of a stage's settings as models, other values as they are.
+
+    Raises InputError naming every fault, and when a section is read that was not given.
     """
     found, faults = _Given(), []
     for name, value in settings.items():
@@ -51,9 +52,7 @@ class _Given(dict[str, Any]):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, empty if the file is empty. Raises InputError if it is missing or holds something
-    else.
-    """
+    """The mapping in a YAML file, empty if the file is. Raises InputError if it is missing or holds something else."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:

@@ -14,8 +14,8 @@ from typing import Any
 from tabulate import tabulate
 
 from sqlr1.config_files import read_config
-from sqlr1.data.readers import locate, read_questions
-from sqlr1.data.table_files import READERS, load_tables
+from sqlr1.data.readers import READERS, locate, read_questions
+from sqlr1.data.table_files import load_tables
 from sqlr1.database import Schema, read_schema, schema_text
 from sqlr1.database.files import SUFFIXES, database_files, sqlite_files
 from sqlr1.database.schema import row_counts
@@ -70,14 +70,11 @@ benchmarks:
 
 def add_parser(commands: Any) -> None:
     """Add the sub-command `init` to argparse's sub-parsers."""
-    parser = commands.add_parser(
-        "init", help="an experiment over your own data", description=__doc__, allow_abbrev=False
-    )
+    parser = commands.add_parser("init", help="an experiment over your data", description=__doc__, allow_abbrev=False)
     parser.add_argument("path", type=Path, metavar="PATH", help="SQLite, CSV or Parquet file, or a folder of them")
     parser.add_argument("--name", help="of the experiment (default: that of PATH)")
-    parser.add_argument(
-        "--questions", type=Path, metavar="FILE", help="CSV, JSONL or JSON with question, sql (or query) and db_id"
-    )
+    asked = "CSV, JSONL, JSON or Parquet with question, sql (or query) and db_id"
+    parser.add_argument("--questions", type=Path, metavar="FILE", help=asked)
     parser.add_argument("--force", action="store_true", help="overwrite what is there under this name")
     parser.set_defaults(run=run)
 
@@ -115,9 +112,7 @@ def _table_files(path: Path) -> list[Path]:
     tables = [p for p in (sorted(path.iterdir()) if path.is_dir() else [path]) if p.suffix.lower() in READERS]
     databases = [p for p in sqlite_files(path) if p.suffix in SUFFIXES]
     if tables and databases:
-        raise InputError(
-            f"{path}: has both databases ({databases[0].name}) and tables ({tables[0].name}); name one kind"
-        )
+        raise InputError(f"{path}: has databases ({databases[0].name}) and tables ({tables[0].name}); name one kind")
     if not tables and not databases:
         raise InputError(
             f"{path}: neither a SQLite file ({', '.join(SUFFIXES)}) nor {' or '.join(READERS)}, nor a folder of these; "
@@ -131,10 +126,10 @@ def _databases(path: Path) -> dict[str, Path]:
     databases = database_files(path)
     for file in sqlite_files(path):
         if file not in databases.values():
-            raise InputError(
-                f"{file}: in a folder {path.name} with {path.name}.sqlite, other databases are copies of that one with "
-                "other values; name one file, or rename the folder"
+            copies = (
+                f"in a folder {path.name} with {path.name}.sqlite, other databases are copies of that one with other"
             )
+            raise InputError(f"{file}: {copies} values; name one file, or rename the folder")
     return databases
 
 
@@ -192,15 +187,8 @@ def _config_text(
     prompt = _rounded(len(INSTRUCTION) + max(map(len, texts)) + longest, 64)
     column = max(len(c.name) for schema in schemas.values() for table in schema.tables for c in table.columns)
     answer = _rounded(max([_ANSWER + 5 * column, *(_AROUND + len(q.sql) for q in asked)]), 8)
-    return _TEMPLATE.format(
-        path=place,
-        name=name,
-        databases=databases,
-        mix=mix,
-        classes=classes,
-        prompt=max(384, prompt),
-        answer=max(56, answer),
-    )
+    known = {"path": place, "name": name, "databases": databases, "mix": mix, "classes": classes}
+    return _TEMPLATE.format(**known, prompt=max(384, prompt), answer=max(56, answer))
 
 
 def _quoted(path: Path) -> str:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 INSTRUCTION = "Answer with one SQLite query. Format: <think>reasoning</think><answer>```sql\nquery\n```</answer>"
 
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-_RESPONSE = re.compile(r"\s*<think>(?P<think>.*)</think>\s*<answer>(?P<answer>.*)</answer>\s*", re.DOTALL)
-_FENCE = re.compile(r"```sql\b(?P<sql>.*?)```", re.DOTALL | re.IGNORECASE)
+_RESPONSE = re.compile(r"\s*<think>(.*)</think>\s*<answer>(.*)</answer>\s*", re.DOTALL)
+_FENCE = re.compile(r"```sql\b(.*?)```", re.DOTALL | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,7 @@ def parse_response(completion: str) -> Response:
     """
     match = _RESPONSE.fullmatch(completion)
     tags_once = all(completion.count(tag) == 1 for tag in _TAGS)
-    answer = match["answer"] if match else completion
-    fences = _FENCE.findall(answer)
+    think, answer = match.groups() if match else ("", "")
+    fences = _FENCE.findall(answer if match else completion)
     sql = fences[-1].strip() if fences else ""
-    return Response(
-        think=match["think"] if match else "",
-        answer=match["answer"] if match else "",
-        sql=sql,
-        well_formed=bool(match and tags_once and sql),
-    )
+    return Response(think, answer, sql, well_formed=bool(match and tags_once and sql))

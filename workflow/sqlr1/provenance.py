@@ -38,18 +38,13 @@ def sources(module: str) -> list[str]:
             seen.add(path)
             queue += _imports(path)
     data = {file for folder in {path.parent for path in seen} for file in _data_files(folder)}
-    return sorted(_display(path) for path in seen | data)
+    here = Path.cwd()  # relative to it where possible, so that a moved checkout re-runs nothing
+    return sorted(str(path.relative_to(here) if path.is_relative_to(here) else path) for path in seen | data)
 
 
 def settings(config: Mapping[str, Any], *sections: str, **extra: Any) -> str:
     """The named config sections (and `extra` values) as one JSON string with sorted keys."""
     return json.dumps({name: config[name] for name in sections} | extra, sort_keys=True, ensure_ascii=False)
-
-
-def _display(path: Path) -> str:
-    """Relative to the working folder where possible, so that a moved checkout re-runs nothing."""
-    cwd = Path.cwd()
-    return str(path.relative_to(cwd)) if path.is_relative_to(cwd) else str(path)
 
 
 def _file(name: str) -> Path | None:
@@ -70,8 +65,7 @@ def _executed(name: str) -> list[Path]:
 
 @cache
 def _imports(path: Path) -> tuple[Path, ...]:
-    names = _names(ast.parse(path.read_text(encoding="utf-8")))
-    return tuple(file for name in names for file in _executed(name))
+    return tuple(file for name in _names(ast.parse(path.read_text(encoding="utf-8"))) for file in _executed(name))
 
 
 def _data_files(folder: Path) -> Iterator[Path]:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -46,8 +46,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Database:
-    """One line of a catalogue. `path` is relative to the catalogue's folder, absolute, or starts with `{data}`, the
-    data root.
+    """One line of a catalogue. `path`: relative to the catalogue's folder, absolute, or below `{data}`, the data root.
 
     `source` is `embedded` or the configured folder, `split` is `train` or `benchmark`, `sha256` is the hash of the
     file's bytes, or with instances the hash of all their hashes.
@@ -119,8 +118,7 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
 class RecordFile(Sequence[Record]):
     """A JSONL file of `kind` as a sequence whose records stay on disk; only the offsets of its lines are in memory.
 
-    Each record is checked when it is read, as by `stream_records`. Errors name a record that is read by index by its
-    number.
+    Each record is checked when it is read, as by `stream_records`. Read by index, an error names it by its number.
     """
 
     def __init__(self, path: Path, kind: type[Record]) -> None:
@@ -193,17 +191,14 @@ def read_text(path: Path) -> str:
     with readable(path):
         data = Path(path).read_bytes()
         text = data.decode(json.detect_encoding(data))
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
-def read_json(path: Path, make_object: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """Read a JSON file. Raises InputError for a missing or malformed one, naming the line.
-
-    `make_object` turns the (key, value) pairs of each object into a value; it may raise ValueError.
-    """
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises InputError for a missing or malformed one, naming the line."""
     text = read_text(path)
     with readable(path):
-        return json.loads(text, object_pairs_hook=make_object)
+        return json.loads(text)
 
 
 @contextlib.contextmanager
@@ -224,8 +219,7 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> None:
     """Write dataclass records (or plain dicts) as JSONL, atomically."""
     with atomic_write(path) as file:
         for record in records:
-            row = record if isinstance(record, dict) else asdict(record)
-            file.write(json_line(row))
+            file.write(json_line(record if isinstance(record, dict) else asdict(record)))
 
 
 def json_line(row: dict[str, Any]) -> str:

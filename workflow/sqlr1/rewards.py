@@ -10,8 +10,7 @@ M: its result matches that of the gold SQL.
 
 Lengths are in characters, as in the released code. A right answer earns 6 to 7.5, a wrong result 0, an error -1, a bad
 format -1. Two rewards from later work are also here: `binary` (1 / 0) and `graded` (1 / 0.1 / 0, Arctic-Text2SQL-R1).
-If the gold fails or the database is missing, the reward is None: the completion gets no advantage and does not count in
-its group's mean.
+If the gold fails or the database is missing, the reward is None: no advantage, and no part in the group's mean.
 
 To add a reward: write a pure function of an outcome, name it in `PARTS`, and add a row to `REWARDS`. Its keyword
 arguments become keys of the config section `reward`. Targets, schema, tables, labels and curves follow from here.

@@ -18,7 +18,7 @@ from sqlr1.records import InputError, sha256
 from sqlr1.sandbox import Executor
 
 
-class Asked(BaseModel):
+class Request(BaseModel):
     """A question over a database, a path on the machine that serves. MLflow makes the model's signature of it."""
 
     question: str
@@ -38,12 +38,12 @@ class ServedPolicy(PythonModel):
         self._lock = threading.Lock()  # the server answers each request in a thread of its own
 
     # MLflow makes a schema of each type hint, and cannot make one of an answer's.
-    def predict(self, context: PythonModelContext, model_input: list[Asked], params: dict[str, Any] | None = None):
+    def predict(self, context: PythonModelContext, model_input: list[Request], params: dict[str, Any] | None = None):
         """The answers in the order of the questions. What is wrong with a question is the `error` of its answer."""
         with self._lock, Executor(1) as executor:
             return [self._answer(asked, executor) for asked in model_input]
 
-    def _answer(self, asked: Asked, executor: Executor) -> dict[str, Any]:
+    def _answer(self, asked: Request, executor: Executor) -> dict[str, Any]:
         try:
             return self._policy.answer(asked.question, Path(asked.database), executor, asked.evidence or "")
         except (InputError, OSError) as error:  # a name too long, a folder that may not be entered

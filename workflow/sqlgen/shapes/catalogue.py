@@ -41,11 +41,6 @@ def unfiltered(plan: Plan) -> str:
     return sql_of(plan.with_(filters=(), having=(), order=())) if joined or plan.having else ""
 
 
-def topic_of(plan: Plan, speaker: Speaker) -> str:
-    """The plural noun of what the plan is about."""
-    return speaker.subjects(plan if isinstance(plan, QueryPlan) else plan.base)
-
-
 def has_one_group(plan: Plan, rows: Sequence[tuple]) -> bool:
     """Whether a plan for the best of each group found a single group: SQL without groups would give the same rows."""
     of_each = isinstance(plan, CompoundPlan) and plan.kind in ("best_of_group", "most_frequent_in")

@@ -120,8 +120,7 @@ def _dated_columns(db: SpeakableDatabase) -> list[tuple[str, str, bool]]:
 
 def by_year(db: SpeakableDatabase, rng: random.Random, kind: str = "count") -> CompoundPlan:
     """Counts or sums by year of a date; running totals and changes are also by columns of years."""
-    choices = [choice for choice in _dated_columns(db) if kind != "count" or choice[2]]
-    table, key, dated = choose(rng, choices)
+    table, key, dated = choose(rng, [choice for choice in _dated_columns(db) if kind != "count" or choice[2]])
     numbers = [c for c in db.complete(table, db.quantities(table)) if c != key]
     measured = Ref(0, rng.choice(numbers)) if numbers and rng.random() < 0.5 else None
     used = [key, *([measured.column] if measured else [])]

@@ -100,16 +100,14 @@ def two_counts(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
     first, second = rng.sample(keys[parent], 2)
     if first.table == second.table or first.parent_column != second.parent_column:
         raise NoPlan
-    base = QueryPlan.of(parent, *db.outputs(rng, parent, 2))
-    return two_counts_plan(base, first, second, rng.random() < 0.4)
+    return two_counts_plan(QueryPlan.of(parent, *db.outputs(rng, parent, 2)), first, second, rng.random() < 0.4)
 
 
 def two_kinds(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
     """Groups with more rows of one kind than of another."""
     base = labelled_groups(db, rng)
     item, group = require(base.filters)[0], base.group[0]
-    # With two thresholds on one column, rows of one kind would be among those of the other, and one vague word would
-    # hide both thresholds.
+    # With two thresholds on a column, one kind's rows would be among the other's, and one vague word would hide both.
     avoid = [group.column, *([item.ref.column] if item.op in (">", ">=", "<", "<=") else [])]
     other = require(db.filter(rng, base.tables[0], avoid=avoid, shared=True))
     if other == item:

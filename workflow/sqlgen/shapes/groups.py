@@ -129,17 +129,11 @@ def best_of_group_plan(base: QueryPlan, group: Ref, key: Ref, best: int, descend
     sql = f"SELECT {shown} FROM ({ranked}) AS ranked WHERE {place}"
     if base.filters:
         sql = f"WITH ranked AS ({ranked}) SELECT {shown} FROM ranked WHERE {place}"
-    parts = {
-        "group": group,
-        "key": key,
-        "best": best,
-        "extreme": ("highest", "largest") if descending else ("lowest", "smallest"),
-        "rows": "{best} {subjects}" if many else "{subject}",
-        "ties": ("(with all ties)", "(ties included)", "(include ties)"),
-        "chosen": base,
-        "among": " among {chosen}" if base.filters else "",
-        "shown": "{outputs}" if many else "{output}",
-    }
+    extreme = ("highest", "largest") if descending else ("lowest", "smallest")
+    parts = {"group": group, "key": key, "best": best, "extreme": extreme}
+    parts |= {"rows": "{best} {subjects}" if many else "{subject}"}
+    parts |= {"ties": ("(with all ties)", "(ties included)", "(include ties)"), "chosen": base}
+    parts |= {"among": " among {chosen}" if base.filters else "", "shown": "{outputs}" if many else "{output}"}
     return CompoundPlan("best_of_group", base, sql, parts)
 
 
@@ -173,8 +167,7 @@ def best_of_group(db: SpeakableDatabase, rng: random.Random, chosen: bool = Fals
     if group.column == label or "place" in (group.column.lower(), label.lower()):  # the rank's own name is "place"
         raise NoPlan
     best, descending = rng.choice([1, 1, 2, 3]), rng.random() < 0.7
-    avoid = [group.column, key.column]
-    filters = (require(db.filter(rng, table, avoid=avoid, shared=True)),) if chosen else ()
+    filters = (require(db.filter(rng, table, avoid=[group.column, key.column], shared=True)),) if chosen else ()
     return best_of_group_plan(QueryPlan.of(table, label, filters=filters), group, key, best, descending)
 
 

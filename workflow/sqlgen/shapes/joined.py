@@ -18,9 +18,9 @@ def up(key: ForeignKey, child: int = 0) -> tuple[Join, str]:
     return Join(Ref(child, key.column), Ref(-1, key.parent_column), up=True), key.parent
 
 
-def down(key: ForeignKey, parent: int = 0) -> tuple[Join, str]:
-    """A step from the parent (occurrence `parent`) to its children."""
-    return Join(Ref(parent, key.parent_column), Ref(-1, key.column), up=False), key.table
+def down(key: ForeignKey) -> tuple[Join, str]:
+    """A step from the parent (occurrence 0) to its children."""
+    return Join(Ref(0, key.parent_column), Ref(-1, key.column), up=False), key.table
 
 
 def chain(root: str, *steps: tuple[Join, str]) -> QueryPlan:
@@ -80,8 +80,7 @@ def parent_lookup(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
         outputs.append(Ref(1, db.outputs(rng, key.parent, 1)[0]))
     if roll > 0.35:
         side = rng.choice([0, 1, 1])
-        avoid = [o.column for o in outputs if o.occurrence == side]
-        filters = [db.filter(rng, plan.tables[side], side, avoid)]
+        filters = [db.filter(rng, plan.tables[side], side, [o.column for o in outputs if o.occurrence == side])]
         if rng.random() < 0.2:
             filters.append(db.filter(rng, plan.tables[1 - side], 1 - side, [o.column for o in outputs]))
     filters = [f for f in filters if f]
@@ -93,8 +92,7 @@ def parent_lookup(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
 def parent_superlative(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """The parent of the extreme row: the name of the singer of the longest song."""
     # If a row had no parent, the join could leave out the extreme row.
-    keys = [k for k in db.all_up_keys if db.numbers(k.table) and not db.names.drops(k.table, k.column)]
-    key = choose(rng, keys)
+    key = choose(rng, [k for k in db.all_up_keys if db.numbers(k.table) and not db.names.drops(k.table, k.column)])
     column = rng.choice(db.numbers(key.table))
     order = SortKey(Ref(0, column), db.descending(rng, key.table, column, 0.65))
     outputs = (Ref(1, db.outputs(rng, key.parent, 1)[0]),)
@@ -120,13 +118,11 @@ def having_child(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     return _with_some(db, rng, chain(key.parent, down(key)), key.parent_column, 0.25)
 
 
-def _with_some(
-    db: SpeakableDatabase, rng: random.Random, plan: QueryPlan, identity: str, count_share: float
-) -> QueryPlan:
-    """Subjects with some row of the last table that has a property: shown or, with `count_share`, counted once each."""
+def _with_some(db: SpeakableDatabase, rng: random.Random, plan: QueryPlan, identity: str, counted: float) -> QueryPlan:
+    """Subjects with some row of the last table that has a property: shown or (in a share of `counted`) counted."""
     last = len(plan.tables) - 1
     plan = plan.with_(filters=(require(db.filter(rng, plan.tables[last], last)),))
-    if rng.random() < count_share:
+    if rng.random() < counted:
         return plan.with_(outputs=(Measure("count", Ref(0, identity), True),))
     return plan.showing(*db.outputs(rng, plan.tables[0], 2)).with_(distinct=True)
 

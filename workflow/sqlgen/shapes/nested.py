@@ -43,16 +43,14 @@ def above_average(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """Rows above or below the average of a column."""
     table = rng.choice(db.tables)
     column = choose(rng, db.quantities(table))
-    op = rng.choice([">", ">", "<"])
-    plan = _compared(db, rng, table, column, op, "avg")
+    plan = _compared(db, rng, table, column, rng.choice([">", ">", "<"]), "avg")
     return plan if rng.random() < 0.75 else plan.with_(outputs=(COUNT,))
 
 
 def extreme(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     """All rows that attain the maximum or minimum of a column, ties included."""
     table = rng.choice(db.tables)
-    column = choose(rng, db.quantities(table))
-    return _compared(db, rng, table, column, "=", rng.choice(["max", "max", "min"]))
+    return _compared(db, rng, table, choose(rng, db.quantities(table)), "=", rng.choice(["max", "max", "min"]))
 
 
 def _compared(db: SpeakableDatabase, rng: random.Random, table: str, column: str, op: str, function: str) -> QueryPlan:
@@ -155,8 +153,7 @@ def _two_filters(
             raise NoPlan
         return first, Filter(first.ref, "<", low)
     if first.op == "=":
-        others = [v for v, _ in statistics.values[:12] if v != first.value]
-        return first, Filter(first.ref, "=", choose(rng, others))
+        return first, Filter(first.ref, "=", choose(rng, [v for v, _ in statistics.values[:12] if v != first.value]))
     return first, require(db.filter(rng, table, occurrence, [avoid, first.ref.column]))
 
 

@@ -116,8 +116,7 @@ def group_having(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
     else:
         op = rng.choice([">", ">", ">=", ">=", ">=", "<", "<=", "="])
         having = Filter(measure, op, rng.choice([2, 2, 2, 3, 3, 4, 5]))
-    outputs = plan.group if rng.random() < 0.7 else (*plan.group, measure)
-    return plan.with_(outputs=outputs, having=(having,))
+    return plan.with_(outputs=plan.group if rng.random() < 0.7 else (*plan.group, measure), having=(having,))
 
 
 def group_top(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
@@ -142,17 +141,13 @@ def _groups(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
 
 
 def group_measure(
-    db: SpeakableDatabase,
-    rng: random.Random,
-    plan: QueryPlan,
-    functions: str = "avg avg max min sum",
-    counts: float = 0.45,
+    db: SpeakableDatabase, rng: random.Random, plan: QueryPlan, names: str = "avg avg max min sum", counts: float = 0.45
 ) -> Measure:
-    """The number of rows with probability `counts`, else an aggregate of an unused number column."""
+    """The number of rows with probability `counts`, else one of the aggregates `names` of an unused number column."""
     numbers = unused(plan, db.quantities(plan.tables[0]))
     if not numbers or rng.random() < counts:
         return COUNT
-    return Measure(rng.choice(functions.split()), Ref(0, rng.choice(numbers)))
+    return Measure(rng.choice(names.split()), Ref(0, rng.choice(numbers)))
 
 
 def unused(plan: QueryPlan, columns: list[str]) -> list[str]:

@@ -43,13 +43,9 @@ class Client(ExitStack):
 
         super().__init__()
         self._settings = settings
-        api = OpenAI(
-            base_url=settings.base_url,
-            api_key=os.environ.get(settings.api_key_env, "none"),  # local servers need no key
-            max_retries=settings.retries,
-            timeout=settings.timeout,
-        )
-        self._api = self.enter_context(api)
+        key = os.environ.get(settings.api_key_env, "none")  # local servers need no key
+        where = {"base_url": settings.base_url, "api_key": key}
+        self._api = self.enter_context(OpenAI(**where, max_retries=settings.retries, timeout=settings.timeout))
         # Runs that share the cache take turns: otherwise their lines would mix, and both would spend the same budget.
         cache.parent.mkdir(parents=True, exist_ok=True)
         self.enter_context(FileLock(cache.with_suffix(".lock")))
@@ -82,8 +78,7 @@ class Client(ExitStack):
         return found
 
     def _answer(self, prompt: Prompt) -> str | None:
-        text = json.dumps([self._settings.model, asdict(prompt)], sort_keys=True)
-        key = hashlib.sha256(text.encode()).hexdigest()
+        key = hashlib.sha256(json.dumps([self._settings.model, asdict(prompt)], sort_keys=True).encode()).hexdigest()
         if key in self._answers:
             return self._answers[key]
         letters = sum(len(content) for _, content in prompt.messages)
@@ -115,14 +110,10 @@ class Client(ExitStack):
         """(answer, tokens). No answer if the endpoint refuses; `most` tokens if it does not report them."""
         from openai import APIStatusError
 
+        messages = [{"role": role, "content": content} for role, content in prompt.messages]
+        how = {"max_tokens": prompt.max_tokens, "temperature": prompt.temperature, "seed": prompt.sample}
         try:
-            reply = self._api.chat.completions.create(
-                model=self._settings.model,
-                messages=[{"role": role, "content": content} for role, content in prompt.messages],
-                max_tokens=prompt.max_tokens,
-                temperature=prompt.temperature,
-                seed=prompt.sample,
-            )
+            reply = self._api.chat.completions.create(model=self._settings.model, messages=messages, **how)
         except APIStatusError as error:
             if error.status_code not in _PROMPT_REFUSED:
                 raise

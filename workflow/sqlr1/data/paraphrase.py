@@ -49,20 +49,16 @@ def paraphrase_and_explain(
         if settings.reasoning_samples:
             with Executor(workers, limits) as executor:
                 explained = explain(rows, paths, client, settings.reasoning_samples, executor)
-    counts = {
-        "tokens": client.tokens,
-        "failed": client.failed,
-        "paraphrased": sum(row.template == "paraphrase" for row in rows),
-        "explained": sum(row is not None for row in explained),
-    }
+    counts = {"tokens": client.tokens, "failed": client.failed}
+    counts["paraphrased"] = sum(row.template == "paraphrase" for row in rows)
+    counts["explained"] = sum(row is not None for row in explained)
     return [new or row for row, new in zip(rows, explained, strict=True)], counts
 
 
 def paraphrase(rows: Sequence[Question], client: Client) -> list[Question]:
     """Rows with the question in the model's words if it still names every value; otherwise unchanged."""
     prompts = [Prompt((("system", _PARAPHRASE), ("user", row.question)), max_tokens=64) for row in rows]
-    answers = client.ask(prompts, "paraphrase")
-    return [_reworded(row, answer or "") for row, answer in zip(rows, answers, strict=True)]
+    return [_reworded(row, answer or "") for row, answer in zip(rows, client.ask(prompts, "paraphrase"), strict=True)]
 
 
 def _reworded(row: Question, answer: str) -> Question:

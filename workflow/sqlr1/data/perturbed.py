@@ -38,14 +38,11 @@ def determined_on_all(
 
 def balanced(questions: Sequence[Question], wanted: Mapping[str, int]) -> list[Question]:
     """At most `wanted[class]` questions of each class, as evenly over the databases as they allow; order kept."""
-    seen = Counter[tuple[str, str]]()
-    turns = []  # (how many of its class its database had before, place in the list)
+    seen, left = Counter[tuple[str, str]](), Counter(wanted)
+    turns, kept = [], []  # (how many of its class its database had so far, place in the list)
     for place, question in enumerate(questions):
-        key = (question.sql_class, question.db_id)
-        turns.append((seen[key], place))
-        seen[key] += 1
-    left = Counter(wanted)
-    kept = []
+        seen[question.sql_class, question.db_id] += 1
+        turns.append((seen[question.sql_class, question.db_id], place))
     for _, place in sorted(turns):
         if left[questions[place].sql_class] > 0:
             left[questions[place].sql_class] -= 1

@@ -7,7 +7,7 @@ import hashlib
 import heapq
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,10 +83,8 @@ def _rows(layout: str, path: Path) -> Iterator[Any]:
         return judged_right(path)
     if path.suffix.lower() == ".jsonl":
         return (row for _, row in read_jsonl(path))
-    if path.suffix.lower() == ".csv":
-        return csv_rows(path)
-    if path.suffix.lower() == ".parquet":
-        return parquet_rows(path)
+    if read_table := READERS.get(path.suffix.lower()):
+        return read_table(path)
     if layout == "synsql":
         return _streamed_json(path)
     rows = read_json(path)
@@ -137,6 +135,9 @@ def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
             yield from batch.to_pylist()
     except pyarrow.ArrowInvalid as error:
         raise InputError(f"{path}: not a readable Parquet file ({error})") from error
+
+
+READERS: dict[str, Callable[[Path], Iterator[dict[str, Any]]]] = {".csv": csv_rows, ".parquet": parquet_rows}
 
 
 def _streamed_json(path: Path) -> Iterator[Any]:

@@ -81,10 +81,8 @@ def held_out(db_ids: Iterable[str], count: int, seed: int) -> frozenset[str]:
     """
     found = sorted(set(db_ids))
     if count and count >= len(found):
-        raise InputError(
-            f"config key filter.validation_databases: {count} of the {len(found)} databases with usable rows "
-            "leave none to train on"
-        )
+        where = f"config key filter.validation_databases: {count} of the {len(found)} databases"
+        raise InputError(f"{where} with usable rows leave none to train on")
     return frozenset(random.Random(f"{seed}:databases").sample(found, count))
 
 

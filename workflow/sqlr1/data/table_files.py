@@ -11,12 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlr1.data.readers import csv_rows, parquet_rows
+from sqlr1.data.readers import READERS
 from sqlr1.database.profile import implied_primary_key, inferred_keys, read_profile
 from sqlr1.database.schema import ForeignKey, Table, open_read_only, quote
 from sqlr1.records import InputError
 
-READERS = {".csv": csv_rows, ".parquet": parquet_rows}
 _TYPES = ("TEXT", "INTEGER", "REAL", "TEXT")  # by the highest rank of a column's values; 0: there is none
 # Numbers as they are written back: 007 is a code, and what has more digits is text, or it would lose some.
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
@@ -98,9 +97,7 @@ def _value(path: Path, name: str, value: Any) -> str | int | float | None:
             return float(value)
         case datetime.date() | datetime.time():
             return str(value)
-    raise InputError(
-        f"{path}: column {name!r} holds {type(value).__name__}; only text, numbers and dates can be loaded"
-    )
+    raise InputError(f"{path}: column {name!r} holds {type(value).__name__}; only text, numbers and dates can be read")
 
 
 def _rank(path: Path, value: str | float | None) -> int:

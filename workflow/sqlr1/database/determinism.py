@@ -75,8 +75,7 @@ def _has_bare_column(select: exp.Select) -> bool:
 def tie_probe(expression: exp.Expression) -> exp.Expression:
     """The query with its sort keys as further columns and its limit raised by one: its rows show what ties decide.
 
-    Queries without an outer ORDER BY, and those whose sort keys cannot be added (set operations, DISTINCT, `*`), are
-    returned as they are.
+    Without an outer ORDER BY, or if sort keys cannot be added (set operations, DISTINCT, `*`), it is returned as it is.
     """
     order = expression.args.get("order")
     if not isinstance(expression, exp.Select) or not order or expression.args.get("distinct") or expression.is_star:

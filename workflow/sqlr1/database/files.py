@@ -1,6 +1,4 @@
-"""Where databases are: one file, or a folder of `<db_id>/<db_id>.sqlite` or `<db_id>.sqlite`, and the catalogue of a
-dataset.
-"""
+"""Where databases are (a file, or a folder of `<db_id>/<db_id>.sqlite` or `<db_id>.sqlite`), and their catalogue."""
 
 import csv
 import hashlib
@@ -81,8 +79,7 @@ def check_journals(database: Path) -> None:
 def description_rows(database: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """(table, row) of BIRD's `database_description/<table>.csv` beside a database; empty fields are left out.
 
-    Some of BIRD's files are not valid UTF-8: the bytes in question are replaced. Raises InputError for one that
-    cannot be read.
+    Bytes that are no UTF-8, which some of BIRD's files have, are replaced. Raises InputError for an unreadable file.
     """
     csv.field_size_limit(LONGEST_FIELD)
     for path in sorted(database.parent.glob("database_description/*.csv")):

@@ -92,8 +92,7 @@ def _perturb_table(connection: sqlite3.Connection, table: Table, profile: Profil
         if column.name not in foreign:
             rng.shuffle(values)
             if column.name not in unique:
-                # No NULL in a column that has none: it would make a difference between COUNT(name) and COUNT(*), which
-                # are equally right.
+                # No NULL in a column that has none: COUNT(name) and COUNT(*), which are equally right, would differ.
                 complete = not profile.columns[table.name, column.name].has_nulls
                 values = _disturbed(values, column.not_null or complete, rng)
         elif column.name not in unique:

@@ -2,7 +2,7 @@
 
 import re
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
 
@@ -39,21 +39,19 @@ class Linker:
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
         self._places = [(table.name, column.name) for table in schema.tables for column in table.columns]
-        described = {
-            (table.lower(), row.get("original_column_name", "").strip().lower()): " ".join(
-                row.get(n, "") for n in _TOLD
-            )
-            for table, row in description_rows(schema.path)
-        }
-        own = {}
+        told = {}
+        for table, row in description_rows(schema.path):
+            place = table.lower(), row.get("original_column_name", "").strip().lower()
+            told[place] = " ".join(row.get(name, "") for name in _TOLD)
+        own, whole = {}, {}
         for table in schema.tables:
+            whole[table.name] = words(table.name)
             for column in table.columns:
-                told = described.get((table.name.lower(), column.name.lower()), "")
-                own[table.name, column.name] = words(f"{column.description} {told}") + _OWN_NAME * words(column.name)
+                text = f"{column.description} {told.get((table.name.lower(), column.name.lower()), '')}"
+                own[table.name, column.name] = words(text) + _OWN_NAME * words(column.name)
+                whole[table.name] += own[table.name, column.name]
         self._columns = Bm25([words(table) + own[table, column] for table, column in self._places])
-        self._tables = Bm25(
-            [words(t.name) + [word for c in t.columns for word in own[t.name, c.name]] for t in schema.tables]
-        )
+        self._tables = Bm25(list(whole.values()))
         self._neighbours: dict[str, list[str]] = {table.name: [] for table in schema.tables}
         for key in schema.foreign_keys:
             self._neighbours[key.table].append(key.parent)
@@ -86,7 +84,9 @@ class Linker:
         That is each kept table's primary key, the foreign keys between kept tables, and tables on the shortest path of
         foreign keys from a kept table to those before it.
         """
-        tables = self._connected(dict.fromkeys(table for table, _ in kept))
+        tables: set[str] = set()
+        for table in dict.fromkeys(table for table, _ in kept):
+            tables |= {table, *self._path(table, tables)}
         keys = [key for key in self.schema.foreign_keys if key.table in tables and key.parent in tables]
         wanted = {*kept, *((k.table, k.column) for k in keys), *((k.parent, k.parent_column) for k in keys)}
         made = (
@@ -95,12 +95,6 @@ class Linker:
             if t.name in tables
         )
         return replace(self.schema, tables=tuple(made), foreign_keys=tuple(keys))
-
-    def _connected(self, tables: Iterable[str]) -> set[str]:
-        joined: set[str] = set()
-        for table in tables:
-            joined |= {table, *self._path(table, joined)}
-        return joined
 
     def _path(self, table: str, ends: set[str]) -> list[str]:
         """The tables between `table` and the nearest of `ends`; none if no foreign keys lead there."""

@@ -27,8 +27,7 @@ class ColumnStatistics:
     """`kind` is one of key, number, date, boolean, text; `values` are the most frequent (value, count), ties in
     the order of the values.
 
-    `filled` and `distinct` count values that are not NULL; `quantiles` are the deciles of a number or date column,
-    of its finite values.
+    `filled` and `distinct` count values that are not NULL; `quantiles` are the deciles of finite numbers or dates.
     """
 
     kind: str

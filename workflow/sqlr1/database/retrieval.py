@@ -116,9 +116,7 @@ class ValueIndex:
                 self._places = json.loads((kept / "values.json").read_text(encoding="utf-8"))
                 self._bm25 = Bm25.load(kept, len(self._places))
             except (OSError, ValueError, EOFError) as error:
-                raise InputError(
-                    f"{kept}: this cache of a database's values is damaged ({error}); delete it"
-                ) from error
+                raise InputError(f"{kept}: a database's values, a cache, is damaged ({error}); delete it") from error
             return
         start = time.perf_counter()
         self._places, complete = _read_values(schema)

@@ -13,16 +13,13 @@ from pathlib import Path
 
 from sqlr1.database.files import check_journals
 from sqlr1.records import InputError
+from sqlr1.sql_tokens import TOKEN
 
 log = logging.getLogger(__name__)
 
 _VIEW_SECONDS = 10
 # `hidden` of PRAGMA table_xinfo: a virtual table's column that SELECT * leaves out; a virtual or stored generated one.
 _HIDDEN, _GENERATED = 1, (2, 3)
-# Strings, quoted names, comments, words and marks of SQL; other blanks than newlines are skipped.
-_TOKEN = re.compile(
-    r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]|--[^\n]*|/\*.*?(?:\*/|\Z)|\n|\w+|[^\s\w]""", re.DOTALL
-)
 
 
 @dataclass(frozen=True)
@@ -189,16 +186,14 @@ def _warn_once(message: str) -> None:
     log.warning(message)
 
 
-def _read_table(
-    connection: sqlite3.Connection, name: str, kind: str, sql: str, unreadable: dict[str, str]
-) -> Table | None:
-    """The table or view; None for an internal table, and for one without columns to read, named in `unreadable`."""
+def _read_table(connection: sqlite3.Connection, name: str, kind: str, sql: str, failed: dict[str, str]) -> Table | None:
+    """The table or view; None for an internal table, and for one without columns to read, named in `failed`."""
     try:
         kinds = [row[2] for row in connection.execute(f"PRAGMA table_list({quote(name)})") if row[0] == "main"]
         rows = connection.execute(f"PRAGMA table_xinfo({quote(name)})").fetchall()
         connection.execute(f"EXPLAIN SELECT * FROM {quote(name)}")
     except sqlite3.OperationalError as error:
-        unreadable[name] = str(error)
+        failed[name] = str(error)
         return None
     if "shadow" in kinds:
         return None
@@ -210,7 +205,7 @@ def _read_table(
         try:
             connection.execute(f"EXPLAIN SELECT 1 FROM {quote(name)} ORDER BY {quote(column)}")
         except sqlite3.OperationalError as error:  # its collation is absent: it can be neither compared nor sorted
-            unreadable[f"{name}.{column}"] = str(error)
+            failed[f"{name}.{column}"] = str(error)
             continue
         declared = re.sub(r"\s*GENERATED ALWAYS$", "", declared or "", flags=re.IGNORECASE)
         computed = kind == "view" or hidden in _GENERATED
@@ -222,8 +217,7 @@ def _comments(sql: str) -> dict[str, str]:
     """The comments of a CREATE TABLE by column in lower case: what follows a column's definition on its line."""
     comments: dict[str, str] = {}
     depth, column, starts = 0, "", False
-    for token in _TOKEN.finditer(sql):
-        text = token[0]
+    for text in TOKEN.findall(sql):
         if text.startswith(("--", "/*")):
             comment = " ".join(text.strip("-" if text[0] == "-" else "/*").split())
             if column and comment:

@@ -14,8 +14,7 @@ def schema_text(schema: Schema, style: str, example_values: int, whole: Schema |
 
     `compact` has one line per table, `song(song_id*, title, singer_id->singer)`: `*` marks a primary key, `->` the
     table that a foreign key refers to (with its column unless that is the primary key). `ddl` is CREATE TABLE with one
-    column per line and `-- comment, example: [v1, v2]`. Both show up to `example_values` values per column, compact
-    for text columns only.
+    column per line and `-- comment, example: [v1, v2]`. Both show `example_values` values, compact for texts only.
     """
     examples = _examples(whole or schema, example_values) if example_values else {}
     write, separator = {"compact": (_compact_table, "\n"), "ddl": (_ddl_table, "\n\n")}[style]

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sqlr1.evaluate.statistics import Bootstrap, mcnemar_exact
 from sqlr1.records import InputError, read_jsonl
+from sqlr1.statistics import Bootstrap, mcnemar_exact
 
 _SHOWN = 10  # indices named per kind
 
@@ -18,9 +18,7 @@ _SHOWN = 10  # indices named per kind
 def add_parser(commands: Any) -> None:
     """Add the sub-command `compare` to argparse's sub-parsers."""
     parser = commands.add_parser("compare", help="compare two scored files", description=__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "a", type=Path, metavar="A.jsonl", help="written by `sqlr1 score --kinds --out`, or a questions.jsonl"
-    )
+    parser.add_argument("a", type=Path, metavar="A.jsonl", help="of `sqlr1 score --kinds --out`, or a questions.jsonl")
     parser.add_argument("b", type=Path, metavar="B.jsonl", help="the same, of the other policy")
     parser.set_defaults(run=run)
 
@@ -52,9 +50,7 @@ def _read(path: Path) -> dict[int, str]:
     for place, row in read_jsonl(path):
         answer: Mapping[str, Any] = row.get("greedy", row)
         if not {"index"} <= row.keys() or not {"verdict", "kinds"} <= answer.keys():
-            raise InputError(
-                f"{place}: no index, verdict and kinds; make the file anew with `sqlr1 score --kinds --out`"
-            )
+            raise InputError(f"{place}: no index, verdict and kinds; make it anew with `sqlr1 score --kinds --out`")
         if answer["verdict"] == "match" or answer["kinds"]:
             found[row["index"]] = (answer["kinds"] or [""])[0]
     return found

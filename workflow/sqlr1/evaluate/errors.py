@@ -191,9 +191,8 @@ def _compared(new: Mapping[str, Any], gold: Mapping[str, Any]) -> set[str]:
     if new["keys"] != gold["keys"] and new["joins"] == gold["joins"]:
         found.add("join_key")
     found |= _columns(new["columns"], gold["columns"]) | _predicates(new["predicates"], gold["predicates"])
-    if found == {"columns_extra"} or any(
-        a["limit"] and not b["limit"] and b["ties"] for a, b in ((gold, new), (new, gold))
-    ):
+    first_or_all = (a["limit"] and not b["limit"] and b["ties"] for a, b in ((gold, new), (new, gold)))
+    if found == {"columns_extra"} or any(first_or_all):
         found.add("gold_disputed")
     return found
 

@@ -8,18 +8,18 @@ If a database has several instances, an answer must be right on all of them. `on
 are right on the database itself and wrong on another instance: they match by coincidence.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sqlr1.evaluate.formats import Answers, BenchmarkQuestion, database_path
 from sqlr1.evaluate.metrics import r_ves
-from sqlr1.evaluate.statistics import Bootstrap, pass_at_k
 from sqlr1.evaluate.vote import majority
 from sqlr1.prompt import Response
 from sqlr1.sandbox import METRICS, Execution, Executor, Judgement, Pair, Query, Race, Status, Verdict
+from sqlr1.statistics import Bootstrap, pass_at_k
 
 DIFFICULTIES = ("easy", "medium", "hard", "extra", "simple", "moderate", "challenging")
 EXACT = tuple(metric for metric in METRICS if metric != "soft_f1")  # right or wrong, so that samples can be counted
@@ -42,19 +42,19 @@ class Evaluation:
     missing: dict[int, str]
     unanswered: list[int]
 
-    @property
+    @cached_property
     def scored(self) -> list[Row]:
         """The rows whose gold ran."""
         return [row for row in self.rows if not Verdict(row["greedy"]["verdict"]).is_gold_fault]
 
-    @property
+    @cached_property
     def gold_faults(self) -> list[Row]:
         """The rows whose gold did not run."""
         return [row for row in self.rows if Verdict(row["greedy"]["verdict"]).is_gold_fault]
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Answered:
     """A question with its database and the answers to it; `vote` is the index of the chosen sample, if any."""
 
     question: BenchmarkQuestion
@@ -88,7 +88,7 @@ def evaluate(
     """
     missing: dict[int, str] = {}
     unanswered: list[int] = []
-    asked: list[_Asked] = []
+    asked: list[_Answered] = []
     paths = {db_id: database_path(databases, db_id) for db_id in {question.db_id for question in questions}}
     for question in questions:
         if (database := paths[question.db_id]) is None:
@@ -96,8 +96,11 @@ def evaluate(
         elif question.index not in answers:
             unanswered.append(question.index)
         else:
-            asked.append(_Asked(question, database, answers[question.index]))
-    asked = _voted(executor, asked)
+            asked.append(_Answered(question, database, answers[question.index]))
+    samples = [Query(a.database, response.sql) for a in asked for response in a.answers.samples]
+    prints = iter(executor.fingerprints(samples, progress="vote"))
+    if samples:
+        asked = [replace(a, vote=majority([next(prints) for _ in a.answers.samples])) for a in asked]
     pairs = [a.pair(response) for a in asked for response in (a.answers.greedy, *a.answers.samples)]
     judgements = iter(executor.judge(pairs, layout, METRICS, progress="predictions"))
     rows = [_row(a, next(judgements), [next(judgements) for _ in a.answers.samples]) for a in asked]
@@ -111,13 +114,7 @@ def evaluate(
     return Evaluation(rows, missing, unanswered)
 
 
-def _voted(executor: Executor, asked: list[_Asked]) -> list[_Asked]:
-    queries = [Query(a.database, response.sql) for a in asked for response in a.answers.samples]
-    prints = iter(executor.fingerprints(queries, progress="vote"))
-    return [replace(a, vote=majority([next(prints) for _ in a.answers.samples])) for a in asked]
-
-
-def _row(asked: _Asked, greedy: Judgement, samples: Sequence[Judgement]) -> Row:
+def _row(asked: _Answered, greedy: Judgement, samples: Sequence[Judgement]) -> Row:
     question, answers = asked.question, asked.answers
     row: Row = {"id": str(question.index), "index": question.index, "db_id": question.db_id}
     row |= {"difficulty": question.difficulty, "question": question.question, "gold": question.gold}
@@ -147,7 +144,7 @@ def _answer(response: Response, judgement: Judgement) -> Row:
     }
 
 
-def _add_r_ves(executor: Executor, asked: Sequence[_Asked], rows: Sequence[Row], repeats: int) -> None:
+def _add_r_ves(executor: Executor, asked: Sequence[_Answered], rows: Sequence[Row], repeats: int) -> None:
     """Add `r_ves` to each answer; None if the gold does not run as BIRD runs it, or could not be timed."""
     answers = [
         (a.pair(response), row[method])
@@ -170,33 +167,23 @@ def _efficiency(race: Race) -> float | None:
 
 def _preview(execution: Execution) -> Row:
     """Status, column names, number of rows and the first few of them, as JSON can hold them."""
-    rows = execution.rows
-    return {
-        "status": execution.status.value,
-        "columns": list(execution.columns),
-        "total": None if rows is None else len(rows),
-        "rows": None if rows is None else [[_json_cell(cell) for cell in row] for row in rows[:PREVIEW_ROWS]],
-    }
+    rows = execution.shown(PREVIEW_ROWS)
+    shown = {"status": execution.status.value, "columns": list(execution.columns), "total": execution.total}
+    return shown | {"rows": rows and [list(map(_shortened, row)) for row in rows]}
 
 
-def _json_cell(cell: Any) -> Any:
-    if isinstance(cell, bytes):
-        cell = f"x'{cell.hex()}'"
-    if isinstance(cell, float) and not math.isfinite(cell):
-        return str(cell)
-    if isinstance(cell, str) and len(cell) > PREVIEW_CHARACTERS:
-        return cell[: PREVIEW_CHARACTERS - 1] + "…"
-    return cell
+def _shortened(cell: Any) -> Any:
+    return f"{cell[: PREVIEW_CHARACTERS - 1]}…" if isinstance(cell, str) and len(cell) > PREVIEW_CHARACTERS else cell
 
 
-def summarise(rows: Sequence[Row], bootstrap: Bootstrap) -> dict[str, dict[str, dict[str, Any]]]:
+def summarise(rows: Sequence[Row], bootstrap: Bootstrap, shares: Sequence[str] = SHARES) -> dict[str, dict[str, Row]]:
     """`{measure: {method: {"all" | difficulty: estimate}}}` of the rows of an evaluation.
 
-    Measures are the metrics and the shares of executable and of well-formed answers. Methods are `greedy` and, with
+    Measures are the metrics and the `shares` (of executable and of well-formed answers). Methods are `greedy` and, with
     samples, `vote` and `pass@1`, `pass@n` (of a share: `samples`). Questions whose gold cannot be run are left out.
     """
     some = [name for name in ("r_ves", "one_instance") if any(name in row["greedy"] for row in rows)]
-    measures = [*METRICS, *some, *SHARES]
+    measures = [*METRICS, *some, *shares]
     return {measure: _by_method([(row, _values(row, measure)) for row in rows], bootstrap) for measure in measures}
 
 
@@ -215,9 +202,7 @@ def _values(row: Row, measure: str) -> dict[str, float | None]:
     return values
 
 
-def _by_method(
-    valued: Sequence[tuple[Row, Mapping[str, float | None]]], bootstrap: Bootstrap
-) -> dict[str, dict[str, Any]]:
+def _by_method(valued: Sequence[tuple[Row, Mapping[str, float | None]]], bootstrap: Bootstrap) -> dict[str, Row]:
     groups: dict[str, dict[str, list[float]]] = {}
     for row, values in valued:
         for method, value in values.items():
@@ -225,7 +210,7 @@ def _by_method(
                 kept = groups.setdefault(method, {}).setdefault(group, [])
                 kept += [] if value is None else [float(value)]
     return {
-        method: {group: bootstrap.mean(found[group]).as_dict() for group in in_order(found) if found[group]}
+        method: {group: vars(bootstrap.mean(found[group])) for group in in_order(found) if found[group]}
         for method, found in groups.items()
     }
 

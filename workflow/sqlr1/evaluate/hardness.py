@@ -12,19 +12,14 @@ counts as an aggregate; an aggregate in HAVING does not count, but each AND / OR
 Like the official counter this reads tokens: a full parser takes longer than running the query.
 """
 
-import re
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
+from sqlr1.sql_tokens import TOKEN
+
 UNKNOWN = "unknown"
 _DEEPEST = 100  # nested parentheses; SQLite's own parser stops at about as many
-# What is quoted and never closed runs to the end, so that any text is read in linear time.
-_TOKEN = re.compile(
-    r"""'(?:[^']|'')*+'? | "(?:[^"]|"")*+"? | `[^`]*+`? | \[[^\]]*+\]? | --[^\n]*+ | /\*.*?(?:\*/|\Z)
-    | [\w.$]+ | \|\| | \S""",
-    re.DOTALL | re.VERBOSE,
-)
 _SET_OPERATIONS = ("UNION", "INTERSECT", "EXCEPT")
 _CLAUSES = ("SELECT", "FROM", "WHERE", "GROUP", "HAVING", "WINDOW", "ORDER", "LIMIT")
 _AGGREGATES = {"AVG", "COUNT", "GROUP_CONCAT", "MAX", "MIN", "SUM"}
@@ -80,11 +75,11 @@ def _level(component1: int, component2: int, others: int) -> str:
 def _nested(sql: str) -> Tokens:
     """The query's tokens without comments; none if the parentheses do not match or are nested too deep."""
     stack: list[Tokens] = [[]]
-    for token in _TOKEN.findall(sql):
+    for token in TOKEN.findall(sql):
         if token == "(":
             stack.append([])
         elif token != ")":
-            if not token.startswith(("--", "/*")):
+            if not token.startswith(("--", "/*", "\n")):
                 stack[-1].append(token.upper())
         elif len(stack) == 1:
             return []
@@ -157,9 +152,7 @@ def _conditions(tokens: Tokens, negated: bool = False) -> Iterator[Condition]:
 def _nested_queries(condition: Tokens) -> int:
     """How many sides of a condition are queries; one that is only a part of a sum or product does not count."""
     around = zip(["", *condition], condition, [*condition[1:], ""], strict=False)
-    return sum(
-        _is_query(token) and before not in _ARITHMETIC and after not in _ARITHMETIC for before, token, after in around
-    )
+    return sum(_is_query(part) and a not in _ARITHMETIC and b not in _ARITHMETIC for a, part, b in around)
 
 
 def _is_query(token: Any) -> bool:

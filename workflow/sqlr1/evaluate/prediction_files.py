@@ -39,18 +39,9 @@ _Row = tuple[str, int, str | None, str]  # its place for messages, index or ques
 
 
 def read_answers(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[int, Answers]:
-    """Read answers by question index: `candidates.jsonl` with samples, or any file that `read_predictions` reads."""
-    text = _text(path)
-    first, _ = _first_value(path, text)
-    if isinstance(first, dict) and "samples" in first:
-        return read_candidates(path, questions)
-    predictions = _predictions(path, text, questions)
-    return {index: Answers(Response("", "", sql, well_formed=True)) for index, sql in predictions.items()}
+    """Read answers by question index. Raises InputError, in one line, for a file that is not understood.
 
-
-def read_predictions(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[int, str]:
-    """Read one SQL per question index. Raises InputError, in one line, for a file that is not understood.
-
+    - `candidates.jsonl`, with samples. All other files have one answer per question:
     - A JSON object, question -> SQL, with or without BIRD's database mark. Its keys and the `question_id` of objects
       are ids of the questions file if they all fit there, else positions from 0. If they fit as both, but mean
       different questions, ids win, and a warning says so. A value that is no text is a wrong answer, as for BIRD.
@@ -59,18 +50,12 @@ def read_predictions(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict
     - Text, one line per question: `SQL`, `SQL<tab>db_id`, or with more columns after the SQL. A blank line is an answer
       that fails, unless there is a line per question without the blank ones. Questions after the last line have none.
     """
-    return _predictions(path, _text(path), questions)
-
-
-def _text(path: Path) -> str:
     text = read_text(path)
     if not text.strip():
         raise InputError(f"{path}: empty, there is no prediction in it")
-    return text
-
-
-def _predictions(path: Path, text: str, questions: Sequence[BenchmarkQuestion]) -> dict[int, str]:
     first, rest = _first_value(path, text)
+    if isinstance(first, dict) and "samples" in first:
+        return read_candidates(path, questions)
     if first is None:
         rows = list(_text_rows(path, text, questions))
     elif rest and isinstance(first, dict):
@@ -88,7 +73,8 @@ def _predictions(path: Path, text: str, questions: Sequence[BenchmarkQuestion]) 
     answers = by_index(rows, questions)
     if not answers:
         raise InputError(f"{path}: there is no prediction in it")
-    return _unwrapped(path, answers)
+    answers = _unwrapped(path, answers)
+    return {index: Answers(Response("", "", sql, well_formed=True)) for index, sql in answers.items()}
 
 
 def _unwrapped(path: Path, answers: dict[int, str]) -> dict[int, str]:
@@ -115,10 +101,11 @@ def _first_value(path: Path, text: str) -> tuple[Any, str]:
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-    if repeated:
-        raise ValueError(f"the key {repeated[0]!r} occurs twice")
-    return dict(pairs)
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {repeated!r} occurs twice")
+    return made
 
 
 def _json_lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
@@ -168,7 +155,7 @@ def _bird_rows(path: Path, found: dict[str, Any]) -> Iterator[_Row]:
 
 
 def _resolved(rows: list[_Row], questions: Sequence[BenchmarkQuestion]) -> list[_Row]:
-    """The rows by position; their numbers are ids of the questions, or positions (see `read_predictions`)."""
+    """The rows by position; their numbers are ids of the questions, or positions (see `read_answers`)."""
     ids = {question.question_id: question for question in questions if question.question_id is not None}
     positions = dict(enumerate(questions))
 

@@ -1,27 +1,26 @@
 """Score a file of predicted SQL, or of sampled candidates, by the official metrics, in a sandbox and faster.
 
 The table shows, by difficulty, each metric in percent with its 95 % bootstrap interval; with samples, for the greedy
-answer, the vote and pass@k. Questions without a prediction, without a database or with a broken gold are counted
-apart, never as wrong.
+answer, the vote and pass@k. Questions without prediction, database or working gold are counted apart, never as wrong.
 """
 
 import argparse
-import importlib
+import contextlib
+import gc
 import json
 import logging
 import os
-import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlr1.evaluate.evaluator import SHARES, Evaluation, evaluate, in_order, summarise
+from sqlr1.evaluate.evaluator import Evaluation, evaluate, in_order, summarise
 from sqlr1.evaluate.formats import LAYOUTS, read_questions
 from sqlr1.evaluate.prediction_files import read_answers
-from sqlr1.evaluate.statistics import Bootstrap, Estimate
 from sqlr1.records import InputError, write_jsonl
 from sqlr1.sandbox import METRICS, Executor, Limits
+from sqlr1.statistics import Bootstrap, Estimate
 
 logger = logging.getLogger(__name__)
 _OFFICIAL_REPEATS = 100
@@ -41,39 +40,17 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("score", help="score a predictions file", description=__doc__, allow_abbrev=False)
     parser.add_argument("--benchmark", choices=LAYOUTS, required=True, help="file layout and meaning of the verdict")
     parser.add_argument("--questions", type=Path, required=True, metavar="FILE", help="the benchmark's dev.json")
-    parser.add_argument(
-        "--databases",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder of DB_ID/DB_ID.sqlite or DB_ID.sqlite, or one file",
-    )
-    parser.add_argument(
-        "--predictions",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="JSON lines, BIRD's JSON, Spider's text, in which a blank line is an answer that fails, or a "
-        "candidates.jsonl with samples; the content decides, not the suffix",
-    )
+    where = "folder of DB_ID/DB_ID.sqlite or DB_ID.sqlite, or one file"
+    parser.add_argument("--databases", type=Path, required=True, metavar="DIR", help=where)
+    read = "JSON lines, BIRD's JSON, Spider's text (a blank line fails) or candidates.jsonl; the suffix does not matter"
+    parser.add_argument("--predictions", type=Path, required=True, metavar="FILE", help=read)
     parser.add_argument("--out", type=Path, metavar="FILE.jsonl", help="write one JSON line per scored question")
-    parser.add_argument(
-        "--ves",
-        type=int,
-        nargs="?",
-        const=_OFFICIAL_REPEATS,
-        default=0,
-        metavar="REPEATS",
-        help=f"also time matching queries for R-VES ({_OFFICIAL_REPEATS} times each, as BIRD does; slow, and noisy)",
-    )
-    parser.add_argument(
-        "--kinds", action="store_true", help="also name the kinds of error of wrong answers, as `sqlr1 compare` needs"
-    )
+    ves = f"also time matching queries for R-VES ({_OFFICIAL_REPEATS} times each, as BIRD does; slow, and noisy)"
+    parser.add_argument("--ves", type=int, nargs="?", const=_OFFICIAL_REPEATS, default=0, metavar="REPEATS", help=ves)
+    parser.add_argument("--kinds", action="store_true", help="also name kinds of error, as `sqlr1 compare` needs")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object instead of a table")
     parser.add_argument("--seconds", type=float, default=30.0, help="wall time a query may take (default: 30)")
-    parser.add_argument(
-        "--rows", type=int, default=Limits().rows, help=f"rows a result may have (default: {Limits().rows:,})"
-    )
+    parser.add_argument("--rows", type=int, default=Limits().rows, help=f"a result's rows (default: {Limits().rows:,})")
     parser.add_argument("--workers", type=int, help="worker processes (default: one per CPU)")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="keep gold results here for later runs")
     parser.set_defaults(run=run)
@@ -86,16 +63,18 @@ def run(args: argparse.Namespace) -> None:
     if args.cache and args.cache.exists() and not args.cache.is_dir():
         raise InputError(f"{args.cache}: not a folder for the cache (--cache)")
     for name, (least, most) in _RANGES.items():
-        value = getattr(args, name)
-        if value is not None and not least <= value <= most:  # written so that NaN is refused too
+        if (
+            value := getattr(args, name)
+        ) is not None and not least <= value <= most:  # written so that NaN is refused too
             raise InputError(f"--{name} must be between {least} and {most}, not {value}")
     if args.out:
         _check_writable(args.out, [args.questions, args.predictions])
     limits = Limits(args.seconds, args.rows, comparison_seconds=_COMPARISON_SECONDS)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's threads are not used, and take long to start
-    with Executor(args.workers, limits, args.cache) as executor:  # its workers start while the files are read
-        # The intervals need NumPy: it is imported while the workers judge.
-        threading.Thread(target=importlib.import_module, args=["numpy"]).start()
+    # The workers start while the files are read.
+    with Executor(args.workers, limits, args.cache) as executor, contextlib.ExitStack() as at_end:
+        gc.disable()  # questions, answers and verdicts are many small objects without cycles
+        at_end.callback(gc.enable)
         questions = read_questions(args.benchmark, args.questions)
         answers = read_answers(args.predictions, questions)
         # A question without a prediction is named as that, whether or not its database is here.
@@ -151,7 +130,7 @@ def _record(row: Mapping[str, Any]) -> dict[str, Any]:
 def _table(found: Evaluation) -> list[dict[str, Any]]:
     """One row per method and difficulty, and one for all: `questions`, and the estimate of each metric or None."""
     rows = found.scored
-    metrics = {measure: by for measure, by in summarise(rows, Bootstrap()).items() if measure not in SHARES}
+    metrics = summarise(rows, Bootstrap(), shares=())
     methods = list(dict.fromkeys(method for by in metrics.values() for method in by)) or ["greedy"]
     _, *levels = in_order({"all", *(row["difficulty"] for row in rows)})
     return [

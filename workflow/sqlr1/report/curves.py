@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from sqlr1.evaluate.evaluator import in_order
-from sqlr1.evaluate.statistics import Bootstrap, Estimate
 from sqlr1.records import read_jsonl
 from sqlr1.rewards import PARTS
+from sqlr1.statistics import Bootstrap, Estimate
 from sqlr1.train.monitor import COLLAPSE, best_step
 
 Metrics = Sequence[Mapping[str, Any]]

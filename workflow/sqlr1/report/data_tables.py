@@ -35,8 +35,7 @@ def funnel_figure(funnel: Mapping[str, Any]) -> Figure:
 def subsets_figure(counts: Mapping[str, Mapping[str, int]], title: str) -> Figure:
     """Grouped bars of the rows in each subset (the keys of `counts`) by class or style."""
     figure = Figure(figsize=(8, 3.5), layout="constrained")
-    table = DataFrame(counts).fillna(0).sort_index()
-    table.plot.bar(ax=figure.subplots(), title=title, ylabel="rows", rot=30)
+    DataFrame(counts).fillna(0).sort_index().plot.bar(ax=figure.subplots(), title=title, ylabel="rows", rot=30)
     return figure
 
 
@@ -52,18 +51,13 @@ def funnel_markdown(funnel: Mapping[str, Any]) -> str:
 
 def selection_rows(rates: Rates) -> list[list[Any]]:
     """One row per run: name, questions asked, mean pass rate in %, never and always solved, selected."""
-    return [
-        [
-            name,
-            len(rows),
-            f"{100 * sum(r['matches'] / r['samples'] for r in rows) / len(rows):.1f}",
-            sum(r["matches"] == 0 for r in rows),
-            sum(r["matches"] == r["samples"] for r in rows),
-            sum(r["selected"] for r in rows),
-        ]
-        for name, rows in rates.items()
-        if rows
-    ]
+    lines = []
+    for name, rows in rates.items():
+        solved = [r["matches"] / r["samples"] for r in rows]
+        if rows:
+            mean = f"{100 * sum(solved) / len(rows):.1f}"
+            lines.append([name, len(rows), mean, solved.count(0), solved.count(1), sum(r["selected"] for r in rows)])
+    return lines
 
 
 def selection_figure(rates: Rates) -> Figure:

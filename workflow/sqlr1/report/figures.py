@@ -14,29 +14,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from pandas import Series
 
-from sqlr1.evaluate.statistics import Estimate
 from sqlr1.records import atomic_write
+from sqlr1.statistics import Estimate
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X")
-_STYLE = {
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-    "figure.dpi": 110,
-    "font.size": 9,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-    # Ids of SVG elements are random without a salt.
-    "svg.hashsalt": "sqlr1",
-}
-
+_STYLE = {"axes.grid": True, "axes.spines.right": False, "axes.spines.top": False, "axes.titlelocation": "left"}
+_STYLE |= {"axes.titlesize": 10, "figure.dpi": 110, "font.size": 9, "grid.alpha": 0.25, "legend.frameon": False}
+_STYLE["svg.hashsalt"] = "sqlr1"  # ids of SVG elements are random without a salt
 _FEW_POINTS = 12  # so few points are marked, and not smoothed
 
 # Rows of an interval plot: (label, {series: estimate}).
 Rows = Sequence[tuple[str, Mapping[str, Estimate]]]
+Points = Sequence[tuple[float, Any]]  # (step, value) of a curve
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -94,9 +84,7 @@ def bars(counts: Mapping[str, int], highlight: Sequence[str] = ()) -> Figure:
     return figure
 
 
-def curve_panels(
-    panels: Mapping[str, Mapping[str, Sequence[tuple[float, Any]]]], shares: Collection[str] = (), xlabel: str = "step"
-) -> Figure:
+def curve_panels(panels: Mapping[str, Mapping[str, Points]], shares: Collection[str] = ()) -> Figure:
     """One panel per key, one line per series of (step, value) points; an `Estimate` is drawn with its interval.
 
     A line of many points is smoothed, with the raw one behind it. The axis of panels in `shares` is from 0 to 1.
@@ -109,7 +97,7 @@ def curve_panels(
             axes = figure.add_subplot(rows, columns, i + 1)
             for k, (name, points) in enumerate(lines.items()):
                 _curve(axes, name, points, PALETTE[k % len(PALETTE)])
-            axes.set(title=title, xlabel=xlabel)
+            axes.set(title=title, xlabel="step")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             if title in shares:
                 axes.set_ylim(0, 1)
@@ -126,7 +114,7 @@ def smoothed(values: Sequence[float]) -> list[float]:
     return Series(values).rolling(2 * reach + 1, center=True, min_periods=1).mean().tolist()
 
 
-def _curve(axes: Axes, name: str, points: Sequence[tuple[float, Any]], colour: str) -> None:
+def _curve(axes: Axes, name: str, points: Points, colour: str) -> None:
     steps = [step for step, _ in points]
     values = [v.value if isinstance(v, Estimate) else v for _, v in points]
     few = len(points) <= _FEW_POINTS

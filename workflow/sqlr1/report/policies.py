@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from sqlr1.evaluate.evaluator import in_order
-from sqlr1.evaluate.statistics import Bootstrap, Estimate, Scores, paired_differences, pass_at_k, pooled
 from sqlr1.records import InputError, read_json, read_jsonl
 from sqlr1.rewards import REWARDS
+from sqlr1.statistics import Bootstrap, Estimate, Scores, pass_at_k, pooled
 from sqlr1.strategies import STRATEGIES
 
 WITHOUT_RL = "no_rl"
@@ -80,7 +80,7 @@ def benchmarks_of(runs: Sequence[ScoreRun]) -> list[str]:
     return sorted({run.benchmark for run in runs})
 
 
-def all_policies(runs: Sequence[ScoreRun]) -> list[Policy]:
+def policies_of(runs: Sequence[ScoreRun]) -> list[Policy]:
     """The policies among the runs, in the order of STRATEGIES, each without RL first."""
     strategies = in_order({run.policy[0] for run in runs}, STRATEGIES)
     rewards = in_order({run.policy[1] for run in runs}, (WITHOUT_RL, *REWARDS))
@@ -94,8 +94,3 @@ def pooled_estimate(
     """Mean over seeds and questions, with an interval from resampled questions; None if there is no question."""
     values = list(pooled([run.scores(method, difficulty, measure) for run in runs]).values())
     return bootstrap.mean(values) if values else None
-
-
-def differences(new: Sequence[ScoreRun], old: Sequence[ScoreRun], method: str) -> list[float]:
-    """New - old, paired by question, each pooled over its seeds."""
-    return paired_differences([run.scores(method) for run in new], [run.scores(method) for run in old])

@@ -7,16 +7,14 @@ from typing import Any
 
 from sqlr1.evaluate.errors import KINDS
 from sqlr1.evaluate.evaluator import in_order
-from sqlr1.evaluate.statistics import Bootstrap, Estimate, mcnemar_exact, paired_differences, pooled, sign_flip
 from sqlr1.records import InputError
 from sqlr1.report.figures import Rows
 from sqlr1.report.policies import (
     WITHOUT_RL,
     Policy,
     ScoreRun,
-    all_policies,
     benchmarks_of,
-    differences,
+    policies_of,
     policy_label,
     pooled_estimate,
     select,
@@ -24,8 +22,10 @@ from sqlr1.report.policies import (
 from sqlr1.report.tables import markdown_table
 from sqlr1.report.templates import render
 from sqlr1.rewards import REWARDS
+from sqlr1.statistics import Bootstrap, Estimate, mcnemar_exact, paired_differences, pooled, sign_flip
 from sqlr1.strategies import STRATEGIES
 
+Row = dict[str, Any]
 ABLATIONS = ("ablation_reward", "ablation_cold_start")
 _SPOKEN = {"greedy": "greedy", "vote": "the vote's", "pass@1": "single samples'"}
 ESTIMATES = ("greedy", "greedy_change", "vote", "vote_change")
@@ -37,7 +37,7 @@ def report_policies(strategy: str, rewards: Sequence[str], runs: Sequence[ScoreR
     return [policy for policy in wanted if any(run.policy == policy for run in runs)]
 
 
-def score_rows(policies: Sequence[Policy], runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> list[dict[str, Any]]:
+def score_rows(policies: Sequence[Policy], runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> list[Row]:
     """One row per estimate: benchmark, policy, method, difficulty, value, low, high, n, seeds."""
     rows = []
     for benchmark, policy in itertools.product(benchmarks_of(runs), policies):
@@ -47,7 +47,7 @@ def score_rows(policies: Sequence[Policy], runs: Sequence[ScoreRun], bootstrap: 
             if estimate := pooled_estimate(mine, method, bootstrap, level):
                 row = {"benchmark": benchmark, "metric": mine[0].summary["metric"], "policy": policy_label(*policy)}
                 row |= {"strategy": policy[0], "reward": policy[1], "method": method, "difficulty": level}
-                rows.append(row | estimate.as_dict() | {"seeds": len(mine)})
+                rows.append(row | vars(estimate) | {"seeds": len(mine)})
     return rows
 
 
@@ -148,12 +148,17 @@ class Change:
         return text if self.p < 0.05 else f"{text} This may be chance."
 
 
+def _differences(new: Sequence[ScoreRun], old: Sequence[ScoreRun], method: str) -> list[float]:
+    """New - old, paired by question, each pooled over its seeds."""
+    return paired_differences([run.scores(method) for run in new], [run.scores(method) for run in old])
+
+
 def changes(strategy: str, rewards: Sequence[str], runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> list[Change]:
     """The change by GRPO for each benchmark, reward and method; those that were scored before and after."""
     found = []
     for benchmark, trained, method in itertools.product(benchmarks_of(runs), rewards, ("greedy", "vote", "pass@1")):
         before, after = (select(runs, (strategy, reward), benchmark) for reward in (WITHOUT_RL, trained))
-        change = differences(after, before, method)
+        change = _differences(after, before, method)
         answered = bool(after) and method in (*after[0].methods, "pass@1")
         if not answered or not (estimate := bootstrap.difference(change)):
             continue
@@ -223,7 +228,7 @@ def error_markdown(panels: Mapping[str, Rows]) -> str:
 def reference(ablation: str, runs: Sequence[ScoreRun]) -> Policy:
     """What a variant is compared with: the full reward, or the base model. Raises InputError if it was not scored."""
     wanted = "full" if ablation == "ablation_reward" else WITHOUT_RL
-    for policy in all_policies(runs):
+    for policy in policies_of(runs):
         if policy[1] == wanted:
             return policy
     raise InputError(f"{ablation}: no score summary of the reference variant (reward {wanted!r}) among --summaries")
@@ -238,23 +243,23 @@ def paper_number(ablation: str, policy: Policy) -> float | None:
     return dict(zip((WITHOUT_RL, "full"), published or (), strict=False)).get(reward)
 
 
-def ablation_rows(ablation: str, runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> list[dict[str, Any]]:
+def ablation_rows(ablation: str, runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> list[Row]:
     """One row per variant; by benchmark the estimates `greedy`, `vote`, and the change of each from the reference."""
     base = reference(ablation, runs)
     rows = []
-    for policy in all_policies(runs):
+    for policy in policies_of(runs):
         row = {"policy": policy, "variant": policy_label(*policy), "paper": paper_number(ablation, policy)}
         for benchmark in benchmarks_of(runs):
             mine, start = select(runs, policy, benchmark), select(runs, base, benchmark)
             row[benchmark] = {"seeds": len(mine)}
             for method in ("greedy", "vote"):
-                change = None if policy == base else bootstrap.difference(differences(mine, start, method))
+                change = None if policy == base else bootstrap.difference(_differences(mine, start, method))
                 row[benchmark] |= {method: pooled_estimate(mine, method, bootstrap), f"{method}_change": change}
         rows.append(row)
     return rows
 
 
-def csv_rows(rows: Sequence[dict[str, Any]], benchmarks: Sequence[str]) -> list[dict[str, Any]]:
+def csv_rows(rows: Sequence[Row], benchmarks: Sequence[str]) -> list[Row]:
     """The same as flat records, shares as fractions; a missing number is None."""
     records = []
     for row in rows:
@@ -268,9 +273,7 @@ def csv_rows(rows: Sequence[dict[str, Any]], benchmarks: Sequence[str]) -> list[
     return records
 
 
-def ablation_markdown(
-    ablation: str, rows: Sequence[dict[str, Any]], runs: Sequence[ScoreRun], bootstrap: Bootstrap
-) -> str:
+def ablation_markdown(ablation: str, rows: Sequence[Row], runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> str:
     """One table per benchmark, with notes."""
     compared = reference(ablation, runs)
     counts = [row[name]["seeds"] for row in rows for name in benchmarks_of(runs)]
@@ -286,7 +289,7 @@ def ablation_markdown(
     )
 
 
-def ablation_panels(rows: Sequence[dict[str, Any]], benchmarks: Sequence[str]) -> dict[str, Rows]:
+def ablation_panels(rows: Sequence[Row], benchmarks: Sequence[str]) -> dict[str, Rows]:
     """What `figures.interval_panels` draws: one panel per benchmark, one row per variant."""
     return {
         name: [(row["variant"], {m: row[name][m] for m in ("greedy", "vote") if row[name][m]}) for row in rows]

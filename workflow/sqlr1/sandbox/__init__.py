@@ -17,8 +17,7 @@ What is covered:
 - One statement at a time, with limits on its length and depth.
 - Time. SQLite stops itself at the limit, which it checks every few thousand steps of its virtual machine. Inside one
   function call or sort it does not check: there the kernel ends the process 10 ms later. Fetching counts towards the
-  limit. Comparing results has its own limit, in CPU time; a result that exceeds it is `too_large`, because the query
-  was not slow.
+  limit. Comparing has its own limit, in CPU time; a result that exceeds it is `too_large`: the query was not slow.
 - Memory. SQLite's heap, the process's address space (not enforced on macOS), rows and bytes of a result.
 - Workers that die. A waiting spare replaces them at once. The query is tried once more, unless it ran out of time, and
   then it is `crashed`. No other query is lost.
@@ -32,12 +31,10 @@ What is not covered:
 - A bug in SQLite or Python that lets a query run machine code. The worker is an ordinary process of the same user,
   without seccomp, namespaces or a container, so that code could read whatever the user can read.
 - Secrecy. A query may read everything in the database it is given, including the schema.
-- Randomness and the clock. RANDOM() and date('now') work as in SQLite. Golds that call such functions, also through a
-  view, are not cached.
+- Randomness and the clock. RANDOM() and date('now') work as in SQLite. Golds with them, also in views, are not cached.
 - A database that is changed in place while a statement reads it (`immutable`). A change between two statements is
   noticed. A database with a journal (`-wal`, `-journal`) that may hold rows is refused with InputError.
-- The same verdict each time for a query that takes about as long as the limit. Quick queries do not depend on the
-  machine's load.
+- The same verdict each time for a query that takes about as long as the limit. Load does not matter for quick ones.
 - Text that is not UTF-8 loses the bytes that cannot be decoded, as in Spider's evaluator (BIRD's fails on it).
 """
 

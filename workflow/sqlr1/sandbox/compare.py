@@ -82,10 +82,8 @@ def _equal_up_to_columns(gold: Counter[tuple], predicted: Counter[tuple]) -> boo
     if sorted(keys[0]) != sorted(keys[1]):
         return False
     if len(set(keys[0])) == len(gold):  # only one way to pair the rows: in the order of their keys
-        ordered = (
-            sorted(zip(own, rows, strict=True), key=itemgetter(0)) for own, rows in zip(keys, tables, strict=True)
-        )
-        columns = [Counter(zip(*(row for _, row in side), strict=True)) for side in ordered]
+        keyed = (sorted(zip(own, rows, strict=True), key=itemgetter(0)) for own, rows in zip(keys, tables, strict=True))
+        columns = [Counter(zip(*(row for _, row in side), strict=True)) for side in keyed]
         return columns[0] == columns[1]
     draw = random.Random(0)
     weights: defaultdict[object, int] = defaultdict(lambda: draw.getrandbits(64 - _SHIFT))

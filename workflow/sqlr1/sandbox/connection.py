@@ -24,17 +24,16 @@ _DBCONFIG_DEFENSIVE = 1010  # SQLITE_DBCONFIG_DEFENSIVE in sqlite3.h
 
 _ACTIONS = frozenset((sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE))
 _FUNCTIONS = frozenset(
-    """abs acos acosh asin asinh atan atan2 atanh avg bm25 ceil ceiling char coalesce concat concat_ws cos cosh count
-    cume_dist current_date current_time current_timestamp date datetime degrees dense_rank exp first_value floor
-    format glob group_concat hex highlight if ifnull iif instr julianday lag last_value lead length like likelihood
-    likely ln log log10 log2 lower ltrim match max median min mod nth_value ntile nullif octet_length offsets
-    percent_rank
-    percentile percentile_cont percentile_disc pi pow power printf quote radians random randomblob rank replace round
-    row_number rtrim sign sin sinh snippet soundex sqlite_version sqrt strftime string_agg substr substring sum tan
-    tanh time timediff total trim trunc typeof unhex unicode unistr unistr_quote unixepoch unlikely upper zeroblob ->
-    ->> json json_array json_array_length json_error_position json_extract json_group_array json_group_object
-    json_insert json_object json_patch json_pretty json_quote json_remove json_replace json_set json_type
-    json_valid""".split()  # noqa: SIM905
+    """abs acos acosh asin asinh atan atan2 atanh avg bm25 ceil ceiling char coalesce concat concat_ws cos cosh
+    count cume_dist current_date current_time current_timestamp date datetime degrees dense_rank exp first_value
+    floor format glob group_concat hex highlight if ifnull iif instr julianday lag last_value lead length like
+    likelihood likely ln log log10 log2 lower ltrim match max median min mod nth_value ntile nullif octet_length
+    offsets percent_rank percentile percentile_cont percentile_disc pi pow power printf quote radians random
+    randomblob rank replace round row_number rtrim sign sin sinh snippet soundex sqlite_version sqrt strftime
+    string_agg substr substring sum tan tanh time timediff total trim trunc typeof unhex unicode unistr
+    unistr_quote unixepoch unlikely upper zeroblob -> ->> json json_array json_array_length json_error_position
+    json_extract json_group_array json_group_object json_insert json_object json_patch json_pretty json_quote
+    json_remove json_replace json_set json_type json_valid""".split()  # noqa: SIM905
 )
 # Results of these may change from run to run. Most do not if the argument is not 'now', but that is hard to tell.
 _VOLATILE = frozenset(
@@ -63,15 +62,15 @@ class Sandbox:
         self._denied = False
         self._volatile = False
         uri = f"file:{quote(os.fsencode(database))}?mode=ro&immutable=1"
-        self._connection = sqlite3.connect(uri, uri=True, isolation_level=None, cached_statements=0)
-        self._connection.text_factory = lambda text: text.decode(errors="ignore")
-        if hasattr(self._connection, "setconfig"):  # before Python 3.12: see defend_connections
-            self._connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
+        connection = self._connection = sqlite3.connect(uri, uri=True, isolation_level=None, cached_statements=0)
+        connection.text_factory = lambda text: text.decode(errors="ignore")
+        if hasattr(connection, "setconfig"):  # before Python 3.12: see defend_connections
+            connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
         for pragma in (
             "trusted_schema = OFF", "query_only = ON", "cell_size_check = ON", "temp_store = MEMORY", "mmap_size = 0",
             f"cache_size = -{_CACHE_KIB}", f"hard_heap_limit = {limits.memory_bytes}",
         ):  # fmt: skip
-            self._connection.execute(f"PRAGMA {pragma}")
+            connection.execute(f"PRAGMA {pragma}")
         for category, value in (
             (sqlite3.SQLITE_LIMIT_LENGTH, limits.result_bytes),
             (sqlite3.SQLITE_LIMIT_SQL_LENGTH, limits.sql_length),
@@ -80,22 +79,20 @@ class Sandbox:
             (sqlite3.SQLITE_LIMIT_WORKER_THREADS, 0),
             (sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH, 1),
         ):
-            self._connection.setlimit(category, value)
-        created = self._connection.execute(
-            "SELECT name, sql FROM sqlite_master WHERE type IN ('table', 'view')"
-        ).fetchall()
+            connection.setlimit(category, value)
+        created = connection.execute("SELECT name, sql FROM sqlite_master WHERE type IN ('table', 'view')").fetchall()
         self._tables = frozenset(name.lower() for name, _ in created) | _CATALOGUE | _READABLE_MODULES
         # SQLite creates these tables on first use, with a CREATE TABLE that the authorizer would deny.
-        self._connection.execute("SELECT 1 FROM json_each('[]'), json_tree('[]')")
+        connection.execute("SELECT 1 FROM json_each('[]'), json_tree('[]')")
         searched = [name for name, sql in created if _SEARCHED.match(sql or "")]
         self._searched = bool(searched)
         for name in searched:
             with contextlib.suppress(sqlite3.Error):  # damaged, or its tokenizer is absent: queries on it fail
-                self._connection.execute('SELECT 1 FROM "{}" LIMIT 0'.format(name.replace('"', '""')))
-        modules = self._connection.execute("SELECT name FROM pragma_module_list")
+                connection.execute('SELECT 1 FROM "{}" LIMIT 0'.format(name.replace('"', '""')))
+        modules = connection.execute("SELECT name FROM pragma_module_list")
         self._modules = frozenset(name for (name,) in modules) - _READABLE_MODULES
-        self._connection.set_authorizer(self._authorize)
-        self._connection.set_progress_handler(self._out_of_time, _STEPS_BETWEEN_CHECKS)
+        connection.set_authorizer(self._authorize)
+        connection.set_progress_handler(self._out_of_time, _STEPS_BETWEEN_CHECKS)
 
     def close(self) -> None:
         """Close the connection and drop its references to this object, which would keep both alive."""
@@ -111,8 +108,7 @@ class Sandbox:
             if second:
                 allowed = table in self._tables
             else:  # no column is read: a table, or a common table expression, which may not have a module's name
-                own = table in self._tables
-                allowed = own or (table not in self._modules and not table.startswith("pragma_"))
+                allowed = table in self._tables or (table not in self._modules and not table.startswith("pragma_"))
         elif action == sqlite3.SQLITE_PRAGMA:
             allowed = self._searched and first == "data_version"  # FTS5 runs it in each query
         elif action == sqlite3.SQLITE_FUNCTION:

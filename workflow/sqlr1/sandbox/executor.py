@@ -66,9 +66,7 @@ class Executor(AbstractContextManager):
         own folder (`NAME/NAME.sqlite`): Spider's test suites and our instances have several, BIRD's folders one.
         """
         if semantics not in SEMANTICS or not set(metrics) <= set(METRICS):
-            raise ValueError(
-                f"semantics are {list(SEMANTICS)}, metrics {list(METRICS)}; not {semantics!r}, {metrics!r}"
-            )
+            raise ValueError(f"semantics: {list(SEMANTICS)}, metrics: {list(METRICS)}; not {semantics!r}, {metrics!r}")
         plan = plan_comparisons(pairs, dict.fromkeys((SEMANTICS[semantics], *metrics)))
         groups = (group for by_metric in plan.values() for group in by_metric.values())
         comparisons = list(dict.fromkeys(chain.from_iterable(groups)))
@@ -91,8 +89,7 @@ class Executor(AbstractContextManager):
     def _each(self, kind: str, queries: Sequence[Query], progress: str | None) -> dict[Query, Reply]:
         unique = list(dict.fromkeys(queries))
         _check(query.database for query in unique)
-        replies = self._run([(kind, *query) for query in unique], progress)
-        return dict(zip(unique, replies, strict=True))
+        return dict(zip(unique, self._run([(kind, *query) for query in unique], progress), strict=True))
 
     def _golds(self, golds: Iterable[Query], progress: str | None) -> dict[Query, Reply]:
         """The result of each gold, from the cache or run now."""
@@ -107,8 +104,7 @@ class Executor(AbstractContextManager):
                 replies[gold] = reply
             else:
                 to_run[gold] = key
-        ran = self._run([("execute", *gold) for gold in to_run], progress and "golds")
-        new = dict(zip(to_run, ran, strict=True))
+        new = dict(zip(to_run, self._run([("execute", *gold) for gold in to_run], progress and "golds"), strict=True))
         volatile = {gold for gold, (_, payload, _) in new.items() if payload and payload[2]}
         self._cache.put({to_run[gold]: reply for gold, reply in new.items() if gold not in volatile})
         return replies | new

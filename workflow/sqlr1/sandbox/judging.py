@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sqlr1.sandbox.protocol import Judgement, Pair, Query, Reply, Status, Verdict
+from sqlr1.sql_tokens import COMMENT, FLAGS, QUOTED
 
 logger = logging.getLogger(__name__)
 # The metric that decides the verdict under each benchmark's semantics. `soft_f1` is BIRD's graded metric.
@@ -15,15 +16,12 @@ SEMANTICS = {"spider": "spider_exec", "bird": "bird_ex"}
 METRICS = ("spider_exec", "spider_exec_keep_distinct", "bird_ex", "soft_f1")
 _GOLD_FAULTS = {Status.MISSING_DATABASE: Verdict.MISSING_DATABASE, Status.TIMED_OUT: Verdict.GOLD_TIMED_OUT}
 SQLITE_MAGIC = b"SQLite format 3\0"
-# Literals, quoted names and comments are matched first, so that keywords inside them are ignored. The quantifiers are
-# possessive, and an unclosed literal runs to the end: a model wrote the text, and it must be read in linear time.
-_FLAGS = re.IGNORECASE | re.DOTALL | re.VERBOSE
-_BLANK = r"(?: \s | --[^\n]*+ | /\*.*?(?:\*/|\Z) )++"
-_LITERAL = r"""'(?:[^']|'')*+'? | "(?:[^"]|"")*+"? | `(?:[^`]|``)*+`? | \[[^\]]*+\]?"""
-_TOKEN = re.compile(rf"{_LITERAL} | (?P<blank>{_BLANK})", _FLAGS)
+# Literals, quoted names and comments are matched first, so that keywords inside them are ignored.
+_BLANK = rf"(?: \s | {COMMENT} )++"
+_PIECE = re.compile(rf"{QUOTED} | (?P<blank>{_BLANK})", FLAGS)
 # IS [NOT] DISTINCT FROM is an operator: its DISTINCT is part of the match that begins with IS.
 _DISTINCT = re.compile(
-    rf"{_LITERAL} | {_BLANK} | \bIS\b{_BLANK}(?:NOT\b{_BLANK})?DISTINCT\b | (?P<distinct>\bDISTINCT\b)", _FLAGS
+    rf"{QUOTED} | {_BLANK} | \bIS\b{_BLANK}(?:NOT\b{_BLANK})?DISTINCT\b | (?P<distinct>\bDISTINCT\b)", FLAGS
 )
 _CURRENT_YEAR = re.compile(r"YEAR\s*\(\s*CURDATE\s*\(\s*\)\s*\)", re.IGNORECASE)
 
@@ -175,4 +173,4 @@ def on_one_line(sql: str) -> str:
             return text
         return re.sub(r"[\t\r\n]", " ", text)  # a quoted name, or an unclosed one
 
-    return _TOKEN.sub(flattened, sql).strip()
+    return _PIECE.sub(flattened, sql).strip()

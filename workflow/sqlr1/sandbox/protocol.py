@@ -17,6 +17,7 @@ failed, "gold" or "predicted". Otherwise the payload is None if the status is no
 
 import enum
 import marshal
+import math
 import socket
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,6 +110,15 @@ class Execution(NamedTuple):
     rows: list[tuple] | None
     error: str
 
+    @property
+    def total(self) -> int | None:
+        """The number of rows; None if there is no result."""
+        return None if self.rows is None else len(self.rows)
+
+    def shown(self, count: int) -> list[list[Any]] | None:
+        """The first `count` rows as JSON can hold them; None if there is no result."""
+        return None if self.rows is None else [[_json_cell(cell) for cell in row] for row in self.rows[:count]]
+
 
 class Race(NamedTuple):
     """The speed of a prediction: `ratios` are time of the gold / time of the prediction, empty unless `status` is ok.
@@ -132,6 +142,12 @@ class Judgement(NamedTuple):
     metrics: dict[str, float]
     error: str
     one_instance: bool | None = None
+
+
+def _json_cell(cell: Any) -> Any:
+    if isinstance(cell, bytes):
+        return f"x'{cell.hex()}'"
+    return str(cell) if isinstance(cell, float) and not math.isfinite(cell) else cell
 
 
 def send(connection: socket.socket, value: Any) -> None:

@@ -7,13 +7,13 @@ table.md and figure.svg.
 from collections.abc import Sequence
 from pathlib import Path
 
-from sqlr1.evaluate.statistics import Bootstrap
 from sqlr1.records import atomic_write
 from sqlr1.report.figures import interval_panels, save
 from sqlr1.report.policies import benchmarks_of, load_runs
 from sqlr1.report.score_tables import ABLATIONS, ablation_markdown, ablation_panels, ablation_rows, csv_rows
 from sqlr1.report.tables import write_csv
 from sqlr1.stages.common import Job, stage, stage_parser
+from sqlr1.statistics import Bootstrap
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -61,14 +61,11 @@ def _prompts(job: Job, folder: Path) -> list[Prompted]:
         raise InputError(f"{job.args.databases}: holds none of the databases of {job.args.questions}")
     limit = job.settings["benchmark"].limit or len(here)
     if limit < len(here):
-        kept = sorted(random.Random(LIMIT_SEED).sample(range(len(here)), limit))
-        here = [here[i] for i in kept]
+        here = [here[i] for i in sorted(random.Random(LIMIT_SEED).sample(range(len(here)), limit))]
     job.reads(path[q.db_id] for q in here)
     prompted = [Prompted(str(q.index), q.db_id, prompts.token_ids(q, path[q.db_id])) for q in here]
     too_long = sum(p.token_ids is None for p in prompted)
-    unfit = (
-        f"the prompt does not fit into the {room} tokens that candidates.max_new_tokens leaves of the model's context"
-    )
+    unfit = f"the prompt does not fit into the {room} tokens that candidates.max_new_tokens leaves of the context"
     if too_long == len(prompted):
         raise InputError(f"{job.args.questions}: no question can be answered, {unfit}")
     if too_long:

@@ -1,8 +1,7 @@
 """Cold start: supervised fine-tuning of the base model on synthetic questions, before reinforcement learning.
 
 Method (SQL-R1, section 3.1): strategy `sql_only` or `reasoning`, in one response format; `none` copies the base model.
-Deviations: 1. LoRA instead of full fine-tuning, unless `lora` is null; 2. questions of the configured synthesis instead
-of SynSQL-200K.
+Deviations: 1. LoRA unless `lora` is null; 2. questions of the configured synthesis instead of SynSQL-200K.
 
     python -m sqlr1.stages.cold_start --model-manifest base_model/manifest.json --questions filter/cold_start.jsonl \
         --catalogue synthesize/catalogue.jsonl --strategy reasoning --out cold_start \
@@ -54,8 +53,7 @@ def _train(job: Job, source: Path) -> None:
     job.run.metrics({"rows": len(rows), **{f"dropped/{reason}": n for reason, n in dropped.items()}})
     if not rows:
         raise InputError(f"{job.args.questions}: none of {len(questions)} rows to train on; dropped: {dict(dropped)}")
-    model = load_policy(source, settings)
-    trainer = sft.make_trainer(model, tokenizer, rows, settings, job.work, job.seed, job.run)
+    trainer = sft.make_trainer(load_policy(source, settings), tokenizer, rows, settings, job.work, job.seed, job.run)
     history = train_on(trainer, job.work)
     if trainer.is_world_process_zero():
         write_metrics(job.out / "metrics.jsonl", history)

@@ -185,11 +185,7 @@ def _files(args: argparse.Namespace, inputs: Sequence[str]) -> Iterator[tuple[st
 
 
 def _identify(
-    name: str,
-    args: argparse.Namespace,
-    settings: dict[str, Any],
-    inputs: Sequence[str],
-    precision: Callable[[], str] | None,
+    name: str, args: argparse.Namespace, settings: dict, inputs: Sequence[str], precision: Callable[[], str] | None
 ) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
     """What affects a stage's result, for its manifest; the hashes of its inputs; and its MLflow tags.
 

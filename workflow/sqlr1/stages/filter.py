@@ -1,9 +1,7 @@
-"""Keep the rows worth training on, and split them into test, cold start, RL and validation; every drop counted by
-reason.
+"""Keep the rows worth training on, split into test, cold start, RL and validation; every drop is counted by reason.
 
 Writes `cold_start.jsonl`, `rl.jsonl`, `validation.jsonl`, `test.jsonl` (empty unless asked for) and `test.json` (the
-same as a benchmark in Spider's layout), `dropped.jsonl` (rows with their `reason`), `funnel.json` and a data card,
-`README.md`.
+same in Spider's layout), `dropped.jsonl` (rows with their `reason`), `funnel.json` and a data card, `README.md`.
 
     python -m sqlr1.stages.filter --questions questions.jsonl --catalogue catalogue.jsonl --benchmark dev.json \\
         --out results/x/filter --settings '{"filter": {...}, "execution": {...}}'
@@ -31,9 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = stage_parser(__doc__)
     parser.add_argument("--questions", type=Path, required=True, help="rows to filter (JSONL)")
     parser.add_argument("--catalogue", type=Path, required=True, help="databases of the rows (JSONL)")
-    parser.add_argument(
-        "--benchmark", type=Path, nargs="*", default=[], help="questions that training must not contain"
-    )
+    parser.add_argument("--benchmark", type=Path, nargs="*", default=[], help="questions that training must not have")
     add_workers(parser)
     with stage("filter", parser, argv, inputs=["questions", "catalogue", "benchmark"]) as job:
         settings, limits = job.settings["filter"], Limits.of(job.settings["execution"])
@@ -51,9 +47,8 @@ def _paths(rows: RecordFile[Question], catalogue: Catalogue) -> dict[str, Path]:
     paths: dict[str, Path] = {}
     for row in rows:
         if row.db_id not in catalogue.databases:
-            raise InputError(
-                f"{rows.path}: row {row.id} names the unknown database {row.db_id!r}; it is not in {catalogue.path}"
-            )
+            where = f"{rows.path}: row {row.id}"
+            raise InputError(f"{where} names the unknown database {row.db_id!r}; it is not in {catalogue.path}")
         if row.db_id not in paths:
             paths[row.db_id] = catalogue[row.db_id]
     return paths

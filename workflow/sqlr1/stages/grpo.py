@@ -2,12 +2,11 @@
 
 Method (SQL-R1, section 3.2): G completions per question, a reward of `sqlr1.rewards`, group-normalized advantages,
 clipped ratios, a KL penalty. Deviations: 1. LoRA unless `lora` is null; 2. the KL term is a penalty, as intended;
-3. completions whose gold fails get no reward and no advantage; 4. a fixed validation set is answered before, during and
-after training.
+3. completions whose gold fails get no reward and no advantage; 4. validation before, during and after training.
 
     python -m sqlr1.stages.grpo --model-manifest cold_start/manifest.json --questions filter/rl.jsonl \
-        --validation filter/validation.jsonl --catalogue synthesize/catalogue.jsonl --out grpo \
-        --settings '{"grpo": {...}, "reward": {...}, "prompt": {...}, "execution": {...}}'
+        --validation filter/validation.jsonl --catalogue synthesize/catalogue.jsonl --reward-variant full \
+        --out grpo --settings '{"grpo": {...}, "reward": {...}, "prompt": {...}, "execution": {...}}'
 """
 
 import logging
@@ -31,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--questions", type=Path, required=True)
     parser.add_argument("--validation", type=Path, required=True)
     parser.add_argument("--catalogue", type=Path, required=True)
-    parser.add_argument("--reward-variant", choices=REWARDS, default="full")
+    parser.add_argument("--reward-variant", choices=REWARDS, required=True)
     add_workers(parser)
     inputs = ["model_manifest", "questions", "validation", "catalogue"]
     with stage("grpo", parser, argv, inputs, native_precision) as job:
@@ -54,9 +53,8 @@ def _train(job: Job) -> None:
     with Executor(job.args.workers, limits, cache=GOLD_CACHE) as executor:
         reward = ExecutionReward(executor, weights.semantics, reward_functions(weights, job.args.reward_variant))
         validate = Validate(validation, reward, settings.validation.every)
-        trainer = make_trainer(
-            load_policy(source, settings), tokenizer, rows, reward, validate, settings, job.work, job.seed, job.run
-        )
+        policy = load_policy(source, settings)
+        trainer = make_trainer(policy, tokenizer, rows, reward, validate, settings, job.work, job.seed, job.run)
         history = train_on(trainer, job.work)
         if settings.keep == "best":
             job.facts["kept_step"] = load_best(trainer)

@@ -21,7 +21,6 @@ import yaml
 from matplotlib.figure import Figure
 
 from sqlr1.config import Section, plain
-from sqlr1.evaluate.statistics import Bootstrap
 from sqlr1.records import Database, atomic_write, read_json, read_jsonl, read_records
 from sqlr1.report import curves, data_tables, score_tables
 from sqlr1.report.examples import choose_examples
@@ -30,6 +29,7 @@ from sqlr1.report.policies import ScoreRun, benchmarks_of, load_runs, select
 from sqlr1.report.tables import write_csv
 from sqlr1.report.templates import render
 from sqlr1.stages.common import LIBRARIES, Job, stage, stage_parser
+from sqlr1.statistics import Bootstrap
 from sqlr1.train.monitor import stalls
 
 logger = logging.getLogger(__name__)
@@ -67,16 +67,8 @@ def _report(job: Job) -> None:
         file.writelines(f"{sentence}\n" for sentence in parts["conclusion"])
     with atomic_write(job.out / "../report.md") as file:
         file.write(render("report.md.j2", **parts, **_examples(job, runs)).rstrip("\n") + "\n")
-    job.outputs(
-        "../report.md",
-        "conclusion.txt",
-        "funnel.svg",
-        "selection.svg",
-        "training.svg",
-        "scores.svg",
-        "scores.csv",
-        "errors.svg",
-    )
+    figures = ("funnel.svg", "selection.svg", "training.svg", "scores.svg", "errors.svg")
+    job.outputs("../report.md", "conclusion.txt", "scores.csv", *figures)
     job.run.artifact(job.out / "../report.md")
 
 
@@ -135,16 +127,13 @@ def _training(job: Job, bootstrap: Bootstrap) -> dict[str, Any]:
     main_reward = job.args.grpo[0].parents[1]
     grpo = [curves.read_metrics(path) for path in job.args.grpo if path.parents[1] == main_reward]
     cold_start = [curves.read_metrics(path) for path in job.args.cold_start]
-    _figure(
-        job, curve_panels(curves.training_panels(cold_start, grpo, validation, bootstrap), curves.SHARES), "training"
-    )
-    warnings = [(name, text) for name, rows in validation.items() for text in curves.collapse_warnings(rows)]
-    warnings = [(f"GRPO, {name}", text) for name, text in warnings]
+    panels = curves.training_panels(cold_start, grpo, validation, bootstrap)
+    _figure(job, curve_panels(panels, curves.SHARES), "training")
+    warnings = [(f"GRPO, {name}", text) for name, rows in validation.items() for text in curves.collapse_warnings(rows)]
     for stage_name, paths in (("cold start", job.args.cold_start), ("GRPO", job.args.grpo)):
         for name, path in _named(paths).items():
-            warnings += [
-                (f"{stage_name}, {name}", f"nothing is learnt, {t}") for t in stalls(curves.read_metrics(path))
-            ]
+            stalled = stalls(curves.read_metrics(path))
+            warnings += [(f"{stage_name}, {name}", f"nothing is learnt, {text}") for text in stalled]
     for name, text in warnings:
         logger.warning("%s: %s", name, text)
     job.run.tags({"training_warnings": len(warnings)})
@@ -183,8 +172,7 @@ def _examples(job: Job, runs: Sequence[ScoreRun]) -> dict[str, Any]:
     """From the first benchmark by name and the first seed of the trained policy."""
     policy = (job.settings["cold_start"].strategy, job.settings["reward"].variants[0])
     benchmark = benchmarks_of(runs)[0]
-    run = select(runs, policy, benchmark)[0]
-    return {"benchmark": benchmark, "examples": choose_examples(run, job.seed)}
+    return {"benchmark": benchmark, "examples": choose_examples(select(runs, policy, benchmark)[0], job.seed)}
 
 
 def _named(paths: Sequence[Path]) -> Mapping[str, Path]:

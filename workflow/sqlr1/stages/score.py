@@ -11,22 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from sqlr1.database import read_schema
+from sqlr1.evaluate import formats
 from sqlr1.evaluate.errors import add_kinds, primary_counts
 from sqlr1.evaluate.evaluator import Evaluation, evaluate, in_order, summarise
-from sqlr1.evaluate.formats import (
-    BenchmarkQuestion,
-    database_path,
-    excluded_questions,
-    read_candidates,
-    read_questions,
-    write_bird_json,
-    write_spider_text,
-)
-from sqlr1.evaluate.statistics import Bootstrap, Estimate
 from sqlr1.records import InputError, write_json, write_jsonl
 from sqlr1.report.figures import interval_panels
 from sqlr1.sandbox import SEMANTICS, Executor, Limits, instances
 from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, stage, stage_parser
+from sqlr1.statistics import Bootstrap, Estimate
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +36,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _score(job: Job) -> None:
     benchmark, settings = job.settings["benchmark"], job.settings["score"]
-    questions = read_questions(benchmark.layout, job.args.questions)
-    excluded = excluded_questions(job.args.exclude, len(questions))
+    questions = formats.read_questions(benchmark.layout, job.args.questions)
+    excluded = formats.excluded_questions(job.args.exclude, len(questions))
     trusted = [question for question in questions if question.index not in excluded]
-    answers = read_candidates(job.args.candidates, questions)
-    found = _evaluate(job, trusted, answers)
+    found = _evaluate(job, trusted, formats.read_candidates(job.args.candidates, questions))
     add_kinds(found.rows)
     summary = _identity(job) | {
         "questions": len(found.scored),
@@ -63,16 +54,16 @@ def _score(job: Job) -> None:
     votes = {row["index"]: row["vote"]["sql"] for row in found.rows}
     write_json(job.out / "summary.json", summary)
     write_jsonl(job.out / "questions.jsonl", found.rows)
-    write_spider_text(job.out / "predictions.txt", questions, votes)
-    write_bird_json(job.out / "predict_dev.json", questions, votes)
+    formats.write_spider_text(job.out / "predictions.txt", questions, votes)
+    formats.write_bird_json(job.out / "predict_dev.json", questions, votes)
     job.outputs("summary.json", "questions.jsonl", "predictions.txt", "predict_dev.json")
     _track(job, found.rows, summary)
 
 
-def _evaluate(job: Job, questions: Sequence[BenchmarkQuestion], answers: Mapping[int, Any]) -> Evaluation:
+def _evaluate(job: Job, questions: Sequence[formats.BenchmarkQuestion], answers: Mapping[int, Any]) -> Evaluation:
     """With a limit the questions are those that have candidates; without one, each must have some."""
     benchmark = job.settings["benchmark"]
-    paths = {q.index: path for q in questions if (path := database_path(job.args.databases, q.db_id))}
+    paths = {q.index: path for q in questions if (path := formats.database_path(job.args.databases, q.db_id))}
     unanswered = [index for index in paths if index not in answers]
     if unanswered and not benchmark.limit:
         raise InputError(f"{job.args.candidates}: no candidates for question {unanswered[0]} of {job.args.questions}")
@@ -129,15 +120,10 @@ def _flat(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _table_row(row: dict[str, Any], measure: str) -> dict[str, Any]:
-    keys = ("index", "db_id", "difficulty", "question", "gold")
-    return {key: row[key] for key in keys} | {
-        "greedy_sql": row["greedy"]["sql"],
-        "greedy": row["greedy"]["verdict"],
-        "vote_sql": row["vote"]["sql"],
-        "vote": row["vote"]["verdict"],
-        "samples_right": row["samples"][measure],
-        "samples": row["samples"]["n"],
-    }
+    found = {key: row[key] for key in ("index", "db_id", "difficulty", "question", "gold")}
+    for method in ("greedy", "vote"):
+        found |= {f"{method}_sql": row[method]["sql"], method: row[method]["verdict"]}
+    return found | {"samples_right": row["samples"][measure], "samples": row["samples"]["n"]}
 
 
 if __name__ == "__main__":

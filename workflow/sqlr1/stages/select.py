@@ -3,8 +3,7 @@
 The policy answers each question `n` times. Questions that it solves sometimes are kept, easy ones first. The others
 cost rollouts and teach nothing: if all completions of a group have the same reward, all advantages are zero. With pass
 rate p, a group of G has variance with probability 1 - p^G - (1 - p)^G. Method: offline difficulty filtering, as in work
-after SQL-R1. The paper itself takes random questions of class Complex: `n: 0` keeps all questions. Outputs: rl.jsonl,
-pass_rates.jsonl.
+after SQL-R1. The paper takes random questions of class Complex: `n: 0` keeps all. Outputs: rl.jsonl, pass_rates.jsonl.
 
     python -m sqlr1.stages.select --model-manifest cold_start/manifest.json --questions filter/rl.jsonl \
         --catalogue synthesize/catalogue.jsonl --out select \
@@ -68,26 +67,17 @@ def _select(job: Job, questions: Sequence[Question]) -> None:
         raise InputError(f"{job.args.questions}: no question's gold could be judged")
     chosen, outside = select(rates, settings)
     if not chosen:
-        raise InputError(
-            f"{job.args.questions}: no question has a pass rate from {settings.low} to {settings.high}; "
-            "set select.rows, or widen select.low and select.high"
-        )
+        found = f"{job.args.questions}: no question has a pass rate from {settings.low} to {settings.high}"
+        raise InputError(f"{found}; set select.rows, or widen select.low and select.high")
     if outside:
         log.warning("%d of %d selected questions are outside the band of pass rates", outside, len(chosen))
     kept = set(chosen)
     write_jsonl(job.out / "rl.jsonl", easy_first([answered[i] for i in chosen], [rates[i] for i in chosen]))
     rates = [replace(rate, selected=i in kept) for i, rate in enumerate(rates)]
     write_jsonl(job.out / "pass_rates.jsonl", map(asdict, rates))
-    job.run.metrics(
-        {
-            "questions": len(rates),
-            "selected": len(chosen),
-            "outside_the_band": outside,
-            "pass_rate": sum(r.rate for r in rates) / len(rates),
-            "never_solved": sum(r.matches == 0 for r in rates),
-            "always_solved": sum(r.matches == r.samples for r in rates),
-        }
-    )
+    counts = {"questions": len(rates), "selected": len(chosen), "outside_the_band": outside}
+    counts |= {"never_solved": sum(not r.matches for r in rates), "always_solved": sum(r.rate == 1 for r in rates)}
+    job.run.metrics(counts | {"pass_rate": sum(r.rate for r in rates) / len(rates)})
     log.info("%d of %d questions selected, %d outside the band", len(chosen), len(rates), outside)
 
 

@@ -35,12 +35,9 @@ def data_card(
     `examples` has one dropped row for each reason that occurred.
     """
     files = [{"split": name, "path": f"{name}.jsonl"} for name, rows in subsets.items() if rows]
-    metadata = {
-        "language": ["en"],
-        "task_categories": ["text-generation"],
-        "tags": ["text-to-sql", "reasoning", "synthetic"],
-        "configs": [{"config_name": "default", "data_files": files}],
-    }
+    metadata = {"language": ["en"], "task_categories": ["text-generation"]}
+    metadata |= {"tags": ["text-to-sql", "reasoning", "synthetic"]}
+    metadata |= {"configs": [{"config_name": "default", "data_files": files}]}
     steps = [("input", funnel["input"]), *funnel["dropped"].items(), *((name, len(r)) for name, r in subsets.items())]
     dropped = [[reason, f"`{row.db_id}`", row.question, f"`{row.sql}`"] for reason, row in examples.items()]
     one_line = [[" ".join(cell.split()) for cell in line] for line in dropped]

@@ -14,9 +14,8 @@ def render(template: str, **values: Any) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     folder = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=folder, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
+    blanks = dict.fromkeys(("trim_blocks", "lstrip_blocks", "keep_trailing_newline"), True)
+    environment = Environment(loader=folder, undefined=StrictUndefined, **blanks)
     environment.globals |= {"table": markdown_table, "fence": fence}
     return environment.get_template(template).render(values)
 
