@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             questions = _improved(job, list(questions), {s.db_id: s.path for s in own + folders})
         benchmark = _benchmark(job, held_out)
         # Mixed-in questions first: of near-duplicates the filter keeps the first, and people's are worth more.
-        write_jsonl(job.out / "questions.jsonl", itertools.chain(mixed.ready, questions))
-        write_jsonl(job.out / "failed_golds.jsonl", mixed.failed)
+        write_jsonl(job.out / "questions.jsonl", itertools.chain(*mixed.ready, questions))
+        write_jsonl(job.out / "failed_golds.jsonl", itertools.chain(*mixed.failed))
         write_jsonl(job.out / "catalogue.jsonl", _catalogue(job, own, held_out, others))
         written = write_benchmark(job.out / "benchmark", benchmark, {s.db_id: s.path for s in held_out})
         job.outputs("questions.jsonl", "failed_golds.jsonl", "catalogue.jsonl")
@@ -91,7 +91,8 @@ def _mixed(job: Job) -> MixedQuestions:
     mixed = MixedQuestions()
     if settings.mix:
         limits = Limits.of(job.settings["execution"])
-        mixed = read_mix(settings.mix, settings.reasoning, job.seed, data_root(), limits, job.args.workers)
+        scratch = job.work / "mix"
+        mixed = read_mix(settings.mix, settings.reasoning, job.seed, data_root(), limits, job.args.workers, scratch)
     if missing := mixed.missing:
         log.warning("%d mixed-in questions skipped: no database %s", missing.total(), ", ".join(sorted(missing)[:20]))
     for reason, count in mixed.unusable.items():
@@ -154,14 +155,14 @@ def _catalogue(job: Job, own: list[Source], held_out: list[Source], others: dict
 def _track(job: Job, mixed: MixedQuestions, benchmark: int) -> None:
     """Log what was made. The mixed-in questions are the first ones of the file."""
     written = RecordFile(job.out / "questions.jsonl", Question)
-    first = len(mixed.ready)
+    first = sum(map(len, mixed.ready))
     total = len(written) - first
     classes, styles, templates = Counter[str](), Counter[str](), Counter[int]()
     for row in itertools.islice(written, first, None):
         classes[row.sql_class] += 1
         styles[row.style] += 1
         templates[hash(row.template)] += 1  # nearly every row has its own template: their texts would fill the memory
-    job.run.metrics({"questions": total, "mixed": len(mixed.ready), "failed_golds": len(mixed.failed)})
+    job.run.metrics({"questions": total, "mixed": first, "failed_golds": sum(map(len, mixed.failed))})
     job.run.metrics({"benchmark_questions": benchmark})
     job.run.metrics({f"class/{name}": count for name, count in classes.items()})
     job.run.metrics({f"style/{name}": count for name, count in styles.items()})
