@@ -12,6 +12,7 @@ import pytest
 from test_execution import make
 
 from sqlr1.data import mix
+from sqlr1.data.processes import by_database
 from sqlr1.data.readers import draw, locate, read_questions
 from sqlr1.records import InputError, Question
 from sqlr1.sandbox import Limits
@@ -31,7 +32,8 @@ def test_spider(data_root):
 
 
 def prepared(scratch, rows, paths, workers=1):
-    return [list(part) for part in mix.prepare(rows, paths, "short", Limits(), workers, scratch / "rows.jsonl")]
+    tasks = [(numbers, paths[db_id]) for db_id, numbers in by_database(rows).items()]
+    return [list(part) for part in mix.prepare(rows, tasks, "short", Limits(), workers, scratch / "rows.jsonl")]
 
 
 def test_rows_are_prepared_the_same_in_several_batches(data_root, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from sqlr1.data.mentions import unmentioned_value
 from sqlr1.data.perturbed import determined_on_all
-from sqlr1.data.processes import WORTH_A_PROCESS, executor_processes
+from sqlr1.data.processes import WORTH_A_PROCESS, by_database, executor_processes
 from sqlr1.data.similarity import QuestionIndex, Sketch, sketches
 from sqlr1.database import determinism
 from sqlr1.database.determinism import is_volatile, may_depend_on_order
@@ -69,9 +69,7 @@ def filter_rows(
     Each of `workers` processes takes one database at a time and reads the rows itself. If `rows` is a `RecordFile`,
     only few of them are in memory.
     """
-    groups: dict[str, list[int]] = {}
-    for number, row in enumerate(rows):
-        groups.setdefault(row.db_id, []).append(number)
+    groups = by_database(rows)
     tasks = [(numbers, paths[db_id]) for db_id, numbers in groups.items()]
     reasons: list[str | None] = [None] * len(rows)
     # Plain values: to unpickle the model, each process would load pydantic (8 MB).

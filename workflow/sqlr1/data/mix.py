@@ -6,7 +6,7 @@ same SQL in another style.
 
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from sqlglot import exp
 from tqdm.auto import tqdm
 
 from sqlr1.config import Mix
-from sqlr1.data.processes import WORTH_A_PROCESS, executor_processes
+from sqlr1.data.processes import WORTH_A_PROCESS, by_database, executor_processes
 from sqlr1.data.readers import draw, locate, read_questions
 from sqlr1.data.reasoning import trace
 from sqlr1.database import Schema, read_schema
@@ -62,10 +62,12 @@ def read_mix(
             rows = map(partial(_renamed, f"-mix{number}"), rows)
         stems.add(file.stem)
         questions = draw(rows, entry.classes or entry.limit, seed, scratch / f"drawn-{number}.jsonl")
-        ready, failed = prepare(questions, paths, length, limits, workers, scratch / f"prepared-{number}.jsonl")
+        groups = by_database(questions)
+        tasks = [(numbers, paths[db_id]) for db_id, numbers in groups.items()]
+        ready, failed = prepare(questions, tasks, length, limits, workers, scratch / f"prepared-{number}.jsonl")
         mixed.ready.append(ready)
         mixed.failed.append(failed)
-        mixed.databases += [(db_id, paths[db_id]) for db_id in sorted({q.db_id for q in questions})]
+        mixed.databases += [(db_id, paths[db_id]) for db_id in sorted(groups)]
     return mixed
 
 
@@ -74,27 +76,28 @@ def _renamed(suffix: str, question: Question) -> Question:
 
 
 def prepare(
-    questions: Sequence[Question], paths: Mapping[str, Path], length: str, limits: Limits, workers: int, scratch: Path
+    questions: Sequence[Question],
+    tasks: Sequence[tuple[Sequence[int], Path]],
+    length: str,
+    limits: Limits,
+    workers: int,
+    scratch: Path,
 ) -> tuple[Picked[Question], Picked[Question]]:
-    """(rows ready for training, rows whose gold SQL fails), in their order. `paths` has the database of each row.
+    """(rows ready for training, rows whose gold SQL fails), in their order. `tasks`: rows' numbers and their database.
 
     A row without reasoning gets a trace of `length`, and its SQL is rewritten in this package's style if that returns
     the same result. The work is spread over `workers` processes, which read the rows themselves; the file `scratch`
     gets the rows.
     """
-    groups: dict[str, list[int]] = {}
-    for number, question in enumerate(questions):
-        groups.setdefault(question.db_id, []).append(number)
-    batches = [group[i : i + _AT_ONCE] for group in groups.values() for i in range(0, len(group), _AT_ONCE)]
-    tasks = ((numbers, paths[questions[numbers[0]].db_id]) for numbers in batches)
+    batches = [(group[i : i + _AT_ONCE], path) for group, path in tasks for i in range(0, len(group), _AT_ONCE)]
     offsets, runs = array("Q", bytes(8 * len(questions))), bytearray(len(questions))
     make = partial(partial, _changes, length, questions)
     with (
         executor_processes(make, limits, 1 if len(questions) < WORTH_A_PROCESS else workers) as run,
         open(scratch, "wb") as file,
     ):
-        found = tqdm(run(tasks), total=len(batches), desc="mix", unit="batch", disable=None)
-        for numbers, of_batch in zip(batches, found, strict=True):
+        found = tqdm(run(batches), total=len(batches), desc="mix", unit="batch", disable=None)
+        for (numbers, _), of_batch in zip(batches, found, strict=True):
             for number, changes in zip(numbers, of_batch, strict=True):
                 offsets[number], runs[number] = file.tell(), changes is not None
                 file.write(json_line(vars(questions[number]) | (changes or {})).encode())
