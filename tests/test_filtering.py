@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import shutil
 import sqlite3
 import tracemalloc
 from collections import Counter
@@ -237,7 +238,25 @@ def test_star_has_no_ties_of_its_own(database):
 
 
 def test_every_reason_has_its_case():
-    assert set(REASONS) - set(CASES) == {"duplicate", "near_duplicate", "over_quota"}
+    assert set(REASONS) - set(CASES) == {"duplicate", "near_duplicate", "over_quota", "undetermined"}
+
+
+def test_a_gold_that_fails_or_has_ties_on_an_instance_is_undetermined(tmp_path):
+    path = write_database(tmp_path / "music.sqlite")
+    folder = tmp_path / "music"
+    folder.mkdir()
+    shutil.copy2(path, folder / "music.sqlite")
+    with contextlib.closing(sqlite3.connect(shutil.copy2(path, folder / "music_1.sqlite"))) as connection:
+        connection.execute("UPDATE singer SET age = 30")
+        connection.execute("ALTER TABLE singer DROP COLUMN prize")
+        connection.commit()
+    oldest = row("SELECT name FROM singer ORDER BY age DESC LIMIT 1", "The oldest", style="human", template="")
+    listed = row("SELECT name FROM singer ORDER BY age", "All by age, please", style="human", template="")
+    failing = row("SELECT COUNT(*), COUNT(prize) FROM singer", "How many prizes?")
+    rows = [oldest, listed, failing]
+    assert run(rows, folder / "music.sqlite") == [None] * 3
+    assert run(rows, folder / "music.sqlite", instances=True) == ["undetermined", None, "undetermined"]
+    assert run(rows, path, instances=True) == [None] * 3
 
 
 @pytest.fixture

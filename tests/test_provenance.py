@@ -1,8 +1,13 @@
 """Which modules a stage depends on: an edit must re-run exactly the stages that can execute it."""
 
+import os
+import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
+import yaml
+from conftest import copy_checkout, snakemake
 
 from sqlr1 import provenance
 
@@ -100,3 +105,71 @@ def test_only_what_fills_in_a_template_depends_on_it(template, stages):
         if any(source.endswith(f"/{template}") for source in provenance.sources(f"sqlr1.stages.{path.stem}"))
     }
     assert users == stages
+
+
+def test_a_file_is_hashed_again_only_if_its_size_or_times_changed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = [tmp_path / name for name in ("a", "b")]
+    for path in paths:
+        path.write_text("one")
+    first = provenance.file_hashes(paths)
+    read = []
+    monkeypatch.setattr(provenance, "sha256", lambda path: read.append(path) or "new")
+    assert provenance.file_hashes(paths) == first
+    assert read == []
+    os.utime(paths[0])
+    assert provenance.file_hashes(paths) == {paths[0]: "new", paths[1]: first[paths[1]]}
+    assert read == [paths[0]]
+    provenance.HASHES.write_text("{")  # cut off: files are read instead
+    assert set(provenance.file_hashes(paths).values()) == {"new"}
+
+
+def test_a_fingerprint_depends_on_content_and_names_but_not_on_times_or_the_place_of_the_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def of(folder):
+        return provenance.fingerprint(folder.iterdir(), folder)
+
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/a").write_text("one")
+    first = of(tmp_path / "x")
+    os.utime(tmp_path / "x/a", (0, 0))
+    shutil.copytree(tmp_path / "x", tmp_path / "y")
+    assert of(tmp_path / "x") == of(tmp_path / "y") == first
+    (tmp_path / "y/a").write_text("two")
+    (tmp_path / "x/a").rename(tmp_path / "x/b")
+    assert len({first, of(tmp_path / "x"), of(tmp_path / "y")}) == 3
+
+
+def test_an_edited_database_reruns_synthesis_and_a_touched_one_does_not(tmp_path):
+    """Takes the time of one synthesis and four dry runs of the real workflow."""
+    copy_checkout(tmp_path)
+    for number in range(30):
+        path = tmp_path / f"dbs/pets{number}/pets{number}.sqlite"
+        path.parent.mkdir(parents=True)
+        with sqlite3.connect(path) as connection:
+            connection.execute("CREATE TABLE pet AS SELECT 1 AS pet_id, 'Rex' AS name")
+        connection.close()
+    (tmp_path / "mine.csv").write_text("question,sql,db_id\nHow many?,SELECT COUNT(*) FROM pet,pets3\n")
+    mix = [{"layout": "pairs", "questions": "mine.csv", "databases": "dbs"}]
+    few = {"domains": [], "questions": 0, "benchmark_questions": 4, "held_out_domains": ["zoo"], "mix": mix}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"experiment": "mine", "synthesize": few}))
+    target = ("results/mine/synthesize/questions.jsonl", "--configfile", "mine.yaml")
+    run = snakemake(tmp_path, *target, "-p", "--cores", "1", SQLR1_DATA="none")
+    said = run.stdout + run.stderr
+    assert run.returncode == 0, said
+    assert "pets7" not in said  # no command and no reason lists databases
+    kept = "".join(path.read_text() for path in (tmp_path / ".snakemake/metadata").iterdir())
+    assert "pets7" not in kept
+
+    def planned():
+        run = snakemake(tmp_path, *target, "-n", SQLR1_DATA="none")
+        return "Job 0: synthesize" in run.stdout + run.stderr
+
+    assert not planned()
+    os.utime(tmp_path / "dbs/pets7/pets7.sqlite")
+    assert not planned()
+    with sqlite3.connect(tmp_path / "dbs/pets7/pets7.sqlite") as connection:
+        connection.execute("UPDATE pet SET name = 'Tom'")
+    connection.close()
+    assert planned()

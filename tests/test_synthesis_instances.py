@@ -1,5 +1,6 @@
 """Perturbed instances of a database, and the wrong queries they unmask."""
 
+import contextlib
 import sqlite3
 
 import pytest
@@ -80,6 +81,35 @@ def test_some_parents_lose_their_children_and_columns_get_duplicates(instances):
         sqlite3.connect(path).execute("SELECT COUNT(DISTINCT name) FROM member").fetchone()[0] for path in instances
     ]
     assert max(names[1:]) < names[0]
+
+
+def test_tables_of_two_rows_are_filled(tmp_path):
+    """With keys of their own, parents that exist, and no row that breaks a constraint."""
+    source = tmp_path / "shop.sqlite"
+    with sqlite3.connect(source) as connection:
+        connection.executescript(
+            "CREATE TABLE maker (code TEXT PRIMARY KEY, name TEXT UNIQUE, founded INTEGER, listed INTEGER);"
+            "CREATE TABLE item (id INTEGER PRIMARY KEY, maker TEXT NOT NULL REFERENCES maker (code), price REAL,"
+            " colour TEXT, note TEXT, CHECK (price > 0));"
+            "CREATE TABLE sale (item_id INTEGER REFERENCES item (id), day TEXT, PRIMARY KEY (item_id, day));"
+            "CREATE TABLE refund (id INTEGER PRIMARY KEY);"
+            "INSERT INTO maker VALUES ('A', 'Ann', 1950, 0), ('B', 'Bo', 1990, 1);"
+            "INSERT INTO item VALUES (1, 'A', 2.5, 'red', NULL), (2, 'B', 9.5, 'blue', NULL);"
+            "INSERT INTO sale VALUES (1, '2024-01-01'), (2, '2024-01-02');"
+        )
+    connection.close()
+    same, first, second = write_instances(source, tmp_path / "shop", 2, 0, rows=100)
+    assert sha256(same) == sha256(source)
+    assert sha256(first) != sha256(second)
+    with contextlib.closing(sqlite3.connect(first)) as connection:
+        rows = {t: connection.execute(f"SELECT * FROM {t}").fetchall() for t in ("maker", "item", "sale", "refund")}
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert [len(rows[table]) >= least for table, least in (("maker", 100), ("item", 100), ("sale", 50))] == [True] * 3
+    assert rows["refund"] == []
+    assert {listed for *_, listed in rows["maker"]} <= {-1, 0, 1, 2}  # a few values are shifted by one
+    assert len({price for _, _, price, *_ in rows["item"]}) > 20
+    assert {colour for *_, colour, _ in rows["item"]} == {"red", "blue"}
 
 
 @pytest.mark.parametrize("semantics", ["spider", "bird"])

@@ -1,6 +1,7 @@
 """Spider, BIRD and SynSQL files as records."""
 
 import json
+import tracemalloc
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from test_execution import make
 
 from sqlr1.data import mix
+from sqlr1.data.processes import by_database
 from sqlr1.data.readers import draw, locate, read_questions
 from sqlr1.records import InputError, Question
 from sqlr1.sandbox import Limits
@@ -29,15 +31,20 @@ def test_spider(data_root):
     assert dev[0].sql == "SELECT count(*) FROM singer"
 
 
-def test_rows_are_prepared_the_same_in_several_batches(data_root, monkeypatch):
+def prepared(scratch, rows, paths, workers=1):
+    tasks = [(numbers, paths[db_id]) for db_id, numbers in by_database(rows).items()]
+    return [list(part) for part in mix.prepare(rows, tasks, "short", Limits(), workers, scratch / "rows.jsonl")]
+
+
+def test_rows_are_prepared_the_same_in_several_batches(data_root, tmp_path, monkeypatch):
     rows = [q for q in read_questions("spider", data_root / "spider/dev.json") if q.db_id == "concert_singer"][:9]
     rows[4] = replace(rows[4], sql="SELECT nothing FROM singer")
     paths = {"concert_singer": data_root / "spider/database/concert_singer/concert_singer.sqlite"}
     rows[5] = replace(rows[5], reasoning="because", sql="SELECT   count(*) from  singer")
-    whole = mix.prepare(rows, paths, "short", Limits(), 1)
+    whole = prepared(tmp_path, rows, paths)
     monkeypatch.setattr(mix, "_AT_ONCE", 4)
     monkeypatch.setattr(mix, "WORTH_A_PROCESS", 1)
-    assert mix.prepare(rows, paths, "short", Limits(), 2) == whole
+    assert prepared(tmp_path, rows, paths, workers=2) == whole
     assert [[q.id for q in part] for part in whole] == [[q.id for q in rows if q != rows[4]], [rows[4].id]]
     assert all(q.reasoning and q.sql_class for q in whole[0])
 
@@ -49,7 +56,7 @@ def test_a_row_with_its_own_reasoning_keeps_its_own_sql(tmp_path):
     own = Question("a", "shop", "q", sql, reasoning=f"Take the highest:\n{sql}", sql_class="Simple", style="vague")
     rows = [own, replace(own, id="b", reasoning=""), replace(own, id="c", sql="SELECT nothing FROM item")]
     rows += [replace(own, id="d", sql_class="", style="")]
-    ready, failed = mix.prepare(rows, {"shop": path}, "short", Limits(), 1)
+    ready, failed = prepared(tmp_path, rows, {"shop": path})
     assert ready[0] == own
     assert ready[1].sql == "SELECT MAX(price) FROM item"
     assert ready[2] == replace(own, id="d", style="human")
@@ -175,15 +182,34 @@ def test_subsets_are_drawn_by_class_and_seed(tmp_path):
     path = tmp_path / "data.jsonl"
     classes = ("Simple", "Moderate", "Complex", "Highly Complex")
     path.write_text("".join(json.dumps(SYNSQL | {"sql_complexity": classes[i % 4]}) + "\n" for i in range(400)))
+
+    def drawn(limits, seed=0):
+        return list(draw(read_questions("synsql", path), limits, seed, tmp_path / "drawn.jsonl"))
+
     limits = dict.fromkeys(classes, 10)
-    first = draw(read_questions("synsql", path), limits, 0)
+    first = drawn(limits)
     assert Counter(q.sql_class for q in first) == limits
-    assert first == draw(read_questions("synsql", path), limits, 0)
-    assert first != draw(read_questions("synsql", path), limits, 1)
-    assert {q.sql_class for q in draw(read_questions("synsql", path), {"Complex": 5}, 0)} == {"Complex"}
-    assert {q.id for q in draw(read_questions("synsql", path), 20, 0)} <= {
-        q.id for q in draw(read_questions("synsql", path), 40, 0)
-    }
+    assert [q.id for q in first] == sorted(q.id for q in first)
+    assert first == drawn(limits)
+    assert first != drawn(limits, 1)
+    assert {q.sql_class for q in drawn({"Complex": 5})} == {"Complex"}
+    assert {q.id for q in drawn(20)} <= {q.id for q in drawn(40)}
+    assert drawn(None) == drawn(1000) == list(read_questions("synsql", path))
+
+
+def test_a_draw_takes_the_memory_of_places_not_of_rows(tmp_path):
+    """4,000 rows of 10 kB are 40 MB."""
+
+    def rows():
+        return (Question(f"q-{n:07d}", "shop", "q", "SELECT 1", "x" * 10_000, "because") for n in range(8000))
+
+    tracemalloc.start()
+    drawn = draw(rows(), 4000, 0, tmp_path / "drawn.jsonl")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(drawn) == 4000
+    assert peak < 4e6
+    assert {len(q.evidence) for q in drawn} == {10_000}
 
 
 def test_bad_files_are_named(tmp_path):

@@ -202,6 +202,19 @@ def test_instances_of_training_databases_are_what_the_catalogue_names(run):
     assert len(list((out / "instances/bookshop").glob("*.sqlite"))) == 3
 
 
+def test_small_tables_of_mixed_in_databases_are_filled_in_their_instances(run, small_spider, monkeypatch):
+    monkeypatch.setattr("sqlr1.stages.synthesize._FEW", 0)
+    out = run(instances=1, instance_rows=50, mix=[MIX])
+    counts = []
+    for name in ("pets", "pets_1"):
+        with contextlib.closing(sqlite3.connect(out / f"instances/pets/{name}.sqlite")) as connection:
+            counts += connection.execute("SELECT COUNT(*) FROM pet").fetchone()
+    assert counts[0] == 4
+    assert 30 < counts[1] <= 50
+    entry = next(d for d in read_records(out / "catalogue.jsonl", Database) if d.db_id == "pets")
+    assert entry.path == "instances/pets/pets.sqlite"
+
+
 def fails(capfd, run, message, **settings):
     with pytest.raises(SystemExit) as stopped:
         run(**settings)

@@ -1,4 +1,5 @@
 import itertools
+import json
 import os
 import shlex
 import sys
@@ -17,7 +18,7 @@ from sqlr1.config_files import load
 from sqlr1.database.files import sqlite_files
 from sqlr1.model.base import MODEL_FILES, local_files
 from sqlr1.strategies import STRATEGIES
-from sqlr1.provenance import settings, sources
+from sqlr1.provenance import fingerprint, settings, sources
 from sqlr1.records import InputError
 from sqlr1.rewards import REWARDS
 
@@ -167,7 +168,7 @@ OWN_DATABASES = CONFIG.synthesize.domains + CONFIG.synthesize.held_out_domains
 
 
 def source_files():
-    """Databases and question files outside the project that synthesis reads; a missing one is named by Snakemake."""
+    """Question files outside the project that synthesis reads; a missing one is named by Snakemake."""
     folders, mix = CONFIG.synthesize.folders, CONFIG.synthesize.mix
     files = [resolve(path) for entry in folders for path in (entry.db_ids, entry.tables) if path]
     # Feedback that nobody gave yet may be absent, if its entry says so; when it is there, synthesis runs again.
@@ -176,9 +177,15 @@ def source_files():
         for entry in mix
         if os.path.exists(path := resolve(entry.questions)) or (entry.layout, entry.missing) != ("feedback", "skip")
     ]
-    for entry in (*folders, *mix):
-        files += itertools.chain(*described(resolve(entry.databases)))
     return sorted(set(files))
+
+
+def source_databases(wildcards):
+    """For each folder of databases that synthesis reads, one hash of them and of the descriptions beside them."""
+    folders = {entry.databases for entry in (*CONFIG.synthesize.folders, *CONFIG.synthesize.mix)}
+    found = {folder: map(Path, itertools.chain(*described(resolve(folder)))) for folder in sorted(folders)}
+    hashes = {name: fingerprint(filter(Path.is_file, files), Path(resolve(name))) for name, files in found.items()}
+    return json.dumps(hashes)
 
 
 def is_base_model(strategy, reward):

@@ -58,6 +58,7 @@ rule synthesize:
     params:
         # A function, because Snakemake would read {data} in a plain string as a wildcard.
         cfg=lambda wildcards: settings(PLAIN, "synthesize", "execution"),
+        databases=source_databases,
         out=subpath(output.manifest, parent=True),
         experiment=CONFIG.experiment,
         seed=CONFIG.synthesize.seed,

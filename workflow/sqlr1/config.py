@@ -169,6 +169,9 @@ class Synthesize(Section):
     """Shares of the question styles; the nine of OmniSQL."""
     instances: NonNegativeInt = 0
     """Copies of each training database with perturbed values; a match must hold on all of them."""
+    instance_rows: NonNegativeInt = 0
+    """Rows to which these copies fill tables that have fewer; SynSQL's databases have two rows per table. 0 fills none.
+    Then set filter.rules.instances too."""
     benchmark_instances: NonNegativeInt = 0
     """Perturbed instances of each database of the built-in benchmark; an answer must be right on all of them."""
     llm: LanguageModel | None = None
@@ -197,6 +200,8 @@ class FilterRules(Section):
     """Drop a question whose Jaccard similarity to another one over the same database is at least this."""
     contamination: Share = 0.9
     """Drop a question whose Jaccard similarity to a benchmark question is at least this."""
+    instances: bool = False
+    """Drop rows whose gold fails, or leaves to chance which rows it returns, on an instance of its database."""
     same_databases: bool = False
     """Training may use the databases of all benchmarks: only their questions and SQL (up to literals) are dropped."""
 

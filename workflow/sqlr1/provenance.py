@@ -1,22 +1,33 @@
-"""What a stage depends on: the project's own modules that it can execute, and the config sections that it reads.
+"""What a stage depends on: the project's own modules that it can execute, the config sections that it reads, and
+databases.
 
-Snakemake notices neither by itself when a rule's command is `python -m sqlr1.stages.NAME`. So rules take
-`sources(...)` as input files, which Snakemake compares by content, and `settings(...)` as one string parameter.
+Snakemake notices neither code nor settings by itself when a rule's command is `python -m sqlr1.stages.NAME`. So rules
+take `sources(...)` as input files, which Snakemake compares by content, and `settings(...)` as one string parameter.
+Databases may be thousands (SynSQL has 16,583), and Snakemake would keep the name and hash of each beside each output:
+rules take one hash of them all, `fingerprint(...)`, as a parameter.
 """
 
 import ast
+import contextlib
+import hashlib
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from tqdm.auto import tqdm
+
+from sqlr1.records import atomic_write, sha256
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("sqlr1", "sqlgen")
 # config.py only declares and checks keys. A stage gets every value, defaults included, through `settings`, so an edit
 # of config.py re-runs a stage only if it changes a value that the stage reads.
 DECLARATIONS = ("sqlr1/config.py",)
+HASHES = Path("results/.cache/hashes.json")
 _DATA = (".yaml", ".json", ".txt", ".csv", ".j2")
 _MODULE = re.compile(rf"\b(?:{'|'.join(PACKAGES)})\.[\w.]+")
 
@@ -45,6 +56,29 @@ def sources(module: str) -> list[str]:
 def settings(config: Mapping[str, Any], *sections: str, **extra: Any) -> str:
     """The named config sections (and `extra` values) as one JSON string with sorted keys."""
     return json.dumps({name: config[name] for name in sections} | extra, sort_keys=True, ensure_ascii=False)
+
+
+def file_hashes(paths: Iterable[Path]) -> dict[Path, str]:
+    """SHA-256 of each file. HASHES keeps them: a file is read again only if its size or one of its times changed."""
+    kept: dict[str, list[Any]] = {}
+    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):  # it is a cache: files are read instead
+        kept = json.loads(HASHES.read_bytes())
+    now = {path: (os.path.abspath(path), path.stat()) for path in paths}
+    states = {path: (name, [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]) for path, (name, stat) in now.items()}
+    new = [path for path, (name, state) in states.items() if kept.get(name, [])[:-1] != state]
+    for path in tqdm(new, desc="hash files", unit="file", disable=None, delay=2):
+        name, state = states[path]
+        kept[name] = [*state, sha256(path)]
+    if new:
+        with atomic_write(HASHES) as file:
+            json.dump(kept, file)
+    return {path: kept[name][-1] for path, (name, _) in states.items()}
+
+
+def fingerprint(paths: Iterable[Path], folder: Path) -> str:
+    """One hash of files' contents and their places in `folder`."""
+    placed = sorted((os.path.relpath(path, folder), content) for path, content in file_hashes(paths).items())
+    return hashlib.sha256(json.dumps(placed).encode()).hexdigest()
 
 
 def _file(name: str) -> Path | None:

@@ -145,6 +145,17 @@ class RecordFile(Sequence[Record]):
         return _record(where, _object(where, line), self.kind)
 
 
+class Picked(RecordFile[Record]):
+    """The records at byte `offsets` of a JSONL file of `kind`, in that order, as a sequence that stays on disk."""
+
+    def __init__(self, path: Path, kind: type[Record], offsets: Iterable[int]) -> None:
+        self.path, self.kind = Path(path), kind
+        self._offsets = array("Q", offsets)
+
+    def __iter__(self) -> Iterator[Record]:
+        return map(self.__getitem__, range(len(self)))
+
+
 @contextlib.contextmanager
 def readable(where: Path | str, one_line: bool = False) -> Iterator[None]:
     """Turn errors of reading a text or JSON file into an InputError that names `where`, and the line if it has several.

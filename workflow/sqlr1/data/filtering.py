@@ -12,7 +12,8 @@ from sqlglot import exp
 from tqdm import tqdm
 
 from sqlr1.data.mentions import unmentioned_value
-from sqlr1.data.processes import WORTH_A_PROCESS, executor_processes
+from sqlr1.data.perturbed import determined_on_all
+from sqlr1.data.processes import WORTH_A_PROCESS, by_database, executor_processes
 from sqlr1.data.similarity import QuestionIndex, Sketch, sketches
 from sqlr1.database import determinism
 from sqlr1.database.determinism import is_volatile, may_depend_on_order
@@ -20,7 +21,7 @@ from sqlr1.database.instances import write_backward
 from sqlr1.database.sql import normal_form, parse, to_sql, without_literals
 from sqlr1.prompt import parse_response
 from sqlr1.records import Question
-from sqlr1.sandbox import Executor, Limits, Query, Status
+from sqlr1.sandbox import Executor, Limits, Query, Status, instances
 from sqlr1.strategies import STRATEGIES, Strategy
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ REASONS = (
     "not_parsed", "not_select", "response_not_parsed", "non_deterministic",
     "contaminated_database", "contaminated_sql", "contaminated_question", "value_not_mentioned",
     "failed", "timed_out", "too_large", "empty", "all_null", "constant", "ties",
-    "duplicate", "near_duplicate", "over_quota",
+    "undetermined", "duplicate", "near_duplicate", "over_quota",
 )  # fmt: skip
 _BATCH = 16  # rows in memory together, with their results, of up to 32 MiB each
 _FAILURES = {Status.TIMED_OUT: "timed_out", Status.TOO_LARGE: "too_large"}
@@ -68,9 +69,7 @@ def filter_rows(
     Each of `workers` processes takes one database at a time and reads the rows itself. If `rows` is a `RecordFile`,
     only few of them are in memory.
     """
-    groups: dict[str, list[int]] = {}
-    for number, row in enumerate(rows):
-        groups.setdefault(row.db_id, []).append(number)
+    groups = by_database(rows)
     tasks = [(numbers, paths[db_id]) for db_id, numbers in groups.items()]
     reasons: list[str | None] = [None] * len(rows)
     # Plain values: to unpickle the model, each process would load pydantic (8 MB).
@@ -127,7 +126,8 @@ class _Filter:
             backward = cache(lambda: write_backward(path, Path(folder) / path.name))  # copied when first needed
             results, ties = partial(self._results, path), partial(self._ties, path, backward)
             repetitions = partial(self._repetitions, Counter(), QuestionIndex(self._rules["near_duplicate"]))
-            checks = (partial(map, self._static), self._contaminations, results, ties, repetitions)
+            on_instances = partial(self._on_instances, instances(path)[1:] if self._rules["instances"] else [])
+            checks = (partial(map, self._static), self._contaminations, results, ties, on_instances, repetitions)
             for start in range(0, len(numbers), _BATCH):
                 batch = [_Candidate(self._rows[number]) for number in numbers[start : start + _BATCH]]
                 for check in checks:  # cheap ones first, each on the rows that passed those before it
@@ -198,6 +198,14 @@ class _Filter:
                 ):
                     tied.add(id(candidate))
         return ["ties" if id(candidate) in tied else None for candidate in candidates]
+
+    def _on_instances(self, others: Sequence[Path], candidates: list[_Candidate]) -> list[str | None]:
+        """`undetermined` where the gold fails, or ties decide its result, on one of the `others`."""
+        rows = [candidate.row for candidate in candidates]
+        if not others or not rows:
+            return [None] * len(rows)
+        kept = {id(row) for row in determined_on_all(rows, {row.db_id: others for row in rows}, self._executor, None)}
+        return [None if id(row) in kept else "undetermined" for row in rows]
 
     def _repetitions(
         self, forms: Counter[str], questions: QuestionIndex, candidates: list[_Candidate]

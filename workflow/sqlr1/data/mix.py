@@ -4,8 +4,9 @@ A row that brings its own reasoning keeps its own SQL: SynSQL's reasoning quotes
 same SQL in another style.
 """
 
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,13 +15,13 @@ from sqlglot import exp
 from tqdm.auto import tqdm
 
 from sqlr1.config import Mix
-from sqlr1.data.processes import WORTH_A_PROCESS, executor_processes
+from sqlr1.data.processes import WORTH_A_PROCESS, by_database, executor_processes
 from sqlr1.data.readers import draw, locate, read_questions
 from sqlr1.data.reasoning import trace
 from sqlr1.database import Schema, read_schema
 from sqlr1.database.files import database_files, resolve
 from sqlr1.database.sql import parse, sql_class, to_sql
-from sqlr1.records import Question
+from sqlr1.records import Picked, Question, json_line
 from sqlr1.sandbox import Executor, Limits, Pair, Query, Verdict
 
 _AT_ONCE = 200  # rows per task: the results of their golds are in memory
@@ -28,68 +29,90 @@ _AT_ONCE = 200  # rows per task: the results of their golds are in memory
 
 @dataclass
 class MixedQuestions:
-    """`ready` to train on; `failed`: the gold SQL does not run; `databases`: (name, file) of both.
+    """`ready` to train on; `failed`: the gold SQL does not run; one sequence per entry, which stays on disk.
 
-    `missing` counts skipped rows by the database that was not found, `unusable` by what is wrong with the row.
+    `databases` are the (name, file) of both. `missing` counts skipped rows by the database that was not found,
+    `unusable` by what is wrong with the row.
     """
 
-    ready: list[Question] = field(default_factory=list)
-    failed: list[Question] = field(default_factory=list)
+    ready: list[Picked[Question]] = field(default_factory=list)
+    failed: list[Picked[Question]] = field(default_factory=list)
     databases: list[tuple[str, Path]] = field(default_factory=list)
     missing: Counter[str] = field(default_factory=Counter)
     unusable: Counter[str] = field(default_factory=Counter)
 
 
 def read_mix(
-    entries: Sequence[Mix], length: str, seed: int, data_root: Path, limits: Limits, workers: int
+    entries: Sequence[Mix], length: str, seed: int, data_root: Path, limits: Limits, workers: int, scratch: Path
 ) -> MixedQuestions:
     """Read and prepare the questions of every entry; `length` is that of the reasoning traces.
 
-    Raises InputError as `read_questions` and `locate` do, except for faults that an entry says to skip.
+    The rows are in files in the folder `scratch`, few of them in memory. Raises InputError as `read_questions` and
+    `locate` do, except for faults that an entry says to skip.
     """
     mixed = MixedQuestions()
+    stems: set[str] = set()
     for number, entry in enumerate(entries):
         paths = database_files(resolve(entry.databases, data_root))
+        file = resolve(entry.questions, data_root)
         skip = entry.missing == "skip"
-        rows = read_questions(entry.layout, resolve(entry.questions, data_root), mixed.unusable if skip else None)
+        rows = read_questions(entry.layout, file, mixed.unusable if skip else None)
         rows = locate(rows, paths, mixed.missing if skip else None)
-        wanted = entry.classes or entry.limit
-        questions = draw(rows, wanted, seed) if wanted else list(rows)
-        if {q.id for q in questions} & {q.id for q in (*mixed.ready, *mixed.failed)}:  # two files with the same name
-            questions = [replace(q, id=f"{q.id}-mix{number}") for q in questions]
-        ready, failed = prepare(questions, paths, length, limits, workers)
-        mixed.ready += ready
-        mixed.failed += failed
-        mixed.databases += [(db_id, paths[db_id]) for db_id in sorted({q.db_id for q in questions})]
+        if file.stem in stems:  # ids are by the name of the file
+            rows = map(partial(_renamed, f"-mix{number}"), rows)
+        stems.add(file.stem)
+        questions = draw(rows, entry.classes or entry.limit, seed, scratch / f"drawn-{number}.jsonl")
+        groups = by_database(questions)
+        tasks = [(numbers, paths[db_id]) for db_id, numbers in groups.items()]
+        ready, failed = prepare(questions, tasks, length, limits, workers, scratch / f"prepared-{number}.jsonl")
+        mixed.ready.append(ready)
+        mixed.failed.append(failed)
+        mixed.databases += [(db_id, paths[db_id]) for db_id in sorted(groups)]
     return mixed
 
 
+def _renamed(suffix: str, question: Question) -> Question:
+    return replace(question, id=question.id + suffix)
+
+
 def prepare(
-    questions: Sequence[Question], paths: Mapping[str, Path], length: str, limits: Limits, workers: int
-) -> tuple[list[Question], list[Question]]:
-    """(rows ready for training, rows whose gold SQL fails), in their order. `paths` has the database of each row.
+    questions: Sequence[Question],
+    tasks: Sequence[tuple[Sequence[int], Path]],
+    length: str,
+    limits: Limits,
+    workers: int,
+    scratch: Path,
+) -> tuple[Picked[Question], Picked[Question]]:
+    """(rows ready for training, rows whose gold SQL fails), in their order. `tasks`: rows' numbers and their database.
 
     A row without reasoning gets a trace of `length`, and its SQL is rewritten in this package's style if that returns
-    the same result. The work is spread over `workers` processes.
+    the same result. The work is spread over `workers` processes, which read the rows themselves; the file `scratch`
+    gets the rows.
     """
-    groups: dict[str, list[int]] = {}
-    for number, question in enumerate(questions):
-        groups.setdefault(question.db_id, []).append(number)
-    batches = [group[i : i + _AT_ONCE] for group in groups.values() for i in range(0, len(group), _AT_ONCE)]
-    tasks = (([questions[n] for n in numbers], paths[questions[numbers[0]].db_id]) for numbers in batches)
-    changes: dict[int, dict[str, str] | None] = {}
-    make = partial(partial, _changes, length)
-    with executor_processes(make, limits, 1 if len(questions) < WORTH_A_PROCESS else workers) as run:
-        found = tqdm(run(tasks), total=len(batches), desc="mix", unit="batch", disable=None)
-        for numbers, of_batch in zip(batches, found, strict=True):
-            changes.update(zip(numbers, of_batch, strict=True))
-    ready = [replace(q, **changes[n]) for n, q in enumerate(questions) if changes[n] is not None]
-    return ready, [q for n, q in enumerate(questions) if changes[n] is None]
+    batches = [(group[i : i + _AT_ONCE], path) for group, path in tasks for i in range(0, len(group), _AT_ONCE)]
+    offsets, runs = array("Q", bytes(8 * len(questions))), bytearray(len(questions))
+    make = partial(partial, _changes, length, questions)
+    with (
+        executor_processes(make, limits, 1 if len(questions) < WORTH_A_PROCESS else workers) as run,
+        open(scratch, "wb") as file,
+    ):
+        found = tqdm(run(batches), total=len(batches), desc="mix", unit="batch", disable=None)
+        for (numbers, _), of_batch in zip(batches, found, strict=True):
+            for number, changes in zip(numbers, of_batch, strict=True):
+                offsets[number], runs[number] = file.tell(), changes is not None
+                file.write(json_line(vars(questions[number]) | (changes or {})).encode())
+    ready, failed = (
+        Picked(scratch, Question, (o for o, r in zip(offsets, runs, strict=True) if r == ok)) for ok in (True, False)
+    )
+    return ready, failed
 
 
-def _changes(length: str, executor: Executor, task: tuple[Sequence[Question], Path]) -> list[dict[str, str] | None]:
-    """The fields that change of each row over one database; None if its gold SQL fails."""
-    rows, path = task
+def _changes(
+    length: str, questions: Sequence[Question], executor: Executor, task: tuple[Sequence[int], Path]
+) -> list[dict[str, str] | None]:
+    """The fields that change of each row over one database; None if its gold SQL fails. `task` has their numbers."""
+    numbers, path = task
+    rows = [questions[number] for number in numbers]
     own = [row for row in rows if row.reasoning]
     digests = executor.fingerprints([Query(path, row.sql) for row in own])
     changes = {

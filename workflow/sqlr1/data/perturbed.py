@@ -13,20 +13,25 @@ from sqlr1.sandbox import Executor, Query, Status
 
 
 def determined_on_all(
-    questions: Sequence[Question], instances: Mapping[str, Sequence[Path]], executor: Executor
+    questions: Sequence[Question],
+    instances: Mapping[str, Sequence[Path]],
+    executor: Executor,
+    progress: str | None = "instances",
 ) -> list[Question]:
     """The questions whose gold runs and is not decided by ties on any of the instances of their database.
 
-    Ties of a query with LIMIT cannot be seen if it has DISTINCT, `*` or a set operation outside: it is left out.
+    Without LIMIT, only generated questions (with a template) must fix the order of ties. Ties of a query with LIMIT
+    cannot be seen if it has DISTINCT, `*` or a set operation outside: it is left out.
     """
     parsed = [sqlglot.parse_one(question.sql, read="sqlite") for question in questions]
     probes = [
-        (number, path, block, has_ties if block is expression else limit_splits_ties)
+        (number, path, block, has_ties if block is expression and fixed else limit_splits_ties)
         for number, (question, expression) in enumerate(zip(questions, parsed, strict=True))
+        for fixed in [question.template or expression.args.get("limit")]
         for path in instances[question.db_id]
         for block in (expression, *limited_blocks(expression))
     ]
-    executions = executor.execute([Query(path, to_sql(tie_probe(block))) for _, path, block, _ in probes], "instances")
+    executions = executor.execute([Query(path, to_sql(tie_probe(block))) for _, path, block, _ in probes], progress)
     unseen = {n for n, e in enumerate(parsed) if e.args.get("limit") and tie_probe(e) is e}
     bad = unseen | {
         number

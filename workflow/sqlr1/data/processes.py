@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
+from sqlr1.records import Question
 from sqlr1.sandbox import Executor, Limits
 
 Task = TypeVar("Task")
@@ -30,6 +31,14 @@ def executor_processes(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(make, limits)) as pool:
         yield partial(pool.map, _run)
+
+
+def by_database(rows: Iterable[Question]) -> dict[str, list[int]]:
+    """The numbers of the rows over each database."""
+    groups: dict[str, list[int]] = {}
+    for number, row in enumerate(rows):
+        groups.setdefault(row.db_id, []).append(number)
+    return groups
 
 
 def _start(make: Callable[[Executor], Callable[[Any], Any]], limits: Limits) -> None:

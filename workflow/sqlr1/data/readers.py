@@ -6,6 +6,7 @@ import csv
 import hashlib
 import heapq
 import logging
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import Any
 
 from sqlr1.data.feedback import judged_right
 from sqlr1.database.files import LONGEST_FIELD
-from sqlr1.records import InputError, Question, read_json, read_jsonl, readable
+from sqlr1.records import InputError, Picked, Question, json_line, read_json, read_jsonl, readable
 
 log = logging.getLogger(__name__)
 
@@ -152,22 +153,34 @@ def _streamed_json(path: Path) -> Iterator[Any]:
             raise InputError(f"{path}: not valid JSON near byte {file.tell()} ({reason})") from error
 
 
-def draw(rows: Iterable[Question], limits: Mapping[str, int] | int, seed: int) -> list[Question]:
-    """Draw at most `limits` rows, or that many of each class, in one pass; in the order of the file.
+def draw(
+    rows: Iterable[Question], limits: Mapping[str, int] | int | None, seed: int, scratch: Path
+) -> Picked[Question]:
+    """Draw at most `limits` rows, or that many of each class, or all, in one pass; in the order of `rows`.
 
-    Each row has a pseudo-random rank by seed and id, and the lowest ranks are taken. So memory is bounded by the
-    limits, and a larger limit only adds rows. SynSQL-200K is 50,000 of each class, SynSQL-Complex-5K is
-    {"Complex": 5000}.
+    Each row has a pseudo-random rank by seed and id, and the lowest ranks are taken, so a larger limit only adds rows.
+    Rows are written to `scratch` when they are among the lowest so far, and stay there: only places in that file are
+    in memory. SynSQL-200K is 50,000 of each class, SynSQL-Complex-5K is {"Complex": 5000}.
     """
-    heaps: dict[str, list[tuple[int, str, Question]]] = {}
-    for row in rows:
-        name = row.sql_class if isinstance(limits, Mapping) else ""
-        limit = limits.get(name, 0) if isinstance(limits, Mapping) else limits
-        rank = int.from_bytes(hashlib.sha256(f"{seed}:{row.id}".encode()).digest()[:8], "big")
-        heap = heaps.setdefault(name, [])
-        push = heapq.heappush if len(heap) < limit else heapq.heappushpop
-        push(heap, (-rank, row.id, row))
-    return sorted((row for heap in heaps.values() for _, _, row in heap), key=lambda row: row.id)
+    heaps: dict[str, list[tuple[int, int]]] = {}
+    all_rows = array("Q")
+    offset = 0
+    scratch.parent.mkdir(parents=True, exist_ok=True)
+    with open(scratch, "wb") as file:
+        for row in rows:
+            if limits is None:
+                all_rows.append(offset)
+            else:
+                name = row.sql_class if isinstance(limits, Mapping) else ""
+                limit = limits.get(name, 0) if isinstance(limits, Mapping) else limits
+                heap = heaps.setdefault(name, [])
+                rank = int.from_bytes(hashlib.sha256(f"{seed}:{row.id}".encode()).digest()[:8], "big")
+                if len(heap) < limit:
+                    heapq.heappush(heap, (-rank, offset))
+                elif not heap or heapq.heappushpop(heap, (-rank, offset))[1] == offset:
+                    continue
+            offset += file.write(json_line(vars(row)).encode())
+    return Picked(scratch, Question, all_rows or sorted(place for heap in heaps.values() for _, place in heap))
 
 
 def locate(rows: Iterable[Question], paths: Mapping[str, Path], missing: Counter[str] | None) -> Iterator[Question]:

@@ -5,7 +5,7 @@ import hashlib
 import logging
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sqlr1.records import Database, InputError, read_json, readable, sha256
@@ -101,14 +101,18 @@ def merged(databases: Iterable[tuple[str, Path]]) -> dict[str, Path]:
     return found
 
 
-def catalogue_entry(db_id: str, files: Sequence[Path], source: str, split: str, out: Path, root: Path) -> Database:
+def catalogue_entry(
+    db_id: str, files: Sequence[Path], source: str, split: str, out: Path, root: Path, hashes: Mapping[str, str]
+) -> Database:
     """The catalogue line of a database whose instances are `files`; the first one stands for all.
 
-    Its path is relative to the catalogue's folder `out` if it is inside, else to the data root if it is inside there.
+    `hashes` has those of files that were hashed already. The path is relative to the catalogue's folder `out` if it is
+    inside, else to the data root if it is inside there.
     """
     shown = files[0].relative_to(out).as_posix() if files[0].is_relative_to(out) else portable(files[0], root)
-    hashes = [sha256(file) for file in files]  # of all instances: training on them depends on each
-    combined = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+    # Of all instances: training on them depends on each.
+    contents = [hashes.get(str(file)) or sha256(file) for file in files]
+    combined = contents[0] if len(contents) == 1 else hashlib.sha256("".join(contents).encode()).hexdigest()
     return Database(db_id, shown, source, split, combined)
 
 

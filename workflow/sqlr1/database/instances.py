@@ -3,17 +3,21 @@ that is read backward, on which a query whose result depends on the order of rea
 
 An instance keeps the schema, primary keys, types and the values that occur. It moves values between rows, repeats
 values, shifts numbers by one, adds NULLs to columns that have some, drops rows, and gives children other parents, so
-that some parents lose all of theirs. The reward, like Spider's evaluator, demands a match on every `*.sqlite` file in a
+that some parents lose all of theirs. Small tables can be filled with rows first: on SynSQL's, of two rows each, many
+queries match by coincidence. The reward, like Spider's evaluator, demands a match on every `*.sqlite` file in a
 database's folder (test-suite accuracy: Zhong et al. 2020, arXiv 2010.02840).
 """
 
+import itertools
 import logging
 import random
 import shutil
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 from sqlr1.database.profile import Profile, read_profile
 from sqlr1.database.schema import Table, quote, read_schema
@@ -31,9 +35,10 @@ class _Text(bytes):
     """Text as bytes: it is moved without being decoded, because it may not be valid UTF-8."""
 
 
-def write_instances(source: Path, folder: Path, count: int, seed: int) -> list[Path]:
+def write_instances(source: Path, folder: Path, count: int, seed: int, rows: int = 0) -> list[Path]:
     """Copy `source` into `folder` and write `count` perturbed instances beside it; returns all files, the copy first.
 
+    Tables of an instance that have some but fewer than `rows` rows are filled up to about that many before values move.
     Further instances of an earlier call are removed, because a match would have to hold on them too. The result is
     determined by the content, `seed` and the instance's number. Raises InputError if `source` is no SQLite database.
     """
@@ -45,7 +50,7 @@ def write_instances(source: Path, folder: Path, count: int, seed: int) -> list[P
         shutil.copyfile(source, temporary)
         temporary.chmod(0o644)
         if number:
-            _perturb(temporary, profile, random.Random(f"{seed}:{source.stem}:{number}"))
+            _perturb(temporary, profile, random.Random(f"{seed}:{source.stem}:{number}"), rows)
         temporary.replace(path)
     for path in set(folder.glob(f"{source.stem}_*.sqlite")) - set(paths):
         if path.stem.removeprefix(f"{source.stem}_").isdigit():
@@ -53,22 +58,95 @@ def write_instances(source: Path, folder: Path, count: int, seed: int) -> list[P
     return paths
 
 
-def _perturb(path: Path, profile: Profile, rng: random.Random) -> None:
+def _perturb(path: Path, profile: Profile, rng: random.Random, filled: int) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.text_factory = _Text
-        connection.execute("PRAGMA foreign_keys = OFF")
+        # A file that is renamed when it is done need not be safe from a crash before.
+        for pragma in ("foreign_keys = OFF", "journal_mode = MEMORY", "synchronous = OFF"):
+            connection.execute(f"PRAGMA {pragma}")
         for (trigger,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
             connection.execute(f"DROP TRIGGER {quote(trigger.decode())}")
-        for table in profile.schema.tables:
-            if 2 <= profile.rows[table.name] <= _LARGEST and _has_rowid(connection, table):
-                connection.execute("SAVEPOINT table_as_it_is")
-                try:
-                    _perturb_table(connection, table, profile, rng)
-                except sqlite3.OperationalError as error:  # a CHECK or an index calls a function of the application
-                    connection.execute("ROLLBACK TO table_as_it_is")
-                    log.warning("%s: %s is not changed: %s", profile.schema.path, table.name, error)
-                connection.execute("RELEASE table_as_it_is")
+        tables = [t for t in profile.schema.tables if profile.rows[t.name] <= _LARGEST and _has_rowid(connection, t)]
+        for table in _parents_first(tables, profile):
+            if 0 < profile.rows[table.name] < filled:
+                _changed(_fill_table, connection, table, profile, rng, filled)
+        for table in tables:
+            if profile.rows[table.name] and max(profile.rows[table.name], filled) >= 2:
+                _changed(_perturb_table, connection, table, profile, rng)
         connection.commit()
+
+
+def _changed(change: Callable, connection: sqlite3.Connection, table: Table, profile: Profile, *more: object) -> None:
+    """`change` the table, or leave it as it is."""
+    connection.execute("SAVEPOINT table_as_it_is")
+    try:
+        change(connection, table, profile, *more)
+    except (sqlite3.OperationalError, sqlite3.IntegrityError) as error:  # a CHECK calls the application's function
+        connection.execute("ROLLBACK TO table_as_it_is")
+        log.warning("%s: %s is not changed: %s", profile.schema.path, table.name, error)
+    connection.execute("RELEASE table_as_it_is")
+
+
+def _parents_first(tables: Sequence[Table], profile: Profile) -> list[Table]:
+    """The tables, those that foreign keys name before those that have the keys; in a cycle, in their own order."""
+    parents = {t.name: {k.parent for k in profile.foreign_keys if k.table == t.name} - {t.name} for t in tables}
+    try:
+        places = {name: place for place, name in enumerate(TopologicalSorter(parents).static_order())}
+    except CycleError:
+        return list(tables)
+    return sorted(tables, key=lambda table: places[table.name])
+
+
+def _fill_table(
+    connection: sqlite3.Connection, table: Table, profile: Profile, rng: random.Random, wanted: int
+) -> None:
+    """Add rows until there are about `wanted`: new keys, keys of parents, and values like those that there are.
+
+    Rows that break a constraint are left out.
+    """
+    unique = _unique_columns(connection, table)
+    referenced = {k.parent_column for k in profile.foreign_keys if k.parent == table.name}
+    parents = {k.column: k for k in profile.foreign_keys if k.table == table.name and k.parent != table.name}
+    columns = [column for column in table.columns if not column.computed]
+    number = wanted - profile.rows[table.name]
+    made = []
+    for column in columns:
+        parent = parents.get(column.name)
+        source, name = (parent.parent, parent.parent_column) if parent else (table.name, column.name)
+        found = connection.execute(f"SELECT {quote(name)} FROM {quote(source)} WHERE {quote(name)} IS NOT NULL")
+        values = [value for (value,) in found]
+        if not values:
+            made.append([None] * number)
+        elif parent:
+            made.append(rng.choices(values, k=number))
+        elif column.primary_key or column.name in unique | referenced:
+            made.append(_new_keys(values, number))
+        else:
+            made.append(_similar_values(values, number, rng))
+    names = ", ".join(quote(column.name) for column in columns)
+    for row in zip(*made, strict=True):
+        marks = ", ".join("CAST(? AS TEXT)" if isinstance(value, _Text) else "?" for value in row)
+        bound = [bytes(value) if isinstance(value, _Text) else value for value in row]
+        connection.execute(f"INSERT OR IGNORE INTO {quote(table.name)} ({names}) VALUES ({marks})", bound)
+
+
+def _new_keys(values: Sequence[Any], number: int) -> list[object]:
+    """`number` values that do not occur in `values`: numbers above them, or texts with a number behind."""
+    if all(isinstance(value, (int, float)) for value in values):
+        last = max(values)
+        return [last + step if last < _LARGEST_INTEGER - number else None for step in range(1, number + 1)]
+    repeated = zip(itertools.cycle(values), range(1, number + 1))
+    return [_Text(b"%s %d" % (value, step)) if isinstance(value, _Text) else value for value, step in repeated]
+
+
+def _similar_values(values: Sequence[Any], number: int, rng: random.Random) -> list[object]:
+    """`number` values: numbers between those of `values`, texts among them."""
+    kinds = set(map(type, values))
+    if kinds == {int} and max(values) - min(values) > 1:  # 0 and 1 may mean no and yes
+        return [rng.randint(min(values), max(values)) for _ in range(number)]
+    if kinds == {float}:
+        return [round(rng.uniform(min(values), max(values)), 2) for _ in range(number)]
+    return rng.choices(values, k=number)
 
 
 def _has_rowid(connection: sqlite3.Connection, table: Table) -> bool:

@@ -35,7 +35,7 @@ from sqlr1 import tracking
 from sqlr1.config import Section, plain
 from sqlr1.config_files import load_sections
 from sqlr1.cpus import usable_cpus
-from sqlr1.provenance import sources
+from sqlr1.provenance import file_hashes, sources
 from sqlr1.records import InputError, sha256, write_json
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "sqlglot", "numpy", "mlflow", "snakemake")
@@ -45,6 +45,7 @@ GOLD_CACHE = Path(os.path.expandvars(os.environ.get("SQLR1_GOLD_CACHE") or "resu
 if "$" in str(GOLD_CACHE):
     raise SystemExit(f"error: SQLR1_GOLD_CACHE: {GOLD_CACHE} has a variable that is not set")
 WORK = Path("results/.work")
+_LISTED = 1000  # input files that MLflow lists one by one
 # Arguments that do not affect the result. (The content of settings and files does, and is recorded.)
 _ASIDE = frozenset({"settings", "out", "log", "experiment", "workers", "seed", "tag"})
 
@@ -86,8 +87,10 @@ class Job:
 
     def reads(self, paths: Iterable[Path]) -> None:
         """Record the hashes of further input files, such as databases."""
-        hashes = {str(path): sha256(path) for path in sorted(set(paths))}
+        hashes = {str(path): content for path, content in file_hashes(sorted(set(paths))).items()}
         self.read |= hashes
+        if len(hashes) > _LISTED:  # each takes MLflow a few milliseconds; the manifest has them all
+            hashes = {os.path.commonpath(hashes): _short_hash(json.dumps(hashes))}
         self.run.inputs(hashes)
 
     def outputs(self, *names: str | Path) -> None:

@@ -4,18 +4,24 @@ Writes `databases/<db_id>/<db_id>.sqlite` (built-in domains), `catalogue.jsonl`,
 `failed_golds.jsonl` (mixed-in questions whose gold SQL fails) and the built-in benchmark in the layouts of Spider and
 BIRD, which has domains and question templates of its own. With `benchmark_instances`, its databases get that many
 perturbed instances, on all of which an answer must be right. With `instances`, each training database is copied to
-`instances/<db_id>/` with that many perturbed instances, and the catalogue names the copy.
+`instances/<db_id>/` with that many perturbed instances, small tables filled up to `instance_rows` rows in them, and
+the catalogue names the copy.
 
     python -m sqlr1.stages.synthesize --out results/x/synthesize --settings '{"synthesize": {...}, "execution": {...}}'
 """
 
 import itertools
 import logging
+import multiprocessing
 import random
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
+
+from tqdm.auto import tqdm
 
 from sqlgen import GenerationRequest, Source, builtin_sources, folder_sources, generate, write_benchmark
 from sqlr1.config import Synthesize
@@ -31,6 +37,7 @@ from sqlr1.sandbox import instances as list_instances
 from sqlr1.stages.common import Job, add_workers, stage, stage_parser
 
 log = logging.getLogger(__name__)
+_FEW = 200  # databases whose instances are written in the time in which processes start
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -46,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         folders = _folders(settings)
         mixed = _mixed(job)
         others = merged([*((s.db_id, s.path) for s in folders), *mixed.databases])
-        job.reads([*_listed_files(settings), *others.values()])
+        job.reads(_listed_files(settings))
+        job.reads(others.values())
         described = (csv for path in others.values() for csv in path.parent.glob("database_description/*.csv"))
         job.reads(csv for csv in described if csv.is_file())
         questions = itertools.chain(
@@ -56,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             questions = _improved(job, list(questions), {s.db_id: s.path for s in own + folders})
         benchmark = _benchmark(job, held_out)
         # Mixed-in questions first: of near-duplicates the filter keeps the first, and people's are worth more.
-        write_jsonl(job.out / "questions.jsonl", itertools.chain(mixed.ready, questions))
-        write_jsonl(job.out / "failed_golds.jsonl", mixed.failed)
+        write_jsonl(job.out / "questions.jsonl", itertools.chain(*mixed.ready, questions))
+        write_jsonl(job.out / "failed_golds.jsonl", itertools.chain(*mixed.failed))
         write_jsonl(job.out / "catalogue.jsonl", _catalogue(job, own, held_out, others))
         written = write_benchmark(job.out / "benchmark", benchmark, {s.db_id: s.path for s in held_out})
         job.outputs("questions.jsonl", "failed_golds.jsonl", "catalogue.jsonl")
@@ -91,7 +99,8 @@ def _mixed(job: Job) -> MixedQuestions:
     mixed = MixedQuestions()
     if settings.mix:
         limits = Limits.of(job.settings["execution"])
-        mixed = read_mix(settings.mix, settings.reasoning, job.seed, data_root(), limits, job.args.workers)
+        scratch = job.work / "mix"
+        mixed = read_mix(settings.mix, settings.reasoning, job.seed, data_root(), limits, job.args.workers, scratch)
     if missing := mixed.missing:
         log.warning("%d mixed-in questions skipped: no database %s", missing.total(), ", ".join(sorted(missing)[:20]))
     for reason, count in mixed.unusable.items():
@@ -132,7 +141,7 @@ def _improved(job: Job, rows: list[Question], paths: dict[str, Path]) -> list[Qu
 
 def _catalogue(job: Job, own: list[Source], held_out: list[Source], others: dict[str, Path]) -> Iterator[Database]:
     """The catalogue's lines; for training databases, with instances if so configured."""
-    root, instances = data_root(), job.settings["synthesize"].instances
+    root, settings = data_root(), job.settings["synthesize"]
     databases = [(s.db_id, s.path, "embedded", "train") for s in own]
     databases += [(s.db_id, s.path, "embedded", "benchmark") for s in held_out]
     builtin = {db_id for db_id, *_ in databases}
@@ -141,27 +150,41 @@ def _catalogue(job: Job, own: list[Source], held_out: list[Source], others: dict
             raise InputError(f"{path}: the database {db_id!r} has the name of a built-in domain; leave one out")
         folder = path.parent.parent if path.parent.name == db_id else path.parent
         databases.append((db_id, path, portable(folder, root), "train"))
-    for db_id, path, source, split in databases:
-        files = list_instances(path) if split == "benchmark" else [path]
-        if split == "train" and instances:
-            files = write_instances(path, job.out / "instances" / db_id, instances, job.seed)
-            if (told := path.parent / "database_description").is_dir():
-                shutil.copytree(told, files[0].parent / told.name, dirs_exist_ok=True)
-            job.outputs(*(file.relative_to(job.out) for file in files))
-        yield catalogue_entry(db_id, files, source, split, job.out, root)
+    write = partial(_instances, settings.instances, job.seed, settings.instance_rows)
+    tasks = [(split, path, job.out / "instances" / db_id) for db_id, path, _, split in databases]
+    with ProcessPoolExecutor(job.args.workers, multiprocessing.get_context("spawn")) as pool:
+        found = (pool.map if settings.instances and len(tasks) > _FEW else map)(write, tasks)
+        shown = tqdm(found, total=len(tasks), desc="databases", unit="database", disable=None)
+        for (db_id, _, source, split), files in zip(databases, shown, strict=True):
+            if split == "train" and settings.instances:
+                job.outputs(*(file.relative_to(job.out) for file in files))
+            yield catalogue_entry(db_id, files, source, split, job.out, root, job.read)
+
+
+def _instances(count: int, seed: int, rows: int, task: tuple[str, Path, Path]) -> list[Path]:
+    """The files of a database: of a benchmark those that there are, for training a copy and `count` instances."""
+    split, path, folder = task
+    if split == "benchmark":
+        return list_instances(path)
+    if not count:
+        return [path]
+    files = write_instances(path, folder, count, seed, rows)
+    if (told := path.parent / "database_description").is_dir():
+        shutil.copytree(told, folder / told.name, dirs_exist_ok=True)
+    return files
 
 
 def _track(job: Job, mixed: MixedQuestions, benchmark: int) -> None:
     """Log what was made. The mixed-in questions are the first ones of the file."""
     written = RecordFile(job.out / "questions.jsonl", Question)
-    first = len(mixed.ready)
+    first = sum(map(len, mixed.ready))
     total = len(written) - first
     classes, styles, templates = Counter[str](), Counter[str](), Counter[int]()
     for row in itertools.islice(written, first, None):
         classes[row.sql_class] += 1
         styles[row.style] += 1
         templates[hash(row.template)] += 1  # nearly every row has its own template: their texts would fill the memory
-    job.run.metrics({"questions": total, "mixed": len(mixed.ready), "failed_golds": len(mixed.failed)})
+    job.run.metrics({"questions": total, "mixed": first, "failed_golds": sum(map(len, mixed.failed))})
     job.run.metrics({"benchmark_questions": benchmark})
     job.run.metrics({f"class/{name}": count for name, count in classes.items()})
     job.run.metrics({f"style/{name}": count for name, count in styles.items()})
