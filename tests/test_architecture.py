@@ -14,9 +14,9 @@ ROOT = Path(sqlr1.__file__).parents[2]
 WORKFLOW = ROOT / "workflow"
 # Each may import only what is above it.
 ORDER = [
-    "records", "cpus", "provenance", "tracking", "database", "prompt", "sandbox", "outcomes", "rewards", "strategies",
-    "config", "config_files", "evaluate", "data", "sqlgen", "model", "train", "report", "plan", "ask", "serve",
-    "init_command", "stages", "cli",
+    "records", "cpus", "slurm", "provenance", "tracking", "database", "prompt", "sandbox", "outcomes", "rewards",
+    "strategies", "config", "config_files", "evaluate", "data", "sqlgen", "model", "train", "report", "plan", "ask",
+    "serve", "init_command", "stages", "cli",
 ]  # fmt: skip
 
 

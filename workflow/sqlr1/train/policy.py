@@ -68,6 +68,15 @@ def rollout_policy(model: Any, trainer: Any) -> "PreTrainedModel":
 
 
 @contextmanager
+def whole_weights(trainer: Any) -> Iterator[Any]:
+    """The trained model with all of its weights, of which ZeRO stage 3 keeps a part in each process. All must call it."""
+    from trl.models import unwrap_model_for_generation
+
+    with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
+        yield model
+
+
+@contextmanager
 def vllm_weights_in(dtype: str) -> Iterator[None]:
     """Have TRL make its colocated vLLM with weights in `dtype`.
 
