@@ -50,7 +50,7 @@ def lora_config(lora: Lora | None) -> "LoraConfig | None":
 def trainer_config(settings: ColdStart | Grpo, out: Path, seed: int) -> "SFTConfig | GRPOConfig":
     """The SFTConfig of section `cold_start` or the GRPOConfig of section `grpo`; checkpoints go to `out`.
 
-    Raises InputError for values that TRL refuses, and for ZeRO stage 3.
+    Raises InputError for values that TRL refuses.
     """
     import torch
     from trl import GRPOConfig, SFTConfig
@@ -76,9 +76,9 @@ def trainer_config(settings: ColdStart | Grpo, out: Path, seed: int) -> "SFTConf
             dataloader_num_workers=0,
         )
     plugin = made.deepspeed_plugin  # from `accelerate launch`
-    if plugin is not None and plugin.zero_stage == 3:
+    if plugin is not None and plugin.zero3_init_flag:
         raise InputError(
-            f"config key launch.{section}: ZeRO stage 3 shards the weights, which the packed pass, validation and "
-            "saving read whole; use stage 2 (workflow/config/accelerate/zero2.yaml)"
+            f"config key launch.{section}: zero3_init_flag has to be false, since one process alone loads a model when "
+            "it saves (workflow/config/accelerate/zero3.yaml)"
         )
     return made
