@@ -30,7 +30,7 @@ test-slow: $(STAMP) lint
 
 # One after the other: each test uses all cores, and Slurm's node is this machine. WHICH selects some, e.g. WHICH='-k zero2'.
 test-engines: $(ENGINES)/.installed
-	PATH='$(CURDIR)/$(ENGINES)/bin':"$$PATH" pytest -m engines tests/engines --durations=0 $(WHICH)
+	PATH='$(CURDIR)/$(ENGINES)/bin':"$$PATH" OMP_NUM_THREADS=1 pytest -m engines tests/engines --durations=0 $(WHICH)
 
 lint: $(STAMP)
 	ruff check . && ruff format --check .

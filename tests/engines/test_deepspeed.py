@@ -1,6 +1,5 @@
-"""DeepSpeed on the CPU, two processes over gloo, by the shipped files for `accelerate launch`: one process's weights."""
+"""DeepSpeed on the CPU, two processes over gloo, by the shipped files of `accelerate launch`: one process's weights."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -8,8 +7,7 @@ import pytest
 import torch
 from conftest import ROOT
 from test_training_two_processes import cold_start, grpo, run, train
-from tiny_stages import SETTINGS, hashes, kill_when, prepare, teach
-from tiny_stages import run as run_stage
+from tiny_stages import prepare
 from transformers import AutoModelForCausalLM
 
 from sqlr1.model.sampler import row_seed
