@@ -26,12 +26,14 @@ TOLERANCE = 1e-3  # of a token's log-probability; with the weights of the step b
 MASKED = "sampling/importance_sampling_ratio/limited"
 DIFFERENCE = "sampling/sampling_logp_difference/max"
 
-ours = SETTINGS["candidates"]["candidates"] | DTYPE | {"max_new_tokens": 64, "batch_tokens": 10000}
+ours = SETTINGS["candidates"]["candidates"] | DTYPE | {"max_new_tokens": 96, "batch_tokens": 10000}
 SETTINGS["candidates_float32"] = SETTINGS["candidates"] | {"candidates": ours}
 SETTINGS["candidates_vllm"] = SETTINGS["candidates"] | {"candidates": ours | {"backend": "vllm"}}
 vllm = {"use_vllm": True, "vllm_gpu_memory_utilization": 0.1, "vllm_max_model_length": 512, "bf16": False}
 for weights in ("grpo", "grpo_all_weights"):
     colocated = SETTINGS[weights]["grpo"] | vllm | {"max_steps": 4}
+    if colocated["lora"]:  # with dropout the policy's own probabilities vary
+        colocated["lora"] = colocated["lora"] | {"lora_dropout": 0.0}
     SETTINGS[f"{weights}_colocated"] = SETTINGS[weights] | {"grpo": colocated}
 
 
