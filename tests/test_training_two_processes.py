@@ -154,7 +154,7 @@ def train(case, data, work, per_device, course, make=None):
 def run(cases, data, out, processes, course="whole", launch=LAUNCH, script=__file__):
     """The results of each of `cases` in the first process. One launch trains them all; they write to `data`/`out`."""
     command = [sys.executable, *(launch if processes == 2 else []), script, ",".join(cases), str(data)]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment = {"ACCELERATE_USE_CPU": "true"} | os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, str(data / out), str(ROWS // processes), course],
         capture_output=True, text=True, check=False, timeout=300 * len(cases), env=environment,

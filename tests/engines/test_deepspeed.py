@@ -53,6 +53,7 @@ def drawn_beforehand(trainer):
 @pytest.fixture(autouse=True)
 def _on_cpu(monkeypatch):
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "false")  # otherwise accelerate leaves DeepSpeed out
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,8 @@ def one(data):
 @pytest.mark.parametrize("stage", [2, 3])
 def test_the_weights_of_a_single_process(data, one, stage, case):
     made = run([case], data, f"zero{stage}-{case}", 2, launch=launch(stage), script=__file__)[case]
+    shards = (data / f"zero{stage}-{case}/{case}.work").glob("checkpoint-8/global_step8/*_model_states.pt")
+    assert len(list(shards)) == {2: 1, 3: 2}[stage]  # only ZeRO-3 has a part of the weights in each process
     weights = one[case]["weights"]
     start = AutoModelForCausalLM.from_pretrained(data / "base/model").state_dict()  # and adapters' B is 0
     assert max((w - start.get(n, 0)).abs().max() for n, w in weights.items() if "lora_A" not in n) > 1e-3

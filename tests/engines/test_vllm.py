@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the process that a test starts
 from tiny_models import smollm2
 from tiny_stages import SETTINGS, describe, kill_when, prepare, run, teach
 
@@ -22,7 +24,7 @@ pytestmark = pytest.mark.engines
 ON_CPU = [str(Path(__file__).with_name("on_cpu.py"))]
 SHAPE = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}  # vLLM's heads have 32 places or more
 DTYPE = {"dtype": "float32"}
-TOLERANCE = 1e-3  # of a token's log-probability; with the weights of the step before they differ by more
+TOLERANCE = 1e-4  # of a token's log-probability; with the weights of the step before they differ by more
 MASKED = "sampling/importance_sampling_ratio/limited"
 DIFFERENCE = "sampling/sampling_logp_difference/max"
 
@@ -108,12 +110,12 @@ def test_a_killed_colocated_run_resumes(folder):
 
 @pytest.fixture
 def server(folder):
-    """`vllm serve` on loopback, as docs/howto/gpu.md has it (without NCCL): its address."""
+    """What `vllm serve` starts, on loopback, as docs/howto/gpu.md has it (without NCCL): its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", "base/model", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--dtype", "float32", "--max-model-len", "512"]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", "base/model"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "512"]
     command += ["--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1"]
     environment = os.environ | {"VLLM_SERVER_DEV_MODE": "1"}
     path, address = folder / "server.log", f"http://127.0.0.1:{port}"
@@ -133,8 +135,9 @@ def server(folder):
             pytest.fail(path.read_text()[-4000:])
         yield address
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(60)
 
 
 def test_server(folder, server):

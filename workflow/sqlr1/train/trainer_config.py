@@ -53,8 +53,10 @@ def trainer_config(settings: ColdStart | Grpo, out: Path, seed: int) -> "SFTConf
     Raises InputError for values that TRL refuses.
     """
     import torch
+    from accelerate.utils import parse_flag_from_env
     from trl import GRPOConfig, SFTConfig
 
+    on_cpu, by_deepspeed = not torch.cuda.is_available(), parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
     section, library, fixed = "grpo", GRPOConfig, {}
     if isinstance(settings, ColdStart):
         # `sft.encode` tokenizes the rows as inference does, and counts those that are too long.
@@ -65,7 +67,9 @@ def trainer_config(settings: ColdStart | Grpo, out: Path, seed: int) -> "SFTConf
             **settings.model_dump(exclude=_OWN_KEYS),
             **fixed,
             bf16=multiplies_in_bf16(settings),
-            use_cpu=not torch.cuda.is_available(),
+            # With use_cpu, accelerate leaves DeepSpeed out without a word; without it, it finds no backend for CPUs.
+            use_cpu=on_cpu and not by_deepspeed,
+            ddp_backend="gloo" if on_cpu and by_deepspeed else None,
             output_dir=str(out),
             seed=seed,
             data_seed=seed,
