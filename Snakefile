@@ -65,6 +65,11 @@ rule ablation_cold_start:
         "ablation_cold_start: its policies, scores and table"
 
 
+onstart:
+    if workflow.executor_plugin.name == "slurm":
+        refuse_endless_waits(workflow.dag.needrun_jobs())
+
+
 onsuccess:
     conclusion = Path(RESULTS, "report/conclusion.txt")
     if conclusion.is_file():

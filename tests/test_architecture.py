@@ -14,7 +14,7 @@ ROOT = Path(sqlr1.__file__).parents[2]
 WORKFLOW = ROOT / "workflow"
 # Each may import only what is above it.
 ORDER = [
-    "records", "cpus", "statistics", "sql_tokens", "provenance", "tracking", "database", "prompt", "sandbox",
+    "records", "cpus", "slurm", "statistics", "sql_tokens", "provenance", "tracking", "database", "prompt", "sandbox",
     "outcomes", "rewards", "strategies",
     "config", "config_files", "evaluate", "data", "sqlgen", "model", "train", "report", "plan", "ask", "serve",
     "init_command", "check_batches", "check_command", "stages", "cli",

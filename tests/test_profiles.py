@@ -8,6 +8,8 @@ import pytest
 import yaml
 from conftest import ROOT, copy_checkout, snakemake
 
+from sqlr1.slurm import minutes, too_long
+
 SLURM = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
 
 
@@ -33,6 +35,26 @@ def test_every_rule_that_asks_for_gpus_gets_them_on_one_node_of_their_partition(
     assert len(asking) >= 4
     asked = ("slurm_partition=gpu", "nodes=1", "cpus_per_gpu=8")
     assert sorted(SLURM["set-resources"]) == sorted(f"{rule}:{value}" for rule in asking for value in asked)
+
+
+def test_a_run_time_that_no_named_partition_allows_is_said_once_per_rule():
+    """`tests/engines/test_slurm.py` asks a real Slurm."""
+    limits = {
+        "gpu": minutes("2-00:00:00"),
+        "short": minutes("30:00"),
+        "": minutes("1:00:00"),
+        "big": minutes("infinite"),
+    }
+    jobs = [("grpo", {"runtime": 4500, "slurm_partition": "gpu"})] * 2 + [
+        ("select", {"runtime": 45, "slurm_partition": "short,gpu"}),
+        ("score", {"runtime": 61}),
+        ("filter", {"slurm_partition": "short"}),
+        ("report", {"runtime": 99, "slurm_partition": "unknown"}),
+        ("candidates", {"runtime": 99999, "slurm_partition": "big"}),
+    ]
+    grpo, score = too_long(jobs, limits)
+    assert grpo.startswith("rule grpo: runtime is 4500 minutes, partition gpu allows 2880: Slurm would let it wait")
+    assert score.startswith("rule score: runtime is 61 minutes, the default partition allows 60:")
 
 
 @pytest.mark.parametrize(("overlays", "env"), [([], "sqlr1.yaml"), (["paper.yaml", "paper-7b.yaml"], "gpu.yaml")])

@@ -71,14 +71,17 @@ def test_lora_takes_the_librarys_own_names():
 
 
 @pytest.mark.parametrize("section", [ColdStart(), Grpo()])
-def test_sharded_weights_are_refused(section, tmp_path, monkeypatch):
+def test_sharded_weights_are_allowed_but_not_from_loading_on(section, tmp_path, monkeypatch):
     # As set by `accelerate launch`; DeepSpeed itself need not be installed.
     monkeypatch.setattr("accelerate.utils.DeepSpeedPlugin.set_deepspeed_weakref", lambda _: None)
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
     assert trainer_config(section, tmp_path, 0).deepspeed_plugin.zero_stage == 2
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
-    with pytest.raises(InputError, match=r"launch\.(grpo|cold_start): ZeRO stage 3 shards the weights"):
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO3_INIT", "false")
+    assert trainer_config(section, tmp_path, 0).deepspeed_plugin.zero_stage == 3
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO3_INIT", "true")
+    with pytest.raises(InputError, match=r"launch\.(grpo|cold_start): zero3_init_flag has to be false"):
         trainer_config(section, tmp_path, 0)
 
 

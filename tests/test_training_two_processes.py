@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 
 from sqlr1.config import ColdStart, Grpo, Lora, Reward
 from sqlr1.train.checkpoints import MarkComplete, train_on
+from sqlr1.train.policy import whole_weights
 
 # accelerate starts several processes without MPI only with --multi_gpu; the environment selects the CPU.
 LAUNCH = [
@@ -35,25 +36,25 @@ def letters(completions, **_):
     return [float(len(c[0]["content"]) % 3) for c in completions]
 
 
-def cold_start(model, work, per_device):
+def cold_start(model, work, per_device, **settings):
     from sqlr1.train.sft import make_trainer
 
     texts = [(list(range(3, 9 + 2 * i)), list(range(40, 44 + i))) for i in range(24)]
     rows = [{"input_ids": p + r, "labels": [-100] * len(p) + r, "database": "abc"[len(r) % 3]} for p, r in texts]
     size = 4  # of a pass, for any number of processes: it has rows over one database
     batch = {"per_device_train_batch_size": size, "gradient_accumulation_steps": per_device // size}
-    settings = ColdStart(**COMMON, **batch)
+    settings = ColdStart(**COMMON | batch | settings)
     return make_trainer(model, tiny_tokenizer(), rows, settings, work, seed=3)
 
 
-def grpo(model, work, per_device, beta=0.05, refill_rounds=None):
+def grpo(model, work, per_device, beta=0.05, refill_rounds=None, **settings):
     from datasets import Dataset
 
     from sqlr1.train.shared_prompt import SharedPromptTrainer
     from sqlr1.train.trainer_config import lora_config, trainer_config
 
     batch = {"num_generations": 4, "per_device_train_batch_size": per_device, "num_iterations": 2}
-    settings = Grpo(**COMMON, **batch, max_completion_length=6, beta=beta)
+    settings = Grpo(**COMMON | batch | settings, max_completion_length=6, beta=beta)
     return SharedPromptTrainer(
         model=model,
         args=trainer_config(settings, work, seed=3),
@@ -122,13 +123,13 @@ def main(cases, data, out, per_device, course):
         train(case, data, Path(out) / f"{case}.work", int(per_device), course)
 
 
-def train(case, data, work, per_device, course):
-    """`course`: cut (to the checkpoint, which the second process writes late) or whole."""
+def train(case, data, work, per_device, course, make=None):
+    """`course`: cut (to the checkpoint, which the second process writes late) or whole. `make` makes the trainer."""
     from transformers import AutoModelForCausalLM
 
     print("training", case, file=sys.stderr)
     torch.manual_seed(0)  # the adapters start with the same weights, whatever was trained before
-    trainer = globals()[case](AutoModelForCausalLM.from_pretrained(f"{data}/base/model"), work, per_device)
+    trainer = (make or globals()[case])(AutoModelForCausalLM.from_pretrained(f"{data}/base/model"), work, per_device)
     # Adam divides by a gradient's size: at its default epsilon, rounding errors of tiny gradients become whole steps.
     trainer.args.adam_epsilon = 1e-4
     if course == "cut":
@@ -136,8 +137,9 @@ def train(case, data, work, per_device, course):
         save = trainer._save_rng_state
         trainer._save_rng_state = lambda folder: (time.sleep(trainer.args.process_index), save(folder))
     train_on(trainer, work)
+    with whole_weights(trainer) as model:
+        trained = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
     if trainer.is_world_process_zero():
-        trained = {n: p.detach() for n, p in trainer.model.named_parameters() if p.requires_grad}
         history = trainer.state.log_history
         made = {
             "weights": trained,
@@ -149,10 +151,10 @@ def train(case, data, work, per_device, course):
         torch.save(made, work.with_suffix(".pt"))
 
 
-def run(cases, data, out, processes, course="whole"):
+def run(cases, data, out, processes, course="whole", launch=LAUNCH, script=__file__):
     """The results of each of `cases` in the first process. One launch trains them all; they write to `data`/`out`."""
-    command = [sys.executable, *(LAUNCH if processes == 2 else []), __file__, ",".join(cases), str(data)]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *(launch if processes == 2 else []), script, ",".join(cases), str(data)]
+    environment = {"ACCELERATE_USE_CPU": "true"} | os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, str(data / out), str(ROWS // processes), course],
         capture_output=True, text=True, check=False, timeout=300 * len(cases), env=environment,

@@ -54,8 +54,8 @@ def tiny_model(architecture: str = "llama", seed: int = 0, **changes: object) ->
     return model(kind(**(settings | changes)))
 
 
-def tiny_folder(folder: Path, architecture: str = "llama") -> Path:
-    tiny_model(architecture).save_pretrained(folder)
+def tiny_folder(folder: Path, architecture: str = "llama", **changes: object) -> Path:
+    tiny_model(architecture, **changes).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
 

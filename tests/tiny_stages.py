@@ -66,7 +66,7 @@ SETTINGS["grpo_best"] = SETTINGS["grpo"] | {
 def prepare(folder: Path) -> None:
     """A model, a database, its catalogue, questions for training and as a benchmark in Spider's layout."""
     tiny_folder(folder / "base/model")
-    _describe(folder)
+    describe(folder)
     database = folder / "databases/pets/pets.sqlite"
     database.parent.mkdir(parents=True)
     with sqlite3.connect(database) as connection:
@@ -79,9 +79,12 @@ def prepare(folder: Path) -> None:
     write_json(folder / "dev.json", [{"db_id": "pets", "question": q, "query": sql} for q, sql in texts])
 
 
-def teach(folder: Path) -> None:
-    """Train the model of `prepare` for seconds, until its answers are well-formed and some are right by chance."""
-    model, tokenizer = tiny_model(initializer_range=0.05), tiny_tokenizer()
+def teach(folder: Path, **changes: object) -> None:
+    """Train the model of `prepare` for seconds, until its answers are well-formed and some are right by chance.
+
+    `changes` are made to the model's configuration.
+    """
+    model, tokenizer = tiny_model(initializer_range=0.05, **changes), tiny_tokenizer()
     questions = read_records(folder / "questions.jsonl", Question)
     rows, _ = encode(questions, Catalogue(folder / "catalogue.jsonl", folder), Prompts(tokenizer, PROMPT), "sql_only")
     batch = [torch.nn.utils.rnn.pad_sequence([torch.tensor(r[name], dtype=torch.long) for r in rows], True, padding)
@@ -92,10 +95,11 @@ def teach(folder: Path) -> None:
         optimizer.step()
         optimizer.zero_grad()
     model.save_pretrained(folder / "base/model")
-    _describe(folder)
+    describe(folder)
 
 
-def _describe(folder: Path) -> None:
+def describe(folder: Path) -> None:
+    """Write the manifest of the model in `base/model`."""
     model = folder / "base/model"
     digests = {f"model/{p.name}": hashlib.sha256(p.read_bytes()).hexdigest() for p in model.iterdir()}
     write_json(folder / "base/manifest.json", {"outputs": digests})
@@ -103,7 +107,7 @@ def _describe(folder: Path) -> None:
 
 def command(folder: Path, stage: str, out: str, launch: Sequence[str] = ()) -> list[str]:
     """The command of a stage, named as in SETTINGS, to be run in `folder`; `launch` are a launcher's arguments."""
-    module = stage.removesuffix("_all_weights").removesuffix("_best")
+    module = next(name for name in ("cold_start", "grpo", "candidates") if stage.startswith(name))
     inputs = {
         "cold_start": ["--questions", "questions.jsonl", "--catalogue", "catalogue.jsonl", "--strategy", "reasoning"],
         "grpo": [

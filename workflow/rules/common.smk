@@ -21,6 +21,7 @@ from sqlr1.strategies import STRATEGIES
 from sqlr1.provenance import fingerprint, settings, sources
 from sqlr1.records import InputError
 from sqlr1.rewards import REWARDS
+from sqlr1.slurm import partition_limits, too_long
 
 try:
     CONFIG = load(config)
@@ -246,3 +247,14 @@ def policies(strategies, rewards):
         for made_by in (rules.candidates, rules.score):
             files += expand(made_by.output, reward=reward, benchmark=list(BENCHMARKS), **of_policy)
     return files
+
+
+def refuse_endless_waits(jobs):
+    """Stop the run before it submits a job that asks for more time than its partition allows."""
+    try:
+        limits = partition_limits()
+    except OSError as error:
+        logger.warning(f"run times are not checked against Slurm's partitions: {error}")
+        return
+    if faults := too_long(((job.rule.name, job.resources) for job in jobs if not job.is_local), limits):
+        raise WorkflowError("\n".join(faults))

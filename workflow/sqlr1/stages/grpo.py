@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _train(job: Job) -> None:
     from sqlr1.train.checkpoints import load_best, train_on, write_metrics
     from sqlr1.train.grpo_trainer import ExecutionReward, make_trainer
-    from sqlr1.train.policy import load_policy, save_policy
+    from sqlr1.train.policy import load_policy, save_policy, whole_weights
     from sqlr1.train.validation import PREFIX, Validate
 
     settings, weights = job.settings["grpo"], job.settings["reward"]
@@ -63,7 +63,9 @@ def _train(job: Job) -> None:
         if trainer.is_world_process_zero():
             write_metrics(job.out / "validation.jsonl", scored)
             write_metrics(job.out / "metrics.jsonl", [line for line in history if line not in scored])
-            save_policy(trainer.model, source, tokenizer, job.out / "model", settings)
+        with whole_weights(trainer) as policy:
+            if trainer.is_world_process_zero():
+                save_policy(policy, source, tokenizer, job.out / "model", settings)
         trainer.accelerator.wait_for_everyone()
 
 

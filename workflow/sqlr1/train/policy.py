@@ -68,6 +68,16 @@ def rollout_policy(model: Any, trainer: Any) -> "PreTrainedModel":
 
 
 @contextmanager
+def whole_weights(trainer: Any) -> Iterator[Any]:
+    """The trained model with all of its weights, of which ZeRO stage 3 keeps a part in each process: all call this."""
+    from trl.models import unwrap_model_for_generation
+
+    kept = {"gradient_checkpointing_kwargs": trainer.args.gradient_checkpointing_kwargs}
+    with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, **kept) as model:
+        yield model
+
+
+@contextmanager
 def vllm_weights_in(dtype: str) -> Iterator[None]:
     """Have TRL make its colocated vLLM with weights in `dtype`.
 

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from accelerate.utils import is_peft_model
 from trl import GRPOTrainer
+from trl.distributed import DistributedBackend
 from trl.trainer.utils import pad, split_tensor_dict
 
 from sqlr1.model.chat import Chat
@@ -74,6 +75,8 @@ class SharedPromptTrainer(GRPOTrainer):
         model = self.model.get_base_model() if is_peft_model(self.model) else self.model
         if self.args.cast_lm_head_to_fp32:
             return "the logits are cast to float32"
+        if DistributedBackend(self.accelerator).is_zero3:
+            return "ZeRO stage 3 wants as many passes of each process, and packed ones differ in number"
         return why_not_shared(model)
 
     def _why_not_sampled(self) -> str:

@@ -54,11 +54,13 @@ def lora_config(lora: Lora | None) -> "LoraConfig | None":
 def trainer_config(settings: ColdStart | Grpo, out: Path, seed: int) -> "SFTConfig | GRPOConfig":
     """The SFTConfig of section `cold_start` or the GRPOConfig of section `grpo`; checkpoints go to `out`.
 
-    Raises InputError for values that TRL refuses, and for ZeRO stage 3.
+    Raises InputError for values that TRL refuses.
     """
     import torch
+    from accelerate.utils import parse_flag_from_env
     from trl import GRPOConfig, SFTConfig
 
+    on_cpu, by_deepspeed = not torch.cuda.is_available(), parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
     section, library, fixed = "grpo", GRPOConfig, {}
     if isinstance(settings, ColdStart):
         # `sft.encode` tokenizes the rows as inference does, and drops and counts those that are too long: none is cut.
@@ -69,7 +71,9 @@ def trainer_config(settings: ColdStart | Grpo, out: Path, seed: int) -> "SFTConf
             **settings.model_dump(exclude=_OWN_KEYS),
             **fixed,
             bf16=multiplies_in_bf16(settings),
-            use_cpu=not torch.cuda.is_available(),
+            # With use_cpu, accelerate leaves DeepSpeed out without a word; without it, it finds no backend for CPUs.
+            use_cpu=on_cpu and not by_deepspeed,
+            ddp_backend="gloo" if on_cpu and by_deepspeed else None,
             output_dir=str(out),
             seed=seed,
             data_seed=seed,
@@ -83,9 +87,9 @@ def trainer_config(settings: ColdStart | Grpo, out: Path, seed: int) -> "SFTConf
             ddp_timeout=7200,
         )
     plugin = made.deepspeed_plugin  # from `accelerate launch`
-    if plugin is not None and plugin.zero_stage == 3:
+    if plugin is not None and plugin.zero3_init_flag:
         raise InputError(
-            f"config key launch.{section}: ZeRO stage 3 shards the weights, which the packed pass, validation and "
-            "saving read whole; use stage 2 (workflow/config/accelerate/zero2.yaml)"
+            f"config key launch.{section}: zero3_init_flag has to be false, since one process alone loads a model when "
+            "it saves (workflow/config/accelerate/zero3.yaml)"
         )
     return made

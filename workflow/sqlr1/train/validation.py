@@ -17,7 +17,7 @@ from sqlr1.model.prefix_cache import why_not_shared
 from sqlr1.model.sampler import BATCH_TOKENS, GREEDY, Sampling, complete_all
 from sqlr1.train.checkpoints import LogToRun
 from sqlr1.train.monitor import COLLAPSE, collapse_signs, summary
-from sqlr1.train.policy import rollout_policy
+from sqlr1.train.policy import rollout_policy, whole_weights
 
 if TYPE_CHECKING:
     from sqlr1.train.grpo_trainer import ExecutionReward
@@ -75,14 +75,15 @@ class Validate(TrainerCallback):
         trainer, accelerator = self.trainer, self.trainer.accelerator
         rows = self.rows[accelerator.process_index :: accelerator.num_processes]
         sampling = Sampling(trainer.max_completion_length)
-        policy = rollout_policy(accelerator.unwrap_model(trainer.model), trainer)
         prompts = [row["prompt_ids"] for row in rows]
-        if why_not_shared(policy):  # our own sampler does not support it
-            drawn = _generated(policy, prompts, sampling, trainer)
-        else:
-            seeds, eos = [[GREEDY]] * len(rows), trainer.eos_token_ids
-            groups = complete_all(policy, prompts, seeds, sampling, eos, BATCH_TOKENS, "validate")
-            drawn = [group[0] for group in groups]
+        with whole_weights(trainer) as model:
+            policy = rollout_policy(model, trainer)
+            if why_not_shared(policy):  # our own sampler does not support it
+                drawn = _generated(policy, prompts, sampling, trainer)
+            else:
+                seeds, eos = [[GREEDY]] * len(rows), trainer.eos_token_ids
+                groups = complete_all(policy, prompts, seeds, sampling, eos, BATCH_TOKENS, "validate")
+                drawn = [group[0] for group in groups]
         decode = trainer.processing_class.decode  # not `batch_decode`: a process may have no rows
         own = [decode(tokens, skip_special_tokens=True) for tokens in drawn]
         outcomes = self.reward.outcomes(own, [r["gold"] for r in rows], [r["database"] for r in rows])

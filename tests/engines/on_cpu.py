@@ -1,0 +1,39 @@
+"""Runs a module as `python -m` does, where vLLM shares a processor with the trainer: python on_cpu.py -m MODULE ...
+
+1. Colocated, vLLM would pack its weights for oneDNN and then find no room for new ones: it multiplies by torch instead.
+2. TRL sends weights to a server by NCCL, between GPUs only: here the server reads them from a file. All the rest of
+   TRL's client is as it is on GPUs.
+"""
+
+import runpy
+import sys
+import tempfile
+
+import sqlr1  # noqa: F401  (before trl: it says that no run is reported)
+
+
+def send_by_file(client, metadata, named_params):
+    """Stands in for `VLLMClient.update_named_params`."""
+    from safetensors.torch import save_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        weights = {name: weight.detach().clone() for name, weight in named_params}
+        assert [(name, list(weight.shape)) for name, weight in weights.items()] == [(n, s) for n, _, s in metadata]
+        save_file(weights, f"{folder}/model.safetensors")
+        call = {"method": "reload_weights", "kwargs": {"weights_path": folder}}
+        client._post(f"{client.base_url}/collective_rpc", json=call)
+
+
+def main():
+    from trl.generation.vllm_client import VLLMClient
+    from vllm import _custom_ops
+
+    _custom_ops._supports_onednn = False
+    VLLMClient.init_communicator = lambda client, device: None
+    VLLMClient.update_named_params = send_by_file
+    sys.argv = sys.argv[2:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
