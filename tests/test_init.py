@@ -14,6 +14,8 @@ from conftest import copy_checkout, snakemake
 from sqlr1.cli import main
 from sqlr1.config_files import read_config
 from sqlr1.database import read_schema, schema_text
+from sqlr1.database.files import database_files
+from sqlr1.evaluate.formats import database_path
 from sqlr1.records import sha256
 
 CUSTOMERS = (
@@ -86,7 +88,16 @@ def test_a_sqlite_file_is_pointed_at_and_not_changed(folder, shop, capsys):
     assert [path.name for path in shop.parent.iterdir()] == [shop.name]
 
 
-@pytest.mark.parametrize("place", ["t_dbs/{0}/{0}.sqlite", "t_dbs/{0}.db"])
+@pytest.mark.parametrize("name", ["t_shop.SQLITE", "t_shop.DB", "t_shop.Db3", "t_shop.data", "t_shop"])
+def test_a_sqlite_file_of_any_suffix_is_known_by_its_content(folder, shop, tmp_path, name):
+    path = shop.rename(tmp_path / name)
+    main(["init", str(path)])
+    assert configured(folder, "t_shop").benchmarks["own"].databases == str(path)
+    assert database_files(path) == {"t_shop": path}
+    assert database_path(path, "t_shop") == path
+
+
+@pytest.mark.parametrize("place", ["t_dbs/{0}/{0}.sqlite", "t_dbs/{0}.db", "t_dbs/{0}.SQLITE", "t_dbs/{0}/{0}.DB"])
 def test_a_folder_of_databases(folder, shop, tmp_path, capsys, place):
     for db_id in ("a", "b"):
         target = tmp_path / place.format(db_id)
@@ -94,6 +105,7 @@ def test_a_folder_of_databases(folder, shop, tmp_path, capsys, place):
         shutil.copy2(shop, target)
     main(["init", str(tmp_path / "t_dbs")])
     assert configured(folder, "t_dbs").synthesize.folders[0].databases == str(tmp_path / "t_dbs")
+    assert {db_id: database_path(tmp_path / "t_dbs", db_id) for db_id in "ab"} == database_files(tmp_path / "t_dbs")
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines[2:4]] == [["a", "1", "2", "0"], ["b", "1", "2", "0"]]
 
@@ -181,7 +193,7 @@ def test_a_bad_file_is_refused_in_one_line_and_nothing_is_written(folder, tmp_pa
     assert message in line
     assert str(path) in line
     assert not (folder / "workflow/config/t_bad.yaml").exists()
-    assert not [p for p in folder.glob("data/**/*") if p.is_file()]
+    assert not (folder / "data").exists()
 
 
 def test_a_nested_parquet_column_is_named(folder, tmp_path, capsys):

@@ -4,10 +4,11 @@ Writes workflow/config/NAME.yaml, and for CSV and Parquet data/NAME/NAME.sqlite.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sqlr1.config_files import read_config
 from sqlr1.data.readers import locate, read_questions
 from sqlr1.data.table_files import READERS, load_tables
 from sqlr1.database import Schema, read_schema, schema_text
-from sqlr1.database.files import SUFFIXES, database_files, sqlite_files
+from sqlr1.database.files import SQLITE_MAGIC, SUFFIXES, database_files, sqlite_files, start_of
 from sqlr1.database.schema import row_counts
 from sqlr1.database.sql import parse, sql_class
 from sqlr1.prompt import INSTRUCTION
@@ -96,14 +97,27 @@ def run(args: argparse.Namespace) -> None:
             raise InputError(f"{path} is there already; choose another --name, or overwrite it with --force")
     try:
         if not tables:
-            _write(args, name, config, args.path, _databases(args.path))
+            overview = _write(args, name, config, args.path, _databases(args.path))
         else:
-            with atomic_write(made, "wb") as file:
+            with _made_folder(made.parent), atomic_write(made, "wb") as file:
                 load_tables(tables, Path(file.name))
-                _write(args, name, config, made, {name: Path(file.name)})
+                overview = _write(args, name, config, made, {name: Path(file.name)})
     except OSError as error:
         raise InputError(f"{error.filename or args.path}: {error.strerror or error}") from error
-    print(f"\nWrote {f'{made} and ' if tables else ''}{config}. Next:\n  snakemake --configfile {config}")
+    print(f"{overview}\n\nWrote {f'{made} and ' if tables else ''}{config}. Next:\n  snakemake --configfile {config}")
+
+
+@contextlib.contextmanager
+def _made_folder(folder: Path) -> Iterator[None]:
+    """After a failure in the block, `folder` and the one that it is in are not left behind if the block made them."""
+    made = [path for path in (folder, folder.parent) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        for path in made:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+        raise
 
 
 def _table_files(path: Path) -> list[Path]:
@@ -113,7 +127,7 @@ def _table_files(path: Path) -> list[Path]:
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     tables = [p for p in (sorted(path.iterdir()) if path.is_dir() else [path]) if p.suffix.lower() in READERS]
-    databases = [p for p in sqlite_files(path) if p.suffix in SUFFIXES]
+    databases = [p for p in sqlite_files(path) if p.suffix.lower() in SUFFIXES or start_of(p) == SQLITE_MAGIC]
     if tables and databases:
         raise InputError(
             f"{path}: has both databases ({databases[0].name}) and tables ({tables[0].name}); name one kind"
@@ -138,8 +152,8 @@ def _databases(path: Path) -> dict[str, Path]:
     return databases
 
 
-def _write(args: argparse.Namespace, name: str, config: Path, place: Path, databases: Mapping[str, Path]) -> None:
-    """Write the config file over `databases`, which are at `place` or will be, and show them."""
+def _write(args: argparse.Namespace, name: str, config: Path, place: Path, databases: Mapping[str, Path]) -> str:
+    """Write the config file over `databases`, which are at `place` or will be; returns what to say about them."""
     schemas = {db_id: read_schema(path) for db_id, path in databases.items()}
     rows = {db_id: row_counts(schema) for db_id, schema in schemas.items()}
     if not sum(map(sum, rows.values())):
@@ -154,9 +168,8 @@ def _write(args: argparse.Namespace, name: str, config: Path, place: Path, datab
         file.write(text)
         file.flush()
         read_config([_DEFAULTS, Path(file.name)])  # before it gets its name
-    print(_overview(schemas, rows))
-    if asked:
-        print(f"\n{args.questions}: {len(asked)} questions with SQL")
+    found = f"\n\n{args.questions}: {len(asked)} questions with SQL" if asked else ""
+    return _overview(schemas, rows) + found
 
 
 def _overview(schemas: Mapping[str, Schema], rows: Mapping[str, Sequence[int]]) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
+from sqlr1.database.files import SUFFIXES
 from sqlr1.evaluate.formats import BIRD_MARK, Answers, BenchmarkQuestion, by_index, read_candidates, whole_number
 from sqlr1.prompt import Response
 from sqlr1.records import InputError, read_text, readable
@@ -270,7 +271,7 @@ def _without_columns(where: str, line: str, own: str, known: set[str]) -> tuple[
 def _database_name(field: str) -> str:
     """`shop` of ` shop `, `shop.sqlite` and `database/shop/shop.sqlite`."""
     path = PurePath(field.strip())
-    return path.stem if path.suffix in (".sqlite", ".db") else field.strip()
+    return path.stem if path.suffix.lower() in SUFFIXES else field.strip()
 
 
 def _parses(fields: Sequence[str]) -> bool:
