@@ -29,6 +29,12 @@ def test_missing_rows_are_filled_from_outside_the_band_and_counted():
     assert select(RATES, BAND.model_copy(update={"rows": 9})) == ([2, 5, 1, 4, 3, 0], 2)
 
 
+@pytest.mark.parametrize(("rows", "kept"), [(2, [0, 3]), (1, [0, 3]), (3, [0, 3, 2]), (None, [0, 1, 2, 3, 4, 5])])
+def test_questions_with_answers_marked_wrong_are_selected_whatever_their_pass_rate(rows, kept):
+    chosen, outside = select(RATES, BAND.model_copy(update={"rows": rows}), {"q0", "q3"})
+    assert (set(chosen), outside) == (set(kept), 0)
+
+
 def test_easy_questions_come_first():
     classes = ["Complex", "Simple", "Simple"]
     questions = [Question(f"q{i}", "d", "?", "SELECT 1", sql_class=c) for i, c in enumerate(classes)]

@@ -204,9 +204,6 @@ class FilterRules(Section):
     """Drop a question whose Jaccard similarity to another one over the same database is at least this."""
     contamination: Share = 0.9
     """Drop a question whose Jaccard similarity to a benchmark question is at least this."""
-    same_databases: bool = False
-    """Training may use the databases of all benchmarks: only their questions, and their SQL up to literals, are
-    dropped."""
 
 
 class Filter(Section):
@@ -457,6 +454,8 @@ class Benchmark(BenchmarkOptions):
     required: bool = key(False, "Whether a missing file stops the run.")
     download: str = key("", "Where to get it.")
     exclude: str | None = key(None, "File with indices of questions that are not to be trusted, one per line.")
+    same_databases: bool = False
+    """Training may use this benchmark's databases: only its questions, and its SQL up to literals, are dropped."""
 
     @property
     def made_by(self) -> str:

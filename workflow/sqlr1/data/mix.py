@@ -30,11 +30,13 @@ _AT_ONCE = 200  # rows per task: the results of their golds are in memory
 class MixedQuestions:
     """`ready` to train on; `failed`: the gold SQL does not run; `databases`: (name, file) of both.
 
+    `wrong` has questions to which a user marked an answer wrong and that have no gold yet (layout feedback).
     `missing` counts skipped rows by the database that was not found, `unusable` by what is wrong with the row.
     """
 
     ready: list[Question] = field(default_factory=list)
     failed: list[Question] = field(default_factory=list)
+    wrong: list[Question] = field(default_factory=list)
     databases: list[tuple[str, Path]] = field(default_factory=list)
     missing: Counter[str] = field(default_factory=Counter)
     unusable: Counter[str] = field(default_factory=Counter)
@@ -55,9 +57,11 @@ def read_mix(
         rows = locate(rows, paths, mixed.missing if skip else None)
         wanted = entry.classes or entry.limit
         questions = draw(rows, wanted, seed) if wanted else list(rows)
-        if {q.id for q in questions} & {q.id for q in (*mixed.ready, *mixed.failed)}:  # two files with the same name
+        before = {q.id for q in (*mixed.ready, *mixed.failed, *mixed.wrong)}
+        if {q.id for q in questions} & before:  # two files with the same name
             questions = [replace(q, id=f"{q.id}-mix{number}") for q in questions]
-        ready, failed = prepare(questions, paths, length, limits, workers)
+        mixed.wrong += [q for q in questions if q.wrong_sql and not q.sql]
+        ready, failed = prepare([q for q in questions if q.sql or not q.wrong_sql], paths, length, limits, workers)
         mixed.ready += ready
         mixed.failed += failed
         mixed.databases += [(db_id, paths[db_id]) for db_id in sorted({q.db_id for q in questions})]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlr1.data.feedback import judged_right
+from sqlr1.data.feedback import judged
 from sqlr1.database.files import LONGEST_FIELD
 from sqlr1.records import InputError, Question, read_json, read_jsonl, readable
 
@@ -31,7 +31,7 @@ _OPTIONAL = {
     "bird": {"evidence": "evidence", "difficulty": "difficulty"},
     "synsql": {"evidence": "external_knowledge", "reasoning": "cot", "style": "question_style"},
     "pairs": {"db_id": "db_id", "evidence": "evidence"},
-    "feedback": {"evidence": "evidence"},
+    "feedback": {"evidence": "evidence", "wrong_sql": "wrong_sql"},
 }
 
 
@@ -80,7 +80,7 @@ def _converted(layout: str, identity: str, row: Any) -> Question | str:
 
 def _rows(layout: str, path: Path) -> Iterator[Any]:
     if layout == "feedback":
-        return judged_right(path)
+        return judged(path)
     if path.suffix.lower() == ".jsonl":
         return (row for _, row in read_jsonl(path))
     if path.suffix.lower() == ".csv":

@@ -3,8 +3,8 @@
 The policy answers each question `n` times. Questions that it solves sometimes are kept, easy ones first. The others
 cost rollouts and teach nothing: if all completions of a group have the same reward, all advantages are zero. With pass
 rate p, a group of G has variance with probability 1 - p^G - (1 - p)^G. Method: offline difficulty filtering, as in work
-after SQL-R1. The paper itself takes random questions of class Complex: `n: 0` keeps all questions. Outputs: rl.jsonl,
-pass_rates.jsonl.
+after SQL-R1. The paper itself takes random questions of class Complex: `n: 0` keeps all questions. A question to which
+a user marked an answer wrong (`wrong_sql`) is kept in any case. Outputs: rl.jsonl, pass_rates.jsonl.
 
     python -m sqlr1.stages.select --model-manifest cold_start/manifest.json --questions filter/rl.jsonl \
         --catalogue synthesize/catalogue.jsonl --out select \
@@ -12,7 +12,7 @@ pass_rates.jsonl.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -66,7 +66,8 @@ def _select(job: Job, questions: Sequence[Question]) -> None:
     answered, rates = _pass_rates(job, questions)
     if not rates:
         raise InputError(f"{job.args.questions}: no question's gold could be judged")
-    chosen, outside = select(rates, settings)
+    again = {question.id for question in answered if question.wrong_sql}
+    chosen, outside = select(rates, settings, again)
     if not chosen:
         raise InputError(
             f"{job.args.questions}: no question has a pass rate from {settings.low} to {settings.high}; "
@@ -83,29 +84,33 @@ def _select(job: Job, questions: Sequence[Question]) -> None:
             "questions": len(rates),
             "selected": len(chosen),
             "outside_the_band": outside,
+            "asked_again": len(again),
             "pass_rate": sum(r.rate for r in rates) / len(rates),
             "never_solved": sum(r.matches == 0 for r in rates),
             "always_solved": sum(r.matches == r.samples for r in rates),
         }
     )
     log.info("%d of %d questions selected, %d outside the band", len(chosen), len(rates), outside)
+    if asked := sum(bool(question.wrong_sql) for question in questions):
+        log.info("%d of %d questions with answers marked wrong are asked again", len(again), asked)
 
 
-def select(rates: Sequence[PassRate], settings: Select) -> tuple[list[int], int]:
+def select(rates: Sequence[PassRate], settings: Select, again: Collection[str] = ()) -> tuple[list[int], int]:
     """Indices of the selected questions, and how many of them are outside the band.
 
     The band is the pass rates from `settings.low` to `settings.high`. If more than `settings.rows` questions are in
     it, those with a pass rate closest to 0.5 are kept, because they have the most variance. If fewer are, the questions
-    closest to the band are added, solved ones first. `rows` None takes the whole band.
+    closest to the band are added, solved ones first. `rows` None takes the whole band. Questions whose ids are in
+    `again` are selected in any case, and count as inside the band.
     """
-    distances = [max(0.0, settings.low - r.rate, r.rate - settings.high) for r in rates]
+    distances = [0.0 if r.id in again else max(0.0, settings.low - r.rate, r.rate - settings.high) for r in rates]
     if settings.rows is None:
         return [i for i, distance in enumerate(distances) if not distance], 0
 
-    def preference(i: int) -> tuple[float, float, int]:
-        return distances[i], -rates[i].rate if distances[i] else abs(rates[i].rate - 0.5), i
+    def preference(i: int) -> tuple[bool, float, float, int]:
+        return rates[i].id not in again, distances[i], -rates[i].rate if distances[i] else abs(rates[i].rate - 0.5), i
 
-    chosen = sorted(range(len(rates)), key=preference)[: settings.rows]
+    chosen = sorted(range(len(rates)), key=preference)[: max(settings.rows, len(again))]
     return chosen, sum(distances[i] > 0 for i in chosen)
 
 
