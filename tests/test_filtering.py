@@ -37,6 +37,7 @@ CASES = {
     "failed": FAILING,
     "timed_out": row(SLOW),
     "too_large": row("SELECT a.name FROM singer a, singer b, singer c"),
+    "no_gold": row("", "What?", wrong_sql="SELECT 1"),
     "empty": row("SELECT name FROM singer WHERE age > 99", "Who is above 99?"),
     "all_null": row("SELECT prize FROM singer"),
     "constant": row("SELECT COUNT(*) FROM singer WHERE age > 99", "How many above 99?"),

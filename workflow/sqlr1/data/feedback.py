@@ -65,20 +65,20 @@ def marked(rows: Iterable[Question], wrong: Sequence[Question]) -> Iterator[Ques
     final mark. A row whose SQL is the wrong answer itself loses it, because the user says that it is no gold.
     """
     by_text = {(q.db_id, _text(q)): q for q in wrong}
-    without = set(by_text)
+    found, known = set(), set()
     for row in rows:
         key = row.db_id, _text(row)
         if key in by_text and not row.wrong_sql:
             answer = by_text[key].wrong_sql
             row = replace(row, wrong_sql=answer, sql="" if _same_sql(row.sql, answer) else row.sql)
-            without -= {key} if row.sql else set()
+            found.add(key)
+            known |= {key} if row.sql else set()
         yield row
-    yield from (question for key, question in by_text.items() if key in without)
-    if without:
+    yield from (question for key, question in by_text.items() if key not in found)
+    if without := [f"{q.db_id}: {q.question}" for key, q in by_text.items() if key not in known]:
         log.warning(
             "%d answers are marked wrong and no gold is known, so nothing can be trained on these questions; ask again "
-            "and give the SQL with :sql: %s", len(without), "; ".join(f"{q.db_id}: {q.question}" for q in wrong
-            if (q.db_id, _text(q)) in without),
+            "and give the SQL with :sql: %s", len(without), "; ".join(without),
         )  # fmt: skip
 
 
