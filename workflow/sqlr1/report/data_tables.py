@@ -68,6 +68,23 @@ def selection_rows(rates: Rates) -> list[list[Any]]:
     ]
 
 
+def linking_sentences(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """One per run with `prompt.linking`: for how many RL questions it cut the schema, and the recall of their golds."""
+    sentences = []
+    for name, n in counts.items():
+        if n:
+            kept = [
+                f"{100 * n[f'{kind} kept'] / n[kind]:.1f} % of their golds' {kind}"
+                for kind in ("tables", "columns")
+                if n.get(kind)
+            ]
+            cut = f"{n.get('questions', 0)} of {n['asked']} RL questions"
+            sentences.append(
+                f"{name}: linking cut the schema of {cut}" + (f" and kept {' and '.join(kept)}." if kept else ".")
+            )
+    return sentences
+
+
 def selection_figure(rates: Rates) -> Figure:
     """Questions by the number of right samples, over all runs; what was selected beside what was not."""
     counts = Counter((r["matches"], r["samples"], r["selected"]) for rows in rates.values() for r in rows)

@@ -4,7 +4,8 @@ The policy answers each question `n` times. Questions that it solves sometimes a
 cost rollouts and teach nothing: if all completions of a group have the same reward, all advantages are zero. With pass
 rate p, a group of G has variance with probability 1 - p^G - (1 - p)^G. Method: offline difficulty filtering, as in work
 after SQL-R1. The paper itself takes random questions of class Complex: `n: 0` keeps all questions. A question to which
-a user marked an answer wrong (`wrong_sql`) is kept in any case. Outputs: rl.jsonl, pass_rates.jsonl.
+a user marked an answer wrong (`wrong_sql`) is kept in any case. Outputs: rl.jsonl, pass_rates.jsonl, linking.json
+(what `prompt.linking` kept of the golds' tables and columns).
 
     python -m sqlr1.stages.select --model-manifest cold_start/manifest.json --questions filter/rl.jsonl \
         --catalogue synthesize/catalogue.jsonl --out select \
@@ -12,15 +13,17 @@ a user marked an answer wrong (`wrong_sql`) is kept in any case. Outputs: rl.jso
 """
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sqlr1.config import Select
 from sqlr1.database.files import data_root
+from sqlr1.database.linking import columns_of, gold_parts, recall_counts
 from sqlr1.model.base import fix_numerics, load_tokenizer, model_folder, native_precision
 from sqlr1.outcomes import outcomes
-from sqlr1.records import SQL_CLASSES, Catalogue, InputError, Question, read_records, write_jsonl
+from sqlr1.records import SQL_CLASSES, Catalogue, InputError, Question, read_records, write_json, write_jsonl
 from sqlr1.sandbox import Executor, Limits
 from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, stage, stage_parser
 
@@ -53,12 +56,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     inputs = ["model_manifest", "questions", "catalogue"]
     with stage("select", parser, argv, inputs, native_precision) as job:
         questions = read_records(job.args.questions, Question)
+        write_json(job.out / "linking.json", _linking(job, questions) if job.settings["prompt"].linking else {})
         if job.settings["select"].n:
             _select(job, questions)
         else:
             write_jsonl(job.out / "rl.jsonl", questions)
             write_jsonl(job.out / "pass_rates.jsonl", [])
-        job.outputs("rl.jsonl", "pass_rates.jsonl")
+        job.outputs("rl.jsonl", "pass_rates.jsonl", "linking.json")
 
 
 def _select(job: Job, questions: Sequence[Question]) -> None:
@@ -112,6 +116,26 @@ def select(rates: Sequence[PassRate], settings: Select, again: Collection[str] =
 
     chosen = sorted(range(len(rates)), key=preference)[: max(settings.rows, len(again))]
     return chosen, sum(distances[i] > 0 for i in chosen)
+
+
+def _linking(job: Job, questions: Sequence[Question]) -> dict[str, int]:
+    """`recall_counts` of the golds, over the questions whose schema `prompt.linking` cut; `asked`: of how many."""
+    from sqlr1.model.prompts import Prompts
+
+    prompts = Prompts(load_tokenizer(model_folder(job.args.model_manifest)), job.settings["prompt"])
+    catalogue = Catalogue(job.args.catalogue, data_root())
+    counts = Counter(asked=len(questions))
+    for question in questions:
+        whole, shown = prompts.schemas(question, catalogue[question.db_id])
+        if shown != whole:
+            tables, columns, _ = gold_parts(question.sql, columns_of(whole))
+            counts.update(recall_counts(tables, columns, columns_of(shown)))
+    kept = {name: counts[f"{name} kept"] / counts[name] for name in ("tables", "columns") if counts[name]}
+    job.run.metrics({"linking/cut": counts["questions"]} | {f"linking/recall_{k}": v for k, v in kept.items()})
+    log.info(
+        "prompt.linking cut the schema of %d of %d questions; recall: %s", counts["questions"], len(questions), kept
+    )
+    return dict(counts)
 
 
 def easy_first(questions: Sequence[Question], rates: Sequence[PassRate]) -> list[Question]:
