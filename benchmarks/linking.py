@@ -21,15 +21,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from sqlglot import exp
 from tqdm import tqdm
 
 from sqlr1.config import Prompt
 from sqlr1.data.readers import locate, read_questions
 from sqlr1.database import identifier, read_schema, schema_text
-from sqlr1.database.linking import Linker
+from sqlr1.database.linking import Linker, columns_of, gold_parts, recall_counts
 from sqlr1.database.retrieval import ValueIndex
-from sqlr1.database.sql import parse
 from sqlr1.model.prompts import Prompts
 from sqlr1.prompt import prompt_messages
 from sqlr1.records import Question, read_json
@@ -77,23 +75,6 @@ def without_rows(entry: dict, bird: Path, made: Path) -> Path:
     return path
 
 
-def gold_parts(sql: str, columns: dict[str, set[str]]) -> tuple[set[str], set[tuple[str, str]], set[str]]:
-    """Tables, columns and text literals of a query, in lower case but for the literals. Empty if not parsed."""
-    expression, _ = parse(sql)
-    if expression is None:
-        return set(), set(), set()
-    aliases = {t.alias_or_name.lower(): t.name.lower() for t in expression.find_all(exp.Table)}
-    tables = {name for name in aliases.values() if name in columns}
-    found, literals = set(), {x.this for x in expression.find_all(exp.Literal) if x.is_string}
-    for column in expression.find_all(exp.Column):
-        owners = [aliases.get(column.table.lower(), "")] if column.table else sorted(tables)
-        owned = [(t, column.name.lower()) for t in owners if column.name.lower() in columns.get(t, ())]
-        found |= set(owned[:1])
-        if column.this.args.get("quoted") and not owned:  # Spider writes texts in double quotes
-            literals.add(column.name)
-    return tables, found, literals
-
-
 def least_length(linker: Linker, tables: set[str], columns: set[tuple[str, str]], tokenizer: Any) -> int:
     """Tokens of the smallest schema that has the gold's parts, with the keys that `Linker.cut` adds."""
     schema = linker.schema
@@ -103,7 +84,7 @@ def least_length(linker: Linker, tables: set[str], columns: set[tuple[str, str]]
     return len(tokenizer(schema_text(linker.cut(places), "ddl", 0))["input_ids"])
 
 
-def columns_of(ddl: str) -> dict[str, set[str]]:
+def columns_in(ddl: str) -> dict[str, set[str]]:
     """Columns by table, in lower case, as SQLite understands the prompt's schema."""
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.executescript(ddl)
@@ -125,10 +106,7 @@ def measure(name: str, args: argparse.Namespace, made: Path) -> dict[str, float]
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
     base = {"schema": "ddl", "retrieved_values": args.values, "max_length": 1_000_000}
     whole, linked = Prompts(tokenizer, Prompt(**base)), Prompts(tokenizer, Prompt(**base, linking=args.linking))
-    columns = {
-        db_id: {t.name.lower(): {c.name.lower() for c in t.columns} for t in read_schema(path).tables}
-        for db_id, path in paths.items()
-    }
+    columns = {db_id: columns_of(read_schema(path)) for db_id, path in paths.items()}
     sums, seconds = Counter(), 0.0
     for question in tqdm(questions, disable=None):
         database = paths[question.db_id]
@@ -142,7 +120,7 @@ def measure(name: str, args: argparse.Namespace, made: Path) -> dict[str, float]
         seconds += time.perf_counter() - start
         user = messages[1]["content"]
         ddl = user.rpartition("\n);\n")[0]
-        kept = columns_of(ddl + "\n);") if cut else {}
+        kept = columns_in(ddl + "\n);") if cut else {}
         tables, gold, literals = gold_parts(question.sql, columns[question.db_id])
         missed = {(t, c) for t, c in gold if c not in kept.get(t, ())}
         possible = least_length(linked._databases[database].linker, tables, gold, tokenizer) <= limit - rest
@@ -160,14 +138,8 @@ def measure(name: str, args: argparse.Namespace, made: Path) -> dict[str, float]
                 sorted(missed),
                 sorted(tables - set(kept)),
             )
-        sums["questions"] += 1
         sums["fit"] += cut is not None
-        sums["all tables"] += tables <= set(kept)
-        sums["all columns"] += not missed
-        sums["tables"] += len(tables)
-        sums["tables kept"] += len(tables & set(kept))
-        sums["columns"] += len(gold)
-        sums["columns kept"] += len(gold) - len(missed)
+        sums.update(recall_counts(tables, gold, kept))
         sums["schema tables"] += len(columns[question.db_id])
         sums["schema tables kept"] += len(kept)
         sums["tokens"] += len(ids) - rest

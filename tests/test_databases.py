@@ -174,8 +174,9 @@ def test_a_foreign_key_may_name_one_of_a_plural_table(tmp_path, parent):
 
 
 def test_databases_in_folders_and_flat_are_found_by_training_and_scoring_alike(tmp_path):
-    places = {"a": "a/a.sqlite", "b": "b.sqlite", "c": "c.db", "d": "d.sqlite3"}
-    (tmp_path / "a").mkdir()
+    places = {"a": "a/a.sqlite", "b": "b.sqlite", "c": "c.db", "d": "d.sqlite3", "e": "e.DB", "f": "f/f.SQLITE"}
+    for folder in "af":
+        (tmp_path / folder).mkdir()
     for place in (*places.values(), "a/a_1.sqlite", "notes.txt"):
         (tmp_path / place).touch()
     found = database_files(tmp_path)

@@ -95,6 +95,21 @@ def test_golds_that_depend_on_chance_or_the_clock_are_never_kept(tmp_path, datab
     assert stored(tmp_path / "cache") == 1  # the other one
 
 
+def test_golds_with_the_number_of_a_cursor_are_never_kept(tmp_path, database):
+    """FTS5's hidden column of the table's name has another value in each run, its hidden column rank has not."""
+    make(database, "CREATE VIRTUAL TABLE note USING fts5(body)", "INSERT INTO note VALUES ('red fox'), ('fox')")
+    cursors = ["SELECT Note FROM note", "SELECT note + 0 FROM note WHERE note MATCH 'fox'"]
+    ranked = "SELECT highlight(note, 0, '<', '>'), rank FROM note WHERE note MATCH 'fox' ORDER BY rank"
+    with Executor(workers=1, cache=tmp_path / "cache") as executor:
+        for cursor in cursors:
+            first, second = (executor.execute([Query(database, cursor)])[0].rows for _ in range(2))
+            assert first != second
+        executor.judge([Pair(database, gold, "SELECT 0") for gold in (*cursors, ranked)])
+        assert stored(tmp_path / "cache") == 1
+        (judgement,) = executor.judge([Pair(database, ranked, ranked)])
+    assert judgement.verdict == Verdict.MATCH
+
+
 def judged_without_cache(executor, database, caplog, reason):
     """A failing cache costs time, never a run: one warning says why, and later golds are judged all the same."""
     for gold in ("SELECT max(a) FROM t", "SELECT a FROM t"):

@@ -2,14 +2,15 @@
 
 import io
 import json
-import logging
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 from conftest import copy_checkout, snakemake
+from mlflow import MlflowClient
 from tiny_stages import prepare, teach
 
 from sqlr1.ask import feedback_file
@@ -17,6 +18,7 @@ from sqlr1.cli import main
 from sqlr1.data.feedback import append
 from sqlr1.data.readers import read_questions
 from sqlr1.records import Feedback, InputError, Question, read_json, read_jsonl, read_records, sha256
+from sqlr1.report.data_tables import funnel_markdown
 from sqlr1.stages import cold_start, filter, synthesize
 
 DATABASE = "databases/pets/pets.sqlite"
@@ -193,19 +195,78 @@ def test_a_line_that_an_editor_left_open_is_ended_first(tmp_path):
 
 def read(path, *given, unusable=None):
     path.write_text("".join(json.dumps(asdict(f)) + "\n" for f in given))
-    return [(q.db_id, q.question, q.sql) for q in read_questions("feedback", path, unusable)]
+    return [(q.db_id, q.sql, q.wrong_sql) for q in read_questions("feedback", path, unusable)]
 
 
-def test_the_last_verdict_on_a_question_counts_and_a_wrong_answer_has_no_gold(tmp_path, caplog):
+def test_the_last_verdict_on_a_question_counts_and_a_wrong_answer_leaves_an_earlier_gold(tmp_path):
     corrected = replace(GIVEN, verdict="corrected", corrected="SELECT 3")
     wrong, other = replace(GIVEN, verdict="wrong"), replace(GIVEN, db_id="shop")
     path = tmp_path / "feedback.jsonl"
-    assert read(path, wrong, other, corrected) == [("shop", "How many?", "SELECT 2"), ("pets", "How many?", "SELECT 3")]
-    assert not caplog.records
-    with caplog.at_level(logging.WARNING):
-        assert read(path, GIVEN, corrected, other, wrong) == [("shop", "How many?", "SELECT 2")]
-    assert "1 answers are wrong and not corrected" in caplog.text
-    assert "pets: How many?" in caplog.text
+    assert read(path, wrong, other, corrected) == [("shop", "SELECT 2", ""), ("pets", "SELECT 3", "")]
+    assert read(path, GIVEN, corrected, other, wrong) == [("shop", "SELECT 2", ""), ("pets", "SELECT 3", "SELECT 2")]
+    # Without an earlier gold, or if the wrong answer is that gold, there is none.
+    assert read(path, wrong) == [("pets", "", "SELECT 2")]
+    assert read(path, GIVEN, wrong) == [("pets", "", "SELECT 2")]
+    assert read(path, corrected, replace(wrong, sql="select 3;")) == [("pets", "", "select 3;")]
+    assert read(path, replace(wrong, sql="")) == [("pets", "", "-- no SQL")]
+
+
+def test_a_question_with_a_wrong_answer_is_asked_again_if_its_gold_is_known_and_counted_if_not(tmp_path, monkeypatch):
+    """Golds come from an earlier correction and from the question's twin among the training questions."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SQLR1_DATA", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    prepare(tmp_path)
+    pairs = {
+        "What are pets called?": "SELECT name FROM pet",
+        "Which age has Rex?": "SELECT age FROM pet WHERE name = 'Rex'",
+        "The sum of ages?": "SELECT sum(age) FROM pet",
+        "Show all of Rex.": "SELECT * FROM pet WHERE name = 'Rex'",
+    }
+    (tmp_path / "pairs.jsonl").write_text(
+        "".join(json.dumps({"question": q, "sql": sql, "db_id": "pets"}) + "\n" for q, sql in pairs.items())
+    )
+    wrong = [
+        ("  what are PETS called", "SELECT age FROM pet", "wrong", ""),
+        ("The average age?", "SELECT 1", "corrected", "SELECT avg(age) FROM pet"),
+        ("The average age?", "SELECT 4", "wrong", ""),
+        ("Which age has Rex?", "select age from pet where name = 'Rex';", "wrong", ""),  # the gold itself
+        ("How old is the moon?", "", "wrong", ""),
+    ]
+    for question, sql, verdict, corrected in wrong:
+        append(tmp_path / "f.jsonl", replace(GIVEN, question=question, sql=sql, verdict=verdict, corrected=corrected))
+    mix = [
+        {"layout": layout, "questions": str(tmp_path / name), "databases": "{data}/databases"}
+        for layout, name in (("pairs", "pairs.jsonl"), ("feedback", "f.jsonl"))
+    ]
+    made = {"synthesize": {"held_out_domains": ["zoo"], "benchmark_questions": 1, "mix": mix}, "execution": {}}
+    synthesize.main(["--settings", json.dumps(made), "--out", "synthesize", "--log", "log"])
+    log = (tmp_path / "log").read_text()
+    assert "2 answers are marked wrong and no gold is known" in log
+    assert "pets: Which age has Rex?; pets: How old is the moon?" in log
+    assert made_metrics("synthesize") >= {("marked_wrong", 4), ("wrong_without_gold", 2)}
+    sizes = {"cold_start_rows": 1, "rl_rows": 1, "validation_rows": 1, "test_rows": 1, "rl_classes": ["Complex"]}
+    data = ["--catalogue", "synthesize/catalogue.jsonl", "--questions", "synthesize/questions.jsonl", "--out", "filter"]
+    filter.main(["--settings", json.dumps({"filter": sizes, "execution": {}}), *data])
+    assert {q.question: q.wrong_sql for q in read_records(tmp_path / "filter/rl.jsonl", Question)} == {
+        "What are pets called?": "SELECT age FROM pet",
+        "The average age?": "SELECT 4",
+    }
+    dropped = {row["question"]: row["reason"] for row in lines_of(tmp_path / "filter/dropped.jsonl")}
+    assert dropped["Which age has Rex?"] == dropped["How old is the moon?"] == "no_gold"
+    funnel = read_json(tmp_path / "filter/funnel.json")
+    assert (funnel["asked_again"], funnel["dropped"]["no_gold"]) == (2, 2)
+    assert made_metrics("filter") >= {("asked_again", 2), ("dropped/no_gold", 2)}
+    table = funnel_markdown(funnel)
+    assert "dropped: no gold" in table
+    assert "in RL: answers marked wrong" in table
+
+
+def made_metrics(stage):
+    """Of the stage's only run in the working folder."""
+    client = MlflowClient(f"sqlite:///{Path('results/mlflow.db').resolve()}")
+    [run] = client.search_runs([e.experiment_id for e in client.search_experiments()], f"tags.stage = '{stage}'")
+    return set(run.data.metrics.items())
 
 
 def test_missing_and_malformed_feedback(tmp_path):

@@ -7,7 +7,8 @@ import datasets
 import pytest
 from music import FAILING, GOOD, row, write_database
 
-from sqlr1.data.split import balanced, held_out, split
+from sqlr1.config import Filter
+from sqlr1.data.split import balanced, divide, held_out, split
 from sqlr1.evaluate.formats import read_questions
 from sqlr1.records import SQL_CLASSES, InputError, Question, RecordFile, read_json, write_jsonl
 from sqlr1.report.card import data_card
@@ -265,3 +266,27 @@ def test_a_new_row_leaves_the_test_questions_as_they_are():
     forms = list(range(1000, 2000))
     assert len(test_forms(forms)) == 100
     assert len(test_forms(forms) & test_forms([7, *forms])) >= 99
+
+
+def test_rows_with_answers_marked_wrong_are_in_rl_and_none_of_their_form_in_test(database):
+    rows = [row(f"SELECT name FROM singer WHERE age > {age}", f"Older than {age}?", age) for age in range(20, 50)]
+    rows += [row(f"SELECT {name} FROM singer", f"Each {name}?", name) for name in ("name", "country", "age")]
+    rows = [replace(r, sql_class="Simple", style="formal") for r in rows]
+    again = [3, 7]
+    rows = [replace(r, wrong_sql="SELECT 1") if number in again else r for number, r in enumerate(rows)]
+    sizes = {"test_rows": 2, "validation_rows": 1, "rl_rows": 1, "cold_start_rows": 1}
+    settings = Filter(**sizes, rl_classes=["Complex"], max_per_style=0.1)
+    subsets, over = divide(rows, [None] * len(rows), settings, 0)
+    assert subsets["rl"] == again
+    assert {*subsets["test"], *subsets["validation"]} <= {30, 31, 32}
+    assert sorted([*over, *(number for subset in subsets.values() for number in subset)]) == list(range(33))
+    held = Filter(**sizes, validation_databases=1)
+    elsewhere = [replace(r, db_id=f"music{number % 2}") for number, r in enumerate(rows)]
+    for seed in range(4):  # either database is held out
+        subsets, _ = divide(elsewhere, [None] * len(rows), held, seed)
+        unseen, trained = (
+            {elsewhere[n].db_id for name in names for n in subsets[name]}
+            for names in (["validation"], ["rl", "cold_start"])
+        )
+        assert not unseen & trained
+        assert (again[0] in subsets["rl"]) == ("music1" in trained)

@@ -38,17 +38,17 @@ CASES = {
     "failed": FAILING,
     "timed_out": row(SLOW),
     "too_large": row("SELECT a.name FROM singer a, singer b, singer c"),
+    "no_gold": row("", "What?", wrong_sql="SELECT 1"),
     "empty": row("SELECT name FROM singer WHERE age > 99", "Who is above 99?"),
     "all_null": row("SELECT prize FROM singer"),
     "constant": row("SELECT COUNT(*) FROM singer WHERE age > 99", "How many above 99?"),
     "ties": row("SELECT name FROM singer ORDER BY age LIMIT 1"),
 }
-BENCHMARK = Benchmark.of(
-    [
-        Question("b", "held", "Show the Spanish ones", "SELECT name FROM singer WHERE country = 'Spain'"),
-        Question("c", "held", "How old are all the famous singers of the held database?", "SELECT 1"),
-    ]
-)
+BENCHMARKED = [
+    Question("b", "held", "Show the Spanish ones", "SELECT name FROM singer WHERE country = 'Spain'"),
+    Question("c", "held", "How old are all the famous singers of the held database?", "SELECT 1"),
+]
+BENCHMARK = Benchmark.of(BENCHMARKED)
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +118,17 @@ def test_on_the_benchmarks_own_databases_only_its_questions_and_its_sql_up_to_li
         row("SELECT T1.name FROM singer AS T1 WHERE T1.country = 'France'", "Who is French? France", 2, db_id="held"),
         replace(CASES["contaminated_question"], db_id="held"),
     ]
-    assert run(rows, database) == ["contaminated_database"] * 3
-    assert run(rows, database, same_databases=True) == [None, "contaminated_sql", "contaminated_question"]
+    paths = {"held": database}
+
+    def reasons(benchmark):
+        return filter_rows(rows, paths, benchmark, FilterRules(), Limits(), 1)
+
+    assert reasons(Benchmark.of(BENCHMARKED)) == ["contaminated_database"] * 3
+    assert reasons(Benchmark.of([], BENCHMARKED)) == [None, "contaminated_sql", "contaminated_question"]
+    # Another benchmark over the same databases stays strict; one over others has its SQL with its literals.
+    assert reasons(Benchmark.of(BENCHMARKED[:1], BENCHMARKED[1:])) == ["contaminated_database"] * 3
+    elsewhere = [replace(q, db_id="elsewhere") for q in BENCHMARKED]
+    assert reasons(Benchmark.of(elsewhere)) == [None, None, "contaminated_question"]
 
 
 @pytest.mark.parametrize("style", ["human", "formal"])

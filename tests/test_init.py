@@ -2,8 +2,11 @@
 
 import datetime
 import decimal
+import shlex
 import shutil
 import sqlite3
+from dataclasses import replace
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -13,8 +16,14 @@ from conftest import copy_checkout, snakemake
 
 from sqlr1.cli import main
 from sqlr1.config_files import read_config
+from sqlr1.data.readers import read_questions
+from sqlr1.data.split import SUBSETS
 from sqlr1.database import read_schema, schema_text
-from sqlr1.records import sha256
+from sqlr1.database.files import database_files
+from sqlr1.evaluate.formats import database_path
+from sqlr1.evaluate.formats import read_questions as read_benchmark
+from sqlr1.records import read_jsonl, sha256, write_jsonl
+from sqlr1.stages import filter
 
 CUSTOMERS = (
     "id;name;zip;joined;score;card;note\n1;Ada;00123;2020-01-02;1.5;12345678901234567890;\n2;Bob;;2021-03-04;2;1;\n"
@@ -76,7 +85,6 @@ def test_a_sqlite_file_is_pointed_at_and_not_changed(folder, shop, capsys):
     assert config.synthesize.folders[0].databases == config.benchmarks["own"].databases == str(shop)
     assert [name for name, entry in config.benchmarks.items() if entry] == ["own"]
     assert config.filter.test_rows > 0
-    assert config.filter.rules.same_databases
     assert config.prompt.max_length >= 384
     out = capsys.readouterr().out
     assert "customer" in out
@@ -86,7 +94,16 @@ def test_a_sqlite_file_is_pointed_at_and_not_changed(folder, shop, capsys):
     assert [path.name for path in shop.parent.iterdir()] == [shop.name]
 
 
-@pytest.mark.parametrize("place", ["t_dbs/{0}/{0}.sqlite", "t_dbs/{0}.db"])
+@pytest.mark.parametrize("name", ["t_shop.SQLITE", "t_shop.DB", "t_shop.Db3", "t_shop.data", "t_shop"])
+def test_a_sqlite_file_of_any_suffix_is_known_by_its_content(folder, shop, tmp_path, name):
+    path = shop.rename(tmp_path / name)
+    main(["init", str(path)])
+    assert configured(folder, "t_shop").benchmarks["own"].databases == str(path)
+    assert database_files(path) == {"t_shop": path}
+    assert database_path(path, "t_shop") == path
+
+
+@pytest.mark.parametrize("place", ["t_dbs/{0}/{0}.sqlite", "t_dbs/{0}.db", "t_dbs/{0}.SQLITE", "t_dbs/{0}/{0}.DB"])
 def test_a_folder_of_databases(folder, shop, tmp_path, capsys, place):
     for db_id in ("a", "b"):
         target = tmp_path / place.format(db_id)
@@ -94,6 +111,7 @@ def test_a_folder_of_databases(folder, shop, tmp_path, capsys, place):
         shutil.copy2(shop, target)
     main(["init", str(tmp_path / "t_dbs")])
     assert configured(folder, "t_dbs").synthesize.folders[0].databases == str(tmp_path / "t_dbs")
+    assert {db_id: database_path(tmp_path / "t_dbs", db_id) for db_id in "ab"} == database_files(tmp_path / "t_dbs")
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines[2:4]] == [["a", "1", "2", "0"], ["b", "1", "2", "0"]]
 
@@ -159,6 +177,48 @@ def test_own_questions_are_mixed_in_with_their_classes(folder, shop, tmp_path):
     assert config.filter.classes["Complex"] == 0
 
 
+def test_own_test_questions_are_a_benchmark_and_nothing_like_them_is_trained_on(folder, shop, tmp_path):
+    """The filter drops rows with their SQL, up to literals, or with their question; it keeps others over the file."""
+    (tmp_path / "asked.csv").write_text(
+        "question,sql\nWhat are customers called?,SELECT name FROM customer\n"
+        "What is Bob's number?,SELECT id FROM customer WHERE name = 'Bob'\n"
+        "How many are there?,SELECT MAX(id) FROM customer\n"
+    )
+    (tmp_path / "kept.csv").write_text(
+        "question,sql\nHow many are there?,SELECT COUNT(*) FROM customer\n"
+        "Which number has Ada?,SELECT c.id FROM customer AS c WHERE c.name = 'Ada'\n"
+    )
+    main(["init", str(shop), "--questions", f"{tmp_path}/asked.csv", "--test-questions", f"{tmp_path}/kept.csv"])
+    config = configured(folder, "t_my_shop")
+    entry = config.benchmarks["own_questions"]
+    assert [(q.db_id, q.gold) for q in read_benchmark(entry.layout, folder / entry.questions)] == [
+        (shop.stem, "SELECT COUNT(*) FROM customer"),
+        (shop.stem, "SELECT c.id FROM customer AS c WHERE c.name = 'Ada'"),
+    ]
+    assert (entry.databases, entry.same_databases) == (str(shop), True)
+    (mix,) = config.synthesize.mix
+    rows = [replace(q, db_id=shop.stem, sql_class="Simple") for q in read_questions(mix.layout, Path(mix.questions))]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    catalogued = {"db_id": shop.stem, "path": str(shop), "source": "x", "split": "train", "sha256": ""}
+    write_jsonl(tmp_path / "catalogue.jsonl", [catalogued])
+    overlay = folder / "workflow/config/t_my_shop.yaml"
+    run = snakemake(folder, "-np", "results/t_my_shop/filter/rl.jsonl", "--configfile", str(overlay))
+    [command] = [line for line in run.stdout.splitlines() if "-m sqlr1.stages.filter" in line]
+    words = shlex.split(command)
+    arguments = words[words.index("sqlr1.stages.filter") + 1 :]
+    arguments[arguments.index("--questions") + 1] = f"{tmp_path}/rows.jsonl"
+    arguments[arguments.index("--catalogue") + 1] = f"{tmp_path}/catalogue.jsonl"
+    arguments[arguments.index("--out") + 1] = f"{tmp_path}/filter"
+    filter.main(arguments)
+    dropped = {row["question"]: row["reason"] for _, row in read_jsonl(tmp_path / "filter/dropped.jsonl")}
+    assert dropped == {
+        "What is Bob's number?": "contaminated_sql",
+        "How many are there?": "contaminated_question",
+    }
+    written = [r["question"] for name in SUBSETS for _, r in read_jsonl(tmp_path / f"filter/{name}.jsonl")]
+    assert written == ["What are customers called?"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -181,7 +241,7 @@ def test_a_bad_file_is_refused_in_one_line_and_nothing_is_written(folder, tmp_pa
     assert message in line
     assert str(path) in line
     assert not (folder / "workflow/config/t_bad.yaml").exists()
-    assert not [p for p in folder.glob("data/**/*") if p.is_file()]
+    assert not (folder / "data").exists()
 
 
 def test_a_nested_parquet_column_is_named(folder, tmp_path, capsys):
@@ -203,8 +263,10 @@ def test_a_bad_folder_or_question_file_is_refused(folder, shop, tmp_path, capsys
     assert "row 0 has no field 'sql'" in refused(capsys, shop, "--questions", tmp_path / "asked.jsonl")
     (tmp_path / "asked.jsonl").write_text("")
     assert "no questions" in refused(capsys, shop, "--questions", tmp_path / "asked.jsonl")
+    assert "no questions" in refused(capsys, shop, "--test-questions", tmp_path / "asked.jsonl")
     assert "--name '../x'" in refused(capsys, shop, "--name", "../x")
     assert not list((folder / "workflow/config").glob("t_*.yaml"))
+    assert not (folder / "data").exists()
 
 
 def test_a_database_that_is_not_what_it_seems_is_refused(folder, shop, tmp_path, capsys):

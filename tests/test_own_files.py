@@ -1,5 +1,6 @@
 """Database files as people have them: each test has the smallest file of a class of inputs."""
 
+import itertools
 import math
 import os
 import sqlite3
@@ -124,14 +125,26 @@ def test_a_virtual_table_without_its_module_is_left_out(tmp_path, caplog):
 
 
 def test_views_that_fail_on_a_row_or_never_end_have_no_statistics(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("sqlr1.database.schema._VIEW_SECONDS", 0.2)
+    monkeypatch.setattr("sqlr1.database.schema._VIEW_STEPS", 1_000_000)
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i, i * 2 AS j FROM n"
     bad = "SELECT json_extract(name, '$.a') AS a FROM street"
     path = build(tmp_path, f"{STREETS} CREATE VIEW bad AS {bad}; CREATE VIEW endless AS {endless};")
     assert read_profile(path).rows == {"street": 5}
     assert "bad: malformed JSON" in caplog.text
-    assert "endless: takes longer" in caplog.text
+    assert "endless: takes more than 1,000,000 steps" in caplog.text
     assert "street(street_id*, name ['Elm']" in schema_text(read_schema(path), "compact", 1)
+
+
+@pytest.mark.parametrize(("most", "shown"), [(1_000_000, False), (10_000_000, True)])
+def test_whether_a_slow_view_has_example_values_depends_on_its_steps_not_on_the_clock(
+    tmp_path, monkeypatch, most, shown
+):
+    clock = itertools.count(0, 3600)
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))  # a machine under load
+    monkeypatch.setattr("sqlr1.database.schema._VIEW_STEPS", most)
+    counted = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 200000) SELECT count(*) || 'x' AS c"
+    path = build(tmp_path, f"{STREETS} CREATE VIEW slow AS {counted} FROM n;")
+    assert ("slow(c ['200000x'])" in schema_text(read_schema(path), "compact", 1)) == shown
 
 
 def test_virtual_tables_that_work_are_read(tmp_path):

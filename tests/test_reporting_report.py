@@ -49,6 +49,8 @@ def results(tmp_path, monkeypatch):
         for i, m in enumerate((0, 0, 1, 3, 4))
     ]
     write_jsonl(tmp_path / "select/seed-0/pass_rates.jsonl", rates)
+    recall = {"asked": 5, "questions": 2, "tables": 4, "tables kept": 3, "columns": 0}
+    write_json(tmp_path / "select/seed-0/linking.json", recall)
     validation = [{"step": step, VALIDATION: 0.25, VALIDATION_SIZE: 40} for step in (0, 8)]
     validation[1][COLLAPSE] = "step 8: the policy may be collapsing: executable share 30 % -> 80 %"
     write_jsonl(tmp_path / "grpo/seed-0/validation.jsonl", validation)
@@ -69,7 +71,7 @@ def run(folder, *more, settings=SETTINGS, out="report"):
     summaries = sorted(map(str, (folder / "score").rglob("summary.json")))
     arguments = ["--settings", json.dumps(settings), "--out", out, "--funnel", "funnel.json"]
     arguments += ["--catalogue", "catalogue.jsonl", "--cold-start", "cold_start/seed-0/metrics.jsonl"]
-    arguments += ["--pass-rates", "select/seed-0/pass_rates.jsonl"]
+    arguments += ["--pass-rates", "select/seed-0/pass_rates.jsonl", "--linking", "select/seed-0/linking.json"]
     arguments += ["--grpo", "grpo/seed-0/metrics.jsonl", "--validation", "grpo/seed-0/validation.jsonl"]
     arguments += [
         "--scores",
@@ -96,6 +98,7 @@ def test_the_report_holds_everything_asked_for(results):
         "| commit | ", "| machine | ", "| torch | ", "beta: 0.002", "learning_rate: 0.001",
         "1 embedded (benchmark), 3 embedded (train)", "| dropped: duplicate | 13 |", "| RL | 0 | 15 |",
         "| seed 0 | 5 | 40.0 | 2 | 1 | 2 |",
+        "\nseed 0: linking cut the schema of 2 of 5 RL questions and kept 75.0 % of their golds' tables.\n",
         "| seed 0 | before (step 0) | 25.0 [", "| seed 0 | after (step 8) | 25.0 [",
         "| tiny | base model | 25.0 [", "| tiny | cold start (reasoning) + GRPO | 75.0 [",
         "| tiny | full | greedy | +50.0 [",

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -36,7 +37,8 @@ def read_predictions(path, questions):
     return {index: answers.greedy.sql for index, answers in read_answers(path, questions).items()}
 
 
-FOUR = {0: "SELECT 5", 1: "SELECT 6", 2: "SELECT 7", 3: "SELECT 8"}
+THREE = {0: "SELECT 5", 1: "SELECT 6", 2: "SELECT 7"}
+FOUR = THREE | {3: "SELECT 8"}
 
 
 @pytest.fixture
@@ -115,6 +117,13 @@ def test_faulty_questions_are_named(tmp_path, content, message):
         ("p.txt", "SQL: SELECT 5\tshop\nsql query: SELECT 6\n", {0: "SELECT 5", 1: "SELECT 6"}),
         ("p.txt", "```sql SELECT 5```\tshop\n```SELECT 6 ```\n", {0: "SELECT 5", 1: "SELECT 6"}),
         ("p.json", {"0": "```sql\nSELECT 5\n```"}, {0: "SELECT 5"}),
+        ("p.json", {"0": "```SQL\nSELECT 5\n```\n", "1": "SELECT 6", "2": "SELECT 7"}, THREE),
+        ("p.txt", "```sql SELECT 5```\tshop\nSELECT 6\tshop\nSELECT 7\n", THREE),
+        (
+            "p.json",
+            ["```sql SELECT 5", "SELECT 6", "SELECT '```'"],
+            {0: "```sql SELECT 5", 1: "SELECT 6", 2: "SELECT '```'"},
+        ),
         ("p.txt", "SQL: SELECT 5\nSELECT 6\n", {0: "SQL: SELECT 5", 1: "SELECT 6"}),
         ("p.txt", "SELECT name FROM\titem\nSELECT 6 \t shop \n", {0: "SELECT name FROM\titem", 1: "SELECT 6"}),
         ("p.json", {"0": "SELECT 5\t----- bird -----\tshop", "2": "SELECT 7"}, {0: "SELECT 5", 2: "SELECT 7"}),
@@ -142,6 +151,7 @@ def test_predictions_are_read(tmp_path, questions, name, content, expected):
         ("p.csv", "0;SELECT 1\n1;SELECT 2\n", r"p\.csv: looks like a CSV"),
         ("p.sql", "SELECT a\nFROM item;\nSELECT b\nFROM item\nWHERE a;\n", r"p\.sql: SQL spans lines"),
         ("p.sql", "SELECT a,\n  b\nFROM item;\n", r"p\.sql: SQL spans lines"),
+        ("p.sql", "SELECT a\nFROM item;\nSELECT b\nFROM item;\n", r"p\.sql: SQL spans lines"),  # a line per question
         ("p.txt", "```sql\nSELECT 1\nSELECT 2\n```\n", r"p\.txt: has code fences on lines of their own"),
         ("p.txt", "\nSELECT 1\n", r"p\.txt:1: a blank line, and fewer lines than questions"),
         ("p.txt", "SELECT 5\tstores\n", r"p\.txt:1: 'stores' after the tab is the name of no database"),
@@ -192,6 +202,14 @@ def test_faulty_predictions_are_named(tmp_path, questions, name, content, messag
     with pytest.raises(InputError, match=message) as error:
         read_predictions(write(tmp_path / name, content), questions)
     assert "\n" not in str(error.value)
+
+
+def test_a_few_lines_that_begin_inside_a_query_are_named(tmp_path, questions, caplog):
+    """As many lines as questions, most of them queries: they can be answers, but one query may span two lines."""
+    path = write(tmp_path / "p.sql", "SELECT 5\nSELECT 6\nSELECT a\nFROM item\n" + "SELECT 7\n" * 4)
+    asked = [replace(questions[0], index=index) for index in range(8)]
+    assert read_predictions(path, asked)[3] == "FROM item"
+    assert "p.sql: 1 lines begin inside a query, line 4 with 'FROM item'" in caplog.text
 
 
 @pytest.mark.parametrize("content", ["SELECT 5\tshop\nSELECT 'é'\n", '{"0": "SELECT 5",\n"1": "SELECT \'é\'"}'])

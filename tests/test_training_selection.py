@@ -1,8 +1,10 @@
 """Selection by pass rate, and the stage on a tiny model."""
 
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 from tiny_stages import PROMPT, prepare
@@ -29,6 +31,12 @@ def test_missing_rows_are_filled_from_outside_the_band_and_counted():
     assert select(RATES, BAND.model_copy(update={"rows": 9})) == ([2, 5, 1, 4, 3, 0], 2)
 
 
+@pytest.mark.parametrize(("rows", "kept"), [(2, [0, 3]), (1, [0, 3]), (3, [0, 3, 2]), (None, [0, 1, 2, 3, 4, 5])])
+def test_questions_with_answers_marked_wrong_are_selected_whatever_their_pass_rate(rows, kept):
+    chosen, outside = select(RATES, BAND.model_copy(update={"rows": rows}), {"q0", "q3"})
+    assert (set(chosen), outside) == (set(kept), 0)
+
+
 def test_easy_questions_come_first():
     classes = ["Complex", "Simple", "Simple"]
     questions = [Question(f"q{i}", "d", "?", "SELECT 1", sql_class=c) for i, c in enumerate(classes)]
@@ -46,11 +54,11 @@ def folder(tmp_path_factory):
     return path
 
 
-def run(folder, out, **changes):
+def run(folder, out, prompt=None, **changes):
     section = {"n": 2, "temperature": 1.0, "max_new_tokens": 16, "low": 0.1, "high": 0.9, "rows": 4, "threads": 1}
     settings = {
         "select": section | changes,
-        "prompt": plain(PROMPT),
+        "prompt": plain(PROMPT) | (prompt or {}),
         "execution": {"seconds": 1.0},
         "semantics": "bird",
     }
@@ -82,3 +90,18 @@ def test_an_empty_band_is_one_clear_line(folder):
 def test_no_samples_keep_all_questions(folder):
     assert run(folder, "all", n=0).returncode == 0
     assert (folder / "all/rl.jsonl").read_text().count("\n") == 12
+
+
+def test_what_linking_keeps_of_the_golds_is_counted_where_it_cuts(folder):
+    """The prompts show one table of two, and all golds are about the one that they name."""
+    with closing(sqlite3.connect(folder / "databases/pets/pets.sqlite")) as connection, connection:
+        connection.execute("CREATE TABLE visitor (entrance INTEGER, ticket TEXT)")
+    assert run(folder, "linked", n=0, prompt={"linking": 1}).returncode == 0
+    counts = json.loads((folder / "linked/linking.json").read_text())
+    assert (counts["asked"], counts["questions"], counts["tables"], counts["tables kept"]) == (12, 12, 12, 12)
+    assert counts["columns"] >= counts["columns kept"] > 0
+    assert (
+        "linking cut the schema of 12 of 12 questions; recall: {'tables': 1.0"
+        in run(folder, "linked", n=0, prompt={"linking": 1}).stderr
+    )
+    assert json.loads((folder / "all/linking.json").read_text()) == {}

@@ -99,6 +99,11 @@ rule filter:
         runtime=240,
     params:
         cfg=settings(PLAIN, "filter", "execution"),
+        same_databases=[
+            resolve(entry.questions)
+            for entry in BENCHMARKS.values()
+            if entry.same_databases and entry.made_by != "filter"
+        ],
         out=subpath(output.manifest, parent=True),
         experiment=CONFIG.experiment,
         seed=CONFIG.synthesize.seed,
@@ -107,4 +112,5 @@ rule filter:
     shell:
         "python -m sqlr1.stages.filter --settings {params.cfg:q} --seed {params.seed} "
         "--questions {input.questions:q} --catalogue {input.catalogue:q} --benchmark {input.benchmarks:q} "
+        "--same-databases {params.same_databases:q} "
         "--out {params.out:q} --experiment {params.experiment:q} --log {log:q} --workers {threads}"

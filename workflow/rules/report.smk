@@ -17,6 +17,11 @@ rule report:
             strategy=STRATEGY,
             seed=SEEDS,
         ),
+        linking=expand(
+            "<results>/select/{strategy}/seed-{seed}/linking.json",
+            strategy=STRATEGY,
+            seed=SEEDS,
+        ),
         grpo=training_files("metrics.jsonl"),
         validation=training_files("validation.jsonl"),
         scores=SCORES,
@@ -86,6 +91,7 @@ rule report:
     shell:
         "python -m sqlr1.stages.report --settings {params.cfg:q} --funnel {input.funnel:q} "
         "--catalogue {input.catalogue:q} --cold-start {input.cold_start:q} --pass-rates {input.pass_rates:q} "
+        "--linking {input.linking:q} "
         "--grpo {input.grpo:q} --validation {input.validation:q} --scores {input.scores:q} --questions {input.questions:q} "
         "--policy {input.policy:q} --out {params.out:q} --experiment {params.experiment:q} --log {log:q}"
 

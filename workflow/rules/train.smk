@@ -48,6 +48,7 @@ rule select:
         manifest="<results>/select/{strategy}/seed-{seed}/manifest.json",
         questions="<results>/select/{strategy}/seed-{seed}/rl.jsonl",
         rates="<results>/select/{strategy}/seed-{seed}/pass_rates.jsonl",
+        linking="<results>/select/{strategy}/seed-{seed}/linking.json",
     log:
         "<results>/logs/select/{strategy}/seed-{seed}.log",
     benchmark:

@@ -202,8 +202,6 @@ class FilterRules(Section):
     """Drop a question whose Jaccard similarity to a benchmark question is at least this."""
     instances: bool = False
     """Drop rows whose gold fails, or leaves to chance which rows it returns, on an instance of its database."""
-    same_databases: bool = False
-    """Training may use the databases of all benchmarks: only their questions and SQL (up to literals) are dropped."""
 
 
 class Filter(Section):
@@ -465,6 +463,8 @@ class Benchmark(BenchmarkOptions):
     required: bool = key(False, "Whether a missing file stops the run.")
     download: str = key("", "Where to get it.")
     exclude: str | None = key(None, "File with indices of questions that are not to be trusted, one per line.")
+    same_databases: bool = False
+    """Training may use this benchmark's databases: only its questions, and its SQL up to literals, are dropped."""
 
     @property
     def made_by(self) -> str:

@@ -1,13 +1,15 @@
 """An experiment over data of your own: a SQLite file, a folder of databases, or CSV and Parquet files.
 
-Writes workflow/config/NAME.yaml, and for CSV and Parquet data/NAME/NAME.sqlite. Your own files are only read.
+Writes workflow/config/NAME.yaml, for CSV and Parquet data/NAME/NAME.sqlite, for --test-questions data/NAME/test.json.
+Your own files are only read.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,11 @@ from sqlr1.config_files import read_config
 from sqlr1.data.readers import READERS, locate, read_questions
 from sqlr1.data.table_files import load_tables
 from sqlr1.database import Schema, read_schema, schema_text
-from sqlr1.database.files import SUFFIXES, database_files, sqlite_files
+from sqlr1.database.files import SQLITE_MAGIC, SUFFIXES, database_files, sqlite_files, start_of
 from sqlr1.database.schema import row_counts
 from sqlr1.database.sql import parse, sql_class
 from sqlr1.prompt import INSTRUCTION
-from sqlr1.records import SQL_CLASSES, InputError, Question, atomic_write
+from sqlr1.records import SQL_CLASSES, InputError, Question, atomic_write, write_json
 
 _DEFAULTS, _CONFIGS, _MADE = Path("config.yaml"), Path("workflow/config"), Path("data")
 # Characters of a long generated question; of a generated answer without its column names; of an answer without its SQL.
@@ -44,9 +46,6 @@ synthesize:
 {mix}filter:
   # The benchmark. None of its SQL, up to literals and aliases, is trained on or validated on.
   test_rows: 100
-  rules:
-    # The benchmark is over the databases that are trained on.
-    same_databases: true
 {classes}prompt:
   # Enough for the largest schema. A guess: characters / 3.
   max_length: {prompt}
@@ -65,6 +64,14 @@ benchmarks:
     layout: spider
     questions: "{{results}}/filter/test.json"
     databases: {databases}
+{test}"""
+_TEST = """\
+  # Your own test questions. The filter drops every row with one of their SQL, up to literals and aliases, or questions.
+  own_questions:
+    layout: spider
+    questions: {questions}
+    databases: {databases}
+    same_databases: true
 """
 
 
@@ -75,6 +82,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--name", help="of the experiment (default: that of PATH)")
     asked = "CSV, JSONL, JSON or Parquet with question, sql (or query) and db_id"
     parser.add_argument("--questions", type=Path, metavar="FILE", help=asked)
+    tested = "the same, for a benchmark: nothing like them is trained on"
+    parser.add_argument("--test-questions", type=Path, metavar="FILE", help=tested)
     parser.add_argument("--force", action="store_true", help="overwrite what is there under this name")
     parser.set_defaults(run=run)
 
@@ -87,20 +96,34 @@ def run(args: argparse.Namespace) -> None:
     name = args.name or re.sub(r"[^A-Za-z0-9_-]+", "_", args.path.resolve().stem).strip("_-")
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
         raise InputError(f"--name {name!r}: needs letters, digits, `_`, `-` or `.`, a letter or digit first")
-    config, made = _CONFIGS / f"{name}.yaml", _MADE / name / f"{name}.sqlite"
-    for path in [config, made] if tables else [config]:
+    config, made, test = _CONFIGS / f"{name}.yaml", _MADE / name / f"{name}.sqlite", _MADE / name / "test.json"
+    written = [config] + [made] * bool(tables) + [test] * bool(args.test_questions)
+    for path in written:
         if path.exists() and not args.force:
             raise InputError(f"{path} is there already; choose another --name, or overwrite it with --force")
     try:
-        if not tables:
-            _write(args, name, config, args.path, _databases(args.path))
-        else:
-            with atomic_write(made, "wb") as file:
-                load_tables(tables, Path(file.name))
-                _write(args, name, config, made, {name: Path(file.name)})
+        with _made_folder(made.parent), contextlib.ExitStack() as files:
+            databases = {} if tables else _databases(args.path)
+            if tables:
+                databases[name] = Path(files.enter_context(atomic_write(made, "wb")).name)
+                load_tables(tables, databases[name])
+            overview = _write(args, name, config, made if tables else args.path, databases, test)
     except OSError as error:
         raise InputError(f"{error.filename or args.path}: {error.strerror or error}") from error
-    print(f"\nWrote {f'{made} and ' if tables else ''}{config}. Next:\n  snakemake --configfile {config}")
+    print(f"{overview}\n\nWrote {', '.join(map(str, written))}. Next:\n  snakemake --configfile {config}")
+
+
+@contextlib.contextmanager
+def _made_folder(folder: Path) -> Iterator[None]:
+    """After a failure in the block, `folder` and the one that it is in are not left behind if the block made them."""
+    made = [path for path in (folder, folder.parent) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        for path in made:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+        raise
 
 
 def _table_files(path: Path) -> list[Path]:
@@ -110,7 +133,7 @@ def _table_files(path: Path) -> list[Path]:
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     tables = [p for p in (sorted(path.iterdir()) if path.is_dir() else [path]) if p.suffix.lower() in READERS]
-    databases = [p for p in sqlite_files(path) if p.suffix in SUFFIXES]
+    databases = [p for p in sqlite_files(path) if p.suffix.lower() in SUFFIXES or start_of(p) == SQLITE_MAGIC]
     if tables and databases:
         raise InputError(f"{path}: has databases ({databases[0].name}) and tables ({tables[0].name}); name one kind")
     if not tables and not databases:
@@ -133,25 +156,37 @@ def _databases(path: Path) -> dict[str, Path]:
     return databases
 
 
-def _write(args: argparse.Namespace, name: str, config: Path, place: Path, databases: Mapping[str, Path]) -> None:
-    """Write the config file over `databases`, which are at `place` or will be, and show them."""
+def _write(
+    args: argparse.Namespace, name: str, config: Path, place: Path, databases: Mapping[str, Path], test: Path
+) -> str:
+    """Write the config file over `databases`, which are at `place` or will be, and the questions for `test`.
+
+    Returns what to say about them.
+    """
     schemas = {db_id: read_schema(path) for db_id, path in databases.items()}
     rows = {db_id: row_counts(schema) for db_id, schema in schemas.items()}
     if not sum(map(sum, rows.values())):
         raise InputError(f"{args.path}: no rows to ask about")
-    asked: list[Question] = []
-    if args.questions:
-        asked = list(locate(read_questions("pairs", args.questions), databases, None))
-        if not asked:
-            raise InputError(f"{args.questions}: no questions")
-    text = _config_text(name, place, args.questions, schemas, asked)
+    asked, tested = (_questions(path, databases) for path in (args.questions, args.test_questions))
+    text = _config_text(name, place, args.questions, schemas, asked, tested)
     with atomic_write(config) as file:
         file.write(text)
         file.flush()
         read_config([_DEFAULTS, Path(file.name)])  # before it gets its name
-    print(_overview(schemas, rows))
-    if asked:
-        print(f"\n{args.questions}: {len(asked)} questions with SQL")
+        if tested:
+            keys = ("db_id", "question", "evidence")
+            write_json(test, [{key: getattr(q, key) for key in keys} | {"query": q.sql} for q in tested])
+    files = {args.questions: asked, args.test_questions: tested}
+    found = [f"\n\n{path}: {len(read)} questions with SQL" for path, read in files.items() if read]
+    return _overview(schemas, rows) + "".join(found)
+
+
+def _questions(path: Path | None, databases: Mapping[str, Path]) -> list[Question]:
+    """The questions of a file, if one is given. Raises InputError if it has none."""
+    found = list(locate(read_questions("pairs", path), databases, None)) if path else []
+    if path and not found:
+        raise InputError(f"{path}: no questions")
+    return found
 
 
 def _overview(schemas: Mapping[str, Schema], rows: Mapping[str, Sequence[int]]) -> str:
@@ -169,11 +204,17 @@ def _overview(schemas: Mapping[str, Schema], rows: Mapping[str, Sequence[int]]) 
 
 
 def _config_text(
-    name: str, place: Path, questions: Path | None, schemas: Mapping[str, Schema], asked: Sequence[Question]
+    name: str,
+    place: Path,
+    questions: Path | None,
+    schemas: Mapping[str, Schema],
+    asked: Sequence[Question],
+    tested: Sequence[Question],
 ) -> str:
     """The config file. Prompts and answers have room for the largest schema and the longest of the questions."""
     databases = _quoted(place)
     mix = classes = ""
+    test = _TEST.format(questions=_quoted(_MADE / name / "test.json"), databases=databases) if tested else ""
     if questions:
         mix = f"  # Your own questions.\n  mix:\n    - {{layout: pairs, questions: {_quoted(questions)}, "
         mix += f"databases: {databases}}}\n"
@@ -183,11 +224,12 @@ def _config_text(
         classes = "  # The classes of your questions; Simple alone would leave the others out.\n"
         classes += f"  rl_classes: [{', '.join(kept)}]\n  classes: {{{weights}}}\n"
     texts = [schema_text(schema, "compact", 0) for schema in schemas.values()]
-    longest = max([_QUESTION, *(len(q.question) + len(q.evidence) for q in asked)])
+    given = [*asked, *tested]
+    longest = max([_QUESTION, *(len(q.question) + len(q.evidence) for q in given)])
     prompt = _rounded(len(INSTRUCTION) + max(map(len, texts)) + longest, 64)
     column = max(len(c.name) for schema in schemas.values() for table in schema.tables for c in table.columns)
-    answer = _rounded(max([_ANSWER + 5 * column, *(_AROUND + len(q.sql) for q in asked)]), 8)
-    known = {"path": place, "name": name, "databases": databases, "mix": mix, "classes": classes}
+    answer = _rounded(max([_ANSWER + 5 * column, *(_AROUND + len(q.sql) for q in given)]), 8)
+    known = {"path": place, "name": name, "databases": databases, "mix": mix, "classes": classes, "test": test}
     return _TEMPLATE.format(**known, prompt=max(384, prompt), answer=max(56, answer))
 
 

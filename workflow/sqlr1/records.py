@@ -29,7 +29,8 @@ class InputError(Exception):
 class Question:
     """A question over a database with its gold SQL. `id` is unique within a file; `db_id` resolves in a `Catalogue`.
 
-    `template` is the shape and wording that it was generated from; empty if it was not generated here.
+    `template` is the shape and wording that it was generated from; empty if it was not generated here. `wrong_sql` is
+    an answer that a user marked wrong: RL asks the question again.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Question:
     style: str = ""
     template: str = ""
     difficulty: str = ""
+    wrong_sql: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,16 @@
 """What users said about answers: `sqlr1 ask` appends it to a JSONL file, `synthesize.mix` trains on it.
 
-Right and corrected answers are golds. A wrong answer without a correction has no gold, so nothing can be trained on it.
+Right and corrected answers are golds. A wrong answer without a correction says which question to ask again: its gold is
+that of an earlier answer, or of the same question among the training questions. Without one nothing can be trained.
 """
 
 import logging
 import os
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from sqlr1.records import Feedback, InputError, json_line, stream_records
+from sqlr1.records import Feedback, InputError, Question, json_line, stream_records
 
 VERDICTS = ("right", "wrong", "corrected")
 log = logging.getLogger(__name__)
@@ -37,25 +38,57 @@ def append(path: Path, feedback: Feedback) -> None:
         raise InputError(f"{path}: the disk is full; delete the last, unfinished line")
 
 
-def judged_right(path: Path) -> Iterator[dict[str, str]]:
-    """Yield db_id, question, evidence and sql of each question with a right or corrected answer.
+def judged(path: Path) -> Iterator[dict[str, str]]:
+    """Yield db_id, question, evidence, sql and wrong_sql of each question, evidence and database, by the last verdict.
 
-    The last verdict on a question, its evidence and the database counts. Questions whose
-    last verdict is wrong are logged. Raises InputError for a malformed line or an unknown verdict.
+    A wrong answer is `wrong_sql`; `sql` is then what an earlier verdict found right, unless it is that very answer,
+    else empty. Raises InputError for a malformed line or an unknown verdict.
     """
-    last: dict[tuple[str, str, str, str], Feedback] = {}
+    last: dict[tuple[str, str, str, str], dict[str, str]] = {}
     for number, given in enumerate(stream_records(path, Feedback), 1):
         if given.verdict not in VERDICTS:
             raise InputError(f"{path}: record {number} has the verdict {given.verdict!r}; known: {', '.join(VERDICTS)}")
         key = given.database, given.db_id, given.question, given.evidence
-        last.pop(key, None)  # in the order of the last verdicts
-        last[key] = given
-    if wrong := [f"{given.db_id}: {given.question}" for given in last.values() if given.verdict == "wrong"]:
+        known = last.pop(key, {}).get("sql", "")  # in the order of the last verdicts
+        wrong = (given.sql or "-- no SQL") if given.verdict == "wrong" else ""
+        gold = given.corrected if given.verdict == "corrected" else given.sql
+        if wrong:
+            gold = "" if _same_sql(known, wrong) else known
+        asked = {"db_id": given.db_id, "question": given.question, "evidence": given.evidence}
+        last[key] = asked | {"sql": gold, "wrong_sql": wrong}
+    yield from last.values()
+
+
+def marked(rows: Iterable[Question], wrong: Sequence[Question]) -> Iterator[Question]:
+    """Yield the rows, with the `wrong_sql` of the question in `wrong` that is the same; then those in `wrong` that no
+    row has, which have no gold. Questions are the same if database and text are, but for letter case, blanks and the
+    final mark. A row whose SQL is the wrong answer itself loses it, because the user says that it is no gold.
+    """
+    by_text = {(q.db_id, _text(q)): q for q in wrong}
+    found, known = set(), set()
+    for row in rows:
+        key = row.db_id, _text(row)
+        if key in by_text and not row.wrong_sql:
+            answer = by_text[key].wrong_sql
+            row = replace(row, wrong_sql=answer, sql="" if _same_sql(row.sql, answer) else row.sql)
+            found.add(key)
+            known |= {key} if row.sql else set()
+        yield row
+    yield from (question for key, question in by_text.items() if key not in found)
+    if without := [f"{q.db_id}: {q.question}" for key, q in by_text.items() if key not in known]:
         log.warning(
-            "%s: %d answers are wrong and not corrected, so there is no gold to train on; ask again and give the SQL "
-            "with :sql: %s", path, len(wrong), "; ".join(wrong),
+            "%d answers are marked wrong and no gold is known, so nothing can be trained on these questions; ask again "
+            "and give the SQL with :sql: %s", len(without), "; ".join(without),
         )  # fmt: skip
-    for given in last.values():
-        if given.verdict != "wrong":
-            sql = given.corrected if given.verdict == "corrected" else given.sql
-            yield {"db_id": given.db_id, "question": given.question, "evidence": given.evidence, "sql": sql}
+
+
+def _text(question: Question) -> str:
+    return " ".join(question.question.casefold().split()).rstrip(" ?.!")
+
+
+def _same_sql(first: str, second: str) -> bool:
+    """Whether two queries are the same, but for blanks and the letter case of words. Literals keep theirs."""
+    from sqlr1.database.sql import parse, to_sql  # late: sqlglot takes a while, and `sqlr1 ask` only appends
+
+    parsed = [parse(sql)[0] for sql in (first, second)]
+    return first == second or (None not in parsed and to_sql(parsed[0]) == to_sql(parsed[1]))

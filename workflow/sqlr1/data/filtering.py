@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sqlr1.config import FilterRules
 
 REASONS = (
-    "not_parsed", "not_select", "response_not_parsed", "non_deterministic",
+    "no_gold", "not_parsed", "not_select", "response_not_parsed", "non_deterministic",
     "contaminated_database", "contaminated_sql", "contaminated_question", "value_not_mentioned",
     "failed", "timed_out", "too_large", "empty", "all_null", "constant", "ties",
     "undetermined", "duplicate", "near_duplicate", "over_quota",
@@ -41,19 +41,26 @@ _FAILURES = {Status.TIMED_OUT: "timed_out", Status.TOO_LARGE: "too_large"}
 class Benchmark:
     """What training rows must not contain: databases, questions, and gold SQL in normal form (with its literals).
 
-    Database names are in lower case, because file systems differ in whether `World_1` and `world_1` are the same.
+    `forms` is gold SQL over databases that training may use, without its literals: there the same SQL with another
+    literal is no new question. Database names are in lower case, because file systems differ in whether `World_1` and
+    `world_1` are the same.
     """
 
     db_ids: frozenset[str]
     questions: tuple[str, ...]
     sql: frozenset[str]
+    forms: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, questions: Iterable[Question]) -> "Benchmark":
-        """The benchmark made of these questions."""
-        questions = list(questions)
-        sql = frozenset(normal_form(expression) for q in questions if (expression := parse(q.sql)[0]))
-        return cls(frozenset(q.db_id.lower() for q in questions), tuple(q.question for q in questions), sql)
+    def of(cls, questions: Iterable[Question], same_databases: Iterable[Question] = ()) -> "Benchmark":
+        """The benchmark made of these questions, and of those whose databases training may use."""
+        strict, own = list(questions), list(same_databases)
+        sql, forms = (
+            frozenset(normal_form(expression) for q in part if (expression := parse(q.sql)[0]))
+            for part in (strict, own)
+        )
+        texts = tuple(q.question for q in strict + own)
+        return cls(frozenset(q.db_id.lower() for q in strict), texts, sql, frozenset(map(without_literals, forms)))
 
 
 def filter_rows(
@@ -109,14 +116,9 @@ class _Filter:
         self, rows: Sequence[Question], benchmark: Benchmark, rules: Mapping[str, float], executor: Executor
     ) -> None:
         self._rows, self._benchmark, self._rules, self._executor = rows, benchmark, rules, executor
-        # On the benchmark's own databases, the same SQL with another literal is no new question.
-        self._known_sql = frozenset(map(self._form, benchmark.sql))
         self._contaminated = QuestionIndex(rules["contamination"])
         for sketch in sketches(benchmark.questions):
             self._contaminated.add(sketch)
-
-    def _form(self, form: str) -> str:
-        return without_literals(form) if self._rules["same_databases"] else form
 
     def __call__(self, task: tuple[Sequence[int], Path]) -> list[str | None]:
         """The reasons to drop rows, or None. `task` has the numbers of the rows over one database, and its path."""
@@ -139,17 +141,19 @@ class _Filter:
 
     def _static(self, candidate: _Candidate) -> str | None:
         row = candidate.row
+        if row.wrong_sql and not row.sql:
+            return "no_gold"
         expression, reason = parse(row.sql)
         if expression is None:
             return reason
-        if not self._rules["same_databases"] and row.db_id.lower() in self._benchmark.db_ids:
+        if row.db_id.lower() in self._benchmark.db_ids:
             return "contaminated_database"
         if not all(_parses_back(row, strategy) for strategy in STRATEGIES.values()):
             return "response_not_parsed"
         if is_volatile(expression):
             return "non_deterministic"
         candidate.expression, candidate.form = expression, normal_form(expression.copy())
-        if self._form(candidate.form) in self._known_sql:
+        if candidate.form in self._benchmark.sql or without_literals(candidate.form) in self._benchmark.forms:
             return "contaminated_sql"
         # Only generated questions (with a template) must quote values: people say "females" for 'F'.
         return "value_not_mentioned" if row.template and unmentioned_value(row, expression) else None

@@ -6,7 +6,7 @@ same SQL in another style.
 
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -31,12 +31,14 @@ _AT_ONCE = 200  # rows per task: the results of their golds are in memory
 class MixedQuestions:
     """`ready` to train on; `failed`: the gold SQL does not run; one sequence per entry, which stays on disk.
 
-    `databases` are the (name, file) of both. `missing` counts skipped rows by the database that was not found,
-    `unusable` by what is wrong with the row.
+    `databases` are the (name, file) of both. `wrong` has questions to which a user marked an answer wrong and that have
+    no gold yet (layout feedback). `missing` counts skipped rows by the database that was not found, `unusable` by what
+    is wrong with the row.
     """
 
     ready: list[Picked[Question]] = field(default_factory=list)
     failed: list[Picked[Question]] = field(default_factory=list)
+    wrong: list[Question] = field(default_factory=list)
     databases: list[tuple[str, Path]] = field(default_factory=list)
     missing: Counter[str] = field(default_factory=Counter)
     unusable: Counter[str] = field(default_factory=Counter)
@@ -61,14 +63,26 @@ def read_mix(
         if file.stem in stems:  # ids are by the name of the file
             rows = map(partial(_renamed, f"-mix{number}"), rows)
         stems.add(file.stem)
+        without_gold = len(mixed.wrong)
+        rows = _with_gold(rows, mixed.wrong)
         questions = draw(rows, entry.classes or entry.limit, seed, scratch / f"drawn-{number}.jsonl")
         groups = by_database(questions)
         tasks = [(numbers, paths[db_id]) for db_id, numbers in groups.items()]
         ready, failed = prepare(questions, tasks, length, limits, workers, scratch / f"prepared-{number}.jsonl")
         mixed.ready.append(ready)
         mixed.failed.append(failed)
-        mixed.databases += [(db_id, paths[db_id]) for db_id in sorted(groups)]
+        db_ids = {*groups, *(q.db_id for q in mixed.wrong[without_gold:])}
+        mixed.databases += [(db_id, paths[db_id]) for db_id in sorted(db_ids)]
     return mixed
+
+
+def _with_gold(rows: Iterable[Question], wrong: list[Question]) -> Iterator[Question]:
+    """Yield the rows that have a gold; the others are appended to `wrong`."""
+    for row in rows:
+        if row.wrong_sql and not row.sql:
+            wrong.append(row)
+        else:
+            yield row
 
 
 def _renamed(suffix: str, question: Question) -> Question:

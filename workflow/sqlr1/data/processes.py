@@ -34,10 +34,11 @@ def executor_processes(
 
 
 def by_database(rows: Iterable[Question]) -> dict[str, list[int]]:
-    """The numbers of the rows over each database."""
+    """The numbers of the rows over each database; first those that are asked again, which repeat no other row."""
     groups: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
-        groups.setdefault(row.db_id, []).append(number)
+        group = groups.setdefault(row.db_id, [])
+        group.insert(0 if row.wrong_sql else len(group), number)
     return groups
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlr1.data.feedback import judged_right
+from sqlr1.data.feedback import judged
 from sqlr1.database.files import LONGEST_FIELD
 from sqlr1.records import InputError, Picked, Question, json_line, read_json, read_jsonl, readable
 
@@ -32,7 +32,7 @@ _OPTIONAL = {
     "bird": {"evidence": "evidence", "difficulty": "difficulty"},
     "synsql": {"evidence": "external_knowledge", "reasoning": "cot", "style": "question_style"},
     "pairs": {"db_id": "db_id", "evidence": "evidence"},
-    "feedback": {"evidence": "evidence"},
+    "feedback": {"evidence": "evidence", "wrong_sql": "wrong_sql"},
 }
 
 
@@ -81,7 +81,7 @@ def _converted(layout: str, identity: str, row: Any) -> Question | str:
 
 def _rows(layout: str, path: Path) -> Iterator[Any]:
     if layout == "feedback":
-        return judged_right(path)
+        return judged(path)
     if path.suffix.lower() == ".jsonl":
         return (row for _, row in read_jsonl(path))
     if read_table := READERS.get(path.suffix.lower()):

@@ -24,24 +24,34 @@ def divide(
 ) -> tuple[dict[str, list[int]], list[int]]:
     """(the numbers of each subset's rows, the numbers of rows over a quota), of the rows without a reason to drop them.
 
+    Rows with `wrong_sql` are in RL, whatever their class, unless their database is for validation alone.
+
     Raises InputError as `held_out` does.
     """
-    classes, styles, databases, forms = {}, {}, {}, {}
+    classes, styles, databases, forms, again = {}, {}, {}, {}, []
     for number, (row, reason) in enumerate(zip(rows, reasons, strict=True)):
         if not reason:
             classes[number], styles[number] = sys.intern(row.sql_class), sys.intern(row.style)
             databases[number] = sys.intern(row.db_id)
+            again += [number] if row.wrong_sql else []
             if settings.test_rows:
                 form = without_literals(normal_form(parse(row.sql)[0]))
                 forms[number] = _rank(form)  # the texts would fill the memory
     sizes = {name: getattr(settings, f"{name}_rows") for name in SUBSETS}
     over: list[int] = []
     if settings.max_per_style:
-        kept, over = cap_styles(styles, round(settings.max_per_style * sum(sizes.values())), seed)
-        classes = {number: classes[number] for number in kept}
+        others = {number: style for number, style in styles.items() if number not in again}
+        kept, over = cap_styles(others, round(settings.max_per_style * sum(sizes.values())), seed)
+        classes = {number: classes[number] for number in (*kept, *again)}
     unseen = held_out((databases[number] for number in classes), settings.validation_databases, seed)
+    again = [number for number in again if databases[number] not in unseen]
+    taken = {forms[number] for number in again if forms}  # else a row of the same form might be for test
+    over += [number for number in classes if forms.get(number) in taken and number not in again]
+    classes = {number: name for number, name in classes.items() if number not in {*over, *again}}
     for_validation = {number for number in classes if databases[number] in unseen}
+    sizes["rl"] = max(0, sizes["rl"] - len(again))
     subsets = split(classes, sizes, settings.rl_classes, settings.classes, seed, for_validation, forms)
+    subsets["rl"] = again + subsets["rl"]
     return subsets, over + subsets.pop("surplus")
 
 

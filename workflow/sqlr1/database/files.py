@@ -11,18 +11,28 @@ from pathlib import Path
 from sqlr1.records import Database, InputError, read_json, readable, sha256
 
 log = logging.getLogger(__name__)
-SUFFIXES = (".sqlite", ".sqlite3", ".db")
+SUFFIXES = (".sqlite", ".sqlite3", ".db", ".db3", ".sl3", ".s3db")  # in any letter case
+SQLITE_MAGIC = b"SQLite format 3\0"
 
 
 def sqlite_files(databases: Path) -> list[Path]:
-    """The SQLite files of a folder, `<folder>/*.sqlite` before those in the folder itself; or the one file `databases`.
+    """The SQLite files of a folder, `<folder>/*.sqlite` before those in the folder itself; or the one file `databases`,
+    whatever its suffix.
 
     With them are the instances of a database, which are beside `<db_id>/<db_id>.sqlite`.
     """
     if databases.is_file():
         return [databases]
-    flat = (path for suffix in SUFFIXES for path in databases.glob(f"*{suffix}"))
-    return sorted(databases.glob("*/*.sqlite")) + sorted(flat)
+    inner, flat = ([p for p in sorted(databases.glob(level)) if p.suffix.lower() in SUFFIXES] for level in ("*/*", "*"))
+    return [p for p in inner if p.suffix.lower() == ".sqlite" or p.stem == p.parent.name] + flat
+
+
+def start_of(path: Path) -> bytes:
+    """The first bytes of the file, as many as `SQLITE_MAGIC` has; b"" if there is no such file."""
+    if not os.path.isfile(path):
+        return b""
+    with open(path, "rb") as file:
+        return file.read(len(SQLITE_MAGIC))
 
 
 LONGEST_FIELD = 2**31 - 1  # of a CSV; Python's own limit is 128 kB
@@ -43,8 +53,8 @@ def database_files(databases: Path, db_ids: Path | None = None) -> dict[str, Pat
     """
     found = sqlite_files(databases)
     if databases.is_dir():
-        own = databases / f"{databases.name}.sqlite"
-        found = [own] if own in found else [p for p in found if p.parent in (databases, databases / p.stem)]
+        own = [p for p in found if p.parent == databases and p.name.lower() == f"{databases.name}.sqlite".lower()]
+        found = own or [p for p in found if p.parent in (databases, databases / p.stem)]
     paths = merged((path.stem, path) for path in found)
     if db_ids:
         wanted = {row.get("db_id") for row in read_json(db_ids)}

@@ -1,14 +1,17 @@
 """Schema linking: the part of a schema that a question is about, found by BM25 over names and descriptions."""
 
 import re
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
+
+from sqlglot import exp
 
 from sqlr1.database.files import description_rows
 from sqlr1.database.retrieval import Bm25, Mention, covered, stem, words
 from sqlr1.database.schema import Schema
+from sqlr1.database.sql import parse
 
 Place = tuple[str, str]  # (table, column)
 _TOLD = ("column_name", "column_description", "value_description")  # what of BIRD's descriptions is searched
@@ -114,6 +117,44 @@ def first_tables(ranked: Sequence[Place], count: int) -> list[Place]:
     """Of `ranked`, the columns of the `count` tables that come first in it."""
     names = list(dict.fromkeys(table for table, _ in ranked))[:count]
     return [place for place in ranked if place[0] in names]
+
+
+def gold_parts(sql: str, columns: Mapping[str, set[str]]) -> tuple[set[str], set[tuple[str, str]], set[str]]:
+    """Tables, columns and text literals of a query, in lower case but for the literals. Empty if not parsed."""
+    expression, _ = parse(sql)
+    if expression is None:
+        return set(), set(), set()
+    aliases = {t.alias_or_name.lower(): t.name.lower() for t in expression.find_all(exp.Table)}
+    tables = {name for name in aliases.values() if name in columns}
+    found, literals = set(), {x.this for x in expression.find_all(exp.Literal) if x.is_string}
+    for column in expression.find_all(exp.Column):
+        owners = [aliases.get(column.table.lower(), "")] if column.table else sorted(tables)
+        owned = [(t, column.name.lower()) for t in owners if column.name.lower() in columns.get(t, ())]
+        found |= set(owned[:1])
+        if column.this.args.get("quoted") and not owned:  # Spider writes texts in double quotes
+            literals.add(column.name)
+    return tables, found, literals
+
+
+def columns_of(schema: Schema) -> dict[str, set[str]]:
+    """The columns of each table, all in lower case."""
+    return {table.name.lower(): {column.name.lower() for column in table.columns} for table in schema.tables}
+
+
+def recall_counts(tables: set[str], columns: set[tuple[str, str]], kept: Mapping[str, set[str]]) -> Counter[str]:
+    """How many of a gold's tables and columns there are, and are in `kept`; sums over questions give the recall."""
+    missed = {(table, column) for table, column in columns if column not in kept.get(table, ())}
+    return Counter(
+        {
+            "questions": 1,
+            "tables": len(tables),
+            "tables kept": len(tables & set(kept)),
+            "all tables": int(tables <= set(kept)),
+            "columns": len(columns),
+            "columns kept": len(columns) - len(missed),
+            "all columns": int(not missed),
+        }
+    )
 
 
 def _letters(text: str) -> str:

@@ -1,9 +1,9 @@
 """The schema of a SQLite database: tables, columns, keys and the comments of its CREATE TABLE statements."""
 
+import itertools
 import logging
 import re
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -17,7 +17,7 @@ from sqlr1.sql_tokens import TOKEN
 
 log = logging.getLogger(__name__)
 
-_VIEW_SECONDS = 10
+_VIEW_STEPS, _STEPS_PER_CHECK = 100_000_000, 100_000  # of SQLite's virtual machine: some 10 s, on every machine alike
 # `hidden` of PRAGMA table_xinfo: a virtual table's column that SELECT * leaves out; a virtual or stored generated one.
 _HIDDEN, _GENERATED = 1, (2, 3)
 
@@ -104,15 +104,16 @@ def open_read_only(path: Path) -> Iterator[sqlite3.Connection]:
 def reading(connection: sqlite3.Connection, path: Path, table: Table, consequence: str) -> Iterator[None]:
     """Read rows of `table` in the block. It ends early, with a warning that names the consequence, if SQLite cannot.
 
-    A view may be broken, or take longer than 10 s; the expression of a generated column may fail on a row.
+    A view may be broken or too slow; the expression of a generated column may fail on a row. Steps are counted, not
+    seconds, so that prompts do not depend on the machine's load.
     """
-    deadline = time.monotonic() + _VIEW_SECONDS
+    checks = itertools.count(1)
     if table.kind == "view":
-        connection.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
+        connection.set_progress_handler(lambda: next(checks) * _STEPS_PER_CHECK > _VIEW_STEPS, _STEPS_PER_CHECK)
     try:
         yield
     except (sqlite3.OperationalError, sqlite3.DataError) as error:
-        reason = f"takes longer than {_VIEW_SECONDS} s" if str(error) == "interrupted" else str(error)
+        reason = f"takes more than {_VIEW_STEPS:,} steps of SQLite" if str(error) == "interrupted" else str(error)
         _warn_once(f"{path}: {consequence} of {table.name}: {reason}")
     finally:
         connection.set_progress_handler(None, 0)

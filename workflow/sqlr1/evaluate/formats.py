@@ -89,12 +89,16 @@ def excluded_questions(path: Path | None, n: int) -> set[int]:
 def database_path(databases: Path, db_id: str) -> Path | None:
     """`DIR/db_id/db_id.sqlite`, the layout of Spider and BIRD, or `DIR/db_id.sqlite`; or DIR itself, if it is the file.
 
-    None if there is no such file.
+    The suffix is one of SUFFIXES, in any letter case. None if there is no such file.
     """
-    flat = [databases / f"{db_id}{suffix}" for suffix in SUFFIXES]
-    own = [databases] if databases.stem == db_id else []
+    usual = databases / db_id / f"{db_id}.sqlite"
     try:
-        return next((p for p in (databases / db_id / f"{db_id}.sqlite", *flat, *own) if p.is_file()), None)
+        if usual.is_file():
+            return usual
+        others = (p for folder in (databases / db_id, databases) if folder.is_dir() for p in sorted(folder.iterdir()))
+        own = [databases] if databases.stem == db_id else []
+        fitting = (p for p in others if p.stem == db_id and p.suffix.lower() in SUFFIXES)
+        return next((p for p in (*fitting, *own) if p.is_file()), None)
     except (OSError, ValueError):  # the name is too long for a file, or holds a null byte
         return None
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
+from sqlr1.database.files import SUFFIXES
 from sqlr1.evaluate.formats import BIRD_MARK, Answers, BenchmarkQuestion, by_index, read_candidates, whole_number
 from sqlr1.prompt import Response
 from sqlr1.records import InputError, read_text, readable
@@ -33,6 +34,7 @@ _CLAUSE = re.compile(r"\s*(?:FROM|WHERE|(?:\w+ )?JOIN|GROUP BY|ORDER BY|HAVING|L
 _CSV = re.compile(r"""\s*(?:"|\d+\s*[,;]|[^,;\t"']{1,40}[,;]\s*"?(?:SELECT|WITH)\b)""", re.IGNORECASE)
 _LONE_FENCE = re.compile(r"\s*```\w*\s*")
 _WRAPPING = re.compile(r"\s*(?:(?:```(?:sqlite\b|sql\b)?|(?:\w+ )?SQL(?: query)?:)\s*)+", re.IGNORECASE)
+_FENCED = re.compile(r"\s*```(?:sqlite\b|sql\b)?((?:(?!```).)*)```\s*", re.IGNORECASE | re.DOTALL)
 _AFTER_SQL = {"ASC", "DESC", "ISNULL", "NOTNULL"}  # words that can end a query whose other words are one too
 
 _Row = tuple[str, int, str | None, str]  # its place for messages, index or question_id, database if named, SQL
@@ -78,12 +80,18 @@ def read_answers(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[int
 
 
 def _unwrapped(path: Path, answers: dict[int, str]) -> dict[int, str]:
-    """Answers without the code fence or `SQL:` around them, if most have it. Raises InputError if none is SQL."""
+    """Answers without the code fence around them, and without `SQL:` or an open fence before them if most have that.
+
+    Raises InputError if none is SQL.
+    """
     starts = {index: found.end() for index, sql in answers.items() if (found := _WRAPPING.match(sql))}
     if 2 * len(starts) > len(answers):
-        logger.warning("%s: code fences or 'SQL:' around %d answers are left out", path, len(starts))
-        for index, start in starts.items():
-            answers[index] = answers[index][start:].rstrip().removesuffix("```").rstrip()
+        bare = {i: answers[i][start:].rstrip().removesuffix("```").rstrip() for i, start in starts.items()}
+    else:
+        bare = {index: found[1].strip() for index, sql in answers.items() if (found := _FENCED.fullmatch(sql))}
+    if bare:
+        logger.warning("%s: code fences or 'SQL:' around %d answers are left out", path, len(bare))
+        answers |= bare
     if not any(map(_SQL.match, answers.values())):
         index, sql = next(iter(answers.items()))
         raise InputError(f"{path}: no answer is SQL; question {index} has {sql!r:.60}")
@@ -195,6 +203,9 @@ def _lines(path: Path, text: str, questions: Sequence[BenchmarkQuestion], known:
         lines = filled
     if reason := _misfit([line for _, line in filled], len(lines) - len(questions), known):
         raise InputError(f"{path}: {reason}; write one SQL per line, or JSON lines with 'index' and 'predicted'")
+    if inner := [(number, line) for number, line in filled if _CLAUSE.match(line)]:
+        found = f"{len(inner)} lines begin inside a query, line {inner[0][0]} with {inner[0][1]!r:.40}"
+        logger.warning("%s: %s; if SQL spans lines, later answers are out of step with the questions", path, found)
     if len(lines) > len(questions):
         raise InputError(
             f"{path}:{lines[len(questions)][0]}: there is no question {len(questions)}; "
@@ -215,7 +226,8 @@ def _misfit(filled: Sequence[str], surplus: int, known: set[str]) -> str:
         return "looks like a CSV"
     if any(map(_LONE_FENCE.fullmatch, filled)):
         return "has code fences on lines of their own"
-    if (few or surplus) and any(map(_CLAUSE.match, filled)):
+    inner = sum(bool(_CLAUSE.match(line)) for line in filled)
+    if inner and (few or surplus or 4 * inner >= len(filled)):
         return "SQL spans lines"
     return ""
 
@@ -246,7 +258,7 @@ def _without_columns(where: str, line: str, own: str, known: set[str]) -> tuple[
 def _database_name(field: str) -> str:
     """`shop` of ` shop `, `shop.sqlite` and `database/shop/shop.sqlite`."""
     path = PurePath(field.strip())
-    return path.stem if path.suffix in (".sqlite", ".db") else field.strip()
+    return path.stem if path.suffix.lower() in SUFFIXES else field.strip()
 
 
 def _parses(fields: Sequence[str]) -> bool:

@@ -51,6 +51,18 @@ class Prompts:
 
     def prompt(self, asked: Asked, database: Path) -> tuple[list[dict[str, str]], list[int] | None]:
         """The chat messages for a question over the SQLite file `database`, and their `token_ids`."""
+        return self._fitted(asked, database)[1:]
+
+    def schemas(self, asked: Asked, database: Path) -> tuple[Schema, Schema]:
+        """The schema of the SQLite file `database`, and what its prompt for the question shows of it."""
+        places, *_ = self._fitted(asked, database)
+        known = self._databases[database]
+        return known.schema, known.schema if places is None else known.linker.cut(places)
+
+    def _fitted(
+        self, asked: Asked, database: Path
+    ) -> tuple[Sequence[Place] | None, list[dict[str, str]], list[int] | None]:
+        """The columns that are shown (None: all), and the prompt."""
         if database not in self._databases:
             self._databases[database] = _Database(read_schema(database), self.settings)
         known, linking = self._databases[database], self.settings.linking
@@ -67,15 +79,17 @@ class Prompts:
         places = known.linker.ranked(text, mentions) if linking else []
         if isinstance(linking, int):
             places = first_tables(places, linking)
-        messages, ids = written(places if isinstance(linking, int) else None)
+        shown = places if isinstance(linking, int) else None
+        messages, ids = written(shown)
         limit = self.settings.max_length if self.room is None else self.room
         cut_to = min(limit, self.settings.max_length)
         if linking and len(ids) > cut_to:
             # The more columns, the longer: as many as fit, at least one.
             counts = range(len(places), 0, -1)
             fitting = bisect_left(counts, True, key=lambda n: len(written(places[:n])[1]) <= cut_to)
-            messages, ids = written(places[: counts[min(fitting, len(counts) - 1)]])
-        return messages, ids if len(ids) <= limit else None
+            shown = places[: counts[min(fitting, len(counts) - 1)]]
+            messages, ids = written(shown)
+        return shown, messages, ids if len(ids) <= limit else None
 
     def response_ids(self, response: str) -> list[int]:
         """A response as token ids, with the end token."""

@@ -23,7 +23,9 @@ def funnel_counts(funnel: Mapping[str, Any]) -> dict[str, int]:
     """The steps of the funnel: all rows, each reason that dropped some (the greatest first), each subset."""
     reasons = sorted(funnel["dropped"].items(), key=lambda item: -item[1])
     dropped = {f"dropped: {reason.replace('_', ' ')}": n for reason, n in reasons if n}
-    return {"synthesized": funnel["input"], **dropped, **{_readable(name): n for name, n in funnel["subsets"].items()}}
+    again = {"in RL: answers marked wrong": funnel["asked_again"]} if funnel.get("asked_again") else {}
+    subsets = {_readable(name): n for name, n in funnel["subsets"].items()}
+    return {"synthesized": funnel["input"], **dropped, **subsets, **again}
 
 
 def funnel_figure(funnel: Mapping[str, Any]) -> Figure:
@@ -58,6 +60,23 @@ def selection_rows(rates: Rates) -> list[list[Any]]:
             mean = f"{100 * sum(solved) / len(rows):.1f}"
             lines.append([name, len(rows), mean, solved.count(0), solved.count(1), sum(r["selected"] for r in rows)])
     return lines
+
+
+def linking_sentences(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """One per run with `prompt.linking`: for how many RL questions it cut the schema, and the recall of their golds."""
+    sentences = []
+    for name, n in counts.items():
+        if n:
+            kept = [
+                f"{100 * n[f'{kind} kept'] / n[kind]:.1f} % of their golds' {kind}"
+                for kind in ("tables", "columns")
+                if n.get(kind)
+            ]
+            cut = f"{n.get('questions', 0)} of {n['asked']} RL questions"
+            sentences.append(
+                f"{name}: linking cut the schema of {cut}" + (f" and kept {' and '.join(kept)}." if kept else ".")
+            )
+    return sentences
 
 
 def selection_figure(rates: Rates) -> Figure:

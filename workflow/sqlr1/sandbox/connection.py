@@ -40,6 +40,7 @@ _VOLATILE = frozenset(
     """current_date current_time current_timestamp date datetime julianday random randomblob strftime time timediff
     unixepoch""".split()  # noqa: SIM905
 )
+_SEARCHES = frozenset(("bm25", "highlight", "match", "snippet"))
 # Messages of SQLite and the sqlite3 module about a statement that is too big or several statements: there is no code.
 _UNFIT = (
     "query string is too large", "Expression tree is too large", "parser stack overflow", "too many",
@@ -59,8 +60,7 @@ class Sandbox:
     def __init__(self, database: Path, limits: Limits) -> None:
         self._limits = limits
         self._deadline = 0.0
-        self._denied = False
-        self._volatile = False
+        self._denied = self._volatile = self._searches = False
         uri = f"file:{quote(os.fsencode(database))}?mode=ro&immutable=1"
         connection = self._connection = sqlite3.connect(uri, uri=True, isolation_level=None, cached_statements=0)
         connection.text_factory = lambda text: text.decode(errors="ignore")
@@ -84,7 +84,8 @@ class Sandbox:
         self._tables = frozenset(name.lower() for name, _ in created) | _CATALOGUE | _READABLE_MODULES
         # SQLite creates these tables on first use, with a CREATE TABLE that the authorizer would deny.
         connection.execute("SELECT 1 FROM json_each('[]'), json_tree('[]')")
-        searched = [name for name, sql in created if _SEARCHED.match(sql or "")]
+        searched = {name: found[1].lower() for name, sql in created if (found := _SEARCHED.match(sql or ""))}
+        self._cursors = frozenset(name.lower() for name, module in searched.items() if module == "fts5")
         self._searched = bool(searched)
         for name in searched:
             with contextlib.suppress(sqlite3.Error):  # damaged, or its tokenizer is absent: queries on it fail
@@ -107,6 +108,9 @@ class Sandbox:
             table = (first or "").lower()
             if second:
                 allowed = table in self._tables
+                # FTS5's hidden column of the table's name holds a number that differs in each run, unless it is the
+                # first argument of a search function. SQLite asks about that function just before.
+                self._volatile |= table in self._cursors and second.lower() == table and not self._searches
             else:  # no column is read: a table, or a common table expression, which may not have a module's name
                 allowed = table in self._tables or (table not in self._modules and not table.startswith("pragma_"))
         elif action == sqlite3.SQLITE_PRAGMA:
@@ -115,6 +119,7 @@ class Sandbox:
             name = (second or "").lower()
             allowed = name in _FUNCTIONS
             self._volatile |= name in _VOLATILE
+        self._searches = action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in _SEARCHES
         self._denied |= not allowed
         return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
 
@@ -125,7 +130,7 @@ class Sandbox:
         """Run one statement within the limits. Never raises for anything the statement does.
 
         The payload is (column names, rows, whether it is volatile). A statement is volatile if it, or a view it reads,
-        calls a function whose result may depend on the clock or on chance.
+        calls a function whose result may depend on the clock or on chance, or names an FTS5 table as a value.
         """
         seconds = self._limits.seconds
         self._denied = self._volatile = False

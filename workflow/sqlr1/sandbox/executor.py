@@ -9,10 +9,10 @@ from itertools import chain, repeat
 from pathlib import Path
 
 from sqlr1.cpus import usable_cpus
-from sqlr1.database.files import check_journals
+from sqlr1.database.files import SQLITE_MAGIC, check_journals, start_of
 from sqlr1.records import InputError
 from sqlr1.sandbox.cache import GoldCache
-from sqlr1.sandbox.judging import METRICS, SEMANTICS, SQLITE_MAGIC, Comparison, judgement, plan_comparisons, start_of
+from sqlr1.sandbox.judging import METRICS, SEMANTICS, Comparison, judgement, plan_comparisons
 from sqlr1.sandbox.pool import Pool
 from sqlr1.sandbox.protocol import Execution, Judgement, Limits, Pair, Query, Race, Reply, Status, Task
 

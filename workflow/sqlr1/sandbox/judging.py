@@ -1,7 +1,6 @@
 """From pairs and metrics to the comparisons that the workers do, and from their replies to verdicts."""
 
 import logging
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,7 +14,6 @@ logger = logging.getLogger(__name__)
 SEMANTICS = {"spider": "spider_exec", "bird": "bird_ex"}
 METRICS = ("spider_exec", "spider_exec_keep_distinct", "bird_ex", "soft_f1")
 _GOLD_FAULTS = {Status.MISSING_DATABASE: Verdict.MISSING_DATABASE, Status.TIMED_OUT: Verdict.GOLD_TIMED_OUT}
-SQLITE_MAGIC = b"SQLite format 3\0"
 # Literals, quoted names and comments are matched first, so that keywords inside them are ignored.
 _BLANK = rf"(?: \s | {COMMENT} )++"
 _PIECE = re.compile(rf"{QUOTED} | (?P<blank>{_BLANK})", FLAGS)
@@ -91,6 +89,8 @@ def instances(database: Path) -> list[Path]:
 
     A file beside it that is no SQLite database is logged and left out.
     """
+    from sqlr1.database.files import SQLITE_MAGIC, start_of  # late: a worker imports this module, and must start fast
+
     found = [database]
     folder = database.parent
     for path in sorted(folder.glob("*.sqlite")) if folder.name == database.stem else ():
@@ -99,14 +99,6 @@ def instances(database: Path) -> list[Path]:
         elif path.name != database.name:
             logger.warning("%s: not a SQLite database, not used as an instance of the one beside it", path)
     return found
-
-
-def start_of(path: Path) -> bytes:
-    """The first bytes of the file, as many as `SQLITE_MAGIC` has; b"" if there is no such file."""
-    if not os.path.isfile(path):
-        return b""
-    with open(path, "rb") as file:
-        return file.read(len(SQLITE_MAGIC))
 
 
 def _statements(pair: Pair, metric: str) -> tuple[str, str, str]:

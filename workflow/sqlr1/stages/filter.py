@@ -9,7 +9,8 @@ same in Spider's layout), `dropped.jsonl` (rows with their `reason`), `funnel.js
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from sqlr1.data.filtering import REASONS, Benchmark, filter_rows
@@ -30,12 +31,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--questions", type=Path, required=True, help="rows to filter (JSONL)")
     parser.add_argument("--catalogue", type=Path, required=True, help="databases of the rows (JSONL)")
     parser.add_argument("--benchmark", type=Path, nargs="*", default=[], help="questions that training must not have")
+    own = "those of the benchmarks whose databases it may use"
+    parser.add_argument("--same-databases", type=Path, nargs="*", default=[], help=own)
     add_workers(parser)
     with stage("filter", parser, argv, inputs=["questions", "catalogue", "benchmark"]) as job:
         settings, limits = job.settings["filter"], Limits.of(job.settings["execution"])
         rows = RecordFile(job.args.questions, Question)
         paths = _paths(rows, Catalogue(job.args.catalogue, data_root()))
-        benchmark = Benchmark.of(q for path in job.args.benchmark for q in read_questions(_layout(path), path))
+        own = set(job.args.same_databases)
+        strict = [path for path in job.args.benchmark if path not in own]
+        benchmark = Benchmark.of(*(chain(*map(_benchmark_questions, paths)) for paths in (strict, sorted(own))))
         reasons = filter_rows(rows, paths, benchmark, settings.rules, limits, job.args.workers)
         subsets, over = divide(rows, reasons, settings, job.seed)
         dropped = [(number, reason) for number, reason in enumerate(reasons) if reason]
@@ -54,12 +59,12 @@ def _paths(rows: RecordFile[Question], catalogue: Catalogue) -> dict[str, Path]:
     return paths
 
 
-def _layout(path: Path) -> str:
-    """Of a benchmark's questions: BIRD's rows have the key `SQL`, Spider's `query`."""
+def _benchmark_questions(path: Path) -> Iterator[Question]:
+    """Of a benchmark's file: BIRD's rows have the key `SQL`, Spider's `query`."""
     rows = read_json(path)
     if not isinstance(rows, list) or not rows or not isinstance(rows[0], dict):
         raise InputError(f"{path}: expected a JSON list of questions in Spider's or BIRD's layout")
-    return "bird" if "SQL" in rows[0] else "spider"
+    return read_questions("bird" if "SQL" in rows[0] else "spider", path)
 
 
 def _write(
@@ -84,6 +89,7 @@ def _write(
         "input": len(rows),
         "dropped": {reason: drops[reason] for reason in REASONS},
         "subsets": {name: len(subset) for name, subset in subsets.items()},
+        "asked_again": sum(bool(row.wrong_sql) for row in subsets.get("rl", ())),
         "classes": {name: Counter(row.sql_class for row in subset) for name, subset in subsets.items()},
         "styles": {name: Counter(row.style for row in subset) for name, subset in subsets.items()},
     }
@@ -94,7 +100,8 @@ def _write(
         file.write(data_card(subsets, funnel, examples, f"SQL-R1 training data: {job.args.experiment}"))
     job.outputs(*(f"{name}.jsonl" for name in SUBSETS), "test.json", "dropped.jsonl", "funnel.json", "README.md")
     job.run.artifact(job.out / "README.md")
-    job.run.metrics({"input": funnel["input"]} | {f"dropped/{k}": v for k, v in funnel["dropped"].items()})
+    job.run.metrics({key: funnel[key] for key in ("input", "asked_again")})
+    job.run.metrics({f"dropped/{k}": v for k, v in funnel["dropped"].items()})
     job.run.metrics({f"rows/{k}": v for k, v in funnel["subsets"].items()})
     job.run.figure(funnel_figure(funnel), "funnel.png")
     for kind in ("classes", "styles"):

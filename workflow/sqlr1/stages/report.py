@@ -47,12 +47,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--catalogue", type=Path, required=True, help="catalogue.jsonl of the synthesize stage")
     parser.add_argument("--cold-start", type=Path, nargs="+", required=True, help="metrics.jsonl of each seed")
     parser.add_argument("--pass-rates", type=Path, nargs="+", required=True, help="pass_rates.jsonl of each seed")
+    parser.add_argument("--linking", type=Path, nargs="+", default=[], help="linking.json of each seed")
     parser.add_argument("--grpo", type=Path, nargs="+", required=True, help="metrics.jsonl of each seed")
     parser.add_argument("--validation", type=Path, nargs="+", required=True, help="validation.jsonl of each seed")
     parser.add_argument("--scores", type=Path, nargs="+", required=True, help="summary.json of each scored policy")
     parser.add_argument("--questions", type=Path, nargs="+", required=True, help="questions.jsonl beside each summary")
     parser.add_argument("--policy", type=Path, help="manifest of the policy to register in MLflow")
-    files = ["funnel", "catalogue", "cold_start", "pass_rates", "grpo", "validation", "scores", "questions", "policy"]
+    files = [
+        "funnel",
+        "catalogue",
+        "cold_start",
+        "pass_rates",
+        "linking",
+        "grpo",
+        "validation",
+        "scores",
+        "questions",
+        "policy",
+    ]
     with stage("report", parser, argv, inputs=files) as job:
         _report(job)
         if job.args.policy:
@@ -118,7 +130,9 @@ def _data(job: Job) -> dict[str, Any]:
     counts = Counter((d.source, d.split) for d in read_records(job.args.catalogue, Database))
     databases = ", ".join(f"{n} {source} ({split})" for (source, split), n in sorted(counts.items()))
     selection = data_tables.selection_rows(rates)
-    return {"databases": databases, "funnel": data_tables.funnel_markdown(funnel), "selection": selection}
+    linking = data_tables.linking_sentences({name: read_json(path) for name, path in _named(job.args.linking).items()})
+    funnel = data_tables.funnel_markdown(funnel)
+    return {"databases": databases, "funnel": funnel, "selection": selection, "linking": linking}
 
 
 def _training(job: Job, bootstrap: Bootstrap) -> dict[str, Any]:

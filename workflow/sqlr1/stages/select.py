@@ -3,7 +3,9 @@
 The policy answers each question `n` times. Questions that it solves sometimes are kept, easy ones first. The others
 cost rollouts and teach nothing: if all completions of a group have the same reward, all advantages are zero. With pass
 rate p, a group of G has variance with probability 1 - p^G - (1 - p)^G. Method: offline difficulty filtering, as in work
-after SQL-R1. The paper takes random questions of class Complex: `n: 0` keeps all. Outputs: rl.jsonl, pass_rates.jsonl.
+after SQL-R1. The paper itself takes random questions of class Complex: `n: 0` keeps all questions. A question to which
+a user marked an answer wrong (`wrong_sql`) is kept in any case. Outputs: rl.jsonl, pass_rates.jsonl, linking.json
+(what `prompt.linking` kept of the golds' tables and columns).
 
     python -m sqlr1.stages.select --model-manifest cold_start/manifest.json --questions filter/rl.jsonl \
         --catalogue synthesize/catalogue.jsonl --out select \
@@ -11,15 +13,17 @@ after SQL-R1. The paper takes random questions of class Complex: `n: 0` keeps al
 """
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sqlr1.config import Select
 from sqlr1.database.files import data_root
+from sqlr1.database.linking import columns_of, gold_parts, recall_counts
 from sqlr1.model.base import fix_numerics, load_tokenizer, model_folder, native_precision
 from sqlr1.outcomes import outcomes
-from sqlr1.records import SQL_CLASSES, Catalogue, InputError, Question, read_records, write_jsonl
+from sqlr1.records import SQL_CLASSES, Catalogue, InputError, Question, read_records, write_json, write_jsonl
 from sqlr1.sandbox import Executor, Limits
 from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, stage, stage_parser
 
@@ -52,12 +56,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     inputs = ["model_manifest", "questions", "catalogue"]
     with stage("select", parser, argv, inputs, native_precision) as job:
         questions = read_records(job.args.questions, Question)
+        write_json(job.out / "linking.json", _linking(job, questions) if job.settings["prompt"].linking else {})
         if job.settings["select"].n:
             _select(job, questions)
         else:
             write_jsonl(job.out / "rl.jsonl", questions)
             write_jsonl(job.out / "pass_rates.jsonl", [])
-        job.outputs("rl.jsonl", "pass_rates.jsonl")
+        job.outputs("rl.jsonl", "pass_rates.jsonl", "linking.json")
 
 
 def _select(job: Job, questions: Sequence[Question]) -> None:
@@ -65,7 +70,8 @@ def _select(job: Job, questions: Sequence[Question]) -> None:
     answered, rates = _pass_rates(job, questions)
     if not rates:
         raise InputError(f"{job.args.questions}: no question's gold could be judged")
-    chosen, outside = select(rates, settings)
+    again = {question.id for question in answered if question.wrong_sql}
+    chosen, outside = select(rates, settings, again)
     if not chosen:
         found = f"{job.args.questions}: no question has a pass rate from {settings.low} to {settings.high}"
         raise InputError(f"{found}; set select.rows, or widen select.low and select.high")
@@ -75,28 +81,51 @@ def _select(job: Job, questions: Sequence[Question]) -> None:
     write_jsonl(job.out / "rl.jsonl", easy_first([answered[i] for i in chosen], [rates[i] for i in chosen]))
     rates = [replace(rate, selected=i in kept) for i, rate in enumerate(rates)]
     write_jsonl(job.out / "pass_rates.jsonl", map(asdict, rates))
-    counts = {"questions": len(rates), "selected": len(chosen), "outside_the_band": outside}
+    counts = {"questions": len(rates), "selected": len(chosen), "outside_the_band": outside, "asked_again": len(again)}
     counts |= {"never_solved": sum(not r.matches for r in rates), "always_solved": sum(r.rate == 1 for r in rates)}
     job.run.metrics(counts | {"pass_rate": sum(r.rate for r in rates) / len(rates)})
     log.info("%d of %d questions selected, %d outside the band", len(chosen), len(rates), outside)
+    if asked := sum(bool(question.wrong_sql) for question in questions):
+        log.info("%d of %d questions with answers marked wrong are asked again", len(again), asked)
 
 
-def select(rates: Sequence[PassRate], settings: Select) -> tuple[list[int], int]:
+def select(rates: Sequence[PassRate], settings: Select, again: Collection[str] = ()) -> tuple[list[int], int]:
     """Indices of the selected questions, and how many of them are outside the band.
 
     The band is the pass rates from `settings.low` to `settings.high`. If more than `settings.rows` questions are in
     it, those with a pass rate closest to 0.5 are kept, because they have the most variance. If fewer are, the questions
-    closest to the band are added, solved ones first. `rows` None takes the whole band.
+    closest to the band are added, solved ones first. `rows` None takes the whole band. Questions whose ids are in
+    `again` are selected in any case, and count as inside the band.
     """
-    distances = [max(0.0, settings.low - r.rate, r.rate - settings.high) for r in rates]
+    distances = [0.0 if r.id in again else max(0.0, settings.low - r.rate, r.rate - settings.high) for r in rates]
     if settings.rows is None:
         return [i for i, distance in enumerate(distances) if not distance], 0
 
-    def preference(i: int) -> tuple[float, float, int]:
-        return distances[i], -rates[i].rate if distances[i] else abs(rates[i].rate - 0.5), i
+    def preference(i: int) -> tuple[bool, float, float, int]:
+        return rates[i].id not in again, distances[i], -rates[i].rate if distances[i] else abs(rates[i].rate - 0.5), i
 
-    chosen = sorted(range(len(rates)), key=preference)[: settings.rows]
+    chosen = sorted(range(len(rates)), key=preference)[: max(settings.rows, len(again))]
     return chosen, sum(distances[i] > 0 for i in chosen)
+
+
+def _linking(job: Job, questions: Sequence[Question]) -> dict[str, int]:
+    """`recall_counts` of the golds, over the questions whose schema `prompt.linking` cut; `asked`: of how many."""
+    from sqlr1.model.prompts import Prompts
+
+    prompts = Prompts(load_tokenizer(model_folder(job.args.model_manifest)), job.settings["prompt"])
+    catalogue = Catalogue(job.args.catalogue, data_root())
+    counts = Counter(asked=len(questions))
+    for question in questions:
+        whole, shown = prompts.schemas(question, catalogue[question.db_id])
+        if shown != whole:
+            tables, columns, _ = gold_parts(question.sql, columns_of(whole))
+            counts.update(recall_counts(tables, columns, columns_of(shown)))
+    kept = {name: counts[f"{name} kept"] / counts[name] for name in ("tables", "columns") if counts[name]}
+    job.run.metrics({"linking/cut": counts["questions"]} | {f"linking/recall_{k}": v for k, v in kept.items()})
+    log.info(
+        "prompt.linking cut the schema of %d of %d questions; recall: %s", counts["questions"], len(questions), kept
+    )
+    return dict(counts)
 
 
 def easy_first(questions: Sequence[Question], rates: Sequence[PassRate]) -> list[Question]:

@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 
 from sqlgen import GenerationRequest, Source, builtin_sources, folder_sources, generate, write_benchmark
 from sqlr1.config import Synthesize
+from sqlr1.data.feedback import marked
 from sqlr1.data.mix import MixedQuestions, read_mix
 from sqlr1.data.paraphrase import paraphrase_and_explain
 from sqlr1.data.perturbed import balanced, determined_on_all
@@ -64,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             questions = _improved(job, list(questions), {s.db_id: s.path for s in own + folders})
         benchmark = _benchmark(job, held_out)
         # Mixed-in questions first: of near-duplicates the filter keeps the first, and people's are worth more.
-        write_jsonl(job.out / "questions.jsonl", itertools.chain(*mixed.ready, questions))
+        rows = marked(itertools.chain(*mixed.ready, questions), mixed.wrong)
+        write_jsonl(job.out / "questions.jsonl", rows)
         write_jsonl(job.out / "failed_golds.jsonl", itertools.chain(*mixed.failed))
         write_jsonl(job.out / "catalogue.jsonl", _catalogue(job, own, held_out, others))
         written = write_benchmark(job.out / "benchmark", benchmark, {s.db_id: s.path for s in held_out})
@@ -178,19 +180,25 @@ def _track(job: Job, mixed: MixedQuestions, benchmark: int) -> None:
     """Log what was made. The mixed-in questions are the first ones of the file."""
     written = RecordFile(job.out / "questions.jsonl", Question)
     first = sum(map(len, mixed.ready))
-    total = len(written) - first
-    classes, styles, templates = Counter[str](), Counter[str](), Counter[int]()
-    for row in itertools.islice(written, first, None):
+    classes, styles, templates, again = Counter[str](), Counter[str](), Counter[int](), Counter[str]()
+    for number, row in enumerate(written):
+        if row.wrong_sql:
+            again["marked_wrong"] += 1
+            again["wrong_without_gold"] += not row.sql
+        if number < first or not row.sql:
+            continue
         classes[row.sql_class] += 1
         styles[row.style] += 1
         templates[hash(row.template)] += 1  # nearly every row has its own template: their texts would fill the memory
+    total = classes.total()
+    job.run.metrics({"marked_wrong": 0, "wrong_without_gold": 0} | again)
     job.run.metrics({"questions": total, "mixed": first, "failed_golds": sum(map(len, mixed.failed))})
     job.run.metrics({"benchmark_questions": benchmark})
     job.run.metrics({f"class/{name}": count for name, count in classes.items()})
     job.run.metrics({f"style/{name}": count for name, count in styles.items()})
     if total:
         job.run.metrics({"most_frequent_template_share": templates.most_common(1)[0][1] / total})
-    drawn = random.Random(0).sample(range(first, len(written)), min(50, total))
+    drawn = random.Random(0).sample(range(first, first + total), min(50, total))
     job.run.table([vars(written[number]) for number in drawn], "examples.json")
 
 
