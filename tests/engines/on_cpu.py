@@ -1,6 +1,7 @@
 """Runs a module as `python -m` does, where vLLM shares a processor with the trainer: python on_cpu.py -m MODULE ...
 
-1. Colocated, vLLM would pack its weights for oneDNN and then find no room for new ones: it multiplies by torch instead.
+1. vLLM would pack its weights for oneDNN. Colocated it then finds no room for new ones, as a server it seems to keep a
+   tied head's old ones: it multiplies by torch instead.
 2. TRL sends weights to a server by NCCL, between GPUs only: here the server reads them from a file. All the rest of
    TRL's client is as it is on GPUs.
 """
@@ -9,7 +10,11 @@ import runpy
 import sys
 import tempfile
 
+from vllm import _custom_ops
+
 import sqlr1  # noqa: F401  (before trl: it says that no run is reported)
+
+_custom_ops._supports_onednn = False  # here, so that it is so in the processes that vLLM starts, too
 
 
 def send_by_file(client, metadata, named_params):
@@ -26,9 +31,7 @@ def send_by_file(client, metadata, named_params):
 
 def main():
     from trl.generation.vllm_client import VLLMClient
-    from vllm import _custom_ops
 
-    _custom_ops._supports_onednn = False
     VLLMClient.init_communicator = lambda client, device: None
     VLLMClient.update_named_params = send_by_file
     sys.argv = sys.argv[2:]

@@ -114,7 +114,7 @@ def server(folder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", "base/model"]
+    command = [sys.executable, *ON_CPU, "-m", "vllm.entrypoints.openai.api_server", "--model", "base/model"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "512"]
     command += ["--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1"]
     environment = os.environ | {"VLLM_SERVER_DEV_MODE": "1"}
