@@ -1,7 +1,6 @@
 """Runs a module as `python -m` does, where vLLM shares a processor with the trainer: python on_cpu.py -m MODULE ...
 
-1. vLLM would pack its weights for oneDNN. Colocated it then finds no room for new ones, as a server it seems to keep a
-   tied head's old ones: it multiplies by torch instead.
+1. Colocated, vLLM would pack its weights for oneDNN and then find no room for new ones: it multiplies by torch instead.
 2. TRL sends weights to a server by NCCL, between GPUs only: here the server reads them from a file. All the rest of
    TRL's client is as it is on GPUs.
 """
