@@ -9,7 +9,11 @@ import runpy
 import sys
 import tempfile
 
+from vllm import _custom_ops
+
 import sqlr1  # noqa: F401  (before trl: it says that no run is reported)
+
+_custom_ops._supports_onednn = False  # here, so that it is so in the processes that vLLM starts, too
 
 
 def send_by_file(client, metadata, named_params):
@@ -26,9 +30,7 @@ def send_by_file(client, metadata, named_params):
 
 def main():
     from trl.generation.vllm_client import VLLMClient
-    from vllm import _custom_ops
 
-    _custom_ops._supports_onednn = False
     VLLMClient.init_communicator = lambda client, device: None
     VLLMClient.update_named_params = send_by_file
     sys.argv = sys.argv[2:]

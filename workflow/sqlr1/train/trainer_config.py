@@ -3,6 +3,7 @@
 `_OWN_KEYS` are keys of ours. All other keys are fields of SFTConfig or GRPOConfig and are passed on unchanged.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,7 +61,8 @@ def trainer_config(settings: ColdStart | Grpo, out: Path, seed: int) -> "SFTConf
     from accelerate.utils import parse_flag_from_env
     from trl import GRPOConfig, SFTConfig
 
-    on_cpu, by_deepspeed = not torch.cuda.is_available(), parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
+    on_cpu = not torch.cuda.is_available()
+    by_deepspeed = parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") and "LOCAL_RANK" in os.environ
     section, library, fixed = "grpo", GRPOConfig, {}
     if isinstance(settings, ColdStart):
         # `sft.encode` tokenizes the rows as inference does, and drops and counts those that are too long: none is cut.
