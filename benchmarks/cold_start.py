@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from random_model import DEVICE, load, synchronize
 from transformers import AutoConfig
 
 from sqlr1.config import ColdStart, Lora
-from sqlr1.model.base import load_model, load_tokenizer, native_precision
+from sqlr1.model.base import load_tokenizer, native_precision
 from sqlr1.plan import Model
 
 SETTINGS = ColdStart(
@@ -35,15 +36,15 @@ SETTINGS = ColdStart(
 LOSS_TOLERANCE = 0.01
 
 
-def rows(number: int, seed: int = 0) -> list[dict[str, Any]]:
+def rows(number: int, vocabulary: int, seed: int = 0) -> list[dict[str, Any]]:
     """Encoded rows of random tokens: eight over each database, whose schema is the first tokens."""
     rng = random.Random(seed)
     made = []
     for i in range(number):
         if i % 8 == 0:
-            schema = [rng.randrange(10, 40_000) for _ in range(rng.randint(150, 350))]
+            schema = [rng.randrange(10, vocabulary) for _ in range(rng.randint(150, 350))]
         question, response = rng.randint(15, 40), rng.randint(40, 80)
-        ids = schema + [rng.randrange(10, 40_000) for _ in range(question + response)]
+        ids = schema + [rng.randrange(10, vocabulary) for _ in range(question + response)]
         prompt = len(schema) + question
         made.append({"input_ids": ids, "labels": [-100] * prompt + ids[prompt:], "database": str(i // 8)})
     return made
@@ -58,7 +59,7 @@ def train(kind: str, folder: str, data: list[dict[str, Any]], steps: int) -> tup
     from sqlr1.train.trainer_config import lora_config, trainer_config
 
     settings = SETTINGS.model_copy(update={"max_steps": steps + 1})
-    model, tokenizer = load_model(folder, native_precision()), load_tokenizer(folder)
+    model, tokenizer = load(folder, native_precision()), load_tokenizer(folder)
     with tempfile.TemporaryDirectory() as work:
         if kind == "ours":
             trainer = sft.make_trainer(model, tokenizer, data, settings, Path(work), 0)
@@ -79,24 +80,29 @@ def train(kind: str, folder: str, data: list[dict[str, Any]], steps: int) -> tup
 
         def timed(model: Any, inputs: dict[str, Any], *rest: Any) -> Any:
             asked = order[len(marks) * 8 : len(marks) * 8 + 8]
+            synchronize()
             marks.append((time.perf_counter(), sum(len(data[i]["input_ids"]) for i in asked)))
             return step(model, inputs, *rest)
 
         trainer.training_step = timed
         trainer.train()
+        synchronize()
         elapsed = time.perf_counter() - marks[1][0]
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     return sum(tokens for _, tokens in marks[1:]) / elapsed, losses
 
 
-def peak_flops() -> float:
+def peak_flops(config: Any) -> float:
     """FLOP/s of a product at the model's own sizes, in the machine's native precision."""
     dtype = getattr(torch, native_precision())
-    x, w = torch.randn(1024, 576, dtype=dtype), torch.randn(1536, 576, dtype=dtype)
+    x = torch.randn(1024, config.hidden_size, dtype=dtype, device=DEVICE)
+    w = torch.randn(config.intermediate_size, config.hidden_size, dtype=dtype, device=DEVICE)
     torch.nn.functional.linear(x, w)
+    synchronize()
     start = time.perf_counter()
     for _ in range(50):
         torch.nn.functional.linear(x, w)
+    synchronize()
     return 50 * 2 * x.numel() * w.shape[0] / (time.perf_counter() - start)
 
 
@@ -109,9 +115,11 @@ def candidates(
     """
     from sqlr1.model.sampler import Sampling, sample
 
-    model = load_model(folder, native_precision())
-    ids = torch.randint(10, 40_000, (questions, prompt), generator=torch.Generator().manual_seed(0))
+    model = load(folder, native_precision())
+    vocabulary = min(40_000, model.config.vocab_size)
+    ids = torch.randint(10, vocabulary, (questions, prompt), generator=torch.Generator().manual_seed(0)).to(DEVICE)
     ids[:, :common] = ids[0, :common]
+    synchronize()
     start = time.perf_counter()
     copies = ids.repeat_interleave(samples, 0)
     model.generate(
@@ -122,9 +130,11 @@ def candidates(
         max_new_tokens=tokens,
         min_new_tokens=tokens,
     )
+    synchronize()
     middle = time.perf_counter()
     seeds = [[q * samples + s for s in range(samples)] for q in range(questions)]
     sample(model, ids.tolist(), seeds, Sampling(tokens), [])
+    synchronize()
     end = time.perf_counter()
     return {"stock": len(copies) / (middle - start), "ours": len(copies) / (end - middle)}
 
@@ -137,7 +147,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    data = rows(8 * (args.steps + 1))
+    config = AutoConfig.from_pretrained(args.model)
+    data = rows(8 * (args.steps + 1), min(40_000, config.vocab_size))
     speeds: dict[str, list[float]] = {"stock": [], "ours": []}
     drawn: dict[str, list[float]] = {"stock": [], "ours": []}
     of_one_schema: dict[str, list[float]] = {"stock": [], "ours": []}
@@ -156,8 +167,8 @@ def main() -> None:
         result[name] = {"stock": round(stock, 1), "ours": round(ours, 1), "ratio": round(ours / stock, 2)}
         print(f"{name:18} stock {stock:8.1f}  ours {ours:8.1f}  ratio {ours / stock:.2f}")
     # With frozen weights the backward pass over the layers costs as much as the forward pass.
-    flops_per_token = 2 * Model(AutoConfig.from_pretrained(args.model), ColdStart()).forward[0]
-    share = result["training tokens/s"]["ours"] * flops_per_token / peak_flops()
+    flops_per_token = 2 * Model(config, ColdStart()).forward[0]
+    share = result["training tokens/s"]["ours"] * flops_per_token / peak_flops(config)
     result |= {"share_of_peak": round(share, 2), "losses": losses}
     print(f"share of the {native_precision()} matmul peak: {share:.0%}")
     print(f"losses: stock {losses['stock']}, ours {losses['ours']}")

@@ -5,8 +5,8 @@
 Each measurement is a process of its own, because its peak memory is measured too; stock and ours alternate. Sampling
 draws exactly the given number of tokens (no end token). The training pass computes loss and gradients of these
 completions, the step runs the optimizer. The frozen weights have the machine's native precision (bfloat16 if it is
-multiplied in hardware), LoRA is trained in float32 with autocast. Prints a table of medians and ratios, then a JSON
-line.
+multiplied in hardware), LoRA is trained in float32 with autocast. Memory is the process's, or the GPU's where there is
+one. Prints a table of medians and ratios, then a JSON line.
 """
 
 import argparse
@@ -17,6 +17,8 @@ import subprocess
 import sys
 import time
 from typing import Any
+
+from random_model import DEVICE, load, synchronize
 
 from sqlr1.model.base import native_precision
 
@@ -31,7 +33,7 @@ def measure(kind: str, folder: str, prompt: int, completion: int, prompts: int, 
     from peft import LoraConfig
     from trl import GRPOConfig, GRPOTrainer
 
-    from sqlr1.model.base import load_model, load_tokenizer
+    from sqlr1.model.base import load_tokenizer
     from sqlr1.train.shared_prompt import SharedPromptTrainer
 
     torch.set_num_threads(threads)
@@ -40,11 +42,11 @@ def measure(kind: str, folder: str, prompt: int, completion: int, prompts: int, 
     no_end = {"generation_kwargs": {"min_new_tokens": completion, "eos_token_id": None}} if kind == "stock" else {}
     config = GRPOConfig(
         "unused", num_generations=8, per_device_train_batch_size=rows, max_completion_length=completion, beta=0.0,
-        use_cpu=True, bf16=precision == "bfloat16", gradient_checkpointing=False, report_to="none", save_strategy="no",
-        learning_rate=1e-5, **no_end,
+        use_cpu=DEVICE == "cpu", bf16=precision == "bfloat16", gradient_checkpointing=False, report_to="none",
+        save_strategy="no", learning_rate=1e-5, **no_end,
     )  # fmt: skip
     trainer = (GRPOTrainer if kind == "stock" else SharedPromptTrainer)(
-        model=load_model(folder, precision),
+        model=load(folder, precision),
         args=config,
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
         train_dataset=Dataset.from_list([{"prompt": "a"}]),
@@ -57,34 +59,41 @@ def measure(kind: str, folder: str, prompt: int, completion: int, prompts: int, 
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(10, 40_000, (prompts, prompt), generator=generator).repeat_interleave(8, 0)
+    vocabulary = min(40_000, trainer.model.config.vocab_size)
+    ids = torch.randint(10, vocabulary, (prompts, prompt), generator=generator).repeat_interleave(8, 0).to(DEVICE)
     rounds = [_step(trainer, ids, completion) for _ in range(2)]
     seconds = {phase: min(r[phase] for r in rounds) for phase in PHASES}
-    return seconds | {"MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    gpu = torch.cuda.max_memory_allocated() / 1e6 if DEVICE == "cuda" else 0
+    return seconds | {"MB": gpu or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
 def _step(trainer: Any, ids: Any, completion: int) -> dict[str, float]:
     import torch
 
-    start = time.perf_counter()
+    start = _clock()
     drawn, _ = trainer._generate_single_turn(ids.tolist(), None, {}, 8)
-    sampled = time.perf_counter()
-    completions = torch.tensor(drawn)
+    sampled = _clock()
+    completions = torch.tensor(drawn, device=ids.device)
     assert completions.shape == (len(ids), completion)
     batch = {
         "prompt_ids": ids,
         "prompt_mask": torch.ones_like(ids),
         "completion_ids": completions,
         "completion_mask": torch.ones_like(completions),
-        "advantages": torch.linspace(-1, 1, len(ids)),
-        "num_items_in_batch": torch.tensor(completions.numel()),
+        "advantages": torch.linspace(-1, 1, len(ids), device=ids.device),
+        "num_items_in_batch": torch.tensor(completions.numel(), device=ids.device),
     }
     trainer.compute_loss(trainer.model, batch).backward()
-    trained = time.perf_counter()
+    trained = _clock()
     trainer.optimizer.step()
     trainer.optimizer.zero_grad()
-    end = time.perf_counter()
+    end = _clock()
     return {"sampling": sampled - start, "training pass": trained - sampled, "step": end - start}
+
+
+def _clock() -> float:
+    synchronize()
+    return time.perf_counter()
 
 
 def _child(kind: str, args: argparse.Namespace, size: str) -> dict[str, float]:

@@ -5,7 +5,7 @@ import torch
 from tiny_models import smollm2, tiny_model
 
 from sqlr1.model.base import eos_token_ids, load_model, load_tokenizer
-from sqlr1.model.prefix_cache import shared_prefixes
+from sqlr1.model.prefix_cache import shared_prefixes, why_not_shared
 from sqlr1.model.sampler import GREEDY, Sampling, batches, choose, complete_all, row_seed, sample
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [20, 21, 22], [30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41], [50]]
@@ -52,6 +52,7 @@ def test_a_shared_prefix_is_computed_once(architecture, monkeypatch):
     model = tiny_model(architecture).eval()
     schemas = [[n, *range(30 + n, 60 + 3 * n)] for n in (3, 4, 5)]
     prompts = [[*schema, *range(90, 90 - n, -1)] for schema in schemas for n in (1, 4, 9, 2)] + [[7, 8, 9]]
+    assert why_not_shared(model) == ""
     computed = []
     inner = model.model.forward
     monkeypatch.setattr(model.model, "forward", lambda **k: computed.append(k["input_ids"].shape) or inner(**k))
@@ -89,22 +90,23 @@ def test_a_row_does_not_depend_on_its_batch():
 
 
 def test_a_prompt_is_held_once_whatever_the_number_of_rows(monkeypatch):
-    from sqlr1.model import sampler
+    from sqlr1.model import prefix_cache
 
     caches = []
 
-    class Kept(sampler.SharedPromptCache):
+    class Kept(prefix_cache.SharedPromptCache):
         def __init__(self, *args):
             super().__init__(*args)
             caches.append(self)
 
-    monkeypatch.setattr(sampler, "SharedPromptCache", Kept)
+    monkeypatch.setattr(prefix_cache, "SharedPromptCache", Kept)
     sample(tiny_model().eval(), [PROMPTS[0]], [list(range(8))], Sampling(2), [])
-    assert caches[0].prompt_keys[0].shape == (2, len(PROMPTS[0]), 8)  # key/value heads, prompt, head size
+    assert caches[-1].prompt_keys[0].shape == (2, len(PROMPTS[0]), 8)  # key/value heads, prompt, head size
 
 
 def test_rows_that_have_ended_are_not_computed(monkeypatch):
     model = tiny_model().eval()
+    assert why_not_shared(model) == ""
     rows = []
     forward = model.forward
     monkeypatch.setattr(model, "forward", lambda **k: rows.append(len(k["input_ids"])) or forward(**k))

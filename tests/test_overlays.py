@@ -20,8 +20,9 @@ from sqlr1.train.trainer_config import lora_config, trainer_config
 FOLDER = ROOT / "workflow/config"
 SIZES = sorted(FOLDER.glob("paper-*.yaml"))
 # Each experiment as it is named on the command line: overlays in layers.
+BELOW = {path.stem: FOLDER / "paper.yaml" for path in SIZES} | {"qwen-3b": FOLDER / "qwen-1.5b.yaml"}
 EXPERIMENTS = {
-    path.stem: ([FOLDER / "paper.yaml", path] if path in SIZES else [path])
+    path.stem: [BELOW[path.stem], path] if path.stem in BELOW else [path]
     for path in sorted(FOLDER.glob("*.yaml"))
     if path.stem != "paper"
 } | {"embedded": []}
@@ -100,6 +101,19 @@ def test_the_paper_overlays_launch_by_files_that_accelerate_reads(overlay):
         assert launched.distributed_type == "DEEPSPEED"
         assert launched.deepspeed_config["zero_stage"] == 2
         assert f"{stage}:gpu={launched.num_processes}" in gpus
+
+
+@pytest.mark.parametrize("size", ["0.5b", "1.5b", "3b"])
+def test_the_overlays_for_one_gpu_train_an_adapter_of_their_size(size):
+    config = read(f"qwen-{size}")
+    assert config.base_model.name == f"Qwen/Qwen2.5-Coder-{size.upper()}-Instruct"
+    assert config.cold_start.lora
+    assert config.grpo.lora
+    assert not config.grpo.use_vllm
+    assert (config.launch.cold_start, config.launch.grpo) == ("python", "python")
+    # Whole groups in each pass, 64 rollouts per step.
+    assert config.grpo.per_device_train_batch_size % config.grpo.num_generations == 0
+    assert config.grpo.per_device_train_batch_size * config.grpo.gradient_accumulation_steps == 64
 
 
 def test_what_is_generated_from_the_configuration_is_up_to_date():

@@ -102,6 +102,17 @@ def test_the_paper_overlays_are_planned(size, tmp_path):
     assert all(cost.memory < 80e9 for cost in found.values())
 
 
+@pytest.mark.parametrize(
+    "files", [["qwen-0.5b"], ["spider", "qwen-0.5b"], ["qwen-1.5b"], ["spider", "qwen-1.5b"], ["qwen-1.5b", "qwen-3b"]]
+)
+def test_the_overlays_for_one_gpu_fit_24_gb(files, tmp_path):
+    """With a tenth to spare, if all prompts and answers are as long as they may be."""
+    config = read_config([ROOT / "config.yaml", *(ROOT / f"workflow/config/{name}.yaml" for name in files)])
+    lengths = (config.prompt.max_length, config.grpo.max_completion_length)
+    found = stages(tmp_path, *files, accelerator="rtx4090-24gb", lengths=lengths)
+    assert all(cost.memory < 0.9 * 24e9 for cost in found.values())
+
+
 @pytest.mark.parametrize("lora", [None, Lora(r=4)])
 def test_a_checkpoint_is_as_large_as_planned(lora, tmp_path):
     """That of a cold start, without the tokenizer and Trainer's own small files."""

@@ -72,8 +72,9 @@ def test_a_template_without_system_message_gets_the_instruction_in_the_users(tem
     assert "no system message" in caplog.text
 
 
-def test_a_template_that_opens_think_ends_before_it():
-    assert text(f"{TEMPLATE}<think>\n") == text(TEMPLATE)
+@pytest.mark.parametrize("block", ["<think>\n", "<think>\n\n</think>\n\n"])  # as Qwen3 has them, and SmolLM3
+def test_a_template_that_writes_think_ends_before_it(block):
+    assert text(f"{TEMPLATE}{block}") == text(TEMPLATE)
 
 
 @pytest.mark.parametrize(

@@ -122,17 +122,25 @@ def test_refilling_replaces_the_zero_variance_group(folders, tmp_path, monkeypat
     assert trainer._round == 0
 
 
+def test_groups_are_dropped_without_shared_prompts_too(folders, tmp_path):  # noqa: F811
+    shared, unshared = (with_refill(folders, tmp_path, 0) for _ in range(2))
+    unshared.unshared_reason = "any"
+    (loss, gradients), (stock_loss, stock) = first_update(shared), first_update(unshared)
+    assert loss == pytest.approx(stock_loss, rel=1e-5, abs=1e-7)
+    assert_equal_gradients(gradients, stock, 1e-4)
+    assert unshared._metrics["train"]["dynamic_sampling/live_groups"] == [0.5]
+
+
 def test_what_cannot_be_refilled_is_refused(folders, tmp_path):  # noqa: F811
-    trainer = make(folders, tmp_path, True, scale_rewards="batch")
-    assert "scale_rewards batch" in trainer._why_not_refilled()
-    with pytest.raises(InputError, match="dynamic_sampling: prompts are not shared"):
+    trainer = make(folders, tmp_path, True)
+    trainer.args.scale_rewards = "batch"
+    with pytest.raises(InputError, match=r"dynamic_sampling: grpo\.scale_rewards batch"):
         SharedPromptTrainer(
             model=trainer.model,
             args=trainer.args,
             reward_funcs=[flat],
             train_dataset=trainer.train_dataset,
             processing_class=trainer.processing_class,
-            shared_prompt=False,
             refill_rounds=0,
         )
 

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from peft import LoraConfig
-from tiny_models import ARCHITECTURES, smollm2, tiny_folder
+from tiny_models import ARCHITECTURES, UNSHARED, smollm2, tiny_folder
 from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
@@ -52,7 +52,8 @@ def letters(completions, **_):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    return {a: tiny_folder(tmp_path_factory.mktemp("model"), a) for a in ARCHITECTURES} | {"smollm2": smollm2()}
+    kinds = [*ARCHITECTURES, *UNSHARED]
+    return {a: tiny_folder(tmp_path_factory.mktemp("model"), a) for a in kinds} | {"smollm2": smollm2()}
 
 
 def make(folders, out, shared, architecture="llama", lora=None, dtype=torch.float32, **settings):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from sqlr1.config import PretrainedModel
 
@@ -24,12 +24,33 @@ TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# Llama and Qwen2 (with biases), tied head (as in Qwen2.5-Coder-3B) or separate head (as in 7B), grouped heads.
-ARCHITECTURES = {
-    "llama": (LlamaConfig, LlamaForCausalLM, True),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM, False),
-    "tied qwen2": (Qwen2Config, Qwen2ForCausalLM, True),
-}
+# Type, tied head (as in Qwen2.5-Coder-3B) or separate head (as in 7B), and what is special. Windows are shorter than
+# the tests' prompts.
+ARCHITECTURES: dict[str, tuple[str, bool, dict]] = {
+    "llama": ("llama", True, {}),
+    "qwen2": ("qwen2", False, {}),
+    "tied qwen2": ("qwen2", True, {}),
+    "qwen3": ("qwen3", False, {"head_dim": 12}),
+    "gemma3": ("gemma3_text", True, {"head_dim": 12, "sliding_window": 8, "layer_types": [
+        "sliding_attention", "sliding_attention", "full_attention"
+    ]}),
+    "smollm3": ("smollm3", True, {"no_rope_layers": [1, 1, 0]}),
+    "mistral": ("mistral", False, {"sliding_window": 8}),
+    "phi3": ("phi3", False, {"sliding_window": 8}),
+}  # fmt: skip
+# These cannot share their prompts.
+UNSHARED = {
+    "dropout": ("llama", True, {"attention_dropout": 0.1}),
+    "scaled logits": ("granite", True, {"logits_scaling": 4.0}),
+    "capped scores": ("gemma2", True, {"head_dim": 12, "final_logit_softcapping": None}),
+    "capped logits": ("gemma2", True, {"head_dim": 12, "attn_logit_softcapping": None, "final_logit_softcapping": 2.0}),
+    "sinks": ("gpt_oss", True, {"num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 12}),
+    "long rotary": ("phi3", False, {"original_max_position_embeddings": 1024, "rope_parameters": {
+        "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4
+    }}),
+    "no positions": ("bloom", True, {"n_head": 6}),
+    "recurrent": ("mamba2", True, {"num_heads": 12, "head_dim": 8, "expand": 2, "n_groups": 1, "state_size": 16}),
+}  # fmt: skip
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -44,14 +65,14 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_model(architecture: str = "llama", seed: int = 0, **changes: object) -> torch.nn.Module:
-    kind, model, tied = ARCHITECTURES[architecture]
+    kind, tied, special = (ARCHITECTURES | UNSHARED)[architecture]
     torch.manual_seed(seed)
     settings = {
         "vocab_size": 259, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 6,
         "num_key_value_heads": 2, "max_position_embeddings": 2048, "tie_word_embeddings": tied, "bos_token_id": None,
         "eos_token_id": 2, "pad_token_id": 0, "initializer_range": 0.3,
     }  # fmt: skip
-    return model(kind(**(settings | changes)))
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **(settings | special | changes)))
 
 
 def tiny_folder(folder: Path, architecture: str = "llama", **changes: object) -> Path:

@@ -65,6 +65,7 @@ _KEYS = (
 )  # fmt: skip
 SHAPES = {  # from each model's published config.json: model_type, _KEYS, vocab_size, tie_word_embeddings
     "SmolLM2-135M": ("llama", 576, 30, 9, 3, 1536, 49152, True),
+    "Qwen2.5-Coder-0.5B": ("qwen2", 896, 24, 14, 2, 4864, 151936, True),
     "Qwen2.5-Coder-1.5B": ("qwen2", 1536, 28, 12, 2, 8960, 151936, True),
     "Qwen2.5-Coder-3B": ("qwen2", 2048, 36, 16, 2, 11008, 151936, True),
     "Qwen2.5-Coder-7B": ("qwen2", 3584, 28, 28, 4, 18944, 152064, False),
@@ -136,7 +137,8 @@ class Model:
             self.weights, self.head = model.num_parameters(), model.get_output_embeddings().weight.numel()
             model = inject_adapter_in_model(lora_config(lora), model) if lora else model
         self.trained = model.num_parameters(only_trainable=True)
-        keys = next(module for name, module in model.named_modules() if name.endswith("k_proj")).out_features
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        keys = config.num_key_value_heads * head_dim
         self.cache_bytes = 2 * 2 * config.num_hidden_layers * keys  # keys and values per token, bf16
         self.read = self.weights - (0 if config.tie_word_embeddings else self.head)  # of the embedding few rows
         layers, pair = 2 * (self.read - self.head), 4 * config.hidden_size * config.num_hidden_layers

@@ -18,13 +18,14 @@ log = logging.getLogger(__name__)
 
 
 class SamplerBackend:
-    """Our own sampler (`sqlr1.model.sampler`) on a Llama or Qwen2 model of transformers."""
+    """Our own sampler (`sqlr1.model.sampler`) on a model of transformers."""
 
     def __init__(self, model_folder: Path, dtype: str) -> None:
         self.tokenizer = load_tokenizer(model_folder)
         self.model = load_model(model_folder, dtype).to("cuda" if torch.cuda.is_available() else "cpu")
         if reason := why_not_shared(self.model):
-            raise InputError(f"config key backend: transformers cannot run {model_folder}: {reason}; use vllm")
+            costs = "each sample computes its prompt again, one prompt at a time (backend vllm is faster)"
+            log.warning("%s: %s", costs, reason)
         self.eos_token_ids = eos_token_ids(self.model, self.tokenizer)
 
     def complete(

@@ -113,7 +113,8 @@ def load_tokenizer(folder: Path | str, gguf_file: str = "", **options: Any) -> "
 
 def context_length(folder: Path) -> int:
     """How many tokens the model of a folder can read. Raises InputError if its configuration does not say."""
-    length = read_json(Path(folder) / "config.json").get("max_position_embeddings")
+    config = read_json(Path(folder) / "config.json")
+    length = config.get("text_config", config).get("max_position_embeddings")  # nested where a model also sees
     if not isinstance(length, int):
         raise InputError(f"{folder}/config.json: 'max_position_embeddings' is missing or not an integer")
     return length

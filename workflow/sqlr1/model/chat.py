@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 _DATE = "26 Jul 2024"  # the one that Llama 3's template has where it cannot ask for today's
 # Hides the function of that name that transformers gives to templates.
 _FIXED_DATE = "{% macro strftime_now(format) %}" + _DATE + "{% endmacro %}"
-_OPENED = re.compile(r"<think>\s*\Z")
+_OPENED = re.compile(r"<think>\s*(</think>\s*)?\Z")
 Messages = Sequence[dict[str, str]]
 
 
@@ -26,7 +26,8 @@ class Chat:
 
     - Control tokens inside values, questions or golds, such as `<|im_end|>`, stay text.
     - A template that refuses or forgets a system message (Gemma, Mistral) gets it at the start of the user message.
-    - One that opens `<think>` for the model (DeepSeek-R1-Distill) ends before it: a response begins with the tag.
+    - One that opens `<think>` for the model (DeepSeek-R1-Distill), or writes an empty block where thinking is off by
+      default, ends before it: a response begins with the tag.
     - One that writes today's date (Llama 3) writes a fixed one, so that prompts are the same tomorrow.
     """
 

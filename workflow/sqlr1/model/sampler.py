@@ -3,8 +3,8 @@
 `generate()` on G copies of a prompt computes and stores the prompt G times. Here each prompt is computed once, and a
 prefix that several prompts share once for all of them (`prefix_cache.prefill`). All completions of a prompt attend to
 one copy of its keys and values. Completions that have ended leave the batch. The attention is exact: the scores of
-prompt and completion go through one softmax. Everything else is the model's own code. It works for the model families
-in `prefix_cache.FAMILIES`; others are refused.
+prompt and completion go through one softmax. Everything else is the model's own code. Models whose attention or head
+is of another kind (`prefix_cache.why_not_shared`) use their own `generate`.
 
 Each completion (a row) has a seed and a stream of uniform numbers of its own, and inverts the cumulative distribution.
 So its tokens do not depend on the other rows of the batch, except through the last bits of the logits.
@@ -12,18 +12,19 @@ So its tokens do not depend on the other rows of the batch, except through the l
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm.auto import tqdm
 
-from sqlr1.model.prefix_cache import SharedPromptCache, prefill, use_shared_attention, why_not_shared
+from sqlr1.model.prefix_cache import decode, start, use_shared_attention, why_not_shared
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 GREEDY = None  # the seed of a row that is not drawn but takes the most likely token
+_STEPS_BETWEEN_LOOKS = 8
 BATCH_TOKENS = 32768  # default of `batch_tokens`; validation, which runs beside the training, always uses it
 
 
@@ -47,47 +48,88 @@ def sample(
 ) -> list[list[list[int]]]:
     """Complete each prompt once per seed; `result[p][g]` are token ids, including the end token if one was drawn.
 
-    `prompts` are token ids of any lengths; `seeds[p]` has one entry per completion: an integer or GREEDY.
-    Raises ValueError for a model that the sampler does not support (`why_not_shared`).
+    `prompts` are token ids of any lengths; `seeds[p]` has one entry per completion: an integer or GREEDY. For a model
+    that cannot share its prompts (`why_not_shared`), its own `generate` computes each prompt once per completion.
     """
-    if reason := why_not_shared(model):
-        raise ValueError(f"the shared-prompt sampler does not support this model: {reason}")
+    if all(seed is GREEDY for group in seeds for seed in group):
+        sampling = replace(sampling, temperature=0.0)
+    if why_not_shared(model):
+        return [_generated(model, *asked, sampling, eos_token_ids) for asked in zip(prompts, seeds, strict=True)]
     with use_shared_attention(model):
         rows = [number for number, group in enumerate(seeds) for _ in group]
-        prompt_of_row = torch.tensor(rows, device=model.device)
-        hidden, prefilled, present = prefill(model, prompts)
-        cache = SharedPromptCache(prefilled, present, prompt_of_row)
-        logits = model.lm_head(hidden)[prompt_of_row]  # (R, V)
+        logits, cache = start(model, prompts, torch.tensor(rows, device=model.device))  # (R, V)
         noise = _uniforms([s for group in seeds for s in group], sampling.max_new_tokens, logits.device)
         eos = torch.tensor(list(eos_token_ids), device=logits.device)
-        lengths = torch.tensor([len(p) for p in prompts], device=logits.device)
+        # To look whether rows have ended, the processor waits for a GPU: there only now and then.
+        look = 1 if logits.device.type == "cpu" else _STEPS_BETWEEN_LOOKS
         drawn: list[torch.Tensor] = []
-        live = torch.arange(len(rows), device=logits.device)  # (R,) numbers of the rows that have not ended
+        live = torch.arange(len(rows), device=logits.device)  # (R,) numbers of the rows that are computed
+        ended = torch.zeros_like(live, dtype=torch.bool)
         for step in range(sampling.max_new_tokens):
             tokens = choose(logits, noise[live, step], sampling)  # (R,)
-            column = torch.full((len(rows),), -1, device=logits.device)  # -1: the row has ended
+            column = torch.full((len(rows),), -1, device=logits.device)  # -1: the row is not computed any more
             column[live] = tokens
             drawn.append(column)
-            running = ~torch.isin(tokens, eos)
-            if step + 1 == sampling.max_new_tokens or not running.any():
+            ended = ended | torch.isin(tokens, eos)
+            if step + 1 == sampling.max_new_tokens:
                 break
-            if not running.all():
-                cache.keep(running.nonzero().squeeze(1))
-                live, tokens = live[running], tokens[running]
-            positions = lengths[cache.prompt_of_row] + step
-            output = model(
-                input_ids=tokens[:, None],
-                position_ids=positions[:, None],
-                attention_mask=cache.no_mask,
-                past_key_values=cache,
-                use_cache=True,
-                shared_prompt=cache,
-            )
-            logits = output.logits[:, -1]
+            if (step + 1) % look == 0:
+                running = (~ended).nonzero().squeeze(1)
+                if not len(running):
+                    break
+                if len(running) < len(live):
+                    cache.keep(running)
+                    live, tokens, ended = live[running], tokens[running], ended[running]
+            logits = decode(model, cache, tokens)
     completions: list[list[list[int]]] = [[] for _ in prompts]
     for prompt, tokens in zip(rows, torch.stack(drawn, 1).tolist(), strict=True):
-        completions[prompt].append([token for token in tokens if token >= 0])
+        completions[prompt].append(_to_its_end(tokens, eos_token_ids))
     return completions
+
+
+def _generated(
+    model: "PreTrainedModel",
+    prompt: Sequence[int],
+    seeds: Sequence[int | None],
+    sampling: Sampling,
+    eos_token_ids: Sequence[int],
+) -> list[list[int]]:
+    """The completions of one prompt by the model's own `generate`, which computes the prompt for each of them.
+
+    The first seed is that of all; the global random state stays as it was.
+    """
+    ids = torch.tensor([list(prompt)], device=model.device)
+    ends = {"eos_token_id": list(eos_token_ids) or None, "pad_token_id": next(iter(eos_token_ids), 0)}
+    given = {"attention_mask": torch.ones_like(ids), "max_new_tokens": sampling.max_new_tokens, **ends}
+    given |= {"repetition_penalty": 1.0}  # Qwen's own default is another
+    drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+    wanted = [seed for seed in seeds if seed is not GREEDY and sampling.temperature]
+    training, sampled = model.training, []
+    model.eval()
+    try:
+        if wanted:
+            with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+                torch.manual_seed(wanted[0])
+                drawn |= {"do_sample": True, "num_return_sequences": len(wanted)}
+                sampled = model.generate(ids, **given, **drawn).tolist()
+        best = model.generate(ids, **given, do_sample=False).tolist() if len(wanted) < len(seeds) else []
+    finally:
+        model.train(training)
+    rows = iter(sampled)
+    found = [next(rows) if seed is not GREEDY and sampling.temperature else best[0] for seed in seeds]
+    return [_to_its_end(row[len(prompt) :], eos_token_ids) for row in found]
+
+
+def _to_its_end(tokens: Sequence[int], eos_token_ids: Sequence[int]) -> list[int]:
+    """`tokens` up to the first end token, or to the first -1."""
+    kept = []
+    for token in tokens:
+        if token < 0:
+            break
+        kept.append(token)
+        if token in eos_token_ids:
+            break
+    return kept
 
 
 def batches(lengths: Sequence[int], rows: int, sampling: Sampling, batch_tokens: int) -> list[list[int]]:
@@ -128,12 +170,10 @@ def complete_all(
 
 def choose(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """One token per row from logits (R, V): the argmax where `uniforms` (R,) is NaN, else drawn with that number."""
-    greedy = uniforms.isnan() if sampling.temperature else torch.ones_like(uniforms, dtype=torch.bool)
-    if greedy.all():
-        return logits.argmax(-1)
-    tokens = torch.empty_like(uniforms, dtype=torch.long)
-    tokens[greedy] = logits[greedy].argmax(-1)
-    scaled = logits[~greedy].float() / sampling.temperature
+    best = logits.argmax(-1)
+    if not sampling.temperature:
+        return best
+    scaled = logits.float() / sampling.temperature  # of greedy rows too: to pick the others, a GPU would be waited for
     if sampling.top_k:
         floor = scaled.topk(min(sampling.top_k, scaled.shape[-1])).values[:, -1:]
         scaled = scaled.masked_fill(scaled < floor, -torch.inf)
@@ -144,11 +184,11 @@ def choose(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> 
         before = probabilities.cumsum(-1) - probabilities
         probabilities = probabilities.masked_fill(before >= sampling.top_p, 0.0)
     cumulative = probabilities.cumsum(-1)
-    targets = uniforms[~greedy, None] * cumulative[:, -1:]
+    targets = uniforms.nan_to_num()[:, None] * cumulative[:, -1:]
     # `right=True` finds the first entry strictly above the target; a token of probability 0 is never found.
     drawn = torch.searchsorted(cumulative, targets, right=True).clamp(max=cumulative.shape[-1] - 1)
-    tokens[~greedy] = (drawn if order is None else order.gather(-1, drawn)).squeeze(-1)
-    return tokens
+    drawn = (drawn if order is None else order.gather(-1, drawn)).squeeze(-1)
+    return torch.where(uniforms.isnan(), best, drawn)
 
 
 def _uniforms(seeds: Sequence[int | None], steps: int, device: torch.device) -> torch.Tensor:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention as attend
 
+from sqlr1.model.prefix_cache import refuse_unknown
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -96,30 +98,37 @@ def packed_attention(
     attention_mask: torch.Tensor | None,
     scaling: float,
     packed: Packed | None = None,
+    sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention within each group of a packed row: query (1, H, L, D), key and value (1, K, L, D) -> (1, L, H, D).
 
-    Without `packed` this is transformers' SDPA attention.
+    A token sees the last `sliding_window` tokens of its sequence, itself among them. Without `packed` this is
+    transformers' SDPA attention.
     """
     if packed is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    refuse_unknown(kwargs)
     query, key, value = query[0], key[0], value[0]
     parts = []
     for group in packed.groups:
         prompt = slice(group.start, group.start + group.prompt)
         own = [x[None, :, prompt] for x in (query, key, value)]
-        output = attend(*own, is_causal=True, scale=scaling, enable_gqa=True)  # (1, H, P, D)
+        band = {"is_causal": True}
+        if sliding_window is not None and group.prompt > sliding_window:
+            square = torch.ones(group.prompt, group.prompt, dtype=torch.bool, device=query.device)
+            band = {"attn_mask": square.tril().triu(1 - sliding_window)}
+        output = attend(*own, **band, scale=scaling, enable_gqa=True)  # (1, H, P, D)
         parts.append(output[0].transpose(0, 1))
         if group.gather is not None:
-            parts.append(_completions(group, query, key, value, scaling))
+            parts.append(_completions(group, query, key, value, scaling, sliding_window))
     return torch.cat(parts)[None], None
 
 
 def _completions(
-    group: Group, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    group: Group, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, window: int | None
 ) -> torch.Tensor:
     """Attention of all completions of a group -> (their tokens, H, D).
 
@@ -132,7 +141,8 @@ def _completions(
     folded = query[:, index].view(kv_heads, repeat, rows, longest, dim).permute(2, 0, 1, 3, 4)
     folded = folded.reshape(rows, kv_heads, repeat * longest, dim)
     keys, values = (_prompt_and_own(group, states, index) for states in (key, value))
-    mask = torch.zeros(group.mask.shape, dtype=query.dtype, device=query.device).masked_fill(~group.mask, -torch.inf)
+    seen = group.mask if window is None else group.mask.triu(group.prompt - window + 1)
+    mask = torch.zeros(seen.shape, dtype=query.dtype, device=query.device).masked_fill(~seen, -torch.inf)
     output = attend(folded, keys, values, attn_mask=mask.repeat(repeat, 1)[None, None], scale=scaling)
     output = output.view(rows, kv_heads, repeat, longest, dim).permute(0, 3, 1, 2, 4)
     return output.reshape(rows, longest, heads, dim)[group.real]

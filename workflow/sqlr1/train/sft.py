@@ -3,6 +3,7 @@
 The loss is on the response only. `strategies.STRATEGIES` writes the responses.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -13,11 +14,12 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 from trl import SFTTrainer
+from trl.trainer.utils import selective_log_softmax
 
 from sqlr1.config import ColdStart
 from sqlr1.model.prefix_cache import shared_prefixes, why_not_shared
 from sqlr1.model.prompts import Prompts
-from sqlr1.records import Catalogue, InputError, Question
+from sqlr1.records import Catalogue, Question
 from sqlr1.strategies import STRATEGIES
 from sqlr1.tracking import Run
 from sqlr1.train.checkpoints import ByEpoch, LogToRun, MarkComplete, WarnOfStalls
@@ -26,6 +28,8 @@ from sqlr1.train.trainer_config import lora_config, named_section, trainer_confi
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
 
 IGNORED = -100  # label of a token without loss
 
@@ -81,7 +85,7 @@ def by_database(databases: Sequence[str], size: int, seed: int, epoch: int) -> I
 
 
 class ColdStartTrainer(SFTTrainer):
-    """SFTTrainer over packed rows: no padding, and logits only where there are labels."""
+    """SFTTrainer over packed rows: no padding, and logits only where there are labels; or over padded rows (`pad`)."""
 
     def _get_train_sampler(self, dataset: Any = None) -> ByEpoch:
         # The order is the same for any number of processes. (Several fill an epoch's incomplete last batch with the
@@ -94,9 +98,13 @@ class ColdStartTrainer(SFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Negative log-likelihood, averaged over all labels of the accumulated batch."""
-        packed = inputs["packed"].to(self.accelerator.device)
         with self.accelerator.autocast():
-            log_probs, _ = model(packed=packed)
+            if "packed" in inputs:
+                log_probs, _ = model(packed=inputs["packed"].to(self.accelerator.device))
+            else:
+                labels = inputs["labels"][:, 1:]
+                logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits[:, :-1]
+                log_probs = selective_log_softmax(logits, labels.clamp(min=0))[labels != IGNORED]
         count = len(log_probs) if num_items_in_batch is None else num_items_in_batch
         loss = -log_probs.sum() / count
         self._metrics["train"]["label_probability"].append(log_probs.detach().exp().mean().item())
@@ -123,6 +131,17 @@ def collate(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
     return {"packed": packed, "labels": labels[None]}
 
 
+def pad(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, torch.Tensor]:
+    """A batch (B, L) padded on the right, for models that cannot compute packed rows."""
+    filled = {}
+    for name, padding in (("input_ids", 0), ("labels", IGNORED)):
+        tokens = [torch.as_tensor(row[name], dtype=torch.long) for row in rows]
+        filled[name] = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=padding)
+    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+    present = torch.arange(filled["labels"].shape[1]) < lengths[:, None]
+    return filled | {"attention_mask": present.long()}
+
+
 def _alike(rows: Sequence[Mapping[str, Sequence[int]]]) -> list[tuple[list[Mapping[str, Sequence[int]]], int]]:
     """Groups of rows whose prompts begin alike, and how many tokens they share; a row alone shares all of its own.
 
@@ -145,7 +164,7 @@ def make_trainer(
 ) -> ColdStartTrainer:
     """The trainer of the cold start over rows of `encode`; checkpoints go to `work`.
 
-    Raises InputError for a model that cannot be computed on packed rows, and for settings that TRL or PEFT refuse.
+    Raises InputError for settings that TRL or PEFT refuse.
     """
     from datasets import Dataset
 
@@ -163,6 +182,9 @@ def make_trainer(
         )
     base = trainer.model.get_base_model() if lora else trainer.model
     if reason := why_not_shared(base):
-        raise InputError(f"the cold start cannot pack its rows: {reason} (config keys base_model, cold_start.lora)")
-    add_packed_forward(base)
+        costs = "each row computes its whole schema, padding, and logits of all tokens: several times the work"
+        log.warning("%s: %s", costs, reason)
+        trainer.data_collator = pad
+    else:
+        add_packed_forward(base)
     return trainer

@@ -1,8 +1,8 @@
 """GRPOTrainer that computes each group's prompt once: in sampling, in log-probabilities and in the backward pass.
 
 Loss, advantages, clipping and KL are TRL's own code; only the log-probabilities that go into it are computed here.
-Models and settings that do not support this (attention dropout, other model families, ...) use TRL's own code
-throughout, and the log says why.
+Models and settings that do not support this (attention dropout, capped scores, ...) use TRL's own code for rollouts and
+log-probabilities, and the log says why and what it costs.
 
 Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2) refills or drops groups whose completions all have the same
 reward: their advantages are zero, so they cost a pass, teach nothing, and lower the mean loss. A dropped row adds
@@ -55,9 +55,10 @@ class SharedPromptTrainer(GRPOTrainer):
         self.rollout_model: Any = None
         self.unshared_reason = self._why_not_shared() if shared_prompt else "grpo.shared_prompt is false"
         if self.unshared_reason:
-            log.warning("each completion computes its prompt, by TRL's own code: %s", self.unshared_reason)
+            costs = "each prompt is computed %d times, and a resumed run draws other rollouts, by TRL's own code"
+            log.warning(f"{costs}: %s", self.num_generations, self.unshared_reason)
         self.unsampled_reason = self._why_not_sampled()
-        if reason := self.unsampled_reason:
+        if not self.unshared_reason and (reason := self.unsampled_reason):
             log.warning("TRL draws the rollouts, without a seed per rollout: %s; a resumed run draws others", reason)
         if refill_rounds is not None and (reason := self._why_not_refilled()):
             raise InputError(f"config key grpo.dynamic_sampling: {reason}")
@@ -87,8 +88,6 @@ class SharedPromptTrainer(GRPOTrainer):
         return " and ".join(filter(None, [*given, self.unshared_reason]))
 
     def _why_not_refilled(self) -> str:
-        if self.unshared_reason:
-            return f"prompts are not shared ({self.unshared_reason})"
         if self.args.per_device_train_batch_size * self.args.steps_per_generation % self.num_generations:
             return "each process needs whole groups: make its batch of rollouts a multiple of grpo.num_generations"
         if self.scale_rewards == "batch" or self.multi_objective_aggregation == "normalize_then_sum":
@@ -199,7 +198,8 @@ class SharedPromptTrainer(GRPOTrainer):
         """
         per_generation = self.args.steps_per_generation
         fresh = self._buffered_inputs is None or self._step % (per_generation * self.num_iterations) == 0
-        if self.unshared_reason or not self.model.training or not fresh:
+        as_in_trl = self.unshared_reason and self.refill_rounds is None
+        if as_in_trl or not self.model.training or not fresh:
             return super()._prepare_inputs(generation_batch)
         batch = self._refilled(self._generate_and_score_completions(generation_batch))
         rewards = batch.pop("rewards")

@@ -8,12 +8,9 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-import torch
 from accelerate.utils import gather_object
-from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from sqlr1.model.prefix_cache import why_not_shared
 from sqlr1.model.sampler import BATCH_TOKENS, GREEDY, Sampling, complete_all
 from sqlr1.train.checkpoints import LogToRun
 from sqlr1.train.monitor import COLLAPSE, collapse_signs, summary
@@ -78,12 +75,9 @@ class Validate(TrainerCallback):
         prompts = [row["prompt_ids"] for row in rows]
         with whole_weights(trainer) as model:
             policy = rollout_policy(model, trainer)
-            if why_not_shared(policy):  # our own sampler does not support it
-                drawn = _generated(policy, prompts, sampling, trainer)
-            else:
-                seeds, eos = [[GREEDY]] * len(rows), trainer.eos_token_ids
-                groups = complete_all(policy, prompts, seeds, sampling, eos, BATCH_TOKENS, "validate")
-                drawn = [group[0] for group in groups]
+            seeds, eos = [[GREEDY]] * len(rows), trainer.eos_token_ids
+            groups = complete_all(policy, prompts, seeds, sampling, eos, BATCH_TOKENS, "validate")
+        drawn = [group[0] for group in groups]
         decode = trainer.processing_class.decode  # not `batch_decode`: a process may have no rows
         own = [decode(tokens, skip_special_tokens=True) for tokens in drawn]
         outcomes = self.reward.outcomes(own, [r["gold"] for r in rows], [r["database"] for r in rows])
@@ -91,16 +85,3 @@ class Validate(TrainerCallback):
         rewards = [total for outcome in judged if (total := self.reward.total(outcome)) is not None]
         reward = sum(rewards) / max(1, len(rewards))
         return {**summary(judged, texts), "reward": reward, "questions": sum(outcome.judged for outcome in judged)}
-
-
-def _generated(policy: Any, prompts: Sequence[list[int]], sampling: Sampling, trainer: Any) -> list[list[int]]:
-    """Greedy completions, one by one, by the model's own `generate`."""
-    ends = {"eos_token_id": list(trainer.eos_token_ids) or None, "pad_token_id": trainer.processing_class.pad_token_id}
-    was_training, drawn = policy.training, []
-    policy.eval()  # dropout would use the global random generator
-    for prompt in tqdm(prompts, "validate", disable=None):
-        ids = torch.tensor([prompt], device=policy.device)  # (1, P)
-        given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "max_new_tokens": sampling.max_new_tokens}
-        drawn.append(policy.generate(**given, **ends, do_sample=False)[0, len(prompt) :].tolist())
-    policy.train(was_training)
-    return drawn
