@@ -437,6 +437,8 @@ class Candidates(SampledStage):
 
     n: PositiveInt = key(8, "Samples per question.")
     temperature: NonNegativeFloat = key(0.8, "Temperature of the samples.")
+    constrained: bool = False
+    """Answers can name only tables and columns of their database, in SQL that a grammar of the schema allows."""
 
 
 class BenchmarkOptions(Section):

@@ -23,6 +23,8 @@ from sqlr1.model.prefix_cache import SharedPromptCache, prefill, use_shared_atte
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from sqlr1.model.constraint import Constraint
+
 GREEDY = None  # the seed of a row that is not drawn but takes the most likely token
 BATCH_TOKENS = 32768  # default of `batch_tokens`; validation, which runs beside the training, always uses it
 
@@ -44,10 +46,12 @@ def sample(
     seeds: Sequence[Sequence[int | None]],
     sampling: Sampling,
     eos_token_ids: Sequence[int],
+    constraint: "Constraint | None" = None,
 ) -> list[list[list[int]]]:
     """Complete each prompt once per seed; `result[p][g]` are token ids, including the end token if one was drawn.
 
-    `prompts` are token ids of any lengths; `seeds[p]` has one entry per completion: an integer or GREEDY.
+    `prompts` are token ids of any lengths; `seeds[p]` has one entry per completion: an integer or GREEDY. `constraint`
+    has the rows of `result` one after another.
     Raises ValueError for a model that the sampler does not support (`why_not_shared`).
     """
     if reason := why_not_shared(model):
@@ -64,7 +68,11 @@ def sample(
         drawn: list[torch.Tensor] = []
         live = torch.arange(len(rows), device=logits.device)  # (R,) numbers of the rows that have not ended
         for step in range(sampling.max_new_tokens):
+            if constraint:
+                logits = constraint.masked(logits, live)
             tokens = choose(logits, noise[live, step], sampling)  # (R,)
+            if constraint:
+                constraint.take(live, tokens)
             column = torch.full((len(rows),), -1, device=logits.device)  # -1: the row has ended
             column[live] = tokens
             drawn.append(column)
