@@ -110,6 +110,4 @@ def unpacked(masks: torch.Tensor, vocabulary: int) -> torch.Tensor:
 def _check(matcher: llguidance.LLMatcher, path: Path) -> None:
     if matcher.is_error():
         reason = matcher.get_error().splitlines()[0]
-        raise InputError(
-            f"{path}: llguidance refuses the grammar of this schema ({reason}); no constrained answers"
-        )
+        raise InputError(f"{path}: llguidance refuses the grammar of this schema ({reason}); answer without constraint")

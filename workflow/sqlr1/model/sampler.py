@@ -11,7 +11,7 @@ So its tokens do not depend on the other rows of the batch, except through the l
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -121,13 +121,15 @@ def complete_all(
     eos_token_ids: Sequence[int],
     batch_tokens: int,
     progress: str,
+    constrain: "Callable[[list[int]], Constraint | None]" = lambda batch: None,
 ) -> list[list[list[int]]]:
-    """`sample` over any number of prompts; results in their order."""
+    """`sample` over any number of prompts; results in their order. `constrain` is given the prompts' numbers."""
     results: list[list[list[int]]] = [[] for _ in prompts]
     rows = max((len(group) for group in seeds), default=0)
     with tqdm(total=len(prompts), desc=progress, disable=None, leave=False) as bar:
         for batch in batches([len(p) for p in prompts], rows, sampling, batch_tokens):
-            drawn = sample(model, [prompts[i] for i in batch], [seeds[i] for i in batch], sampling, eos_token_ids)
+            asked, own_seeds = [prompts[i] for i in batch], [seeds[i] for i in batch]
+            drawn = sample(model, asked, own_seeds, sampling, eos_token_ids, constrain(batch))
             for index, group in zip(batch, drawn, strict=True):
                 results[index] = group
             bar.update(len(batch))

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from trl import GRPOConfig, SFTConfig
 
 _OWN_KEYS = {
-    "strategy", "lora", "dtype", "train_dtype", "threads", "bf16", "validation", "shared_prompt", "dynamic_sampling"
+    "strategy", "lora", "dtype", "train_dtype", "threads", "bf16", "validation", "shared_prompt", "dynamic_sampling",
+    "constrained",
 }  # fmt: skip
 
 
