@@ -28,7 +28,7 @@ _MOST_TABLES = 5  # of any join
 _TERMINALS = r"""
 THOUGHT: /(?s:.*)<\/think>/ & ~/(?s:.*)(<think>|<\/?answer>)(?s:.*)/
 OPEN: /S<answer>S```(sql)W/
-CLOSE: /S(;S)?```S<\/answer>/
+CLOSE: /(W|S;S)```S<\/answer>/
 SELECT: /(?i:select)W/
 DISTINCT: /(?i:distinct)W/
 FROM: /W(?i:from)W/
@@ -76,8 +76,8 @@ LEFT: /\(S/
 RIGHT: /S\)/
 STAR: /\*/
 NUMBER: /-?[0-9]{1,15}(\.[0-9]{1,15})?/
-TEXT: /'([^'\n`]|'')*'/
-QUOTED: /"[^"\n`]*"/
+TEXT: /'([^'\n`\x00]|'')*'/
+QUOTED: /"[^"\n`\x00]*"/
 WITH: /(?i:with)W/
 RECURSIVE: /(?i:recursive)W/
 WITHAS: /W(?i:as)S\(S/
@@ -161,10 +161,10 @@ def _lines(schema: Schema) -> Iterator[str]:
         yield f"COLUMN{t}: /{_names(columns[t])}/"
         yield f"OWN{t}: /{_names([table.name])}\\.{_names(columns[t])}/"
         for place in range(1, _LONGEST + 1):
-            yield f"COLUMN{t}T{place}: /(?i:t{place})\\.{_names(columns[t])}/"
-    yield f"ANY: /(?i:t[1-{_MOST_TABLES}])\\.{_names({name for names in columns for name in names})}/"
+            yield f"COLUMN{t}T{place}: /[tT]{place}\\.{_names(columns[t])}/"
+    yield f"ANY: /[tT][1-{_MOST_TABLES}]\\.{_names({name for names in columns for name in names})}/"
     for place in range(1, _MOST_TABLES + 1):
-        yield _blanks(f"AS{place}: /W((?i:as)W)?(?i:t{place})/")
+        yield _blanks(f"AS{place}: /W((?i:as)W)?[tT]{place}/")
     for together in {tuple(sorted(scope.tables)) for scope in scopes if len(scope.tables) > 1}:
         if unique := _unique(together, columns):
             yield f"UNIQUE{'_'.join(map(str, together))}: /{_names(unique)}/"
@@ -266,10 +266,19 @@ def _names(names: Iterable[str]) -> str:
         found.append(quote(name))
         found += [f"`{name}`"] if "`" not in name else []
     escaped = (re.escape(text).replace("\\\n", "\\n").replace("/", "\\/") for text in found)
-    return f"(?i:{'|'.join(escaped)})"
+    return _any_case(f"(?i:{'|'.join(escaped)})")
 
 
 def _blanks(text: str) -> str:
     """Terminals with W and S written out."""
     blanks = {"W": r"[ \n\t]{1,4}", "S": r"[ \n\t]{0,4}"}
-    return re.sub(r"(?<![A-Za-z0-9_])[WS](?![A-Za-z0-9_:])", lambda found: blanks[found[0]], text)
+    return _any_case(re.sub(r"(?<![A-Za-z0-9_])[WS](?![A-Za-z0-9_:])", lambda found: blanks[found[0]], text))
+
+
+def _any_case(text: str) -> str:
+    """`(?i:...)` written out for ASCII alone, as in SQLite: for regular expressions an s is also the long one."""
+
+    def written(found: re.Match[str]) -> str:
+        return re.sub(r"(\\n)|([a-zA-Z])", lambda m: m[1] or f"[{m[2].lower()}{m[2].upper()}]", found[1])
+
+    return re.sub(r"\(\?i:((?:\\.|[^\\()])*)\)", lambda found: f"({written(found)})", text, flags=re.DOTALL)
