@@ -23,6 +23,11 @@ _MOST_SCOPES = 40
 _LONGEST = 3  # tables of a scope
 _MOST_TABLES = 5  # of any join
 
+# Words that SQLite does not take as an alias.
+_RESERVED = (
+    "add|all|alter|and|as|autoincrement|between|case|check|collate|commit|constraint|create|default|deferrable|delete|distinct|drop|else|escape|except|exists|foreign|from|group|having|in|index"
+    "|insert|intersect|into|is|isnull|join|limit|not|notnull|null|on|or|order|primary|references|select|set|table|then|to|transaction|union|unique|update|using|values|when|where|returning|nothing"
+)
 # A terminal is matched greedily and never given back. So it owns the blanks around it, and what follows a shorter match
 # of it must not continue it. W is at least one blank, S may be none.
 _TERMINALS = r"""
@@ -61,7 +66,7 @@ ELSE: /W(?i:else)W/
 END: /W(?i:end)/
 CAST: /(?i:cast)\(S/
 CASTEND: /W(?i:as)W(?i:real|integer|int|float|text|numeric)S\)/
-ALIAS: /W(?i:as)W[A-Za-z_][A-Za-z0-9_]{0,40}/
+ALIAS: /W(?i:as)W[A-Za-z_][A-Za-z0-9_]{0,40}/ & ~/(?s:.*)W(?i:RESERVED)/ & ~/(?s:.*)W(?i:RESERVED)/
 COUNT: /(?i:count)\(S\*S\)/
 AGGREGATE: /(?i:count|sum|avg|min|max|total|group_concat)\(S/
 RANK: /(?i:rank|dense_rank|row_number)\(\)/
@@ -84,7 +89,7 @@ WITHAS: /W(?i:as)S\(S/
 WITHEND: /S\)W/
 NAME: /[A-Za-z_][A-Za-z0-9_]{0,40}/
 COLUMN: /([A-Za-z_][A-Za-z0-9_]{0,40}\.)?([A-Za-z_][A-Za-z0-9_]{0,40}|"[^"\n`]*")/
-AS: /W(?i:as)W[A-Za-z_][A-Za-z0-9_]{0,40}/
+AS: /W(?i:as)W[A-Za-z_][A-Za-z0-9_]{0,40}/ & ~/(?s:.*)W(?i:RESERVED)/
 """
 
 # one: a query of one column, for IN and comparisons.
@@ -155,7 +160,7 @@ def response_grammar(schema: Schema) -> str:
 def _lines(schema: Schema) -> Iterator[str]:
     scopes, tables = _scopes(schema), range(len(schema.tables))
     columns = [[c.name for c in table.columns] for table in schema.tables]
-    yield _blanks(_TERMINALS)
+    yield _blanks(_TERMINALS.replace("RESERVED", _RESERVED))
     for t, table in enumerate(schema.tables):
         yield f"TABLE{t}: /{_names([table.name])}/"
         yield f"COLUMN{t}: /{_names(columns[t])}/"
