@@ -78,7 +78,9 @@ def test_everything_the_sandbox_exports_exists():
 
 
 # The tests of the generator itself; all other tests use it as the stage does.
-GENERATOR_TESTS = [f"test_synthesis_{name}.py" for name in ("golds", "own_databases", "plans", "questions", "words")]
+GENERATOR_TESTS = [
+    f"test_synthesis_{name}.py" for name in ("constraint", "golds", "own_databases", "plans", "questions", "words")
+]
 
 
 def test_other_tests_and_benchmarks_use_that_door():

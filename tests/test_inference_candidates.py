@@ -9,7 +9,10 @@ import pytest
 from tiny_stages import PROMPT, command, prepare
 
 from sqlr1 import config
+from sqlr1.database import read_schema
 from sqlr1.model.answers import Prompted, SamplerBackend, generate, make_backend
+from sqlr1.model.grammar import response_grammar
+from sqlr1.model.sampler import Sampling
 from sqlr1.records import Candidates, read_records
 from sqlr1.stages import candidates as stage
 
@@ -141,14 +144,14 @@ def engines(monkeypatch):
         made.append(Engine(0 if made else 5))
         return SimpleNamespace(llm_engine=made[-1])
 
-    def parameters(temperature, seed=None, **_):
-        return SimpleNamespace(temperature=temperature, seed=seed)
+    def parameters(temperature, seed=None, structured_outputs=None, **_):
+        return SimpleNamespace(temperature=temperature, seed=seed, structured_outputs=structured_outputs)
 
     vllm = SimpleNamespace(LLM=make, SamplingParams=parameters)
     monkeypatch.setitem(sys.modules, "vllm", vllm)
     inputs = SimpleNamespace(tokens_input=lambda ids: {"type": "token", "prompt_token_ids": ids})
     monkeypatch.setitem(sys.modules, "vllm.inputs", inputs)
-    kinds = SimpleNamespace(RequestOutputKind=SimpleNamespace(FINAL_ONLY=0))
+    kinds = SimpleNamespace(RequestOutputKind=SimpleNamespace(FINAL_ONLY=0), StructuredOutputsParams=SimpleNamespace)
     monkeypatch.setitem(sys.modules, "vllm.sampling_params", kinds)
     return made
 
@@ -170,6 +173,28 @@ def test_vllm_gets_all_questions_at_once_and_is_resumed_by_question(engines, tmp
     assert resumed[3].greedy == f"{[3] * 4000} 0.0 None"
     assert all(" 0.8 " in text and text.startswith("[3,") for text in resumed[3].samples)
     assert len(set(resumed[3].samples)) == 2
+
+
+def test_vllm_is_given_the_grammar_of_each_questions_database(engines, folder, tmp_path):
+    [backend] = [make_backend(config.Candidates(backend="vllm", dtype="float32"), tmp_path)]
+    database = next((folder / "databases").rglob("*.sqlite"))
+    added = []
+    backend.engine.add_request = lambda name, prompt, parameters: added.append(parameters.structured_outputs)
+    list(backend.complete([[5]], [[None, 1]], Sampling(8), [database]))
+    assert [given.grammar for given in added] == [response_grammar(read_schema(database))] * 2
+    added.clear()
+    list(backend.complete([[5]], [[None, 1]], Sampling(8)))
+    assert added == [None, None]
+
+
+def test_constrained_candidates_follow_the_format_that_this_model_does_not_know(folder):
+    call = [part.replace('"max_new_tokens": 24', '"constrained": true, "max_new_tokens": 24')
+            for part in command(folder, "candidates", "constrained")]  # fmt: skip
+    subprocess.run(call, cwd=folder, capture_output=True, check=True)
+    answers = read_records(folder / "constrained/candidates.jsonl", Candidates)
+    texts = [text for answer in answers if answer.greedy for text in (answer.greedy, *answer.samples)]
+    assert texts
+    assert all(text.startswith("<think>") for text in texts)
 
 
 def test_without_the_greedy_answer_the_samples_are_the_same_and_nothing_else_is_drawn(folder, tmp_path):

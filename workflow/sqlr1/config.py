@@ -422,6 +422,8 @@ class Grpo(Training):
     shared_prompt: bool = key(True, "Compute a group's prompt once.")
     shuffle_dataset: bool = True
     """false keeps the order of the select stage, easy questions first (unless select.n is 0): a curriculum."""
+    constrained: bool = False
+    """Rollouts and validation as with candidates.constrained; probabilities, ratios and KL are of what is allowed."""
     dynamic_sampling: DynamicSampling | None = None
     """Replace, then drop groups without variance (DAPO); null keeps them, as TRL does."""
     validation: Validation = key(Validation(), "The fixed validation set.")
@@ -443,6 +445,8 @@ class Candidates(SampledStage):
 
     n: PositiveInt = key(8, "Samples per question.")
     temperature: NonNegativeFloat = key(0.8, "Temperature of the samples.")
+    constrained: bool = False
+    """Answers can name only tables and columns of their database, in SQL that a grammar of the schema allows."""
 
 
 class BenchmarkOptions(Section):

@@ -9,7 +9,10 @@ import torch
 from tqdm.auto import tqdm
 
 from sqlr1 import config
+from sqlr1.database import read_schema
 from sqlr1.model.base import eos_token_ids, load_model, load_tokenizer, native_precision
+from sqlr1.model.constraint import Grammars
+from sqlr1.model.grammar import response_grammar
 from sqlr1.model.prefix_cache import why_not_shared
 from sqlr1.model.sampler import GREEDY, Sampling, batches, row_seed, sample
 from sqlr1.records import Candidates, InputError, read_records, write_jsonl
@@ -23,20 +26,31 @@ class SamplerBackend:
     def __init__(self, model_folder: Path, dtype: str) -> None:
         self.tokenizer = load_tokenizer(model_folder)
         self.model = load_model(model_folder, dtype).to("cuda" if torch.cuda.is_available() else "cpu")
-        if reason := why_not_shared(self.model):
+        self.unshared_reason = why_not_shared(self.model)
+        if self.unshared_reason:
             costs = "each sample computes its prompt again, one prompt at a time (backend vllm is faster)"
-            log.warning("%s: %s", costs, reason)
+            log.warning("%s: %s", costs, self.unshared_reason)
         self.eos_token_ids = eos_token_ids(self.model, self.tokenizer)
+        self.grammars = Grammars(self.tokenizer, self.model, self.eos_token_ids)
 
     def complete(
-        self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int | None]], sampling: Sampling
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int | None]],
+        sampling: Sampling,
+        databases: Sequence[Path] | None = None,
     ) -> Iterator[tuple[int, list[str]]]:
         """Complete `prompts` (token ids), once per seed; a seed of GREEDY asks for the greedy completion.
+
+        With `databases`, one per prompt, completions can name only what their database has (`model.grammar`).
 
         Yields (index of a prompt, its texts in the order of its seeds) whenever a prompt is finished. The texts hold no
         special tokens. Here the prompts are one batch and finish together.
         """
-        for number, group in enumerate(sample(self.model, prompts, seeds, sampling, self.eos_token_ids)):
+        if databases is not None and self.unshared_reason:
+            raise InputError(f"config key candidates.constrained: the prompt cannot be shared ({self.unshared_reason})")
+        constraint = None if databases is None else self.grammars.over(databases, seeds)
+        for number, group in enumerate(sample(self.model, prompts, seeds, sampling, self.eos_token_ids, constraint)):
             yield number, self.tokenizer.batch_decode(group, skip_special_tokens=True)
 
 
@@ -48,22 +62,31 @@ class VllmBackend:
             from vllm import LLM
         except ImportError as error:
             raise InputError("config key backend: vllm is not installed; pip install 'sqlr1[gpu]'") from error
-        self.engine = LLM(str(model_folder), dtype=dtype, enable_prefix_caching=True).llm_engine
+        guided = {"backend": "guidance"}  # llguidance, if a request has a grammar
+        llm = LLM(str(model_folder), dtype=dtype, enable_prefix_caching=True, structured_outputs_config=guided)
+        self.engine = llm.llm_engine
 
     def complete(
-        self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int | None]], sampling: Sampling
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int | None]],
+        sampling: Sampling,
+        databases: Sequence[Path] | None = None,
     ) -> Iterator[tuple[int, list[str]]]:
         """As for `SamplerBackend`. Steps the engine itself: `LLM.generate` returns nothing until all are done."""
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         common = {"max_tokens": sampling.max_new_tokens, "output_kind": RequestOutputKind.FINAL_ONLY}
         drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k or -1}
+        grammars = {path: response_grammar(read_schema(path)) for path in set(databases or ())}
         for number, (ids, group) in enumerate(zip(prompts, seeds, strict=True)):
             prompt = tokens_input(list(ids))  # as the renderer makes it; raw prompts are deprecated
             for row, seed in enumerate(group):
                 how = {"temperature": 0.0} if seed is GREEDY else drawn | {"seed": seed % (1 << 32)}
+                if databases:  # an object per request: vLLM fills it in
+                    how["structured_outputs"] = StructuredOutputsParams(grammar=grammars[databases[number]])
                 self.engine.add_request(f"{number}.{row}", prompt, SamplingParams(**common, **how))
         texts: list[dict[int, str]] = [{} for _ in prompts]
         while self.engine.has_unfinished_requests():
@@ -88,11 +111,15 @@ def make_backend(settings: config.Candidates | config.Select, model_folder: Path
 
 @dataclass(frozen=True)
 class Prompted:
-    """A question with its prompt as token ids; None if the prompt is too long."""
+    """A question with its prompt as token ids; None if the prompt is too long.
+
+    `database` constrains the answer to what that SQLite file has; None does not.
+    """
 
     id: str
     db_id: str
     token_ids: list[int] | None
+    database: Path | None = None
 
 
 def generate(
@@ -129,7 +156,8 @@ def generate(
                 batch = [asked[number] for number in numbers]
                 first = [GREEDY] if greedy else []
                 seeds = [[*first, *(row_seed(seed, q.id, k) for k in range(n))] for q in batch]
-                for place, texts in backend.complete([q.token_ids for q in batch], seeds, sampling):
+                constrained = [[q.database for q in batch]] if batch[0].database else []
+                for place, texts in backend.complete([q.token_ids for q in batch], seeds, sampling, *constrained):
                     best, samples = (texts[0], texts[1:]) if greedy else ("", texts)
                     answer = Candidates(batch[place].id, batch[place].db_id, best, samples)
                     write_jsonl(files[numbers[place]], [asdict(answer)])

@@ -11,7 +11,7 @@ So its tokens do not depend on the other rows of the batch, except through the l
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ from sqlr1.model.prefix_cache import decode, start, use_shared_attention, why_no
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from sqlr1.model.constraint import Constraint
 
 GREEDY = None  # the seed of a row that is not drawn but takes the most likely token
 _STEPS_BETWEEN_LOOKS = 8
@@ -45,15 +47,19 @@ def sample(
     seeds: Sequence[Sequence[int | None]],
     sampling: Sampling,
     eos_token_ids: Sequence[int],
+    constraint: "Constraint | None" = None,
 ) -> list[list[list[int]]]:
     """Complete each prompt once per seed; `result[p][g]` are token ids, including the end token if one was drawn.
 
     `prompts` are token ids of any lengths; `seeds[p]` has one entry per completion: an integer or GREEDY. For a model
     that cannot share its prompts (`why_not_shared`), its own `generate` computes each prompt once per completion.
+    `constraint` has the rows of `result` one after another; ValueError if it is given and prompts cannot be shared.
     """
     if all(seed is GREEDY for group in seeds for seed in group):
         sampling = replace(sampling, temperature=0.0)
-    if why_not_shared(model):
+    if reason := why_not_shared(model):
+        if constraint:
+            raise ValueError(f"constrained answers need a prompt that is shared, and {reason}")
         return [_generated(model, *asked, sampling, eos_token_ids) for asked in zip(prompts, seeds, strict=True)]
     with use_shared_attention(model):
         rows = [number for number, group in enumerate(seeds) for _ in group]
@@ -61,12 +67,16 @@ def sample(
         noise = _uniforms([s for group in seeds for s in group], sampling.max_new_tokens, logits.device)
         eos = torch.tensor(list(eos_token_ids), device=logits.device)
         # To look whether rows have ended, the processor waits for a GPU: there only now and then.
-        look = 1 if logits.device.type == "cpu" else _STEPS_BETWEEN_LOOKS
+        look = 1 if constraint or logits.device.type == "cpu" else _STEPS_BETWEEN_LOOKS
         drawn: list[torch.Tensor] = []
         live = torch.arange(len(rows), device=logits.device)  # (R,) numbers of the rows that are computed
         ended = torch.zeros_like(live, dtype=torch.bool)
         for step in range(sampling.max_new_tokens):
+            if constraint:
+                logits = constraint.masked(logits, live)
             tokens = choose(logits, noise[live, step], sampling)  # (R,)
+            if constraint:
+                constraint.take(live, tokens)
             column = torch.full((len(rows),), -1, device=logits.device)  # -1: the row is not computed any more
             column[live] = tokens
             drawn.append(column)
@@ -155,13 +165,15 @@ def complete_all(
     eos_token_ids: Sequence[int],
     batch_tokens: int,
     progress: str,
+    constrain: "Callable[[list[int]], Constraint | None]" = lambda batch: None,
 ) -> list[list[list[int]]]:
-    """`sample` over any number of prompts; results in their order."""
+    """`sample` over any number of prompts; results in their order. `constrain` is given the prompts' numbers."""
     results: list[list[list[int]]] = [[] for _ in prompts]
     rows = max((len(group) for group in seeds), default=0)
     with tqdm(total=len(prompts), desc=progress, disable=None, leave=False) as bar:
         for batch in batches([len(p) for p in prompts], rows, sampling, batch_tokens):
-            drawn = sample(model, [prompts[i] for i in batch], [seeds[i] for i in batch], sampling, eos_token_ids)
+            asked, own_seeds = [prompts[i] for i in batch], [seeds[i] for i in batch]
+            drawn = sample(model, asked, own_seeds, sampling, eos_token_ids, constrain(batch))
             for index, group in zip(batch, drawn, strict=True):
                 results[index] = group
             bar.update(len(batch))

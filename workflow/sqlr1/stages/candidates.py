@@ -63,7 +63,10 @@ def _prompts(job: Job, folder: Path) -> list[Prompted]:
     if limit < len(here):
         here = [here[i] for i in sorted(random.Random(LIMIT_SEED).sample(range(len(here)), limit))]
     job.reads(path[q.db_id] for q in here)
-    prompted = [Prompted(str(q.index), q.db_id, prompts.token_ids(q, path[q.db_id])) for q in here]
+    grammar_of = path if job.settings["candidates"].constrained else {}
+    prompted = [
+        Prompted(str(q.index), q.db_id, prompts.token_ids(q, path[q.db_id]), grammar_of.get(q.db_id)) for q in here
+    ]
     too_long = sum(p.token_ids is None for p in prompted)
     unfit = f"the prompt does not fit into the {room} tokens that candidates.max_new_tokens leaves of the context"
     if too_long == len(prompted):

@@ -134,6 +134,7 @@ def make_trainer(
             callbacks=callbacks,
             shared_prompt=settings.shared_prompt,
             refill_rounds=sampling.refill_rounds if sampling else None,
+            constrained=settings.constrained,
         )
     validate.trainer = trainer
     return trainer

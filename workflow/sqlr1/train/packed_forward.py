@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention as attend
 
+from sqlr1.model.constraint import unpacked
 from sqlr1.model.prefix_cache import refuse_unknown
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ NAME = "packed"
 # Rows of logits computed at once: few enough for the processor's cache, enough for fast products. If the head is
 # trained, its whole gradient is added once per tile, so tiles are larger.
 _TILE, _TILE_TRAINED_HEAD = 64, 1024
+_FORBIDDEN = -1e30
 
 
 @dataclass
@@ -48,6 +50,7 @@ class Packed:
     sources: torch.Tensor
     targets: torch.Tensor
     groups: list[Group] = field(default_factory=list)
+    allowed: torch.Tensor | None = None  # (N, W) masks of `model.constraint`: other tokens have no probability
 
     def to(self, device: torch.device) -> "Packed":
         """The same on another device."""
@@ -160,11 +163,17 @@ class TokenLogProbs(torch.autograd.Function):
     """Log-probabilities (N,) of targets and entropies (N,) from hidden states (N, E); E is the hidden size.
 
     Logits are computed in tiles and again in the backward pass, to save memory. They are divided by `temperature`.
+    With `allowed` (N, W) the distribution is over the tokens that these masks allow.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        temperature: float,
+        allowed: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
@@ -172,24 +181,24 @@ class TokenLogProbs(torch.autograd.Function):
         log_probs, entropies, normalizers = (hidden.new_empty(len(targets), dtype=torch.float32) for _ in range(3))
         cast = weight.to(dtype)
         for rows in _tiles(len(targets), weight.requires_grad):
-            scores = _scores(hidden[rows], cast, temperature)  # (tile, V)
+            scores = _scores(hidden[rows], cast, temperature, allowed, rows)  # (tile, V)
             normalizers[rows] = scores.logsumexp(-1)
             log_probs[rows] = scores.gather(-1, targets[rows, None]).squeeze(-1) - normalizers[rows]
             probabilities = (scores - normalizers[rows, None]).exp_()
             entropies[rows] = normalizers[rows] - torch.linalg.vecdot(probabilities, scores)
-        ctx.save_for_backward(hidden, weight, targets, normalizers, entropies)
+        ctx.save_for_backward(hidden, weight, targets, normalizers, entropies, allowed)
         return log_probs, entropies
 
     @staticmethod
     def backward(ctx: Any, d_log_probs: torch.Tensor, d_entropies: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        hidden, weight, targets, normalizers, entropies = ctx.saved_tensors
+        hidden, weight, targets, normalizers, entropies, allowed = ctx.saved_tensors
         dtype, temperature = ctx.arguments
         cast = weight.to(dtype)
         d_hidden = torch.empty_like(hidden)
         d_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         by_entropy = bool(d_entropies.any())
         for rows in _tiles(len(targets), ctx.needs_input_grad[1]):
-            log_p = _scores(hidden[rows], cast, temperature) - normalizers[rows, None]
+            log_p = _scores(hidden[rows], cast, temperature, allowed, rows) - normalizers[rows, None]
             p = log_p.exp()
             # d log p_t / dz_j = [j = t] - p_j;  d entropy / dz_j = -p_j (log p_j + entropy)
             d_scores = p * -d_log_probs[rows, None]
@@ -200,7 +209,7 @@ class TokenLogProbs(torch.autograd.Function):
             d_hidden[rows] = (d_scores @ cast).to(hidden.dtype)
             if d_weight is not None:
                 d_weight.addmm_(d_scores.float().T, hidden[rows].float())
-        return d_hidden, None if d_weight is None else d_weight.to(weight.dtype), None, None
+        return d_hidden, None if d_weight is None else d_weight.to(weight.dtype), None, None, None
 
 
 def _tiles(number: int, head_is_trained: bool) -> list[slice]:
@@ -208,10 +217,16 @@ def _tiles(number: int, head_is_trained: bool) -> list[slice]:
     return [slice(start, min(start + size, number)) for start in range(0, number, size)]
 
 
-def _scores(hidden: torch.Tensor, weight: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Logits / temperature in float32; the product has the precision of `weight` (V, E)."""
+def _scores(
+    hidden: torch.Tensor, weight: torch.Tensor, temperature: float, allowed: torch.Tensor | None, rows: slice
+) -> torch.Tensor:
+    """Logits / temperature in float32; the product has the precision of `weight` (V, E).
+
+    Tokens that `allowed[rows]` forbids get a number whose exponential is 0. Of -inf entropy and gradient would be NaN.
+    """
     scores = (hidden.to(weight.dtype) @ weight.T).float()
-    return scores if temperature == 1.0 else scores.div_(temperature)
+    scores = scores if temperature == 1.0 else scores.div_(temperature)
+    return scores if allowed is None else scores.masked_fill_(~unpacked(allowed[rows], scores.shape[1]), _FORBIDDEN)
 
 
 def add_packed_forward(model: "PreTrainedModel", temperature: float = 1.0) -> None:
@@ -240,6 +255,7 @@ def add_packed_forward(model: "PreTrainedModel", temperature: float = 1.0) -> No
             packed=packed,
         )
         hidden = output.last_hidden_state[0, packed.sources]
-        return TokenLogProbs.apply(hidden, self.get_output_embeddings().weight, packed.targets, temperature)
+        head = self.get_output_embeddings().weight
+        return TokenLogProbs.apply(hidden, head, packed.targets, temperature, packed.allowed)
 
     model.forward = types.MethodType(forward, model)

@@ -21,6 +21,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import is_peft_model
 from trl import GRPOTrainer
@@ -28,6 +29,7 @@ from trl.distributed import DistributedBackend
 from trl.trainer.utils import pad, split_tensor_dict
 
 from sqlr1.model.chat import Chat
+from sqlr1.model.constraint import Grammars
 from sqlr1.model.prefix_cache import why_not_shared
 from sqlr1.model.sampler import Sampling, row_seed, sample
 from sqlr1.records import InputError
@@ -46,9 +48,19 @@ class SharedPromptTrainer(GRPOTrainer):
     If `refill_rounds` is an integer, zero-variance groups are replaced by groups of other prompts, up to so many times,
     and the remaining ones are dropped. None keeps them, as TRL does. Raises InputError if the other settings do not
     allow it.
+
+    If `constrained`, rollouts can name only what the `database` of their row has. Log-probabilities, ratios, entropies
+    and KL are those of the constrained policy: `_masks` has the masks of the present rollouts by prompt and completion.
     """
 
-    def __init__(self, *args: Any, shared_prompt: bool = True, refill_rounds: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        shared_prompt: bool = True,
+        refill_rounds: int | None = None,
+        constrained: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.chat = Chat(self.processing_class)
         self.refill_rounds, self._round = refill_rounds, 0
@@ -62,6 +74,11 @@ class SharedPromptTrainer(GRPOTrainer):
             log.warning("TRL draws the rollouts, without a seed per rollout: %s; a resumed run draws others", reason)
         if refill_rounds is not None and (reason := self._why_not_refilled()):
             raise InputError(f"config key grpo.dynamic_sampling: {reason}")
+        if constrained and (reason := self.unsampled_reason):
+            raise InputError(f"config key grpo.constrained: our sampler does not draw the rollouts ({reason})")
+        self.grammars = Grammars(self.processing_class, self.model, self.eos_token_ids) if constrained else None
+        self._databases: list[Path] = []  # of the rows to be drawn
+        self._masks: dict[tuple[tuple[int, ...], tuple[int, ...]], torch.Tensor] = {}  # (T, W) each
         if self.unshared_reason:
             return
         for wrapped in filter(None, (self.model, self.ref_model)):
@@ -119,11 +136,16 @@ class SharedPromptTrainer(GRPOTrainer):
         seeds = [[seed_of(first + row) for row in rows] for rows in groups.values()]
         sampling = Sampling(self.max_completion_length, self.temperature, self.top_p, self.top_k)
         policy = rollout_policy(self.accelerator.unwrap_model(self.model), self)
-        drawn = sample(policy, list(groups), seeds, sampling, self.eos_token_ids)
+        databases = [self._databases[rows[0]] for rows in groups.values()] if self.grammars else []
+        constraint = self.grammars.over(databases, seeds) if self.grammars else None
+        drawn = sample(policy, list(groups), seeds, sampling, self.eos_token_ids, constraint)
         completions: list[list[int]] = [[] for _ in prompt_ids]
-        for rows, group in zip(groups.values(), drawn, strict=True):
+        used = iter(constraint.used if constraint else [])
+        for (prompt, rows), group in zip(groups.items(), drawn, strict=True):
             for row, tokens in zip(rows, group, strict=True):
                 completions[row] = tokens
+                if constraint:
+                    self._masks[prompt, tuple(tokens)] = torch.from_numpy(np.stack(next(used)))
         return completions, None
 
     def _get_per_token_logps_and_entropies(
@@ -159,6 +181,9 @@ class SharedPromptTrainer(GRPOTrainer):
             packed = pack_groups(
                 [list(prompt) for prompt, _ in chunk], [[completions[row] for row in group] for _, group in chunk]
             )
+            if self.grammars and len(packed.targets):
+                scored = [(prompt, tuple(completions[row])) for prompt, group in chunk for row in group]
+                packed.allowed = torch.cat([self._masks[pair] for pair in scored if pair[1]])
             with self.accelerator.autocast():
                 values, entropy = model(packed=packed.to(input_ids.device))
             index, columns = present[rows].nonzero().T  # in the order of `values`
@@ -182,6 +207,7 @@ class SharedPromptTrainer(GRPOTrainer):
 
         Logs the share of completions or tokens that the correction of vLLM's probabilities masks or truncates.
         """
+        self._databases = [Path(row["database"]) for row in inputs] if self.grammars else []
         batch = super()._generate_and_score_completions(inputs)
         if (ratio := batch.get("importance_sampling_ratio")) is not None:
             limited = share_limited(ratio, batch["completion_mask"], self.vllm_importance_sampling_clip_max)
@@ -201,6 +227,7 @@ class SharedPromptTrainer(GRPOTrainer):
         as_in_trl = self.unshared_reason and self.refill_rounds is None
         if as_in_trl or not self.model.training or not fresh:
             return super()._prepare_inputs(generation_batch)
+        self._masks.clear()
         batch = self._refilled(self._generate_and_score_completions(generation_batch))
         rewards = batch.pop("rewards")
         if self.refill_rounds is not None:

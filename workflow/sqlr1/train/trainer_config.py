@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _OWN_KEYS = {
     "strategy", "lora", "dtype", "train_dtype", "threads", "bf16", "validation", "shared_prompt", "dynamic_sampling",
-    "keep", "max_row_length",
+    "keep", "max_row_length", "constrained",
 }  # fmt: skip
 
 

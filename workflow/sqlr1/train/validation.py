@@ -5,6 +5,7 @@ Each step of GRPO has other prompts, so a rising mean reward alone proves nothin
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,12 @@ class Validate(TrainerCallback):
         with whole_weights(trainer) as model:
             policy = rollout_policy(model, trainer)
             seeds, eos = [[GREEDY]] * len(rows), trainer.eos_token_ids
-            groups = complete_all(policy, prompts, seeds, sampling, eos, BATCH_TOKENS, "validate")
+
+            def constrain(batch: list[int]) -> Any:
+                paths = [Path(rows[i]["database"]) for i in batch]
+                return trainer.grammars.over(paths, [[GREEDY]] * len(batch)) if trainer.grammars else None
+
+            groups = complete_all(policy, prompts, seeds, sampling, eos, BATCH_TOKENS, "validate", constrain)
         drawn = [group[0] for group in groups]
         decode = trainer.processing_class.decode  # not `batch_decode`: a process may have no rows
         own = [decode(tokens, skip_special_tokens=True) for tokens in drawn]
