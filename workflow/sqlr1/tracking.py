@@ -173,18 +173,19 @@ class Run:
         from mlflow.entities import LoggedModelInput
 
         name, digest = dataset[0], dataset[1][:8]
-        with FileLock(DEFAULT_STORE.with_suffix(".lock")):  # jobs that end at the same time make one dataset and prompt
+        # Under a lock: jobs that end at the same time make one dataset and prompt.
+        with _as_default(self.client.tracking_uri), FileLock(DEFAULT_STORE.with_suffix(".lock")):
             model = self._model(policy) if policy else None
             version = _prompt_version(self.client, prompt)
             if answers:
                 _evaluation_dataset(self.client, self._experiment_id, f"{name} {digest}", answers)
-        self.client.link_prompt_version_to_run(self.run_id, version)
+            self.client.link_prompt_version_to_run(self.run_id, version)
+            if model:
+                self.client.link_prompt_version_to_model(version.name, str(version.version), model.model_id)
         models = [LoggedModelInput(model.model_id)] if model else None
         self.client.log_inputs(self.run_id, [_dataset(name, digest, name, "evaluation")], models)
         link = {"model_id": model.model_id, "dataset_name": name, "dataset_digest": digest} if model else {}
         self.client.log_batch(self.run_id, metrics=_metrics(scores, 0, **link))
-        if model:
-            self.client.link_prompt_version_to_model(version.name, str(version.version), model.model_id)
         self._traces(answers, model)
 
     @_optional
@@ -265,16 +266,19 @@ def _evaluation_dataset(client: Any, experiment_id: str, name: str, answers: Seq
     if client.search_datasets([experiment_id], f"name = '{name}'", max_results=1):
         return
     records = [{"inputs": dict(a.inputs), "expectations": {"gold": a.gold}} for a in answers]
-    # MLflow's datasets take no client; `set_tracking_uri` would keep a trace of the store in this process.
+    client.create_dataset(name, experiment_id).merge_records(records)
+
+
+@contextlib.contextmanager
+def _as_default(uri: str) -> Iterator[None]:
+    """MLflow's prompts and datasets ignore the client's store: they use the one of the environment."""
     kept = os.environ.get("MLFLOW_TRACKING_URI")
-    os.environ["MLFLOW_TRACKING_URI"] = client.tracking_uri
+    os.environ["MLFLOW_TRACKING_URI"] = uri
     try:
-        client.create_dataset(name, experiment_id).merge_records(records)
+        yield
     finally:
-        if kept is None:
-            del os.environ["MLFLOW_TRACKING_URI"]
-        else:
-            os.environ["MLFLOW_TRACKING_URI"] = kept
+        os.environ.pop("MLFLOW_TRACKING_URI")
+        os.environ |= {"MLFLOW_TRACKING_URI": kept} if kept is not None else {}
 
 
 def _store_uri() -> str:
