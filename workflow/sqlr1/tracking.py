@@ -379,7 +379,7 @@ def _monitor(run: Run) -> Any:
 
 def add_parser(commands: Any) -> None:
     """Add the sub-command `ui`."""
-    parser = commands.add_parser("ui", help="browse the runs in MLflow; prints a link to each experiment's charts")
+    parser = commands.add_parser("ui", help="browse the runs in MLflow; prints links to each experiment's views")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=5000)
     parser.set_defaults(run=serve_ui)
@@ -393,11 +393,18 @@ def serve_ui(args: argparse.Namespace) -> None:
     store = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not store.exists():
         raise InputError(f"{store}: no runs yet; run `snakemake --cores all` first")
-    # The UI opens with an empty GenAI view; these links open the runs and their charts.
-    for experiment in mlflow.MlflowClient(uri).search_experiments():
-        view = f"#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
-        print(f"{experiment.name}: http://{args.host}:{args.port}/{view}", flush=True)
+    # The UI itself opens on a list of experiments.
+    views = {
+        "training curves": "runs?workflowType=machine_learning&compareRunsMode=CHART",
+        "policies, ranked": "models?workflowType=machine_learning",
+        "answers by question": "evaluation-runs?workflowType=genai",
+    }
+    for experiment in mlflow.MlflowClient(uri).search_experiments(filter_string="name != 'Default'"):
+        for what, view in views.items():
+            where = f"http://{args.host}:{args.port}/#/experiments/{experiment.experiment_id}/{view}"
+            print(f"{experiment.name}, {what}: {where}", flush=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
-    command += ["--host", args.host, "--port", str(args.port)]
+    # One process serves one person; more take seconds to start, and their parent kills those that are slow to answer.
+    command += ["--host", args.host, "--port", str(args.port), "--workers", "1"]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     os.execve(sys.executable, command, os.environ | quiet)
