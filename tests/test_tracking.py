@@ -1,6 +1,9 @@
 """A stage's run in MLflow: tags, parameters, inputs, one run per result, and the status of a stopped run."""
 
+import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -175,3 +178,80 @@ def test_tracking_stays_inside_a_folder_with_an_odd_name(tmp_path, name):
         "mlflow.db",
         "mlflow.lock",
     ]
+
+
+UNREACHABLE = """
+from sqlr1.stages.common import stage, stage_parser
+arguments = ["--settings", "{}", "--experiment", "lost", "--out", "lost"]
+with stage("report", stage_parser("A probe."), arguments) as job:
+    job.run.metrics({"loss": 5})
+    (job.out / "result.txt").write_text("kept")
+    job.outputs("result.txt")
+"""
+
+
+def test_a_server_that_is_down_costs_one_warning_and_no_result(tmp_path):
+    """MLflow alone would try for minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    away = os.environ | {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"}
+    command = [sys.executable, "-c", UNREACHABLE]
+    done = subprocess.run(command, cwd=tmp_path, env=away, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("WARNING") == 1, done.stderr
+    assert "the rest of this job is not tracked" in done.stderr
+    assert json.loads((tmp_path / "lost/manifest.json").read_text())["outputs"].keys() == {"result.txt"}
+
+
+def test_a_store_that_is_lost_during_a_job_costs_one_warning_and_no_result(capsys):
+    with start("cut", "results/cut") as job:
+        job.run.client.delete_run(job.run.run_id)  # from now on the store refuses what is logged
+        job.run.tags({"a": 1})
+        job.run.tags({"b": 2})
+    assert capsys.readouterr().err.count("WARNING") == 1
+    assert Path("results/cut/manifest.json").exists()
+
+
+PROMPT = [{"role": "user", "content": "{{question}}"}]
+
+
+def make_policy(name):
+    with start("ranked", f"results/ranked/{name}") as job:
+        (job.out / "model").mkdir(exist_ok=True)
+        (job.out / "model/model.safetensors").write_text(name)
+        job.outputs("model/model.safetensors")
+    return job.out
+
+
+def evaluate(policy, score):
+    from sqlr1.traces import Answer
+
+    feedback = {"right": score > 0.5, "error_kind": "none"}
+    answer = Answer("pets 0", {"question": "How many?"}, {"sql": f"SELECT {score}"}, "SELECT 1", feedback)
+    with start("ranked", f"results/ranked/score/{policy.name}") as job:
+        job.run.evaluation(policy, ("pets", "0123456789"), {"bird_ex/greedy": score}, [answer], PROMPT)
+
+
+def test_policies_are_ranked_by_score_and_their_answers_compared_by_question(folder):
+    policies = {make_policy("weak"): 0.25, make_policy("strong"): 0.75}
+    for policy, score in policies.items():
+        evaluate(policy, score)
+        evaluate(policy, score)  # made again: it replaces the first
+    client = mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE.resolve()}")
+    experiment = client.get_experiment_by_name("ranked").experiment_id
+    order = [{"field_name": "metrics.bird_ex/greedy", "dataset_name": "pets", "ascending": False}]
+    models = client.search_logged_models([experiment], order_by=order)
+    assert [model.name for model in models] == ["strong", "weak"]
+    assert models[0].tags["model_sha256"] == sha256(folder / "results/ranked/strong/model/model.safetensors")
+    assert [(m.key, m.value, m.dataset_name, m.dataset_digest) for m in models[0].metrics] == [
+        ("bird_ex/greedy", 0.75, "pets", "01234567")
+    ]
+    traces = {t.info.trace_metadata["mlflow.modelId"]: t for t in client.search_traces(locations=[experiment])}
+    assert traces.keys() == {model.model_id for model in models}
+    assert {str(t.data.spans[0].inputs) for t in traces.values()} == {"{'question': 'How many?'}"}
+    found = {a.name: a.value for a in traces[models[0].model_id].info.assessments}
+    assert found == {"gold": "SELECT 1", "right": True, "error_kind": "none"}
+    assert [dataset.name for dataset in client.search_datasets([experiment])] == ["pets 01234567"]
+    assert client.load_prompt("prompts:/sqlr1/1").template == PROMPT
+    assert client.load_prompt("prompts:/sqlr1/2", allow_missing=True) is None
+    assert not list(folder.glob("mlflow.db"))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, copy_checkout, snakemake
+from screenshots import CHROMIUM, chromium, comparison, served
 
 from sqlr1.database.sql import normal_form, parse, without_literals
 from sqlr1.records import sha256
@@ -208,6 +209,53 @@ def test_the_html_report_has_the_results_by_category_with_their_captions(checkou
     assert "RL questions by how many of the cold start" in captions["Data"]
     assert "A rising reward alone" in captions["Training"]
     assert "self-consistency vote" in captions["Scores"]
+
+
+@pytest.fixture
+def browser():
+    if not CHROMIUM:
+        pytest.skip("chromium is not installed (apt-get install chromium)")
+    return chromium
+
+
+@pytest.mark.slow
+def test_the_html_report_opens_without_a_network(checkout, browser):
+    html_report(checkout)
+    page = browser(f"file://{checkout}/report.html", "--dump-dom", offline=True)
+    assert "Uncaught" not in page.stderr
+    shown = re.sub(r"<script.*?</script>", "", page.stdout, flags=re.DOTALL)
+    for category in ("Report", "Data", "Training", "Scores"):
+        assert category in shown
+
+
+def test_mlflow_has_policies_with_scores_and_an_answer_per_question(checkout):
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{checkout}/results/mlflow.db")
+    experiment = client.get_experiment_by_name("smoke").experiment_id
+    models = client.search_logged_models([experiment])
+    assert {model.params["stage"] for model in models} == {"base_model", "cold_start", "grpo"}
+    for model in models:
+        assert {metric.dataset_name for metric in model.metrics} == {"built_in"}
+        assert len(client.search_traces(locations=[experiment], model_id=model.model_id)) == 8
+    [report] = client.search_runs([experiment], "tags.stage = 'report'")
+    assert len(client.search_traces(locations=[experiment], run_id=report.info.run_id)) == 3
+
+
+@pytest.mark.slow
+def test_the_links_of_the_ui_lead_to_runs_policies_and_answers(checkout, browser, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(checkout / "workflow"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with served(checkout) as links:
+        shown = {what: browser(link, "--dump-dom").stdout for what, link in links.items()}
+        answers = comparison(links["smoke, answers by question"], checkout / "results/mlflow.db")
+        compared = browser(answers, "--dump-dom", width=2200).stdout
+    assert "grpo/reasoning/full/seed-0" in shown["smoke, training curves"]
+    assert "validation" in shown["smoke, training curves"] or "bird_ex" in shown["smoke, training curves"]
+    assert "grpo-reasoning-full-seed-0" in shown["smoke, policies, ranked"]
+    assert "built_in" in shown["smoke, policies, ranked"]
+    assert "score/reasoning/full/seed-0/built_in" in shown["smoke, answers by question"]
+    assert "error_kind" in compared
 
 
 @pytest.mark.alone

@@ -2,91 +2,221 @@
 
 One MLflow experiment per experiment config and one run per job, with the tags `stage`, `key` (the folder that the job
 writes), `settings_sha256`, one per wildcard and one per input hash. If a job runs again, its old runs (same key) are
-deleted, so that the UI shows one run per result. Metrics are sent in batches, because a single call takes 23 ms.
-The store is `results/mlflow.db` unless MLFLOW_TRACKING_URI is set.
+deleted with their models and traces, so that the UI shows one run per result. Metrics are sent in batches, because a
+single call takes 23 ms. The store is `results/mlflow.db` unless MLFLOW_TRACKING_URI is set. No result depends on it:
+a server that cannot be reached costs a warning, and the rest of the job is not tracked.
 """
 
 import argparse
 import contextlib
+import functools
+import hashlib
+import json
 import logging
 import os
+import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from sqlr1.records import InputError, sha256
+from sqlr1.records import InputError, read_json, sha256
+
+if TYPE_CHECKING:
+    from sqlr1.traces import Answer
 
 DEFAULT_STORE = Path("results/mlflow.db")
+WEIGHTS = "model/model.safetensors"
 _BATCH = 500
+# MLflow's own defaults keep a stage waiting for minutes when its server is down: 7 retries, 120 s each.
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 log = logging.getLogger(__name__)
+
+
+def _optional(method: Callable[..., None]) -> Callable[..., None]:
+    """A method of `Run` that MLflow cannot make fail: the first error is a warning, and later calls do nothing."""
+
+    @functools.wraps(method)
+    def call(run: "Run", *args: Any, **kwargs: Any) -> None:
+        if run.client is None:
+            return
+        try:
+            method(run, *args, **kwargs)
+        except _mlflow_errors() as error:
+            _warn(error)
+            run.client = None
+
+    return call
+
+
+def _mlflow_errors() -> tuple[type[Exception], ...]:
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+
+    return MlflowException, RequestException
+
+
+def _warn(error: Exception) -> None:
+    what = str(error).splitlines()[0][:200]
+    log.warning("MLflow (%s): %s; the results are kept, the rest of this job is not tracked", _store_uri(), what)
 
 
 class Run:
     """An active MLflow run. `metrics` may be called at every step, the other methods only now and then."""
 
-    def __init__(self, client: Any, run_id: str) -> None:
-        self._client = client
+    def __init__(self, client: Any, run_id: str, experiment_id: str = "", prefix: str = "") -> None:
+        self.client = client  # None: nothing is logged
         self.run_id = run_id
+        self._experiment_id, self._prefix = experiment_id, prefix
         self._buffer: list[Any] = []
         self._full = _BATCH
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Record scalar metrics at `step`; sent when the buffer is full or the run ends.
 
-        A store that fails meanwhile, such as a server that is being restarted, must not end days of training: the
-        metrics are kept, and sent with the next ones.
+        A store that fails meanwhile, such as a server that is being restarted, must not end days of training, nor lose
+        a curve: the metrics are kept, and sent with the next ones.
         """
-        from mlflow.entities import Metric
-        from mlflow.exceptions import MlflowException
-
-        now = int(time.time() * 1000)
-        self._buffer += [Metric(name, float(value), now, step) for name, value in values.items()]
+        if self.client is None:
+            return
+        self._buffer += _metrics(values, step)
         if len(self._buffer) < self._full:
             return
         try:
-            self.flush()
-        except MlflowException as error:
+            self._send()
+        except _mlflow_errors() as error:
             self._full = len(self._buffer) + _BATCH
             log.warning("MLflow took no metrics; they are kept and sent later (%s)", str(error).split("\n")[0])
 
-    def flush(self) -> None:
+    def _send(self) -> None:
         """Send buffered metrics, at most 1,000 per call (the store's limit)."""
         for start in range(0, len(self._buffer), 1000):
-            self._client.log_batch(self.run_id, metrics=self._buffer[start : start + 1000])
+            self.client.log_batch(self.run_id, metrics=self._buffer[start : start + 1000])
         self._buffer, self._full = [], _BATCH
 
-    def tags(self, values: Mapping[str, Any]) -> None:
-        """Set tags, for instance the path and hash of a model."""
-        for name, value in values.items():
-            self._client.set_tag(self.run_id, name, str(value))
+    @_optional
+    def flush(self) -> None:
+        """Send buffered metrics now."""
+        self._send()
 
+    @_optional
+    def params(self, settings: Mapping[str, Any]) -> None:
+        """Log nested settings as flat parameters."""
+        from mlflow.entities import Param
+
+        self.client.log_batch(self.run_id, params=[Param(k, v[:6000]) for k, v in _flat(settings)])
+
+    @_optional
     def inputs(self, hashes: Mapping[str, str]) -> None:
         """Log the files that the job reads (path -> sha256) as dataset inputs."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        tag = InputTag("mlflow.data.context", "input")
-        found = [DatasetInput(Dataset(Path(p).name, h[:8], "local", p), [tag]) for p, h in hashes.items()]
+        found = [_dataset(Path(p).name, h, p, "input") for p, h in hashes.items()]
         for start in range(0, len(found), 100):
-            self._client.log_inputs(self.run_id, found[start : start + 100])
+            self.client.log_inputs(self.run_id, found[start : start + 100])
 
+    @_optional
     def table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
         """Log rows (for instance results per question) as a table that the UI can filter. `name` ends in .json."""
         columns = list(rows[0]) if rows else []
-        self._client.log_table(self.run_id, {c: [row[c] for row in rows] for c in columns}, name)
+        self.client.log_table(self.run_id, {c: [row[c] for row in rows] for c in columns}, name)
 
+    @_optional
     def figure(self, figure: Any, name: str) -> None:
         """Log a matplotlib figure as an image."""
-        self._client.log_figure(self.run_id, figure, name)
+        self.client.log_figure(self.run_id, figure, name)
 
+    @_optional
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Set tags, for instance the number of warnings."""
+        for name, value in values.items():
+            self.client.set_tag(self.run_id, name, str(value))
+
+    @_optional
     def artifact(self, path: Path) -> None:
         """Log a small text file (a report, a manifest). Models are not copied; they are logged by path and hash."""
-        self._client.log_artifact(self.run_id, str(path))
+        self.client.log_artifact(self.run_id, str(path))
 
+    @_optional
+    def policy(self, folder: Path) -> None:
+        """Log the policy that this run has made: `folder` has its `manifest.json` and weights, which stay there."""
+        from mlflow.entities import LoggedModelOutput
+
+        model = self._model(folder)
+        self.client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
+        self.tags({"model": folder / "model", "model_sha256": model.tags["model_sha256"]})
+
+    def _model(self, folder: Path) -> Any:
+        """The LoggedModel of the policy in `folder`; it is made if this store has none of these weights.
+
+        As `mlflow.create_external_model` makes it, which takes no client and writes an artifact.
+        """
+        from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
+
+        manifest = read_json(folder / "manifest.json")
+        tags = {"key": str(folder), "model_sha256": manifest["outputs"][WEIGHTS]}
+        same = " AND ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
+        if found := self.client.search_logged_models([self._experiment_id], same, max_results=1):
+            return found[0]
+        name = str(folder).removeprefix(self._prefix)
+        facts = {"stage": manifest["stage"], "seed": manifest["seed"], **manifest["arguments"]}
+        model = self.client.create_logged_model(
+            self._experiment_id,
+            re.sub(r"""[/:.%"']""", "-", name),
+            self.run_id,
+            tags | {MLFLOW_MODEL_IS_EXTERNAL: "true", "path": str((folder / "model").resolve())},
+            {key: str(value) for key, value in facts.items()},
+            "policy",
+        )
+        return self.client.finalize_logged_model(model.model_id, "READY")
+
+    @_optional
+    def evaluation(
+        self,
+        policy: Path | None,
+        dataset: tuple[str, str],
+        scores: Mapping[str, float],
+        answers: Sequence["Answer"],
+        prompt: Sequence[Mapping[str, str]],
+    ) -> None:
+        """Log what the policy in a folder scored on a dataset (name, sha256), with a trace per answer, and its prompt.
+
+        The Models view ranks policies by `scores`. The answers' questions become an evaluation dataset, made once.
+        """
+        from mlflow.entities import LoggedModelInput
+
+        name, digest = dataset[0], dataset[1][:8]
+        # Under a lock: jobs that end at the same time make one dataset and prompt.
+        with _as_default(self.client.tracking_uri), FileLock(DEFAULT_STORE.with_suffix(".lock")):
+            model = self._model(policy) if policy else None
+            version = _prompt_version(self.client, prompt)
+            if answers:
+                _evaluation_dataset(self.client, self._experiment_id, f"{name} {digest}", answers)
+            self.client.link_prompt_version_to_run(self.run_id, version)
+            if model:
+                self.client.link_prompt_version_to_model(version.name, str(version.version), model.model_id)
+        models = [LoggedModelInput(model.model_id)] if model else None
+        self.client.log_inputs(self.run_id, [_dataset(name, digest, name, "evaluation")], models)
+        link = {"model_id": model.model_id, "dataset_name": name, "dataset_digest": digest} if model else {}
+        self.client.log_batch(self.run_id, metrics=_metrics(scores, 0, **link))
+        self._traces(answers, model)
+
+    @_optional
+    def traces(self, answers: Sequence["Answer"]) -> None:
+        """Log a trace per answer."""
+        self._traces(answers, None)
+
+    def _traces(self, answers: Sequence["Answer"], model: Any) -> None:
+        from sqlr1.traces import log_traces
+
+        model_id = model.model_id if model else ""
+        for start in range(0, len(answers), 100):  # the store's limit for links
+            ids = log_traces(self.client, self._experiment_id, self.run_id, model_id, answers[start : start + 100])
+            self.client.link_traces_to_run(ids, self.run_id)
+
+    @_optional
     def register(self, manifest: Path, name: str) -> None:
         """Register the policy beside a stage's `manifest` as a version of the MLflow model `name`, alias `best`.
 
@@ -102,12 +232,19 @@ class Run:
                 model_config={"manifest": str(manifest.resolve()), "sha256": sha256(manifest)},
                 pip_requirements=[f"mlflow=={mlflow.__version__}"],  # given: to find them, it would load the policy
             )
-            self._client.log_artifacts(self.run_id, f"{folder}/policy", "policy")
-        source = f"{self._client.get_run(self.run_id).info.artifact_uri}/policy"
-        if not self._client.search_registered_models(f"name = '{name}'"):
-            self._client.create_registered_model(name)
-        version = self._client.create_model_version(name, source, self.run_id).version
-        self._client.set_registered_model_alias(name, "best", version)
+            self.client.log_artifacts(self.run_id, f"{folder}/policy", "policy")
+        source = f"{self.client.get_run(self.run_id).info.artifact_uri}/policy"
+        if not self.client.search_registered_models(f"name = '{name}'"):
+            self.client.create_registered_model(name)
+        version = self.client.create_model_version(name, source, self.run_id).version
+        self.client.set_registered_model_alias(name, "best", version)
+
+    @_optional
+    def end(self, status: str) -> None:
+        """Send what is left and set the run's status."""
+        self.flush()
+        if self.client is not None:
+            self.client.set_terminated(self.run_id, status)
 
 
 class SilentRun(Run):
@@ -115,7 +252,48 @@ class SilentRun(Run):
 
     def __init__(self) -> None:
         super().__init__(client=None, run_id="")
-        self.metrics = self.tags = self.inputs = self.table = self.figure = self.artifact = lambda *_, **__: None
+
+
+def _metrics(values: Mapping[str, float], step: int, **link: str) -> list[Any]:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    return [Metric(name, float(value), now, step, **link) for name, value in values.items()]
+
+
+def _dataset(name: str, digest: str, source: str, context: str) -> Any:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    return DatasetInput(Dataset(name, digest[:8], "local", source), [InputTag("mlflow.data.context", context)])
+
+
+def _prompt_version(client: Any, messages: Sequence[Mapping[str, str]]) -> Any:
+    """The prompt's version in the registry, found by an alias that is its hash; registered if it is new."""
+    digest = "sha256-" + hashlib.sha256(json.dumps(list(messages)).encode()).hexdigest()[:16]
+    if found := client.load_prompt(f"prompts:/sqlr1@{digest}", allow_missing=True):
+        return found
+    version = client.register_prompt("sqlr1", [dict(message) for message in messages], tags={"sha256": digest})
+    client.set_prompt_alias("sqlr1", digest, version.version)
+    return version
+
+
+def _evaluation_dataset(client: Any, experiment_id: str, name: str, answers: Sequence["Answer"]) -> None:
+    if client.search_datasets([experiment_id], f"name = '{name}'", max_results=1):
+        return
+    records = [{"inputs": dict(a.inputs), "expectations": {"gold": a.gold}} for a in answers]
+    client.create_dataset(name, experiment_id).merge_records(records)
+
+
+@contextlib.contextmanager
+def _as_default(uri: str) -> Iterator[None]:
+    """MLflow's prompts and datasets ignore the client's store: they use the one of the environment."""
+    kept = os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    try:
+        yield
+    finally:
+        os.environ.pop("MLFLOW_TRACKING_URI")
+        os.environ |= {"MLFLOW_TRACKING_URI": kept} if kept is not None else {}
 
 
 def reachable() -> str:
@@ -150,49 +328,89 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 @contextlib.contextmanager
 def track(
-    experiment: str, key: str, tags: Mapping[str, Any], settings: Mapping[str, Any], datasets: Mapping[str, str]
+    experiment: str,
+    key: str,
+    tags: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    datasets: Mapping[str, str],
+    system_metrics: bool = False,
 ) -> Iterator[Run]:
     """Run the block as an MLflow run: tag `key`, `settings` as flat params, `datasets` (path -> sha256) as inputs.
 
+    `system_metrics` (CPU, memory, disk, GPU every 10 s) are for jobs of minutes.
     The run ends as FINISHED, or as FAILED if the block raises (also SystemExit, which the stages raise on SIGTERM).
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    run, status = _open(experiment, key, tags), "FAILED"
+    run.params(settings)
+    run.inputs(datasets)
+    monitor = _monitor(run) if system_metrics and run.client else None
+    try:
+        yield run
+        status = "FINISHED"
+    finally:
+        if monitor:
+            monitor.finish()
+        run.end(status)
+
+
+def _open(experiment: str, key: str, tags: Mapping[str, Any]) -> Run:
+    """A new run; a silent one if the store is a server that cannot be reached."""
+    for name, value in {"MLFLOW_DISABLE_TELEMETRY": "true", **_PATIENCE}.items():
+        os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    for noisy in ("urllib3", "mlflow.system_metrics"):  # a warning per retry
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     import mlflow
-    from mlflow.entities import Param
     from mlflow.utils.git_utils import get_git_commit
 
     uri = _store_uri()
     # Processes that create the tables of a new SQLite store at the same time crash.
     DEFAULT_STORE.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(DEFAULT_STORE.with_suffix(".lock")):
-        # Not mlflow.set_tracking_uri: it sets the variable for this process and its children.
-        client = mlflow.MlflowClient(uri)
-        found = client.get_experiment_by_name(experiment)
-        # Artifacts go beside a local store; a server has a place of its own for them.
-        kind, _, store = uri.partition(":///")
-        location = (Path(store).resolve().parent / "mlartifacts").as_uri() if kind == "sqlite" else None
-        experiment_id = found.experiment_id if found else client.create_experiment(experiment, location)
-    for old in client.search_runs([experiment_id], f"tags.key = '{key}'"):
-        client.delete_run(old.info.run_id)
     commit = get_git_commit(str(Path(__file__).parent))
     all_tags = {"key": key, **tags} | ({"mlflow.source.git.commit": commit} if commit else {})
     name = key.removeprefix(f"results/{experiment}/")
-    info = client.create_run(experiment_id, tags={k: str(v) for k, v in all_tags.items()}, run_name=name).info
-    run, status = Run(client, info.run_id), "FAILED"
     try:
-        client.log_batch(info.run_id, params=[Param(k, v[:6000]) for k, v in _flat(settings)])
-        run.inputs(datasets)
-        yield run
-        status = "FINISHED"
-    finally:
-        run.flush()
-        client.set_terminated(info.run_id, status)
+        with FileLock(DEFAULT_STORE.with_suffix(".lock")):
+            # Not mlflow.set_tracking_uri: it sets the variable for this process and its children.
+            client = mlflow.MlflowClient(uri)
+            found = client.get_experiment_by_name(experiment)
+            # Artifacts go beside a local store; a server has a place of its own for them.
+            kind, _, store = uri.partition(":///")
+            location = (Path(store).resolve().parent / "mlartifacts").as_uri() if kind == "sqlite" else None
+            experiment_id = found.experiment_id if found else client.create_experiment(experiment, location)
+        _delete(client, experiment_id, f"tags.key = '{key}'")
+        info = client.create_run(experiment_id, tags={k: str(v) for k, v in all_tags.items()}, run_name=name).info
+    except _mlflow_errors() as error:
+        if not uri.startswith("http"):
+            raise
+        _warn(error)
+        return SilentRun()
+    return Run(client, info.run_id, experiment_id, f"results/{experiment}/")
+
+
+def _delete(client: Any, experiment_id: str, filter_string: str) -> None:
+    """Delete the runs of a result that is made again, with their models and traces."""
+    for old in client.search_runs([experiment_id], filter_string):
+        run_id = old.info.run_id
+        for model in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
+            client.delete_logged_model(model.model_id)
+        traces = client.search_traces(locations=[experiment_id], run_id=run_id, include_spans=False, max_results=500)
+        if traces:
+            client.delete_traces(experiment_id, trace_ids=[trace.info.trace_id for trace in traces])
+        client.delete_run(run_id)
+
+
+def _monitor(run: Run) -> Any:
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    monitor = SystemMetricsMonitor(run.run_id, tracking_uri=run.client.tracking_uri)
+    monitor.start()
+    return monitor
 
 
 def add_parser(commands: Any) -> None:
     """Add the sub-command `ui`."""
-    parser = commands.add_parser("ui", help="browse the runs in MLflow; prints a link to each experiment's charts")
+    parser = commands.add_parser("ui", help="browse the runs in MLflow; prints links to each experiment's views")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=5000)
     parser.set_defaults(run=serve_ui)
@@ -206,11 +424,18 @@ def serve_ui(args: argparse.Namespace) -> None:
     store = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not store.exists():
         raise InputError(f"{store}: no runs yet; run `snakemake --cores all` first")
-    # The UI opens with an empty GenAI view; these links open the runs and their charts.
-    for experiment in mlflow.MlflowClient(uri).search_experiments():
-        view = f"#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
-        print(f"{experiment.name}: http://{args.host}:{args.port}/{view}", flush=True)
+    # The UI itself opens on a list of experiments.
+    views = {
+        "training curves": "runs?workflowType=machine_learning&compareRunsMode=CHART",
+        "policies, ranked": "models?workflowType=machine_learning",
+        "answers by question": "evaluation-runs?workflowType=genai",
+    }
+    for experiment in mlflow.MlflowClient(uri).search_experiments(filter_string="name != 'Default'"):
+        for what, view in views.items():
+            where = f"http://{args.host}:{args.port}/#/experiments/{experiment.experiment_id}/{view}"
+            print(f"{experiment.name}, {what}: {where}", flush=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
-    command += ["--host", args.host, "--port", str(args.port)]
+    # One process serves one person; more take seconds to start, and their parent kills those that are slow to answer.
+    command += ["--host", args.host, "--port", str(args.port), "--workers", "1"]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     os.execve(sys.executable, command, os.environ | quiet)

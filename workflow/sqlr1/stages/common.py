@@ -137,11 +137,12 @@ def stage(
             if args.log and args.log.is_file() and not work.exists():
                 os.truncate(args.log, 0)  # this run resumes nothing
             shown = origin["settings"] | ({"arguments": origin["arguments"]} if origin["arguments"] else {})
-            with tracking.track(args.experiment, str(args.out), tags, shown, hashes) as run:
+            long = precision is not None  # a model trains or answers
+            with tracking.track(args.experiment, str(args.out), tags, shown, hashes, system_metrics=long) as run:
                 job = Job(args, settings, run, work)
                 yield job
                 _write_manifest(origin, job, hashes)
-            # Not before MLflow has everything: if that fails, the stage fails, and must not have to train again.
+            # Not before the run has ended: if that fails, the stage must not have to train again.
             shutil.rmtree(job.work, ignore_errors=True)
     except InputError as error:
         logging.getLogger(name).error("%s", error)
@@ -223,8 +224,8 @@ def _write_manifest(origin: dict[str, object], job: Job, hashes: dict[str, str])
     outputs = {str(path.relative_to(job.out)): sha256(path) for path in job.written}
     write_json(job.out / "manifest.json", origin | job.facts | {"inputs": hashes | job.read, "outputs": outputs})
     job.run.artifact(job.out / "manifest.json")
-    if weights := outputs.get("model/model.safetensors"):
-        job.run.tags({"model": job.out / "model", "model_sha256": weights})
+    if tracking.WEIGHTS in outputs:
+        job.run.policy(job.out)
     logging.getLogger(__name__).info("%s: %d files and their manifest", job.out, len(outputs))
 
 

@@ -186,7 +186,12 @@ def _examples(job: Job, runs: Sequence[ScoreRun]) -> dict[str, Any]:
     """From the first benchmark by name and the first seed of the trained policy."""
     policy = (job.settings["cold_start"].strategy, job.settings["reward"].variants[0])
     benchmark = benchmarks_of(runs)[0]
-    return {"benchmark": benchmark, "examples": choose_examples(select(runs, policy, benchmark)[0], job.seed)}
+    run = select(runs, policy, benchmark)[0]
+    examples = choose_examples(run, job.seed)
+    from sqlr1.traces import Answer  # imports MLflow
+
+    job.run.traces([Answer.of(row, run.summary["metric"], kind) for kind, row in examples.items()])
+    return {"benchmark": benchmark, "examples": examples}
 
 
 def _named(paths: Sequence[Path]) -> Mapping[str, Path]:

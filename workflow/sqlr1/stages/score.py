@@ -14,13 +14,16 @@ from sqlr1.database import read_schema
 from sqlr1.evaluate import formats
 from sqlr1.evaluate.errors import add_kinds, primary_counts
 from sqlr1.evaluate.evaluator import Evaluation, evaluate, in_order, summarise
-from sqlr1.records import InputError, write_json, write_jsonl
+from sqlr1.prompt import prompt_messages
+from sqlr1.records import InputError, read_json, sha256, write_json, write_jsonl
 from sqlr1.report.figures import interval_panels
 from sqlr1.sandbox import SEMANTICS, Executor, Limits, instances
 from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, stage, stage_parser
 from sqlr1.statistics import Bootstrap, Estimate
 
 logger = logging.getLogger(__name__)
+
+TRACED = 100  # questions per run that have a trace in MLflow, evenly spaced: a trace costs 20 ms
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -102,11 +105,26 @@ def _track(job: Job, rows: Sequence[dict[str, Any]], summary: dict[str, Any]) ->
     job.run.metrics(_flat(summary["metrics"]) | counts | {"gold_failed": len(summary["gold_failed"])})
     if not rows:
         return
+    from sqlr1.traces import Answer  # imports MLflow
+
+    answers = [Answer.of(row, summary["metric"]) for row in rows[:: -(-len(rows) // TRACED)]]
+    whole = {method: {"all": groups["all"]} for method, groups in headline.items()}
+    scores = _flat({summary["metric"]: whole})
+    dataset = summary["benchmark"], sha256(job.args.questions)
+    prompt = prompt_messages("{{schema}}", "{{question}}", "{{evidence}}", ["{{values}}"])
+    job.run.evaluation(_policy(job.args.candidates), dataset, scores, answers, prompt)
     job.run.table([_table_row(row, summary["metric"]) for row in rows], "questions.json")
     shown = {method: groups for method, groups in headline.items() if method != "pass@1"}
     labels = in_order({name for groups in shown.values() for name in groups})
     panel = [(name, {m: Estimate(**groups[name]) for m, groups in shown.items() if name in groups}) for name in labels]
     job.run.figure(interval_panels({summary["benchmark"]: panel}, f"{summary['metric']}, %"), "scores.png")
+
+
+def _policy(candidates: Path) -> Path | None:
+    """The folder of the policy whose answers these are, by their manifest; None if they come from elsewhere."""
+    manifest = candidates.with_name("manifest.json")
+    inputs = read_json(manifest)["inputs"] if manifest.is_file() else {}
+    return next((Path(p).parent for p in inputs if Path(p).name == manifest.name and Path(p).is_file()), None)
 
 
 def _flat(metrics: Mapping[str, Any]) -> dict[str, float]:
