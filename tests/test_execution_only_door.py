@@ -14,6 +14,7 @@ OPENERS = {
     "sqlgen/populate.py": "writes the synthetic databases",
     "sqlr1/database/instances.py": "writes further instances of them, and copies that the filter reads backward",
     "sqlr1/data/table_files.py": "writes a database of CSV and Parquet files",
+    "sqlr1/check_batches.py": "writes the database of made-up rows",
     "sqlr1/sandbox/connection.py": "the sandbox",
     "sqlr1/sandbox/cache.py": "the file of kept gold results",
 }

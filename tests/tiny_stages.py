@@ -112,7 +112,7 @@ def command(folder: Path, stage: str, out: str, launch: Sequence[str] = ()) -> l
         "cold_start": ["--questions", "questions.jsonl", "--catalogue", "catalogue.jsonl", "--strategy", "reasoning"],
         "grpo": [
             *("--questions", "questions.jsonl", "--validation", "questions.jsonl"),
-            *("--catalogue", "catalogue.jsonl"),
+            *("--catalogue", "catalogue.jsonl", "--reward-variant", "full"),
         ],
         "candidates": ["--questions", "dev.json", "--databases", "databases"],
     }[module]
