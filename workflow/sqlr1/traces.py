@@ -40,7 +40,9 @@ class Answer:
     def of(cls, row: Mapping[str, Any], measure: str, name: str = "") -> Self:
         """The greedy answer of an evaluator's row, judged by `measure` (spider_exec or bird_ex)."""
         greedy, vote = row["greedy"], row["vote"]
-        feedback = {"verdict": greedy["verdict"], "error_kind": (greedy["kinds"] or ["none"])[0]}
+        feedback = {"verdict": greedy["verdict"]}
+        if "kinds" in greedy:  # scores of older versions have none
+            feedback["error_kind"] = (greedy["kinds"] or ["none"])[0]
         judged = {"right": greedy[measure], "right_by_vote": vote[measure]}
         feedback = {name: bool(value) for name, value in judged.items() if value is not None} | feedback
         inputs = {"question": row["question"], "database": row["db_id"]}
