@@ -187,6 +187,7 @@ def test_databases_in_folders_and_flat_are_found_by_training_and_scoring_alike(t
     assert database_path(tmp_path / "c.db", "c") == tmp_path / "c.db"
     assert database_path(tmp_path / "c.db", "d") is None
     (tmp_path / "b.db").write_text("another one")
+    assert database_path(tmp_path, "b") == tmp_path / "b.sqlite"
     with pytest.raises(InputError, match="different databases of one name"):
         database_files(tmp_path)
 

@@ -208,6 +208,8 @@ def test_the_last_verdict_on_a_question_counts_and_a_wrong_answer_leaves_an_earl
     assert read(path, wrong) == [("pets", "", "SELECT 2")]
     assert read(path, GIVEN, wrong) == [("pets", "", "SELECT 2")]
     assert read(path, corrected, replace(wrong, sql="select 3;")) == [("pets", "", "select 3;")]
+    named, renamed = replace(GIVEN, sql="SELECT name FROM pet"), replace(wrong, sql="select P.NAME from Pet as P")
+    assert read(path, named, renamed) == [("pets", "", renamed.sql)]
     assert read(path, replace(wrong, sql="")) == [("pets", "", "-- no SQL")]
 
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from conftest import ROOT, copy_checkout, snakemake
 
-from sqlr1.slurm import minutes, too_long
+from sqlr1.slurm import minutes, partition_limits, too_long
 
 SLURM = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
 
@@ -88,3 +88,24 @@ def test_jobs_run_this_checkouts_code_whatever_the_python_path(checkout, tmp_pat
     (checkout / "workflow/sqlr1/stages/base_model.py").write_text("print('code of', __file__)\nraise SystemExit(3)\n")
     run = snakemake(checkout, "base_model", SQLR1_DATA="", PYTHONPATH=str(tmp_path))
     assert f"code of {checkout / 'workflow/sqlr1/stages/base_model.py'}" in run.stdout + run.stderr
+
+
+@pytest.mark.parametrize(
+    ("says", "found"),
+    [
+        ("echo 'cpu* 30:00'; echo 'gpu infinite'", {"cpu": 30, "gpu": float("inf"), "": 30}),
+        ("echo 'cpu n/a'", None),
+        ("echo too many fields", None),
+        ("echo down >&2; exit 1", None),
+    ],
+)
+def test_limits_that_slurm_does_not_say_are_one_kind_of_error(says, found, tmp_path, monkeypatch):
+    """The workflow then warns and goes on."""
+    (tmp_path / "sinfo").write_text(f"#!/bin/sh\n{says}\n")
+    (tmp_path / "sinfo").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    if found:
+        assert partition_limits() == found
+    else:
+        with pytest.raises(OSError, match=r"sinfo|down"):
+            partition_limits()

@@ -83,6 +83,24 @@ def test_some_parents_lose_their_children_and_columns_get_duplicates(instances):
     assert max(names[1:]) < names[0]
 
 
+def test_keys_of_several_columns_are_filled_together(tmp_path):
+    source = tmp_path / "school.sqlite"
+    with sqlite3.connect(source) as connection:
+        connection.executescript(
+            "CREATE TABLE room (house INTEGER, number INTEGER, PRIMARY KEY (house, number));"
+            "CREATE TABLE lesson (id INTEGER PRIMARY KEY, house INTEGER, number INTEGER,"
+            " FOREIGN KEY (house, number) REFERENCES room (house, number));"
+            "INSERT INTO room VALUES (1, 10), (2, 20); INSERT INTO lesson VALUES (1, 1, 10), (2, 2, 20);"
+        )
+    connection.close()
+    _, filled = write_instances(source, tmp_path / "school", 1, 0, rows=1000)
+    with contextlib.closing(sqlite3.connect(filled)) as connection:
+        lessons, taught = connection.execute(
+            "SELECT (SELECT COUNT(*) FROM lesson), COUNT(*) FROM lesson JOIN room USING (house, number)"
+        ).fetchone()
+    assert taught > lessons / 4
+
+
 def test_tables_of_two_rows_are_filled(tmp_path):
     """With keys of their own, parents that exist, and no row that breaks a constraint."""
     source = tmp_path / "shop.sqlite"

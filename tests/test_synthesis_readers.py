@@ -226,3 +226,11 @@ def test_a_cut_off_synsql_file_is_named_in_one_line(tmp_path):
     with pytest.raises(InputError, match=r"data\.json: not valid JSON near byte \d+ ") as error:
         list(read_questions("synsql", tmp_path / "data.json", Counter()))
     assert "\n" not in str(error.value)
+
+
+def test_half_of_a_character_is_named(tmp_path):
+    """JSON may hold a lone surrogate, which no file in UTF-8 can."""
+    row = {"question": "How \ud83d many?", "query": "SELECT 1", "db_id": "a"}
+    (tmp_path / "train.json").write_text(json.dumps([row | {"question": "Où?"}, row]))
+    with pytest.raises(InputError, match=r"row 1 has half of a character \(a lone surrogate\) in 'question'"):
+        list(read_questions("spider", tmp_path / "train.json"))

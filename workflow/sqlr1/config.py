@@ -132,6 +132,13 @@ class Mix(Section):
     """What to do with rows whose database is absent or that lack a field, and with feedback that nobody gave yet."""
     classes: dict[SqlClass, PositiveInt] | None = key(None, "Rows of each class, drawn by seed (SynSQL's subsets).")
 
+    @field_validator("classes")
+    @classmethod
+    def _with_classes(cls, classes: dict[str, int] | None, info: ValidationInfo) -> dict[str, int] | None:
+        if classes and info.data.get("layout", "synsql") != "synsql":
+            raise _error("only rows of layout synsql have a class; use limit")
+        return classes
+
 
 class LanguageModel(Section):
     """An OpenAI-compatible endpoint that rewords questions and samples reasoning."""
@@ -180,6 +187,13 @@ class Synthesize(Section):
     _classes = field_validator("classes")(_with_all_classes)
     _styles = field_validator("styles")(_some_share)
 
+    @field_validator("instance_rows")
+    @classmethod
+    def _of_instances(cls, rows: int, info: ValidationInfo) -> int:
+        if rows and not info.data.get("instances"):
+            raise _error(f"{rows} rows need synthesize.instances above 0, the copies that are filled")
+        return rows
+
     @field_validator("domains", "held_out_domains")
     @classmethod
     def _known(cls, domains: list[str], info: ValidationInfo) -> list[str]:
@@ -201,7 +215,9 @@ class FilterRules(Section):
     contamination: Share = 0.9
     """Drop a question whose Jaccard similarity to a benchmark question is at least this."""
     instances: bool = False
-    """Drop rows whose gold fails, or leaves to chance which rows it returns, on an instance of its database."""
+    """Drop rows whose gold fails, or leaves to chance which rows it returns, on an instance of its database; also
+    those with a LIMIT of which that cannot be seen: with DISTINCT, `*` or a set operation outside, or in a subquery
+    that reads the outer query."""
 
 
 class Filter(Section):

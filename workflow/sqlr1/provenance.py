@@ -11,6 +11,7 @@ import ast
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -62,8 +63,10 @@ def settings(config: Mapping[str, Any], *sections: str, **extra: Any) -> str:
 def file_hashes(paths: Iterable[Path]) -> dict[Path, str]:
     """SHA-256 of each file. HASHES keeps them: a file is read again only if its size or one of its times changed."""
     kept: dict[str, list[Any]] = {}
-    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):  # it is a cache: files are read instead
-        kept = json.loads(HASHES.read_bytes())
+    with contextlib.suppress(OSError, ValueError):  # it is a cache: if it cannot be read, the files are
+        read = json.loads(HASHES.read_bytes())
+        if isinstance(read, dict) and all(isinstance(entry, list) for entry in read.values()):
+            kept = read
     now = {path: (os.path.abspath(path), path.stat()) for path in paths}
     states = {path: (name, [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]) for path, (name, stat) in now.items()}
     new = [path for path, (name, state) in states.items() if kept.get(name, [])[:-1] != state]
@@ -71,8 +74,11 @@ def file_hashes(paths: Iterable[Path]) -> dict[Path, str]:
         name, state = states[path]
         kept[name] = [*state, sha256(path)]
     if new:
-        with atomic_write(HASHES) as file:
-            json.dump(kept, file)
+        try:
+            with atomic_write(HASHES) as file:
+                json.dump(kept, file)
+        except OSError as error:
+            logging.getLogger(__name__).warning("%s: not written, so files are hashed again: %s", HASHES, error)
     return {path: kept[name][-1] for path, (name, _) in states.items()}
 
 

@@ -20,16 +20,15 @@ def minutes(limit: str) -> float:
 
 def partition_limits() -> dict[str, float]:
     """Minutes by partition, as `sinfo` says; "" is the default partition. Raises OSError without Slurm."""
-    said = subprocess.run(["sinfo", "-h", "-o", "%P %l"], capture_output=True, text=True, check=False, timeout=60)
-    if said.returncode:
-        raise OSError(said.stderr.strip())
-    limits = {}
-    for line in said.stdout.splitlines():
-        name, limit = line.split()
-        limits[name.rstrip("*")] = minutes(limit)
-        if name.endswith("*"):
-            limits[""] = minutes(limit)
-    return limits
+    try:
+        said = subprocess.run(["sinfo", "-h", "-o", "%P %l"], capture_output=True, text=True, check=True, timeout=60)
+        found = {name: minutes(limit) for name, limit in map(str.split, said.stdout.splitlines())}
+    except subprocess.CalledProcessError as error:
+        raise OSError(error.stderr.strip()) from error
+    except (subprocess.TimeoutExpired, ValueError) as error:
+        raise OSError(f"sinfo: {error}") from error
+    default = [limit for name, limit in found.items() if name.endswith("*")]
+    return {name.rstrip("*"): limit for name, limit in found.items()} | ({"": default[0]} if default else {})
 
 
 def too_long(jobs: Iterable[tuple[str, Mapping[str, Any]]], limits: Mapping[str, float]) -> list[str]:

@@ -68,9 +68,10 @@ def marked(rows: Iterable[Question], wrong: Sequence[Question]) -> Iterator[Ques
     found, known = set(), set()
     for row in rows:
         key = row.db_id, _text(row)
-        if key in by_text and not row.wrong_sql:
+        if key in by_text:
             answer = by_text[key].wrong_sql
-            row = replace(row, wrong_sql=answer, sql="" if _same_sql(row.sql, answer) else row.sql)
+            if not row.wrong_sql:
+                row = replace(row, wrong_sql=answer, sql="" if _same_sql(row.sql, answer) else row.sql)
             found.add(key)
             known |= {key} if row.sql else set()
         yield row
@@ -87,8 +88,8 @@ def _text(question: Question) -> str:
 
 
 def _same_sql(first: str, second: str) -> bool:
-    """Whether two queries are the same, but for blanks and the letter case of words. Literals keep theirs."""
-    from sqlr1.database.sql import parse, to_sql  # late: sqlglot takes a while, and `sqlr1 ask` only appends
+    """Whether two queries are the same, but for blanks, aliases and the letter case of words. Literals keep theirs."""
+    from sqlr1.database.sql import normal_form, parse  # late: sqlglot takes a while, and `sqlr1 ask` only appends
 
     parsed = [parse(sql)[0] for sql in (first, second)]
-    return first == second or (None not in parsed and to_sql(parsed[0]) == to_sql(parsed[1]))
+    return first == second or (None not in parsed and normal_form(parsed[0]) == normal_form(parsed[1]))

@@ -73,6 +73,8 @@ def _converted(layout: str, identity: str, row: Any) -> Question | str:
     for name, value in values.items():
         if not isinstance(value, str):
             return f"has no text as {name!r} but {type(value).__name__}"
+        if not value.isascii() and value != value.encode(errors="replace").decode():
+            return f"has half of a character (a lone surrogate) in {name!r}"
     if layout == "pairs" and (empty := [name for name in _REQUIRED[layout] if not values[name].strip()]):
         return f"has an empty {empty[0]!r}"
     values.setdefault("db_id", "")

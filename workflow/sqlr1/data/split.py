@@ -40,14 +40,17 @@ def divide(
     sizes = {name: getattr(settings, f"{name}_rows") for name in SUBSETS}
     over: list[int] = []
     if settings.max_per_style:
-        others = {number: style for number, style in styles.items() if number not in again}
+        asked = set(again)
+        others = {number: style for number, style in styles.items() if number not in asked}
         kept, over = cap_styles(others, round(settings.max_per_style * sum(sizes.values())), seed)
         classes = {number: classes[number] for number in (*kept, *again)}
     unseen = held_out((databases[number] for number in classes), settings.validation_databases, seed)
     again = [number for number in again if databases[number] not in unseen]
     taken = {forms[number] for number in again if forms}  # else a row of the same form might be for test
-    over += [number for number in classes if forms.get(number) in taken and number not in again]
-    classes = {number: name for number, name in classes.items() if number not in {*over, *again}}
+    gone = {*over, *again}
+    over += [number for number in classes if forms.get(number) in taken and number not in gone]
+    gone |= set(over)
+    classes = {number: name for number, name in classes.items() if number not in gone}
     for_validation = {number for number in classes if databases[number] in unseen}
     sizes["rl"] = max(0, sizes["rl"] - len(again))
     subsets = split(classes, sizes, settings.rl_classes, settings.classes, seed, for_validation, forms)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlr1.database.profile import Profile, read_profile
-from sqlr1.database.schema import Table, quote, read_schema
+from sqlr1.database.schema import ForeignKey, Table, quote, read_schema
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +109,12 @@ def _fill_table(
     parents = {k.column: k for k in profile.foreign_keys if k.table == table.name and k.parent != table.name}
     columns = [column for column in table.columns if not column.computed]
     number = wanted - profile.rows[table.name]
+    drawn = _composite_keys(connection, table, profile, rng, number)
     made = []
     for column in columns:
+        if column.name in drawn:
+            made.append(drawn[column.name])
+            continue
         parent = parents.get(column.name)
         source, name = (parent.parent, parent.parent_column) if parent else (table.name, column.name)
         found = connection.execute(f"SELECT {quote(name)} FROM {quote(source)} WHERE {quote(name)} IS NOT NULL")
@@ -128,6 +132,27 @@ def _fill_table(
         marks = ", ".join("CAST(? AS TEXT)" if isinstance(value, _Text) else "?" for value in row)
         bound = [bytes(value) if isinstance(value, _Text) else value for value in row]
         connection.execute(f"INSERT OR IGNORE INTO {quote(table.name)} ({names}) VALUES ({marks})", bound)
+
+
+def _composite_keys(
+    connection: sqlite3.Connection, table: Table, profile: Profile, rng: random.Random, number: int
+) -> dict[str, Sequence[Any]]:
+    """`number` values of each column of a foreign key of several columns: in each row those of one parent row."""
+    keys: list[list[ForeignKey]] = []
+    for part in (k for k in profile.foreign_keys if k.table == table.name and k.composite and k.parent != table.name):
+        if not keys or keys[-1][0].parent != part.parent or part.parent_column in {k.parent_column for k in keys[-1]}:
+            keys.append([])
+        keys[-1].append(part)
+    drawn: dict[str, Sequence[Any]] = {}
+    for key in keys:
+        names = [quote(part.parent_column) for part in key]
+        there = " AND ".join(f"{name} IS NOT NULL" for name in names)
+        query = f"SELECT {', '.join(names)} FROM {quote(key[0].parent)} WHERE {there}"
+        rows = connection.execute(query).fetchall()
+        if rows and not drawn.keys() & {part.column for part in key}:
+            values = zip(*rng.choices(rows, k=number), strict=True)
+            drawn |= zip((part.column for part in key), values, strict=True)
+    return drawn
 
 
 def _new_keys(values: Sequence[Any], number: int) -> list[object]:

@@ -124,11 +124,19 @@ def gold_parts(sql: str, columns: Mapping[str, set[str]]) -> tuple[set[str], set
     expression, _ = parse(sql)
     if expression is None:
         return set(), set(), set()
-    aliases = {t.alias_or_name.lower(): t.name.lower() for t in expression.find_all(exp.Table)}
-    tables = {name for name in aliases.values() if name in columns}
+    aliases: dict[exp.Expression | None, dict[str, str]] = {}  # of each SELECT: one alias may stand for several tables
+    for table in expression.find_all(exp.Table):
+        aliases.setdefault(table.parent_select, {})[table.alias_or_name.lower()] = table.name.lower()
+    tables = {name for of_select in aliases.values() for name in of_select.values() if name in columns}
     found, literals = set(), {x.this for x in expression.find_all(exp.Literal) if x.is_string}
     for column in expression.find_all(exp.Column):
-        owners = [aliases.get(column.table.lower(), "")] if column.table else sorted(tables)
+        outwards, select = [], column.parent_select
+        while select:
+            outwards.append(aliases.get(select, {}))
+            select = select.parent_select
+        named = [a[column.table.lower()] for a in outwards if column.table.lower() in a]
+        near = sorted({name for a in outwards[:1] for name in a.values()})
+        owners = named if column.table else [*near, *sorted(tables)]
         owned = [(t, column.name.lower()) for t in owners if column.name.lower() in columns.get(t, ())]
         found |= set(owned[:1])
         if column.this.args.get("quoted") and not owned:  # Spider writes texts in double quotes

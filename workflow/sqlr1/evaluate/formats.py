@@ -91,14 +91,14 @@ def database_path(databases: Path, db_id: str) -> Path | None:
 
     The suffix is one of SUFFIXES, in any letter case. None if there is no such file.
     """
-    usual = databases / db_id / f"{db_id}.sqlite"
+    folders = (databases / db_id, databases)
     try:
-        if usual.is_file():
-            return usual
-        others = (p for folder in (databases / db_id, databases) if folder.is_dir() for p in sorted(folder.iterdir()))
-        own = [databases] if databases.stem == db_id else []
-        fitting = (p for p in others if p.stem == db_id and p.suffix.lower() in SUFFIXES)
-        return next((p for p in (*fitting, *own) if p.is_file()), None)
+        for path in (folder / f"{db_id}{suffix}" for folder in folders for suffix in SUFFIXES):
+            if path.is_file():
+                return path
+        others = (p for folder in folders if folder.is_dir() for p in folder.iterdir() if p.stem == db_id)
+        fitting = sorted(p for p in others if p.suffix.lower() in SUFFIXES)
+        return next((p for p in (*fitting, databases) if p.stem == db_id and p.is_file()), None)
     except (OSError, ValueError):  # the name is too long for a file, or holds a null byte
         return None
 

@@ -90,7 +90,7 @@ class Job:
         hashes = {str(path): content for path, content in file_hashes(sorted(set(paths))).items()}
         self.read |= hashes
         if len(hashes) > _LISTED:  # each takes MLflow a few milliseconds; the manifest has them all
-            hashes = {os.path.commonpath(hashes): _short_hash(json.dumps(hashes))}
+            hashes = {os.path.commonpath(map(os.path.abspath, hashes)): _short_hash(json.dumps(hashes))}
         self.run.inputs(hashes)
 
     def outputs(self, *names: str | Path) -> None:
