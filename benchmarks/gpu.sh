@@ -7,10 +7,11 @@
 #
 # It needs no network: the models have published shapes and random weights, and where the smoke experiment's model is
 # not to be had, a random one takes its place. A part that fails, or for which no time is left, is
-# named in the table, and the others run. Logs and table are in results/gpu/ (OUT names another folder).
+# named in the table, and the others run. Logs and table are in results/gpu/, or in the folder sqlr1-gpu/ of OUT.
 set -uo pipefail
+out=${OUT:+$(realpath -m "$OUT")/sqlr1-gpu}
 cd "$(dirname "$0")/.."
-out=$(realpath -m "${OUT:-results/gpu}")
+out=${out:-$PWD/results/gpu}
 mkdir -p "$out"
 rm -f "$out"/*.log "$out"/*.status
 if [ -x .venv/bin/python ]; then export PATH="$PWD/.venv/bin:$PATH"; fi
@@ -26,6 +27,7 @@ else
 	for entry in 0.5B:6 1.5B:12 7B:48; do
 		if [ "$memory" -ge "${entry#*:}" ]; then shapes+=("Qwen2.5-Coder-${entry%:*}"); fi
 	done
+	[ ${#shapes[@]} -gt 0 ] || { echo "error: the smallest shape needs a GPU of 6 GB, this one has $memory"; exit 1; }
 	python -c 'import torch; print(torch.cuda.get_device_name(), "torch", torch.__version__)' | tee "$out/device.txt"
 fi
 
@@ -92,4 +94,4 @@ for log in sorted(out.glob("*.log")):
             print(f"| {log.stem} | {measure}: error ({equal:.1%} of greedy tokens equal) | {value['stock error']:.2g} "
                   f"| {value['our error']:.2g} | |")
 PYTHON
-! grep -l FAILED "$out"/*.status
+! grep -l -e FAILED -e stopped -e "no time left" "$out"/*.status

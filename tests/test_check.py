@@ -11,7 +11,9 @@ from conftest import ROOT
 from tiny_models import smollm2, tiny_folder
 
 from sqlr1 import check_command, cli
-from sqlr1.check_command import NotCheckedError
+from sqlr1.check_command import NotCheckedError, Preflight
+from sqlr1.config_files import read_config
+from sqlr1.plan import Cost
 from sqlr1.records import InputError
 
 # A model of bytes reads 2,048 tokens; the instruction alone has a hundred.
@@ -173,3 +175,21 @@ def test_a_batch_that_fails_is_one_line(folder, script, message):
     assert "\n" not in str(caught.value).strip()
     with pytest.raises(NotCheckedError, match="no time is left"):
         check_command._batch(command, -1, verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("resources", "word"),
+    [
+        ({"grpo": {"gpu": 2, "mem_mb": 10}}, "ok"),
+        (["grpo:gpu=2", "grpo:mem_mb=10"], "ok"),
+        (["grpo:gpu=2", "grpo:mem_mb=attempt * 8000"], "skipped"),
+        (["grpo:gpu=1"], "problem"),
+    ],
+)
+def test_profiles_are_read_as_snakemake_reads_them(resources, word, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text(json.dumps({"set-resources": resources}))
+    preflight = Preflight(
+        read_config([ROOT / "config.yaml"]), tmp_path, tmp_path, costs=[Cost("grpo", 1, 2, 1, 1, 1, 1)]
+    )
+    preflight("profile", preflight.of_profile)
+    assert capsys.readouterr().out.startswith(word)

@@ -167,6 +167,16 @@ def test_zero_2_shares_the_optimiser_but_not_the_weights():
     assert model.state_bytes(8, {"offload_optimizer_device": "cpu"}) == 2 * model.weights + 2e9
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "gemma3"])
+def test_models_of_other_shapes_are_planned(kind):
+    """GPT-2's names differ; Gemma 3's language model is a part of its configuration."""
+    text = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = AutoConfig.for_model(kind, **(text if kind == "gpt2" else {"text_config": text}))
+    model = Model(config, ColdStart(lora=None))
+    assert model.cache_bytes > 0
+    assert Model(model.config, Grpo()).pass_bytes(100, {}) > 0
+
+
 def test_shapes_give_the_published_numbers_of_weights():
     for name, published in {"SmolLM2-135M": 0.1345, "Qwen2.5-Coder-3B": 3.09, "Qwen2.5-Coder-14B": 14.8}.items():
         model = read_config([ROOT / "config.yaml"]).base_model.model_copy(update={"source": "hub", "name": name})

@@ -80,6 +80,9 @@ def test_sharded_weights_are_allowed_but_not_from_loading_on(section, tmp_path, 
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO3_INIT", "false")
     assert trainer_config(section, tmp_path, 0).deepspeed_plugin.zero_stage == 3
+    if isinstance(section, Grpo):
+        with pytest.raises(InputError, match=r"grpo\.keep: best needs whole weights"):
+            trainer_config(section.model_copy(update={"keep": "best"}), tmp_path, 0)
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO3_INIT", "true")
     with pytest.raises(InputError, match=r"launch\.(grpo|cold_start): zero3_init_flag has to be false"):
         trainer_config(section, tmp_path, 0)

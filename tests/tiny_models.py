@@ -48,6 +48,10 @@ UNSHARED = {
     "long rotary": ("phi3", False, {"original_max_position_embeddings": 1024, "rope_parameters": {
         "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4
     }}),
+    "window in the mask": ("qwen2_moe", False, {
+        "moe_intermediate_size": 48, "shared_expert_intermediate_size": 48, "num_experts": 4, "num_experts_per_tok": 2,
+        "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1,
+    }),
     "no positions": ("bloom", True, {"n_head": 6}),
     "recurrent": ("mamba2", True, {"num_heads": 12, "head_dim": 8, "expand": 2, "n_groups": 1, "state_size": 16}),
 }  # fmt: skip

@@ -10,7 +10,6 @@ import importlib.util
 import itertools
 import logging
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -150,7 +149,16 @@ class Preflight:
     def of_profile(self) -> str:
         """The profile gives each stage the GPUs that `launch` uses, and on this machine no more memory than it has."""
         profile, memory = read_yaml(self.profile / "config.yaml"), psutil.virtual_memory().total / 1e6
-        asked = dict(line.split("=", 1) for line in profile.get("set-resources", []))
+        given = profile.get("set-resources") or {}
+        if isinstance(given, dict):  # Snakemake reads both ways of writing
+            given = [f"{rule}:{name}={value}" for rule, named in given.items() for name, value in named.items()]
+        asked = dict(line.split("=", 1) for line in given)
+        if code := [
+            f"{name}={value}"
+            for name, value in asked.items()
+            if name.endswith((":gpu", ":mem_mb")) and not value.strip().isdecimal()
+        ]:
+            raise NotCheckedError(f"{self.profile}: {code[0]} is computed when a job starts")
         for cost in self.costs:
             if cost.devices > int(asked.get(f"{cost.stage}:gpu", 1)):
                 raise InputError(f"{self.profile}: add {cost.stage}:gpu={cost.devices} to set-resources, as in launch")
@@ -203,7 +211,9 @@ def run(args: argparse.Namespace) -> None:
             if args.workflow_profile:
                 check("profile", check.of_profile)
         for stage, launch in check.batches():
-            command = [*shlex.split(launch), "-m", "sqlr1.check_batches", stage, str(check.model), temporary]
+            # In a shell, as Snakemake runs it: variables count.
+            command = ["bash", "-c", f'{launch} "$@"', "bash", "-m", "sqlr1.check_batches", stage, str(check.model)]
+            command.append(temporary)
             seconds = end - time.monotonic() if all(ready) else 0
             check(f"{stage}, one batch", partial(_batch, [*command, *map(str, files)], seconds, args.verbose))
     if check.problems:
@@ -310,7 +320,8 @@ def _batch(command: Sequence[str], seconds: float, verbose: bool) -> str:
         raise NotCheckedError("not tried: there are problems above, or no time is left (--seconds)")
     work = Path(command[command.index("sqlr1.check_batches") + 3])
     found, error, output = work / "found", work / "error", work / "output"
-    error.unlink(missing_ok=True)
+    for path in (found, error):
+        path.unlink(missing_ok=True)
     places = {"PATH": Path(sys.executable).parent, "PYTHONPATH": _PACKAGES}
     places = {name: os.pathsep.join([str(first), os.environ.get(name, "")]) for name, first in places.items()}
     log.info("at most %.0f seconds", seconds)

@@ -131,14 +131,16 @@ class Model:
 
         from sqlr1.train.trainer_config import lora_config
 
-        self.config, self.settings, lora = config, settings, settings.lora
+        self.config, self.settings, lora = config.get_text_config(), settings, settings.lora
         with torch.device("meta"):  # without weights
             model = AutoModelForCausalLM.from_config(config)
             self.weights, self.head = model.num_parameters(), model.get_output_embeddings().weight.numel()
             model = inject_adapter_in_model(lora_config(lora), model) if lora else model
         self.trained = model.num_parameters(only_trainable=True)
+        config = self.config
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        keys = config.num_key_value_heads * head_dim
+        keys = (getattr(config, "num_key_value_heads", None) or config.num_attention_heads) * head_dim
+        self.intermediate_size = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
         self.cache_bytes = 2 * 2 * config.num_hidden_layers * keys  # keys and values per token, bf16
         self.read = self.weights - (0 if config.tie_word_embeddings else self.head)  # of the embedding few rows
         layers, pair = 2 * (self.read - self.head), 4 * config.hidden_size * config.num_hidden_layers
@@ -147,7 +149,7 @@ class Model:
         # repeated; with checkpointing that of the layers too, up to each one's last projection, which is not needed.
         again, backward = int(settings.gradient_checkpointing), 1 if lora else 2
         self.training = self.forward * (1 + backward + again, 3 + again, 2 + backward)
-        self.training[0] -= 2 * again * config.num_hidden_layers * config.hidden_size * config.intermediate_size
+        self.training[0] -= 2 * again * config.num_hidden_layers * config.hidden_size * self.intermediate_size
         self.training[0] += 2 * self.trained * (3 + again) if lora else 0
 
     def state_bytes(self, devices: int, deepspeed: dict[str, Any]) -> float:
@@ -166,13 +168,13 @@ class Model:
         """What a training pass holds beside the state."""
         hidden, layers = self.config.hidden_size, self.config.num_hidden_layers
         per_hidden, per_unit, per_input = (34, 8, 2) if self.settings.lora or deepspeed else (44, 10, 4)
-        layer = per_hidden * hidden + per_unit * self.config.intermediate_size
+        layer = per_hidden * hidden + per_unit * self.intermediate_size
         kept = layers * hidden * per_input + layer if self.settings.gradient_checkpointing else layers * layer
         return kept * tokens + (0 if self.settings.lora else 4 * self.head)
 
     def sampling_bytes(self, prompts: float, prompt: float, size: int, response: float) -> float:
         """What `size` completions for each of `prompts` hold at once."""
-        prefill = 2 * (4 * self.config.hidden_size + 3 * self.config.intermediate_size) * prompts * prompt
+        prefill = 2 * (4 * self.config.hidden_size + 3 * self.intermediate_size) * prompts * prompt
         logits = 14 * self.config.vocab_size * prompts * size
         return self.cache_bytes * prompts * (prompt + size * response) + max(prefill, logits)
 

@@ -89,6 +89,11 @@ def trainer_config(settings: ColdStart | Grpo, out: Path, seed: int) -> "SFTConf
             ddp_timeout=7200,
         )
     plugin = made.deepspeed_plugin  # from `accelerate launch`
+    if plugin is not None and plugin.zero_stage == 3 and getattr(settings, "keep", "last") == "best":
+        raise InputError(
+            "config key grpo.keep: best needs whole weights to return to, of which ZeRO stage 3 keeps parts; use last, "
+            "or stage 2 (workflow/config/accelerate/zero2.yaml)"
+        )
     if plugin is not None and plugin.zero3_init_flag:
         raise InputError(
             f"config key launch.{section}: zero3_init_flag has to be false, since one process alone loads a model when "
