@@ -239,7 +239,7 @@ def test_a_launched_stage_resumes_after_a_kill_and_writes_its_outputs_once(data,
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     works = data / "results/.work"
-    kill_when(data, "grpo", "launched", lambda: list(works.glob("*/checkpoint-4/complete")), LAUNCH)
+    kill_when(data, "grpo", "launched", lambda: list(works.glob("*/checkpoint-4/complete")), LAUNCH, 400)
     assert not (data / "launched/manifest.json").exists()
     assert "checkpoint-4" in "".join(re.findall(r"resuming from (\S+)", run_stage(data, "grpo", "launched", LAUNCH)))
     manifest = json.loads((data / "launched/manifest.json").read_text())
