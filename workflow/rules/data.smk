@@ -99,10 +99,13 @@ rule filter:
         runtime=240,
     params:
         cfg=settings(PLAIN, "filter", "execution"),
+        # A file that another benchmark also has, and is strict about, stays out of training.
         same_databases=[
             resolve(entry.questions)
             for entry in BENCHMARKS.values()
-            if entry.same_databases and entry.made_by != "filter"
+            if entry.same_databases
+            and entry.made_by != "filter"
+            and all(other.same_databases for other in BENCHMARKS.values() if other.questions == entry.questions)
         ],
         out=subpath(output.manifest, parent=True),
         experiment=CONFIG.experiment,

@@ -163,6 +163,8 @@ def _write(
 
     Returns what to say about them.
     """
+    if set("{}") & set(str(args.questions or "")):
+        raise InputError(f"{args.questions}: rename it; braces have a meaning in paths of the configuration")
     schemas = {db_id: read_schema(path) for db_id, path in databases.items()}
     rows = {db_id: row_counts(schema) for db_id, schema in schemas.items()}
     if not sum(map(sum, rows.values())):

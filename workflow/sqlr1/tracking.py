@@ -61,8 +61,8 @@ def _mlflow_errors() -> tuple[type[Exception], ...]:
 
 
 def _warn(error: Exception) -> None:
-    what = str(error).splitlines()[0][:200]
-    log.warning("MLflow (%s): %s; the results are kept, the rest of this job is not tracked", _store_uri(), what)
+    where, what = _shown(_store_uri()), str(error).splitlines()[0][:200]
+    log.warning("MLflow (%s): %s; the results are kept, the rest of this job is not tracked", where, what)
 
 
 class Run:
@@ -97,11 +97,6 @@ class Run:
         for start in range(0, len(self._buffer), 1000):
             self.client.log_batch(self.run_id, metrics=self._buffer[start : start + 1000])
         self._buffer, self._full = [], _BATCH
-
-    @_optional
-    def flush(self) -> None:
-        """Send buffered metrics now."""
-        self._send()
 
     @_optional
     def params(self, settings: Mapping[str, Any]) -> None:
@@ -242,9 +237,8 @@ class Run:
     @_optional
     def end(self, status: str) -> None:
         """Send what is left and set the run's status."""
-        self.flush()
-        if self.client is not None:
-            self.client.set_terminated(self.run_id, status)
+        self._send()
+        self.client.set_terminated(self.run_id, status)
 
 
 class SilentRun(Run):
@@ -308,8 +302,13 @@ def reachable() -> str:
             mlflow.MlflowClient(uri).search_experiments(max_results=1)
         except MlflowException as error:
             reason = str(error).split("\n")[0]
-            raise InputError(f"{uri} (MLFLOW_TRACKING_URI) does not answer: {reason:.200}") from error
-    return uri
+            raise InputError(f"{_shown(uri)} (MLFLOW_TRACKING_URI) does not answer: {reason:.200}") from error
+    return _shown(uri)
+
+
+def _shown(uri: str) -> str:
+    """The URI without a user's name and password."""
+    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def _store_uri() -> str:
