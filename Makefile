@@ -10,6 +10,8 @@ BIN := $(CURDIR)/$(VENV)/bin
 STAMP := $(VENV)/.installed
 ENGINES := .venv-engines
 export PATH := $(BIN):$(PATH)
+# Whoever sets it would compile the libraries anew in every stage.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run test test-slow test-engines lint setup ui lock schema clean
 
@@ -48,13 +50,12 @@ $(ENGINES)/.installed: pyproject.toml constraints.txt Makefile
 	$(ENGINES)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
-# Compiled on all cores, where pip takes one. Files in a newer Python's syntax do not compile: pip skips them, too.
+# Not compiled: of all these files most are never imported, and Python compiles the others when they first are.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name it with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	'$(BIN)/pip' install --quiet --no-compile --editable '.[dev]' --constraint constraints.txt
-	'$(BIN)/python' -m compileall -qq -j 0 $(VENV)/lib || true
 	touch $(STAMP)
 
 # The UI opens in an empty GenAI view: the printed link leads to the runs and their charts.

@@ -1,6 +1,7 @@
 """The plan against counted FLOPs, kept bytes and measured times and memory of real runs, and the command."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -165,6 +166,23 @@ def test_zero_2_shares_the_optimiser_but_not_the_weights():
     assert model.state_bytes(1, {}) == 16 * model.weights == 16 * model.trained
     assert model.state_bytes(8, {"zero_stage": 2}) == 2 * model.weights + 18 * model.weights / 8 + 2e9
     assert model.state_bytes(8, {"offload_optimizer_device": "cpu"}) == 2 * model.weights + 2e9
+
+
+def test_zero_3_shares_the_weights_too(tmp_path):
+    def plan(stage):
+        (tmp_path / "launch.yaml").write_text(f"num_processes: 8\ndeepspeed_config: {{zero_stage: {stage}}}")
+        (tmp_path / "zero.yaml").write_text(f"launch: {{grpo: accelerate launch --config_file {tmp_path}/launch.yaml}}")
+        overlays = (f"workflow/config/paper{size}.yaml" for size in ("", "-14b"))
+        return Planner(
+            read_config([Path("config.yaml"), *map(Path, overlays), tmp_path / "zero.yaml"]),
+            ACCELERATORS["a100-80gb"],
+            4096,
+            2048,
+        ).costs()[-2]
+
+    model = Model(SMALL, ColdStart())
+    assert model.state_bytes(8, {"zero_stage": 3}) == (2 + 18) * model.weights / 8 + 2 * model.weights + 2e9
+    assert plan(3).memory < plan(2).memory - 8e9  # of 14e9 weights 3.5 GB stay, up to 2 GB are gathered
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "gemma3"])

@@ -9,7 +9,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the processes that the tests launch
 from test_training_two_processes import cold_start, grpo, run, train
 from tiny_stages import prepare
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 from sqlr1.model.sampler import row_seed
 
@@ -29,10 +29,30 @@ def make(case):
     def made(model, work, per_device):
         settings = ALL if case.endswith("all_weights") else {}
         if case.startswith("cold_start"):
-            return cold_start(model, work, per_device, **settings)
-        return drawn_beforehand(grpo(model, work, per_device, **settings))
+            return sharded(cold_start(model, work, per_device, **settings))
+        return sharded(drawn_beforehand(grpo(model, work, per_device, **settings)))
 
     return made
+
+
+def sharded(trainer):
+    """ZeRO-3 leaves small weights whole in each process, and the tiny model has no others: here it divides them all."""
+    if plugin := trainer.accelerator.state.deepspeed_plugin:
+        plugin.deepspeed_config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        trainer.add_callback(Divided(plugin.zero_stage))
+    return trainer
+
+
+class Divided(TrainerCallback):
+    """Checks that the weights are in parts under ZeRO-3, and only there."""
+
+    def __init__(self, stage):
+        self.stage = stage
+
+    def on_step_end(self, args, state, control, model=None, **_):
+        parts = [w.ds_tensor.numel() * 2 <= w.ds_numel + 1 and not w.ds_persist for w in model.parameters()
+                 if hasattr(w, "ds_tensor")]  # fmt: skip
+        assert (parts and all(parts)) if self.stage == 3 else not parts
 
 
 def drawn_beforehand(trainer):
@@ -74,12 +94,26 @@ def test_the_weights_of_a_single_process(data, one, stage, case):
     made = run([case], data, f"zero{stage}-{case}", 2, launch=launch(stage), script=__file__)[case]
     shards = (data / f"zero{stage}-{case}/{case}.work").glob("checkpoint-8/global_step8/*_model_states.pt")
     assert len(list(shards)) == {2: 1, 3: 2}[stage]  # only ZeRO-3 has a part of the weights in each process
-    weights = one[case]["weights"]
+    check_equal(one[case], made, data)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_run_that_ended_early_resumes_from_its_checkpoint(data, one, stage):
+    case, again = "grpo_all_weights", {"launch": launch(stage), "script": __file__}
+    assert run([case], data, f"cut{stage}", 2, "cut", **again) == {}
+    assert (data / f"cut{stage}/{case}.work/checkpoint-8/complete").exists()
+    made = run([case], data, f"cut{stage}", 2, **again)[case]
+    assert len(made["losses"]) == len(one[case]["losses"])
+    check_equal(one[case], made, data)
+
+
+def check_equal(one, made, data):
+    weights = one["weights"]
     start = AutoModelForCausalLM.from_pretrained(data / "base/model").state_dict()  # and adapters' B is 0
     assert max((w - start.get(n, 0)).abs().max() for n, w in weights.items() if "lora_A" not in n) > 1e-3
     assert weights.keys() == made["weights"].keys()
     assert max((weights[n] - w).abs().max() for n, w in made["weights"].items()) < 1e-4
-    assert made["losses"] == pytest.approx(one[case]["losses"], abs=1e-4)
+    assert made["losses"] == pytest.approx(one["losses"], abs=1e-4)
 
 
 def main(cases, data, out, per_device, course):

@@ -8,8 +8,9 @@ weights and the cache once per step, and takes the longer of the two. Start-up a
 
 Memory per device is process + state + heap * max(training pass, sampling), for the longest rows:
 - State, bytes per weight: 16 if trained (float32 weight, gradient, two Adam moments), 2 if frozen. With ZeRO-2 2 for
-  all, 18 / devices if trained (0 if offloaded), and two buckets of 5e8 bf16 gradients. GRPO adds the reference model
-  and a bf16 copy for rollouts, unless DeepSpeed holds the policy in bf16.
+  all, 18 / devices if trained (0 if offloaded), and two buckets of 5e8 bf16 gradients. ZeRO-3 divides the 2 by the
+  devices, too, and holds up to 1e9 gathered weights. GRPO adds the reference model and a bf16 copy for rollouts, unless
+  ZeRO-2 holds the policy in bf16.
 - Training pass, bytes per token and layer: 34 hidden + 8 intermediate with bf16 weights, 44 hidden + 10 intermediate
   with float32 ones (measured with saved-tensor hooks); with checkpointing the inputs of all layers and one whole layer.
   Then the head's float32 gradient if it is trained; its tiles of logits are small.
@@ -158,7 +159,10 @@ class Model:
         if not deepspeed:
             return 16 * self.trained + 2 * frozen
         offloaded = (deepspeed.get("offload_optimizer_device") or "none") != "none"
-        return 2 * (frozen + self.trained) + 2 * 2 * 5e8 + (0 if offloaded else 18 * self.trained / devices)
+        weights = 2 * (frozen + self.trained)
+        if deepspeed.get("zero_stage") == 3:
+            weights = weights / devices + min(weights, 2 * 1e9)
+        return weights + 2 * 2 * 5e8 + (0 if offloaded else 18 * self.trained / devices)
 
     def checkpoint_bytes(self, deepspeed: dict[str, Any]) -> float:
         """A checkpoint on disk."""
@@ -249,11 +253,13 @@ class Planner:
         """GRPO's memory without the state of training."""
         settings, model, prompt = self.config.grpo, self.model, self.config.prompt.max_length
         size, longest = settings.num_generations, settings.max_completion_length
-        copies = 2 * model.weights if settings.lora or not deepspeed else 0
+        sharded = deepspeed.get("zero_stage") == 3
+        copies = 2 * model.weights if settings.lora or not deepspeed or (sharded and not settings.use_vllm) else 0
         if settings.beta > 0 and not settings.lora:
             copies += (2 if deepspeed else 4) * model.weights  # the reference
         rows = settings.per_device_train_batch_size
-        training = model.pass_bytes(max(1, rows / size) * prompt + rows * longest, deepspeed)
+        prompts = rows if sharded else max(1, rows / size)  # under ZeRO-3 each completion has its prompt
+        training = model.pass_bytes(prompts * prompt + rows * longest, deepspeed)
         if not settings.use_vllm:
             return copies + self._held(max(training, model.sampling_bytes(batch / size, prompt, size, longest)))
         share = settings.vllm_gpu_memory_utilization if settings.vllm_mode == "colocate" else 0

