@@ -187,7 +187,8 @@ def test_weights_are_linked_or_else_copied_and_nothing_else_is(folder, monkeypat
 
 
 def test_scores_and_report_of_an_older_policy_are_left_out(folder, capsys):
-    """The policy was trained again, with another result, and not yet scored."""
+    """The policy was trained again, with another result, and not yet scored; its base model was deleted."""
+    Path(RESULTS / "base_model/manifest.json").unlink()
     changed = read_json(POLICY / "manifest.json")
     write_json(POLICY / "manifest.json", changed | {"versions": {"trl": "2"}})
     main(["export", "hub"])
@@ -195,7 +196,8 @@ def test_scores_and_report_of_an_older_policy_are_left_out(folder, capsys):
     assert not Path("hub/predictions").exists()
     assert not Path("hub/report.md").exists()
     card = ModelCard.load("hub/README.md")
-    assert card.data.eval_results is None
+    assert (card.data.eval_results, card.data.base_model, card.data.license) == (None, None, None)
+    assert "License: whatever the base model's" in card.text
     assert "This policy has not been scored." in card.text
 
 

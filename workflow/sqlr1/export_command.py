@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +91,11 @@ def _export(manifest: Path, out: Path) -> str:
     for name in read_json(report)["outputs"] if reported else ():
         _place(report.parent / name, Path(os.path.normpath(out / "report" / name)))
 
-    stages = [*before.values(), *(m for score in scored for m in _manifests(score).values())]
-    stages = [read_json(report), *stages] if reported else stages
-    found = {name: section for m in stages for name, section in m["settings"].items()}
-    named = [name for name in Config.model_fields if name in found and name != "data"]  # the folder of this machine
-    settings = {name: found[name] for name in named} | {"experiment": root.name, "seeds": [made["seed"]]}
     chosen = {name: value for m in before.values() for name, value in m["arguments"].items()}
     policy = chosen.get("strategy", "none"), chosen.get("reward_variant", WITHOUT_RL)
+    stages = [*before.values(), *(m for score in scored for m in _manifests(score).values())]
+    settings = _settings([read_json(report), *stages] if reported else stages)
+    settings |= {"experiment": root.name, "seeds": [made["seed"]]}
     settings["cold_start"] = settings.get("cold_start", {}) | {"strategy": policy[0]}
     if policy[1] != WITHOUT_RL:
         settings["reward"] |= {"variants": [policy[1]]}
@@ -116,6 +114,12 @@ def _manifests(manifest: Path) -> dict[Path, Manifest]:
     made = read_json(manifest)
     found = {path: m for before in _makers(made) for path, m in _manifests(before).items()}
     return found | {manifest: made}
+
+
+def _settings(stages: Iterable[Manifest]) -> dict[str, Any]:
+    """The config sections that the stages read, but for the folder of this machine's data, in their usual order."""
+    found = {name: section for made in stages for name, section in made["settings"].items()}
+    return {name: found[name] for name in Config.model_fields if name in found and name != "data"}
 
 
 def _makers(made: Manifest) -> Iterator[Path]:

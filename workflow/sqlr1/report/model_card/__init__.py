@@ -58,7 +58,7 @@ def model_card(
     `runs` are the scores of the policy and of those before it, `facts` what else the card says about the training.
     Raises InputError for a folder without a usable tokenizer.
     """
-    base = _base_model(settings["base_model"])
+    base = _base_model(settings.get("base_model", {"source": "unknown"}))  # if its stage's results are gone
     title, own = f"sqlr1-{settings['experiment']}", [run for run in runs if run.policy == policy]
     mixed = {entry["layout"] for entry in settings.get("synthesize", {}).get("mix", ())}
     results = [result for run in own for result in _results(run)]
