@@ -16,7 +16,8 @@ WORKFLOW = ROOT / "workflow"
 ORDER = [
     "records", "cpus", "slurm", "statistics", "sql_tokens", "provenance", "traces", "tracking", "database", "prompt",
     "sandbox", "outcomes", "rewards", "strategies", "config", "config_files", "evaluate", "data", "sqlgen", "model",
-    "train", "report", "plan", "ask", "serve", "init_command", "check_batches", "check_command", "stages", "cli",
+    "train", "report", "plan", "ask", "serve", "export_command", "init_command", "check_batches", "check_command",
+    "stages", "cli",
 ]  # fmt: skip
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from sqlr1.evaluate.formats import read_questions
 from sqlr1.evaluate.prediction_files import read_answers
+from sqlr1.export_command import write_predictions
 from sqlr1.prompt import format_response
-from sqlr1.records import Candidates, read_jsonl, read_records, write_json, write_jsonl
+from sqlr1.records import Candidates, read_json, read_jsonl, read_records, write_json, write_jsonl
 from sqlr1.stages import score
 
 SETTINGS = {
@@ -115,6 +116,24 @@ def test_official_files_read_back_as_the_votes(benchmark):
     assert len(text) == len(ROWS)
     assert {i: text[i] for i in rows} == {i: row["vote"]["sql"] for i, row in rows.items()}
     assert bird == {i: text[i] for i in rows}
+
+
+def test_what_is_exported_has_greedy_answers_and_golds_too(benchmark):
+    """Predictions over several lines, an answer without SQL, question ids, a gold that fails."""
+    commented = "SELECT name -- of the animal\nFROM pet"
+    questions = read_json(benchmark / "dev.json")
+    write_json(benchmark / "dev.json", [q | {"question_id": 70 + i} for i, q in enumerate(questions)])
+    answers = {0: (commented, [commented] * 3), 1: ("", [RIGHT] * 3), 2: (WRONG, [BROKEN] * 3), 3: (RIGHT, [RIGHT] * 3)}
+    rows = [(i, ("zoo", "", *answers.get(i, (WRONG, [WRONG] * 3)))) for i in (0, 1, 2, 3, 5)]
+    write_candidates(benchmark, rows)
+    _, scored = run(benchmark)
+    write_predictions(benchmark / "out", benchmark / "exported")
+    assert list(read_json(benchmark / "exported/vote.json")) == ["70", "71", "72", "75"]
+    read = read_answers(benchmark / "exported/greedy.json", read_questions("spider", benchmark / "dev.json"))
+    assert {i: answer.greedy.sql for i, answer in read.items()} == {i: scored[i]["greedy"]["sql"] for i in (0, 1, 2, 5)}
+    lines = {name: (benchmark / f"exported/{name}.txt").read_text().splitlines() for name in ("greedy", "gold")}
+    assert lines["greedy"][:2] == ["SELECT name FROM pet\tzoo", "SELECT\tzoo"]
+    assert lines["gold"] == [f"{questions[i]['query']}\tzoo" for i in (0, 1, 2, 5)]
 
 
 def test_a_comment_in_a_prediction_does_not_swallow_the_line(benchmark):

@@ -129,8 +129,8 @@ class Policy:
             raise InputError(f"{folder}: no model (it has no config.json)")
         self.how = how
         room = context_length(folder) - how.max_new_tokens
-        manifest = folder.parent / "manifest.json"
-        made = read_json(manifest) if manifest.is_file() else {}
+        manifests = (folder / "manifest.json", folder.parent / "manifest.json")  # `sqlr1 export` puts it inside
+        made = next((read_json(path) for path in manifests if path.is_file()), {})
         trained_on = made.get("settings", {}).get("prompt", {})
         self.folder, self.sha256 = folder, made.get("outputs", {}).get("model/model.safetensors", "")
         self.backend = SamplerBackend(folder, native_precision())

@@ -15,6 +15,7 @@ COMMANDS = {
     "score": "sqlr1.evaluate.score_command",
     "compare": "sqlr1.evaluate.compare_command",
     "ask": "sqlr1.ask",
+    "export": "sqlr1.export_command",
     "plan": "sqlr1.plan",
     "check": "sqlr1.check_command",
     "ui": "sqlr1.tracking",
