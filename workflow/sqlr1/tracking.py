@@ -393,8 +393,8 @@ def _delete(client: Any, experiment_id: str, filter_string: str) -> None:
         run_id = old.info.run_id
         for model in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
             client.delete_logged_model(model.model_id)
-        traces = client.search_traces(locations=[experiment_id], run_id=run_id, include_spans=False, max_results=500)
-        if traces:
+        of_run = {"locations": [experiment_id], "run_id": run_id, "include_spans": False, "max_results": 100}
+        while traces := client.search_traces(**of_run):
             client.delete_traces(experiment_id, trace_ids=[trace.info.trace_id for trace in traces])
         client.delete_run(run_id)
 
