@@ -257,11 +257,16 @@ def _compared(new: Mapping[str, Any], gold: Mapping[str, Any], database: Path | 
 
 
 def _aggregates_differ(new: Mapping[str, Any], gold: Mapping[str, Any]) -> bool:
-    """Over the same column, selected by both; or, if they order by the same columns, in ORDER BY."""
+    """Whether a column has another aggregate or none, or one with an aggregate is in place of one with another.
+
+    In ORDER BY too, if it names the same columns.
+    """
     for part in ("selected", "ordered") if new["order"] == gold["order"] else ("selected",):
-        both = {text for text, _ in new[part]} & {text for text, _ in gold[part]}
-        mine, wanted = (Counter({k: n for k, n in side[part].items() if k[0] in both}) for side in (new, gold))
-        if mine - wanted and wanted - mine:
+        mine, wanted = new[part] - gold[part], gold[part] - new[part]
+        if {text for text, _ in mine} & {text for text, _ in wanted}:
+            return True
+        own, other = ({functions for _, functions in side if functions} for side in (mine, wanted))
+        if own and other and own != other and len(new["columns"]) == len(gold["columns"]):
             return True
     return False
 
