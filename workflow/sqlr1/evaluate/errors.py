@@ -33,7 +33,8 @@ KINDS = (
 )  # fmt: skip
 _BY_VERDICT = {Verdict.TIMED_OUT: "time_out", Verdict.TOO_LARGE: "too_large", Verdict.REFUSED: "refused"}
 _BY_MESSAGE = {
-    "no such table": "unknown_table", "no such column": "unknown_column", "syntax error": "syntax",
+    "no such table": "unknown_table", "no such column": "unknown_column",
+    "ambiguous column name": "unknown_column", "syntax error": "syntax",
     "incomplete input": "syntax", "unrecognized token": "syntax",
 }  # fmt: skip
 
