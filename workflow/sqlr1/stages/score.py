@@ -15,7 +15,6 @@ from sqlr1.evaluate import formats
 from sqlr1.evaluate.errors import add_kinds, primary_counts
 from sqlr1.evaluate.evaluator import Evaluation, evaluate, in_order, summarise
 from sqlr1.evaluate.features import add_features, by_feature
-from sqlr1.prompt import prompt_messages
 from sqlr1.records import InputError, read_json, sha256, write_json, write_jsonl
 from sqlr1.report.figures import interval_panels
 from sqlr1.sandbox import SEMANTICS, Executor, Limits, instances
@@ -116,8 +115,7 @@ def _track(job: Job, rows: Sequence[dict[str, Any]], summary: dict[str, Any]) ->
     whole = {method: {"all": groups["all"]} for method, groups in headline.items()}
     scores = _flat({summary["metric"]: whole})
     dataset = summary["benchmark"], sha256(job.args.questions)
-    prompt = prompt_messages("{{schema}}", "{{question}}", "{{evidence}}", ["{{values}}"])
-    job.run.evaluation(_policy(job.args.candidates), dataset, scores, answers, prompt)
+    job.run.evaluation(_policy(job.args.candidates), dataset, scores, answers)
     job.run.table([_table_row(row, summary["metric"]) for row in rows], "questions.json")
     shown = {method: groups for method, groups in headline.items() if method != "pass@1"}
     labels = in_order({name for groups in shown.values() for name in groups})
