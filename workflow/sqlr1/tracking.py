@@ -151,12 +151,12 @@ class Run:
         from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
 
         manifest = read_json(folder / "manifest.json")
-        tags = {"key": str(folder), "model_sha256": manifest["outputs"][WEIGHTS]}
+        tags = {"key": str(folder), "model_sha256": manifest["outputs"].get(WEIGHTS, "")}
         same = " AND ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
         if found := self.client.search_logged_models([self._experiment_id], same, max_results=1):
             return found[0]
         name = str(folder).removeprefix(self._prefix)
-        facts = {"stage": manifest["stage"], "seed": manifest["seed"], **manifest["arguments"]}
+        facts = {key: manifest[key] for key in ("stage", "seed") if key in manifest} | manifest.get("arguments", {})
         model = self.client.create_logged_model(
             self._experiment_id,
             re.sub(r"""[/:.%"']""", "-", name),
@@ -171,7 +171,7 @@ class Run:
     def prompt(self, messages: Sequence[Mapping[str, str]], policy: Path) -> None:
         """Log the prompt that the policy in a folder is asked with: registered once, linked to run and model.
 
-        For stages that take minutes: the registry alone costs a tenth of what a short stage takes.
+        For stages that take minutes: a short one would notice the imports of the registry.
         """
         # Under a lock: jobs that end at the same time register one version.
         with _as_default(self.client.tracking_uri), FileLock(DEFAULT_STORE.with_suffix(".lock")):
