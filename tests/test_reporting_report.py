@@ -127,6 +127,7 @@ def test_equal_input_gives_equal_bytes(results):
         "report/scores.svg",
         "report/scores.csv",
         "report/errors.svg",
+        "report/error_flow.svg",
         "report/conclusion.txt",
     ]
     run(results)
@@ -136,6 +137,7 @@ def test_equal_input_gives_equal_bytes(results):
     assert set(read_json(results / "report/manifest.json")["outputs"]) == {
         "../report.md", "funnel.svg", "selection.svg", "training.svg", "scores.svg", "scores.csv", "conclusion.txt",
         "errors.svg",
+        "error_flow.svg",
     }  # fmt: skip
 
 

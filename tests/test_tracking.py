@@ -229,7 +229,8 @@ def evaluate(policy, score):
     feedback = {"right": score > 0.5, "error_kind": "none"}
     answer = Answer("pets 0", {"question": "How many?"}, {"sql": f"SELECT {score}"}, "SELECT 1", feedback)
     with start("ranked", f"results/ranked/score/{policy.name}") as job:
-        job.run.evaluation(policy, ("pets", "0123456789"), {"bird_ex/greedy": score}, [answer], PROMPT)
+        job.run.evaluation(policy, ("pets", "0123456789"), {"bird_ex/greedy": score}, [answer])
+        job.run.prompt(PROMPT, policy)
 
 
 def test_policies_are_ranked_by_score_and_their_answers_compared_by_question(folder):

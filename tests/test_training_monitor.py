@@ -11,7 +11,9 @@ from tiny_stages import GRPO, PROMPT, prepare
 from transformers import TrainerState
 
 from sqlr1 import tracking
+from sqlr1.answer_traces import validation_answers
 from sqlr1.config import Lora, Reward
+from sqlr1.evaluate.errors import KINDS
 from sqlr1.model.prompts import Prompts
 from sqlr1.outcomes import outcomes
 from sqlr1.prompt import format_response
@@ -123,6 +125,9 @@ def test_validation_warns_in_the_log_and_in_mlflow(tmp_path, monkeypatch, caplog
         validate = Validate(rows, reward, every=3)
         make_trainer(tiny_model(), tokenizer, rows, reward, validate, GRPO, tmp_path, 0, run)
         validate.on_step_end(SimpleNamespace(), state, SimpleNamespace())
+        completions = validate.completions_of(0)
+        assert validate.completions_of(7) == completions  # not known, as after a resumption: answered again
+        run.traces(validation_answers(rows, completions, executor, "bird"))
     fell = "only 30 % of the rollouts differ from one another; match share fell, 50 % -> 0 %; mean reward -10.00 ->"
     assert f"step 3: the policy may be collapsing: {fell}" in caplog.text
     assert state.log_history[-1]["validation/rollouts_distinct"] == pytest.approx(0.3)  # of the last three
@@ -132,6 +137,15 @@ def test_validation_warns_in_the_log_and_in_mlflow(tmp_path, monkeypatch, caplog
     client = mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE.resolve()}")
     both = client.search_runs([client.get_experiment_by_name("e").experiment_id])
     assert len(both) == 2
+    traces = {t.info.tags["mlflow.traceName"]: t for t in client.search_traces(locations=["1"], run_id=run.run_id)}
+    assert traces.keys() == {f"validation {row['id']}" for row in rows}
+    unjudged, judged = (traces[f"validation {row['id']}"] for row in rows[:2])
+    assert judged.data.spans[0].inputs["question"] == rows[1]["question"]
+    found = {a.name: a.value for a in judged.info.assessments}
+    assert found["gold"] == rows[1]["gold"]
+    assert (found["right"], found["verdict"] == "match") in ((False, False), (True, True))
+    assert found["error_kind"] in KINDS
+    assert {a.name for a in unjudged.info.assessments} == {"gold", "verdict", "error_kind"}
     for logged in both:
         assert logged.data.metrics["validation/collapse_signs"] == 3
         assert logged.data.metrics["validation/questions"] == 11

@@ -66,6 +66,12 @@ rule report:
             category="Scores",
             labels={"content": "kinds of error", "kind": "figure"},
         ),
+        error_flow=report(
+            "<results>/report/error_flow.svg",
+            caption="../report/error_flow.rst",
+            category="Scores",
+            labels={"content": "kinds of error, before to after GRPO", "kind": "figure"},
+        ),
         table=report(
             "<results>/report/scores.csv",
             caption="../report/scores.rst",

@@ -28,7 +28,7 @@ PACKAGES = ("sqlr1", "sqlgen")
 # config.py only declares and checks keys. A stage gets every value, defaults included, through `settings`, so an edit
 # of config.py re-runs a stage only if it changes a value that the stage reads.
 # Nor does a result depend on what MLflow is told of it.
-DECLARATIONS = ("sqlr1/config.py", "sqlr1/tracking.py", "sqlr1/traces.py")
+DECLARATIONS = ("sqlr1/config.py", "sqlr1/tracking.py", "sqlr1/traces.py", "sqlr1/answer_traces.py")
 HASHES = Path("results/.cache/hashes.json")
 _DATA = (".yaml", ".json", ".txt", ".csv", ".j2")
 _MODULE = re.compile(rf"\b(?:{'|'.join(PACKAGES)})\.[\w.]+")

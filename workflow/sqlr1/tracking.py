@@ -151,12 +151,12 @@ class Run:
         from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
 
         manifest = read_json(folder / "manifest.json")
-        tags = {"key": str(folder), "model_sha256": manifest["outputs"][WEIGHTS]}
+        tags = {"key": str(folder), "model_sha256": manifest["outputs"].get(WEIGHTS, "")}
         same = " AND ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
         if found := self.client.search_logged_models([self._experiment_id], same, max_results=1):
             return found[0]
         name = str(folder).removeprefix(self._prefix)
-        facts = {"stage": manifest["stage"], "seed": manifest["seed"], **manifest["arguments"]}
+        facts = {key: manifest[key] for key in ("stage", "seed") if key in manifest} | manifest.get("arguments", {})
         model = self.client.create_logged_model(
             self._experiment_id,
             re.sub(r"""[/:.%"']""", "-", name),
@@ -168,30 +168,38 @@ class Run:
         return self.client.finalize_logged_model(model.model_id, "READY")
 
     @_optional
+    def prompt(self, messages: Sequence[Mapping[str, str]], policy: Path) -> None:
+        """Log the prompt that the policy in a folder is asked with: registered once, linked to run and model.
+
+        For stages that take minutes: a short one would notice the imports of the registry.
+        """
+        # Under a lock: jobs that end at the same time register one version.
+        with _as_default(self.client.tracking_uri), FileLock(DEFAULT_STORE.with_suffix(".lock")):
+            model = self._model(policy)
+            version = _prompt_version(self.client, messages)
+            self.client.link_prompt_version_to_run(self.run_id, version)
+            self.client.link_prompt_version_to_model(version.name, str(version.version), model.model_id)
+
+    @_optional
     def evaluation(
         self,
         policy: Path | None,
         dataset: tuple[str, str],
         scores: Mapping[str, float],
         answers: Sequence["Answer"],
-        prompt: Sequence[Mapping[str, str]],
     ) -> None:
-        """Log what the policy in a folder scored on a dataset (name, sha256), with a trace per answer, and its prompt.
+        """Log what the policy in a folder scored on a dataset (name, sha256), with a trace per answer.
 
         The Models view ranks policies by `scores`. The answers' questions become an evaluation dataset, made once.
         """
         from mlflow.entities import LoggedModelInput
 
         name, digest = dataset[0], dataset[1][:8]
-        # Under a lock: jobs that end at the same time make one dataset and prompt.
+        # Under a lock: jobs that end at the same time make one dataset.
         with _as_default(self.client.tracking_uri), FileLock(DEFAULT_STORE.with_suffix(".lock")):
             model = self._model(policy) if policy else None
-            version = _prompt_version(self.client, prompt)
             if answers:
                 _evaluation_dataset(self.client, self._experiment_id, f"{name} {digest}", answers)
-            self.client.link_prompt_version_to_run(self.run_id, version)
-            if model:
-                self.client.link_prompt_version_to_model(version.name, str(version.version), model.model_id)
         models = [LoggedModelInput(model.model_id)] if model else None
         self.client.log_inputs(self.run_id, [_dataset(name, digest, name, "evaluation")], models)
         link = {"model_id": model.model_id, "dataset_name": name, "dataset_digest": digest} if model else {}
@@ -393,8 +401,8 @@ def _delete(client: Any, experiment_id: str, filter_string: str) -> None:
         run_id = old.info.run_id
         for model in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
             client.delete_logged_model(model.model_id)
-        traces = client.search_traces(locations=[experiment_id], run_id=run_id, include_spans=False, max_results=500)
-        if traces:
+        of_run = {"locations": [experiment_id], "run_id": run_id, "include_spans": False, "max_results": 100}
+        while traces := client.search_traces(**of_run):
             client.delete_traces(experiment_id, trace_ids=[trace.info.trace_id for trace in traces])
         client.delete_run(run_id)
 

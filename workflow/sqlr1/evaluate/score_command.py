@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
     if args.kinds:
         from sqlr1.evaluate import errors  # sqlglot takes long to import
 
-        errors.add_kinds(found.scored)
+        errors.add_kinds(found.scored, args.databases)
         counts = errors.primary_counts(found.scored)
     if args.out:
         write_jsonl(args.out, map(_record, found.scored))

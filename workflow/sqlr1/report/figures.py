@@ -18,6 +18,7 @@ from sqlr1.records import atomic_write
 from sqlr1.statistics import Estimate
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_INK = ("black", "white")  # on a light and on a dark cell
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 _STYLE = {"axes.grid": True, "axes.spines.right": False, "axes.spines.top": False, "axes.titlelocation": "left"}
 _STYLE |= {"axes.titlesize": 10, "figure.dpi": 110, "font.size": 9, "grid.alpha": 0.25, "legend.frameon": False}
@@ -27,6 +28,7 @@ _FEW_POINTS = 12  # so few points are marked, and not smoothed
 # Rows of an interval plot: (label, {series: estimate}).
 Rows = Sequence[tuple[str, Mapping[str, Estimate]]]
 Points = Sequence[tuple[float, Any]]  # (step, value) of a curve
+Flow = tuple[Sequence[str], Mapping[tuple[str, str], int]]  # names in order, and how many went from one to another
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -81,6 +83,29 @@ def bars(counts: Mapping[str, int], highlight: Sequence[str] = ()) -> Figure:
         axes.margins(x=0.12)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
+    return figure
+
+
+def flow_panels(panels: Mapping[str, Flow]) -> Figure:
+    """One panel per key: what became (columns) of the answers of each kind (rows), with how many.
+
+    The colour is the share of its row.
+    """
+    most = max((len(names) for names, _ in panels.values()), default=1)
+    with rc_context({**_STYLE, "axes.grid": False}):
+        size = 2 + 0.42 * most
+        figure = Figure(figsize=((size + 1) * max(len(panels), 1), size), layout="constrained")
+        for i, (title, (names, counts)) in enumerate(panels.items()):
+            axes = figure.add_subplot(1, len(panels), i + 1)
+            table = np.array([[counts.get((a, b), 0) for b in names] for a in names])
+            shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+            axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+            for y, x in np.argwhere(table):
+                axes.text(x, y, f"{table[y, x]:,}", ha="center", va="center", color=_INK[int(shares[y, x] > 0.6)])
+            labels = [name.replace("_", " ") for name in names]
+            axes.set_xticks(range(len(names)), labels, rotation=90)
+            axes.set_yticks(range(len(names)), labels)
+            axes.set(title=title, xlabel="after GRPO", ylabel="before GRPO")
     return figure
 
 

@@ -41,10 +41,13 @@ class ScoreRun:
         return ["greedy", *(["vote"] if n > 1 else []), f"pass@{n}"]
 
     def scores(self, method: str, difficulty: str = "all", measure: str | None = None) -> Scores:
-        """Each question's score by question id, for questions that have one; by default by the headline metric."""
+        """Each question's score by question id, for questions that have one; by default by the headline metric.
+
+        `difficulty` may also be one of `features.FEATURES`.
+        """
         measure = measure or self.summary["metric"]
         rows = [row for row in self.rows if row["greedy"].get(measure) is not None]
-        rows = [row for row in rows if difficulty in ("all", row["difficulty"])]
+        rows = [row for row in rows if difficulty in ("all", row["difficulty"], *row.get("features", ()))]
         if method in ("greedy", "vote"):
             return {row["id"]: float(row[method][measure]) for row in rows}
         k = int(method.removeprefix("pass@"))

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlr1.evaluate.errors import KINDS
 from sqlr1.evaluate.evaluator import in_order
+from sqlr1.evaluate.features import FEATURES
 from sqlr1.records import InputError
 from sqlr1.report.figures import Rows
 from sqlr1.report.policies import (
@@ -22,7 +22,7 @@ from sqlr1.report.policies import (
 from sqlr1.report.tables import markdown_table
 from sqlr1.report.templates import render
 from sqlr1.rewards import REWARDS
-from sqlr1.statistics import Bootstrap, Estimate, mcnemar_exact, paired_differences, pooled, sign_flip
+from sqlr1.statistics import Bootstrap, Estimate, mcnemar_exact, paired_differences, sign_flip
 from sqlr1.strategies import STRATEGIES
 
 Row = dict[str, Any]
@@ -91,6 +91,17 @@ def difficulty_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         ]
         tables.append(f"**{benchmark}** ({method})\n\n{markdown_table(['policy', *levels], lines)}")
     return "\n\n".join(tables)
+
+
+def feature_markdown(policies: Sequence[Policy], runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> str:
+    """Accuracy of the greedy answers by what the gold uses; a gold may count in several columns."""
+    lines = []
+    for benchmark, policy in itertools.product(benchmarks_of(runs), policies):
+        mine = select(runs, policy, benchmark)
+        estimates = [pooled_estimate(mine, "greedy", bootstrap, name) for name in FEATURES]
+        cells = [f"{estimate.percent()}, n {estimate.n}" if estimate else "-" for estimate in estimates]
+        lines.append([benchmark, policy_label(*policy), *cells])
+    return markdown_table(["benchmark", "policy", *FEATURES], lines)
 
 
 def metrics_markdown(policies: Sequence[Policy], runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> str:
@@ -185,44 +196,6 @@ def change_markdown(found: Sequence[Change]) -> str:
     columns = ["benchmark", "reward", "method", "change, points", "p (all seeds)", "p (exact McNemar, by seed)"]
     columns += ["won", "lost", "questions"]
     return markdown_table(columns, lines) if lines else "GRPO and its start were not both scored."
-
-
-def error_rows(strategy: str, reward: str, runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> dict[str, Rows]:
-    """By benchmark: for each kind of error the share of greedy answers with it as primary kind, before and after GRPO.
-
-    Shares are means over seeds. A benchmark that was not scored on both sides is left out.
-    """
-    found: dict[str, Rows] = {}
-    for benchmark in benchmarks_of(runs):
-        sides = {"before": select(runs, (strategy, WITHOUT_RL), benchmark)}
-        sides["after"] = select(runs, (strategy, reward), benchmark)
-        primary = {
-            side: [{row["id"]: (row["greedy"].get("kinds") or [""])[0] for row in run.rows} for run in mine]
-            for side, mine in sides.items()
-        }
-        kinds = {kind for side in primary.values() for run in side for kind in run.values() if kind}
-        if not all(primary.values()) or not kinds:
-            continue
-        found[benchmark] = [
-            (kind.replace("_", " "), {side: _share_of(kind, named, bootstrap) for side, named in primary.items()})
-            for kind in KINDS
-            if kind in kinds
-        ]
-    return found
-
-
-def _share_of(kind: str, runs: Sequence[Mapping[str, str]], bootstrap: Bootstrap) -> Estimate:
-    return bootstrap.mean(list(pooled([{i: float(k == kind) for i, k in run.items()} for run in runs]).values()))
-
-
-def error_markdown(panels: Mapping[str, Rows]) -> str:
-    """Number (mean over seeds) and share with its interval, before and after GRPO."""
-    lines = [
-        [benchmark, kind, *(f"{e.value * e.n:.4g}: {e.percent()}" for e in sides.values())]
-        for benchmark, rows in panels.items()
-        for kind, sides in rows
-    ]
-    return markdown_table(["benchmark", "primary kind", "before GRPO", "after GRPO"], lines) if lines else "None."
 
 
 def reference(ablation: str, runs: Sequence[ScoreRun]) -> Policy:

@@ -16,6 +16,7 @@ from pathlib import Path
 from sqlr1.evaluate.formats import database_path, excluded_questions, read_questions
 from sqlr1.model.answers import Prompted, generate, make_backend
 from sqlr1.model.base import context_length, fix_numerics, load_tokenizer, model_folder, native_precision
+from sqlr1.prompt import prompt_messages
 from sqlr1.records import InputError, write_jsonl
 from sqlr1.stages.common import Job, stage, stage_parser
 
@@ -40,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         answers = generate(prompted, lambda: make_backend(settings, folder), settings, job.seed, job.work)
         write_jsonl(job.out / "candidates.jsonl", answers)
         job.outputs("candidates.jsonl")
+        prompt = prompt_messages("{{schema}}", "{{question}}", "{{evidence}}", ["{{values}}"])
+        job.run.prompt(prompt, job.args.model_manifest.parent)
 
 
 def _prompts(job: Job, folder: Path) -> list[Prompted]:

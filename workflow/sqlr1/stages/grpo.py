@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _train(job: Job) -> None:
+    from sqlr1.answer_traces import validation_answers
     from sqlr1.train.checkpoints import load_best, train_on, write_metrics
     from sqlr1.train.grpo_trainer import ExecutionReward, make_trainer
     from sqlr1.train.policy import load_policy, save_policy, whole_weights
@@ -59,6 +60,8 @@ def _train(job: Job) -> None:
         if settings.keep == "best":
             job.facts["kept_step"] = load_best(trainer)
             job.run.metrics({"kept_step": job.facts["kept_step"]})
+        completions = validate.completions_of(job.facts.get("kept_step", trainer.state.global_step))
+        job.run.traces(validation_answers(validation, completions, executor, weights.semantics))
         scored = [line for line in history if any(name.startswith(PREFIX) for name in line)]
         if trainer.is_world_process_zero():
             write_metrics(job.out / "validation.jsonl", scored)

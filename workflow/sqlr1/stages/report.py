@@ -22,9 +22,9 @@ from matplotlib.figure import Figure
 
 from sqlr1.config import Section, plain
 from sqlr1.records import Database, atomic_write, read_json, read_jsonl, read_records
-from sqlr1.report import curves, data_tables, score_tables
+from sqlr1.report import curves, data_tables, error_tables, score_tables
 from sqlr1.report.examples import choose_examples
-from sqlr1.report.figures import curve_panels, interval_panels, save
+from sqlr1.report.figures import curve_panels, flow_panels, interval_panels, save
 from sqlr1.report.policies import ScoreRun, benchmarks_of, load_runs, select
 from sqlr1.report.tables import write_csv
 from sqlr1.report.templates import render
@@ -79,8 +79,8 @@ def _report(job: Job) -> None:
         file.writelines(f"{sentence}\n" for sentence in parts["conclusion"])
     with atomic_write(job.out / "../report.md") as file:
         file.write(render("report.md.j2", **parts, **_examples(job, runs)).rstrip("\n") + "\n")
-    figures = ("funnel.svg", "selection.svg", "training.svg", "scores.svg", "errors.svg")
-    job.outputs("../report.md", "conclusion.txt", "scores.csv", *figures)
+    figures = ("funnel", "selection", "training", "scores", "errors", "error_flow")
+    job.outputs("../report.md", "conclusion.txt", "scores.csv", *(f"{name}.svg" for name in figures))
     job.run.artifact(job.out / "../report.md")
 
 
@@ -164,8 +164,9 @@ def _scores(job: Job, runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> dict[st
     write_csv(job.out / "scores.csv", rows)
     job.run.table(rows, "scores.json")
     _figure(job, interval_panels(score_tables.score_panels(rows), "execution accuracy, %"), "scores")
-    errors = score_tables.error_rows(strategy, rewards[0], runs, bootstrap)
+    errors = error_tables.error_rows(strategy, rewards[0], runs, bootstrap)
     _figure(job, interval_panels(errors, "share of questions, %"), "errors")
+    _figure(job, flow_panels(error_tables.error_flow(strategy, rewards[0], runs)), "error_flow")
     overall = [row for row in rows if row["difficulty"] == "all"]
     names = ["/".join((r["benchmark"], f"{r['strategy']}.{r['reward']}", r["method"])) for r in overall]
     job.run.metrics({n.replace("@", "_at_"): row["value"] for n, row in zip(names, overall, strict=True)})
@@ -175,8 +176,9 @@ def _scores(job: Job, runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> dict[st
         "conclusion": [c.sentence() for c in changes if c.reward == rewards[0] and c.method != "vote"],
         "change": score_tables.change_markdown(changes),
         "metrics": score_tables.metrics_markdown(policies, runs, bootstrap),
-        "errors": score_tables.error_markdown(errors),
+        "errors": error_tables.error_markdown(errors),
         "by_difficulty": score_tables.difficulty_markdown(rows),
+        "by_feature": score_tables.feature_markdown(policies, runs, bootstrap),
         "coverage": data_tables.coverage_rows([run.summary for run in runs]),
         "skipped": job.settings["skipped"],
     }

@@ -14,7 +14,7 @@ from sqlr1.database import read_schema
 from sqlr1.evaluate import formats
 from sqlr1.evaluate.errors import add_kinds, primary_counts
 from sqlr1.evaluate.evaluator import Evaluation, evaluate, in_order, summarise
-from sqlr1.prompt import prompt_messages
+from sqlr1.evaluate.features import add_features, by_feature
 from sqlr1.records import InputError, read_json, sha256, write_json, write_jsonl
 from sqlr1.report.figures import interval_panels
 from sqlr1.sandbox import SEMANTICS, Executor, Limits, instances
@@ -43,7 +43,9 @@ def _score(job: Job) -> None:
     excluded = formats.excluded_questions(job.args.exclude, len(questions))
     trusted = [question for question in questions if question.index not in excluded]
     found = _evaluate(job, trusted, formats.read_candidates(job.args.candidates, questions))
-    add_kinds(found.rows)
+    add_kinds(found.rows, job.args.databases)
+    add_features(found.rows)
+    bootstrap = Bootstrap(settings.confidence, settings.resamples)
     summary = _identity(job) | {
         "questions": len(found.scored),
         "missing_databases": dict(sorted(Counter(found.missing.values()).items())),
@@ -52,7 +54,8 @@ def _score(job: Job) -> None:
         "gold_failed": [row["index"] for row in found.gold_faults],
         "n_samples": found.rows[0]["samples"]["n"] if found.rows else 0,
         "error_kinds": {method: primary_counts(found.rows, method) for method in ("greedy", "vote")},
-        "metrics": summarise(found.rows, Bootstrap(settings.confidence, settings.resamples)) if found.rows else {},
+        "metrics": summarise(found.rows, bootstrap) if found.rows else {},
+        "features": by_feature(found.rows, SEMANTICS[benchmark.layout], bootstrap),
     }
     votes = {row["index"]: row["vote"]["sql"] for row in found.rows}
     write_json(job.out / "summary.json", summary)
@@ -102,7 +105,8 @@ def _track(job: Job, rows: Sequence[dict[str, Any]], summary: dict[str, Any]) ->
             logger.info("%s %s: %s", summary["metric"], method, Estimate(**groups["all"]).percent())
     counts = {"questions": summary["questions"], "missing": sum(summary["missing_databases"].values())}
     counts |= {f"error/{m}/{kind}": n for m, by in summary["error_kinds"].items() for kind, n in by.items()}
-    job.run.metrics(_flat(summary["metrics"]) | counts | {"gold_failed": len(summary["gold_failed"])})
+    counts |= {"gold_failed": len(summary["gold_failed"])}
+    job.run.metrics(_flat(summary["metrics"]) | _flat({summary["metric"]: summary["features"]}) | counts)
     if not rows:
         return
     from sqlr1.traces import Answer  # imports MLflow
@@ -111,8 +115,7 @@ def _track(job: Job, rows: Sequence[dict[str, Any]], summary: dict[str, Any]) ->
     whole = {method: {"all": groups["all"]} for method, groups in headline.items()}
     scores = _flat({summary["metric"]: whole})
     dataset = summary["benchmark"], sha256(job.args.questions)
-    prompt = prompt_messages("{{schema}}", "{{question}}", "{{evidence}}", ["{{values}}"])
-    job.run.evaluation(_policy(job.args.candidates), dataset, scores, answers, prompt)
+    job.run.evaluation(_policy(job.args.candidates), dataset, scores, answers)
     job.run.table([_table_row(row, summary["metric"]) for row in rows], "questions.json")
     shown = {method: groups for method, groups in headline.items() if method != "pass@1"}
     labels = in_order({name for groups in shown.values() for name in groups})

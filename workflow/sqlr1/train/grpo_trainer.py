@@ -82,7 +82,7 @@ def grpo_rows(
         messages, ids = prompts.prompt(question, database)
         if ids is not None:
             row = {"id": question.id, "prompt": messages, "prompt_ids": ids}
-            rows.append({**row, "gold": question.sql, "database": str(database)})
+            rows.append({**row, "question": question.question, "gold": question.sql, "database": str(database)})
     return rows, len(questions) - len(rows)
 
 

@@ -35,6 +35,7 @@ class Validate(TrainerCallback):
     def __init__(self, rows: Sequence[Mapping[str, Any]], reward: "ExecutionReward", every: int) -> None:
         self.rows, self.reward, self.every = rows, reward, every
         self.trainer: Any = None
+        self.completions: dict[int, dict[str, str]] = {}  # step -> question's id -> what was answered
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Validate before the first step; a resumed run has that line already."""
@@ -68,7 +69,8 @@ class Validate(TrainerCallback):
     def score(self) -> dict[str, float]:
         """Metrics of the present policy's greedy answers, the same in all processes.
 
-        `monitor.summary`, the mean `reward`, and `questions`: how many questions have a gold that runs.
+        `monitor.summary`, the mean `reward`, and `questions`: how many questions have a gold that runs. The answers are
+        kept in `completions`, for the trainer's present step.
         """
         trainer, accelerator = self.trainer, self.trainer.accelerator
         rows = self.rows[accelerator.process_index :: accelerator.num_processes]
@@ -87,7 +89,20 @@ class Validate(TrainerCallback):
         decode = trainer.processing_class.decode  # not `batch_decode`: a process may have no rows
         own = [decode(tokens, skip_special_tokens=True) for tokens in drawn]
         outcomes = self.reward.outcomes(own, [r["gold"] for r in rows], [r["database"] for r in rows])
-        judged, texts = zip(*gather_object(list(zip(outcomes, own, strict=True))), strict=True)
+        ids = [row["id"] for row in rows]
+        judged, texts, ids = zip(*gather_object(list(zip(outcomes, own, ids, strict=True))), strict=True)
+        self.completions[trainer.state.global_step] = dict(zip(ids, texts, strict=True))
         rewards = [total for outcome in judged if (total := self.reward.total(outcome)) is not None]
         reward = sum(rewards) / max(1, len(rewards))
         return {**summary(judged, texts), "reward": reward, "questions": sum(outcome.judged for outcome in judged)}
+
+    def completions_of(self, step: int) -> list[str]:
+        """What was answered at `step`, in the order of the questions.
+
+        A resumed run has no answers of the steps before: then the present policy, that of `step`, answers again. All
+        processes have to call this.
+        """
+        if step not in self.completions:
+            self.score()
+            self.completions[step] = self.completions[self.trainer.state.global_step]
+        return [self.completions[step][row["id"]] for row in self.rows]
