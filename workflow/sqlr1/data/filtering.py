@@ -179,28 +179,21 @@ class _Filter:
                 yield _FAILURES.get(execution.status, "failed")
 
     def _ties(self, path: Path, backward: Callable[[], Path | None], candidates: list[_Candidate]) -> list[str | None]:
-        """`ties` where an inner LIMIT splits ties, or the result changes when tables are read `backward`.
-
-        Correlated blocks cannot be run alone and are not checked.
-        """
-        doubtful = [c for c in candidates if may_depend_on_order(c.expression)]
-        blocks = [
-            (candidate, block) for candidate in doubtful for block in determinism.limited_blocks(candidate.expression)
-        ]
-        probes = self._executor.execute([Query(path, to_sql(determinism.tie_probe(block))) for _, block in blocks])
-        tied = {
-            id(candidate)
-            for (candidate, block), probe in zip(blocks, probes, strict=True)
-            if probe.status == Status.OK and determinism.limit_splits_ties(block, probe.rows)
-        }
-        if doubtful and (copy := backward()):
-            executions = self._executor.execute([Query(copy, candidate.row.sql) for candidate in doubtful])
-            for candidate, execution in zip(doubtful, executions, strict=True):
-                own = determinism.own_rows(candidate.expression, candidate.result)
-                if execution.status == Status.OK and not determinism.same_result(
-                    candidate.expression, own, execution.rows
-                ):
-                    tied.add(id(candidate))
+        """`ties` where the result changes when ties are broken otherwise, or when tables are read `backward`."""
+        found = []
+        for candidate in candidates:
+            if may_depend_on_order(candidate.expression):
+                both = map(to_sql, determinism.tie_orders(candidate.expression))
+                found += [(candidate, Query(path, sql)) for sql in both]
+                if copy := backward():
+                    found.append((candidate, Query(copy, candidate.row.sql)))
+        tied = set()
+        executions = self._executor.execute([query for _, query in found])
+        for (candidate, _), execution in zip(found, executions, strict=True):
+            own = determinism.own_rows(candidate.expression, candidate.result)
+            ordered = bool(candidate.expression.args.get("order") and candidate.expression.args.get("limit"))
+            if execution.status == Status.OK and not determinism.same_result(own, execution.rows, ordered):
+                tied.add(id(candidate))
         return ["ties" if id(candidate) in tied else None for candidate in candidates]
 
     def _on_instances(self, others: Sequence[Path], candidates: list[_Candidate]) -> list[str | None]:

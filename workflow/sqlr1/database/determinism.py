@@ -133,24 +133,23 @@ def has_ties(expression: exp.Expression, rows: Sequence[tuple]) -> bool:
     return any(a[width:] == b[width:] and a[:width] != b[:width] for a, b in neighbours)
 
 
-def limit_splits_ties(expression: exp.Expression, rows: Sequence[tuple]) -> bool:
-    """Whether LIMIT keeps one and drops another row with equal sort keys, by the rows of `tie_probe(expression)`."""
-    return has_ties(expression, rows[len(own_rows(expression, rows)) - 1 :])
+def tie_orders(expression: exp.Expression) -> tuple[exp.Expression, exp.Expression]:
+    """The query with ties of every ORDER BY broken by the outputs, once ascending and once descending.
+
+    If the two results differ, ties decide the query's own. What `*` returns is unknown here, so it breaks no tie.
+    """
+    both = expression.copy(), expression.copy()
+    for query, descending in zip(both, (False, True), strict=True):
+        for block in query.find_all(exp.Select, exp.SetOperation):
+            if block.args.get("order") and not block.is_star:
+                for place in range(1, len(block.selects) + 1):
+                    key = exp.Ordered(this=exp.Literal.number(place), desc=descending, nulls_first=not descending)
+                    block.args["order"].append("expressions", key)
+    return both
 
 
-def limited_blocks(expression: exp.Expression) -> list[exp.Expression]:
-    """Copies of the inner queries with ORDER BY and LIMIT, each with the CTEs that it may refer to."""
-    blocks = []
-    for block in expression.find_all(exp.Select):
-        if block is not expression and block.args.get("limit") and block.args.get("order"):
-            blocks.append(block.copy())
-            if ctes := expression.args.get("with_"):
-                blocks[-1].set("with_", ctes.copy())
-    return blocks
-
-
-def same_result(expression: exp.Expression, first: Sequence[tuple], second: Sequence[tuple]) -> bool:
-    """Whether two results of the query are equal: as lists if it has ORDER BY and LIMIT, else in any order of rows.
+def same_result(first: Sequence[tuple], second: Sequence[tuple], ordered: bool) -> bool:
+    """Whether two results are equal: as lists, or, unless `ordered`, in any order of rows.
 
     Floats are compared to nine digits, because a sum depends on the order of its terms.
     """
@@ -159,6 +158,4 @@ def same_result(expression: exp.Expression, first: Sequence[tuple], second: Sequ
         return float(f"{value:.9g}") if isinstance(value, float) else value
 
     first, second = ([tuple(map(rounded, row)) for row in rows] for rows in (first, second))
-    if expression.args.get("order") and expression.args.get("limit"):
-        return first == second
-    return Counter(first) == Counter(second)
+    return first == second if ordered else Counter(first) == Counter(second)
