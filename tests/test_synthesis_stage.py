@@ -164,6 +164,34 @@ def test_questions_use_the_column_names_of_birds_descriptions(run, small_spider)
     assert all("species" in q.question and "kind" not in q.question for q in asked)
 
 
+def test_training_depends_on_the_descriptions_that_there_are(run, small_spider):
+    """The hash of a database in the catalogue counts them, and a copy has none that the source has lost."""
+
+    def catalogued():
+        out = run(folders=[FOLDER], folder_questions=4, instances=1)
+        hashes = {d.db_id: d.sha256 for d in read_records(out / "catalogue.jsonl", Database)}
+        return hashes["pets"], {path.name for path in out.glob("instances/pets/database_description/*")}
+
+    folder = small_spider / "spider/database/pets/database_description"
+    folder.mkdir()
+    (folder / "pet.csv").write_text("original_column_name,column_description\nkind,the species\n")
+    (folder / "more.csv").write_text("original_column_name\n")
+    both = catalogued()
+    (folder / "pet.csv").write_text("original_column_name,column_description\nkind,dog or cat\n")
+    changed = catalogued()
+    (folder / "more.csv").unlink()
+    one = catalogued()
+    assert both[1] == changed[1] == {"pet.csv", "more.csv"}
+    assert one[1] == {"pet.csv"}
+    assert len({both[0], changed[0], one[0]}) == 3
+
+
+def test_a_training_domain_keeps_no_descriptions_of_an_earlier_run_as_a_benchmark(run):
+    assert (run() / "databases/zoo/database_description").is_dir()
+    out = run(domains=["zoo"], held_out_domains=["bookshop"])
+    assert not (out / "databases/zoo/database_description").exists()
+
+
 def test_a_single_file_is_a_database_too(run, small_spider, tmp_path):
     path = shutil.move(small_spider / "spider/database/pets/pets.sqlite", tmp_path / "animals.db")
     out = run(folders=[{"databases": str(path)}], folder_questions=12)
