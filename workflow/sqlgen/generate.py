@@ -2,7 +2,6 @@
 
 import hashlib
 import random
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +16,13 @@ from sqlgen.speakable import SpeakableDatabase
 from sqlgen.wording import in_style
 from sqlr1.data.reasoning import trace
 from sqlr1.database.determinism import rejection_reason, tie_probe
-from sqlr1.database.sql import sql_class, to_sql
+from sqlr1.database.sql import sql_class, to_sql, without_literals
 from sqlr1.records import SQL_CLASSES, Question
 from sqlr1.sandbox import Executor, Query, Status
 
 T = TypeVar("T")
 _BATCH = 64
 _PATIENCE = 8  # a database is given up after so many batches without a new row
-_LITERAL = re.compile(r"'(?:[^']|'')*'|\b\d+(?:\.\d+)?\b")
 _PLANS = 8  # attempts to find a plan with a threshold that a vague question can hide
 _WORDINGS = 30  # attempts to word a plan within the wanted templates
 
@@ -62,11 +60,6 @@ def held_out(template: str) -> bool:
     return hashlib.sha256(template.encode()).digest()[0] % 10 == 0
 
 
-def sql_key(sql: str) -> str:
-    """The SQL up to literals: two rows of a database never share it."""
-    return _LITERAL.sub("?", sql)
-
-
 def generate_over(
     db: SpeakableDatabase,
     db_id: str,
@@ -77,7 +70,7 @@ def generate_over(
 ) -> Iterator[Question]:
     """Up to `quotas[class]` questions of each class over one database, determined by its content and the arguments.
 
-    `taken` are the `sql_key`s of rows made before: they are not made again, and new ids are numbered after theirs.
+    No two have the same SQL up to literals, nor that of `taken`, the rows made before; ids are numbered after theirs.
     """
     rng = random.Random(f"{request.seed}:{db_id}:{request.held_out}" + (f":{len(taken)}" if taken else ""))
     wanted = Counter({name: quotas.get(name, 0) for name in SQL_CLASSES})
@@ -114,12 +107,12 @@ def _drafts(
         shape, style = _drawn(SHAPES[_drawn(wanted, rng)], rng), _drawn(styles, rng)
         plan = _plan(db, shape, style, rng)
         sql = sql_of(plan) if plan else ""
-        if not plan or sql_key(sql) in seen:
+        if not plan or without_literals(sql) in seen:
             continue
         expression = sqlglot.parse_one(sql, read="sqlite")
         name = sql_class(expression)
         if wanted[name] > 0:
-            seen.add(sql_key(sql))
+            seen.add(without_literals(sql))
             drafts.append(_Draft(shape.__name__, style, plan, sql, expression, name))
     return drafts
 

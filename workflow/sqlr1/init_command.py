@@ -76,7 +76,6 @@ _TEST = """\
 
 
 def add_parser(commands: Any) -> None:
-    """Add the sub-command `init` to argparse's sub-parsers."""
     parser = commands.add_parser("init", help="an experiment over your data", description=__doc__, allow_abbrev=False)
     parser.add_argument("path", type=Path, metavar="PATH", help="SQLite, CSV or Parquet file, or a folder of them")
     parser.add_argument("--name", help="of the experiment (default: that of PATH)")
