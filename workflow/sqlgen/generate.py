@@ -15,7 +15,7 @@ from sqlgen.shapes.catalogue import SHAPES, Plan, Shape, draw, has_one_group, sq
 from sqlgen.speakable import SpeakableDatabase
 from sqlgen.wording import in_style
 from sqlr1.data.reasoning import trace
-from sqlr1.database.determinism import rejection_reason, tie_probe
+from sqlr1.database.determinism import rejection_reason, same_result, tie_orders
 from sqlr1.database.sql import sql_class, to_sql, without_literals
 from sqlr1.records import SQL_CLASSES, Question
 from sqlr1.sandbox import Executor, Query, Status
@@ -79,14 +79,17 @@ def generate_over(
     while wanted.total() and failures < _PATIENCE:
         before = number
         drafts = _drafts(db, wanted, request.styles, rng, seen)
-        executions = executor.execute([Query(path, to_sql(tie_probe(draft.expression))) for draft in drafts])
+        both = [to_sql(query) for draft in drafts for query in tie_orders(draft.expression)]
+        executions = executor.execute([Query(path, sql) for sql in both])
         # Conditions that change nothing, such as "that have some song" where all singers have songs, are not said.
         loose = {i: Query(path, sql) for i, draft in enumerate(drafts) if (sql := unfiltered(draft.plan))}
         whole = dict(zip(loose, executor.execute(list(loose.values())), strict=True))
-        for i, (draft, execution) in enumerate(zip(drafts, executions, strict=True)):
+        for i, (draft, execution, other) in enumerate(zip(drafts, executions[::2], executions[1::2], strict=True)):
             if i in whole and Counter(whole[i].rows or ()) == Counter(execution.rows or ()):
                 continue
             if execution.status != Status.OK or rejection_reason(draft.expression, execution.rows):
+                continue
+            if other.status != Status.OK or not same_result(execution.rows, other.rows, ordered=True):  # ties decide
                 continue
             if has_one_group(draft.plan, execution.rows):
                 continue

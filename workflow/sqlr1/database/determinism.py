@@ -1,9 +1,8 @@
 """Whether a query's result is worth learning from, above all whether it is determined.
 
-`is_volatile` and `may_depend_on_order` read the query's text. The rows of `tie_probe` show what ties decide.
+`is_volatile` and `may_depend_on_order` read the query's text. The results of `tie_orders` show what ties decide.
 """
 
-import itertools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -72,43 +71,16 @@ def _has_bare_column(select: exp.Select) -> bool:
     return any(column.name.lower() not in keys and not column.find_ancestor(exp.AggFunc) for column in columns)
 
 
-def tie_probe(expression: exp.Expression) -> exp.Expression:
-    """The query with its sort keys as further columns and its limit raised by one: its rows show what ties decide.
-
-    Without an outer ORDER BY, or if sort keys cannot be added (set operations, DISTINCT, `*`), it is returned as it is.
-    """
-    order = expression.args.get("order")
-    if not isinstance(expression, exp.Select) or not order or expression.args.get("distinct") or expression.is_star:
-        return expression
-    probing = expression.copy()
-    keys = [ordered.this.copy() for ordered in order.expressions]
-    probing.set("expressions", [*probing.expressions, *keys])
-    limit = probing.args.get("limit")
-    if limit and limit.expression.is_int:
-        probing.set("limit", exp.Limit(expression=exp.Literal.number(int(limit.expression.name) + 1)))
-    return probing
-
-
-def own_rows(expression: exp.Expression, rows: Sequence[tuple]) -> list[tuple]:
-    """The query's own result, taken from the rows of `tie_probe(expression)`."""
-    width, limit = None if expression.is_star else len(expression.selects), expression.args.get("limit")
-    shown = [row[:width] for row in rows]
-    return shown[: int(limit.expression.name)] if limit and limit.expression.is_int else shown
-
-
 def rejection_reason(expression: exp.Expression, rows: Sequence[tuple]) -> str | None:
-    """Why to reject a query, by the rows of `tie_probe(expression)`: empty, all_null, constant, ties; or None."""
-    shown = own_rows(expression, rows)
-    if not shown:
+    """Why to reject a query with this result: empty, all_null, constant; or None."""
+    if not rows:
         return "empty"
-    if all(value is None for row in shown for value in row):
+    if all(value is None for row in rows for value in row):
         return "all_null"
-    if _is_constant(expression, shown):
-        return "constant"
-    return "ties" if has_ties(expression, rows) else None
+    return "constant" if _is_constant(expression, rows) else None
 
 
-def _is_constant(expression: exp.Expression, shown: Sequence[tuple]) -> bool:
+def _is_constant(expression: exp.Expression, rows: Sequence[tuple]) -> bool:
     """Whether the result says nothing about the data: no output reads a table, or one row has only zeros or a yes/no.
 
     Or one row has a window function over just itself: every rank is then 1 and every share 100 %.
@@ -117,20 +89,13 @@ def _is_constant(expression: exp.Expression, shown: Sequence[tuple]) -> bool:
     if not expression.find(exp.Table) or not any(output.find(*_READS) for output in outputs):
         return True
     is_yes_or_no = len(outputs) == 1 and isinstance(outputs[0], (exp.Predicate, exp.Connector, exp.Not))
-    if len(shown) > 1 or is_yes_or_no or not any(shown[0]):
-        return len(shown) == 1
+    if len(rows) > 1 or is_yes_or_no or not any(rows[0]):
+        return len(rows) == 1
     # Without LIMIT and DISTINCT, a window is over exactly the rows of the result.
     if expression.args.get("limit") or expression.args.get("distinct"):
         return False
     windows = (window for output in outputs for window in output.find_all(exp.Window))
     return isinstance(expression, exp.Select) and any(window.parent_select is expression for window in windows)
-
-
-def has_ties(expression: exp.Expression, rows: Sequence[tuple]) -> bool:
-    """Whether different rows of `tie_probe(expression)` have equal sort keys."""
-    width = len(expression.selects)
-    neighbours = itertools.pairwise(rows) if rows and len(rows[0]) > width and not expression.is_star else ()
-    return any(a[width:] == b[width:] and a[:width] != b[:width] for a, b in neighbours)
 
 
 def tie_orders(expression: exp.Expression) -> tuple[exp.Expression, exp.Expression]:
