@@ -95,6 +95,7 @@ def test_corrected_answers_are_right_after_the_next_training(ask, taught, tmp_pa
 
 def test_a_line_says_what_was_asked_answered_and_meant(ask, taught):
     [answer], told = ask("How many pets are older than 3?", "--feedback", "right")
+    assert told.splitlines() == [f"base/model on {DATABASE}", f"noted in {taught}/base/feedback.jsonl"]
     ask("How many pets?", "--evidence", "age is in years", "--correct", " SELECT count(*) FROM pet")
     first, second = lines_of(taught / "base/feedback.jsonl")
     assert first.pop("time").endswith("+00:00")

@@ -177,6 +177,16 @@ def test_own_questions_are_mixed_in_with_their_classes(folder, shop, tmp_path):
     assert config.filter.classes["Complex"] == 0
 
 
+def test_questions_of_the_classes_of_own_test_questions_are_generated_and_kept(folder, shop, tmp_path):
+    sql = "SELECT name, COUNT(*) FROM customer GROUP BY name"
+    (tmp_path / "kept.csv").write_text(f'question,sql\nHow many of each name?,"{sql}"\n')
+    main(["init", str(shop), "--test-questions", str(tmp_path / "kept.csv")])
+    config = configured(folder, "t_my_shop")
+    for classes in (config.synthesize.classes, config.filter.classes):
+        assert [name for name, weight in classes.items() if weight] == ["Simple", "Moderate"]
+    assert config.filter.rl_classes == ["Simple", "Moderate"]
+
+
 def test_own_test_questions_are_a_benchmark_and_nothing_like_them_is_trained_on(folder, shop, tmp_path):
     """The filter drops rows with their SQL, up to literals, or with their question; it keeps others over the file."""
     (tmp_path / "asked.csv").write_text(

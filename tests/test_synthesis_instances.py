@@ -83,22 +83,38 @@ def test_some_parents_lose_their_children_and_columns_get_duplicates(instances):
     assert max(names[1:]) < names[0]
 
 
-def test_keys_of_several_columns_are_filled_together(tmp_path):
+def test_the_columns_of_a_key_come_from_one_parent_and_move_together(tmp_path):
+    """Also where two keys share a column (both ends of a swap are in one house), and where a table refers to itself."""
     source = tmp_path / "school.sqlite"
     with sqlite3.connect(source) as connection:
         connection.executescript(
-            "CREATE TABLE room (house INTEGER, number INTEGER, PRIMARY KEY (house, number));"
-            "CREATE TABLE lesson (id INTEGER PRIMARY KEY, house INTEGER, number INTEGER,"
+            "CREATE TABLE room (house INTEGER, number TEXT, PRIMARY KEY (house, number));"
+            "CREATE TABLE lesson (id INTEGER PRIMARY KEY, house INTEGER, number TEXT,"
             " FOREIGN KEY (house, number) REFERENCES room (house, number));"
-            "INSERT INTO room VALUES (1, 10), (2, 20); INSERT INTO lesson VALUES (1, 1, 10), (2, 2, 20);"
+            "CREATE TABLE swap (id INTEGER PRIMARY KEY, house INTEGER, old TEXT, new TEXT,"
+            " FOREIGN KEY (house, old) REFERENCES room (house, number),"
+            " FOREIGN KEY (house, new) REFERENCES room (house, number));"
+            "CREATE TABLE pupil (house INTEGER, id INTEGER, friend_house INTEGER, friend INTEGER,"
+            " PRIMARY KEY (house, id), FOREIGN KEY (friend_house, friend) REFERENCES pupil (house, id));"
         )
+        rooms = [(house, f"{house}{number}") for house in range(1, 31) for number in "abcde"]
+        connection.executemany("INSERT INTO room VALUES (?, ?)", rooms)
+        connection.executemany("INSERT INTO lesson (house, number) VALUES (?, ?)", rooms[::10])
+        swaps = [(house, room, f"{house}b") for house, room in rooms[::10]]
+        connection.executemany("INSERT INTO swap (house, old, new) VALUES (?, ?, ?)", swaps)
+        connection.executemany("INSERT INTO pupil VALUES (?, ?, ?, ?)", [(n, n, n + 1, n + 1) for n in range(1, 5)])
+        connection.execute("INSERT INTO pupil (house, id) VALUES (5, 5)")
     connection.close()
-    _, filled = write_instances(source, tmp_path / "school", 1, 0, rows=1000)
-    with contextlib.closing(sqlite3.connect(filled)) as connection:
-        lessons, taught = connection.execute(
-            "SELECT (SELECT COUNT(*) FROM lesson), COUNT(*) FROM lesson JOIN room USING (house, number)"
-        ).fetchone()
-    assert taught > lessons / 4
+    files = write_instances(source, tmp_path / "school", 2, 0, rows=100)
+    taught = []
+    for path in files:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+            taught.append(connection.execute("SELECT house FROM lesson WHERE number IS NOT NULL").fetchall())
+            swapped = connection.execute("SELECT COUNT(*) FROM swap WHERE old <> new").fetchone()[0]
+            assert path == files[0] or swapped > 50
+    assert min(map(len, taught[1:])) > 70
+    assert taught[0] != taught[1][:15] != taught[2][:15]
 
 
 def test_tables_of_two_rows_are_filled(tmp_path):

@@ -75,7 +75,6 @@ CASES = {
     "not in": (where(Filter(COUNTRY, "not_in", ("Japan", "Spain"))), [("Ann",), ("Bo",)]),
     "like": (where(Filter(COUNTRY, "contains", "pa")), [("Cy",), ("Di",), ("Ed",)]),
     "prefix": (where(Filter(COUNTRY, "prefix", "F")), [("Ann",), ("Bo",)]),
-    "suffix": (where(Filter(COUNTRY, "suffix", "n")), [("Cy",), ("Di",), ("Ed",)]),
     "null": (where(Filter(Ref(0, "mentor_id"), "null")), [("Ann",), ("Di",)]),
     "year of date": (where(Filter(Ref(0, "born"), "year", "1980")), [("Bo",)]),
     "or": (where(Filter(AGE, ">", 50), Filter(AGE, "<", 25), any_of=True), [("Di",), ("Ed",)]),

@@ -36,6 +36,12 @@ def prepared(scratch, rows, paths, workers=1):
     return [list(part) for part in mix.prepare(rows, tasks, "short", Limits(), workers, scratch / "rows.jsonl")]
 
 
+def test_questions_asked_again_come_first_in_their_own_order():
+    wrong = ["", "SELECT 1", "", "SELECT 2", "SELECT 3"]
+    rows = [Question(str(n), "shop", "q", "SELECT 0", wrong_sql=sql) for n, sql in enumerate(wrong)]
+    assert by_database([*rows, replace(rows[0], db_id="zoo")]) == {"shop": [1, 3, 4, 0, 2], "zoo": [5]}
+
+
 def test_rows_are_prepared_the_same_in_several_batches(data_root, tmp_path, monkeypatch):
     rows = [q for q in read_questions("spider", data_root / "spider/dev.json") if q.db_id == "concert_singer"][:9]
     rows[4] = replace(rows[4], sql="SELECT nothing FROM singer")

@@ -11,7 +11,7 @@ import pytest
 import sqlglot
 
 from sqlr1.database import read_schema
-from sqlr1.database.determinism import has_ties, tie_probe
+from sqlr1.database.determinism import tie_orders
 from sqlr1.database.sql import to_sql
 from sqlr1.evaluate.formats import read_questions as read_benchmark
 from sqlr1.records import Catalogue, Database, Question, read_json, read_records, sha256
@@ -164,6 +164,34 @@ def test_questions_use_the_column_names_of_birds_descriptions(run, small_spider)
     assert all("species" in q.question and "kind" not in q.question for q in asked)
 
 
+def test_training_depends_on_the_descriptions_that_there_are(run, small_spider):
+    """The hash of a database in the catalogue counts them, and a copy has none that the source has lost."""
+
+    def catalogued():
+        out = run(folders=[FOLDER], folder_questions=4, instances=1)
+        hashes = {d.db_id: d.sha256 for d in read_records(out / "catalogue.jsonl", Database)}
+        return hashes["pets"], {path.name for path in out.glob("instances/pets/database_description/*")}
+
+    folder = small_spider / "spider/database/pets/database_description"
+    folder.mkdir()
+    (folder / "pet.csv").write_text("original_column_name,column_description\nkind,the species\n")
+    (folder / "more.csv").write_text("original_column_name\n")
+    both = catalogued()
+    (folder / "pet.csv").write_text("original_column_name,column_description\nkind,dog or cat\n")
+    changed = catalogued()
+    (folder / "more.csv").unlink()
+    one = catalogued()
+    assert both[1] == changed[1] == {"pet.csv", "more.csv"}
+    assert one[1] == {"pet.csv"}
+    assert len({both[0], changed[0], one[0]}) == 3
+
+
+def test_a_training_domain_keeps_no_descriptions_of_an_earlier_run_as_a_benchmark(run):
+    assert (run() / "databases/zoo/database_description").is_dir()
+    out = run(domains=["zoo"], held_out_domains=["bookshop"])
+    assert not (out / "databases/zoo/database_description").exists()
+
+
 def test_a_single_file_is_a_database_too(run, small_spider, tmp_path):
     path = shutil.move(small_spider / "spider/database/pets/pets.sqlite", tmp_path / "animals.db")
     out = run(folders=[{"databases": str(path)}], folder_questions=12)
@@ -180,13 +208,13 @@ def test_the_benchmark_has_instances_on_which_each_gold_is_determined(run):
     rows = read_json(out / "benchmark/bird/dev.json")
     assert len(rows) == 24
     assert Counter(row["difficulty"] for row in rows) == {"simple": 10, "moderate": 7, "challenging": 7}
-    probes = [tie_probe(sqlglot.parse_one(row["SQL"], read="sqlite")) for row in rows]
+    both = [query for row in rows for query in tie_orders(sqlglot.parse_one(row["SQL"], read="sqlite"))]
     with Executor(1, Limits()) as executor:
         for path in files:
-            executions = executor.execute([Query(path, to_sql(probe)) for probe in probes])
-            for row, execution in zip(rows, executions, strict=True):
-                assert execution.status == Status.OK
-                assert not has_ties(sqlglot.parse_one(row["SQL"], read="sqlite"), execution.rows)
+            executions = executor.execute([Query(path, to_sql(query)) for query in both])
+            assert {execution.status for execution in executions} == {Status.OK}
+            for first, last in zip(executions[::2], executions[1::2], strict=True):
+                assert first.rows == last.rows
     hashes = {d.db_id: d.sha256 for d in read_records(out / "catalogue.jsonl", Database)}
     again = run(benchmark_instances=0)
     assert [path.name for path in (again / "databases/zoo").glob("*.sqlite")] == ["zoo.sqlite"]  # stale ones are gone

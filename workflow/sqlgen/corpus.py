@@ -9,12 +9,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sqlgen.generate import GenerationRequest, generate_over, sql_key
+from sqlgen.generate import GenerationRequest, generate_over
 from sqlgen.sources import Source
 from sqlgen.speakable import SpeakableDatabase
 from sqlr1.data.processes import WORTH_A_PROCESS, executor_processes
 from sqlr1.data.split import shares
 from sqlr1.database import read_profile
+from sqlr1.database.sql import without_literals
 from sqlr1.records import InputError, Question, sha256, stream_records, write_jsonl
 from sqlr1.sandbox import Executor, Limits
 
@@ -95,6 +96,6 @@ def _from_source(request: GenerationRequest, work: Path, executor: Executor, tas
     file = work / f"{source.db_id}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.jsonl"
     if not file.is_file():
         database = SpeakableDatabase(read_profile(source.path), source.names)
-        taken = [sql_key(row.sql) for earlier in before for row in stream_records(earlier, Question)]
+        taken = [without_literals(row.sql) for earlier in before for row in stream_records(earlier, Question)]
         write_jsonl(file, generate_over(database, source.db_id, quota, request, executor, taken))
     return file, Counter(row.sql_class for row in stream_records(file, Question))

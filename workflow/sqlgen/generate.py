@@ -2,7 +2,6 @@
 
 import hashlib
 import random
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,15 +15,14 @@ from sqlgen.shapes.catalogue import SHAPES, Plan, Shape, draw, has_one_group, sq
 from sqlgen.speakable import SpeakableDatabase
 from sqlgen.wording import in_style
 from sqlr1.data.reasoning import trace
-from sqlr1.database.determinism import rejection_reason, tie_probe
-from sqlr1.database.sql import sql_class, to_sql
+from sqlr1.database.determinism import rejection_reason, same_result, tie_orders
+from sqlr1.database.sql import sql_class, to_sql, without_literals
 from sqlr1.records import SQL_CLASSES, Question
 from sqlr1.sandbox import Executor, Query, Status
 
 T = TypeVar("T")
 _BATCH = 64
 _PATIENCE = 8  # a database is given up after so many batches without a new row
-_LITERAL = re.compile(r"'(?:[^']|'')*'|\b\d+(?:\.\d+)?\b")
 _PLANS = 8  # attempts to find a plan with a threshold that a vague question can hide
 _WORDINGS = 30  # attempts to word a plan within the wanted templates
 
@@ -62,11 +60,6 @@ def held_out(template: str) -> bool:
     return hashlib.sha256(template.encode()).digest()[0] % 10 == 0
 
 
-def sql_key(sql: str) -> str:
-    """The SQL up to literals: two rows of a database never share it."""
-    return _LITERAL.sub("?", sql)
-
-
 def generate_over(
     db: SpeakableDatabase,
     db_id: str,
@@ -77,7 +70,7 @@ def generate_over(
 ) -> Iterator[Question]:
     """Up to `quotas[class]` questions of each class over one database, determined by its content and the arguments.
 
-    `taken` are the `sql_key`s of rows made before: they are not made again, and new ids are numbered after theirs.
+    No two have the same SQL up to literals, nor that of `taken`, the rows made before; ids are numbered after theirs.
     """
     rng = random.Random(f"{request.seed}:{db_id}:{request.held_out}" + (f":{len(taken)}" if taken else ""))
     wanted = Counter({name: quotas.get(name, 0) for name in SQL_CLASSES})
@@ -86,14 +79,17 @@ def generate_over(
     while wanted.total() and failures < _PATIENCE:
         before = number
         drafts = _drafts(db, wanted, request.styles, rng, seen)
-        executions = executor.execute([Query(path, to_sql(tie_probe(draft.expression))) for draft in drafts])
+        both = [to_sql(query) for draft in drafts for query in tie_orders(draft.expression)]
+        executions = executor.execute([Query(path, sql) for sql in both])
         # Conditions that change nothing, such as "that have some song" where all singers have songs, are not said.
         loose = {i: Query(path, sql) for i, draft in enumerate(drafts) if (sql := unfiltered(draft.plan))}
         whole = dict(zip(loose, executor.execute(list(loose.values())), strict=True))
-        for i, (draft, execution) in enumerate(zip(drafts, executions, strict=True)):
+        for i, (draft, execution, other) in enumerate(zip(drafts, executions[::2], executions[1::2], strict=True)):
             if i in whole and Counter(whole[i].rows or ()) == Counter(execution.rows or ()):
                 continue
             if execution.status != Status.OK or rejection_reason(draft.expression, execution.rows):
+                continue
+            if other.status != Status.OK or not same_result(execution.rows, other.rows, ordered=True):  # ties decide
                 continue
             if has_one_group(draft.plan, execution.rows):
                 continue
@@ -114,12 +110,12 @@ def _drafts(
         shape, style = _drawn(SHAPES[_drawn(wanted, rng)], rng), _drawn(styles, rng)
         plan = _plan(db, shape, style, rng)
         sql = sql_of(plan) if plan else ""
-        if not plan or sql_key(sql) in seen:
+        if not plan or without_literals(sql) in seen:
             continue
         expression = sqlglot.parse_one(sql, read="sqlite")
         name = sql_class(expression)
         if wanted[name] > 0:
-            seen.add(sql_key(sql))
+            seen.add(without_literals(sql))
             drafts.append(_Draft(shape.__name__, style, plan, sql, expression, name))
     return drafts
 

@@ -64,7 +64,6 @@ def plural(noun: str) -> str:
 
 @lru_cache(maxsize=65536)
 def singular(noun: str) -> str:
-    """The singular of a noun phrase."""
     first, _, last = noun.rpartition(" ")
     return f"{first} {INFLECT.singular_noun(last)}".strip() if is_plural(last) else noun
 

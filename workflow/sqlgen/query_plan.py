@@ -38,7 +38,7 @@ COUNT = Measure("count")
 class Filter:
     """A condition on a column, or (in HAVING) on an aggregate of the group.
 
-    `op` is one of = != > < >= <= between in not_in prefix suffix contains null not_null year. `value` is a scalar, a
+    `op` is one of = != > < >= <= between in not_in prefix contains null not_null year. `value` is a scalar, a
     tuple (between, in), None, or a `QueryPlan` for a scalar or membership subquery.
     """
 
@@ -62,8 +62,6 @@ class Join:
 
 @dataclass(frozen=True)
 class SortKey:
-    """One key of ORDER BY."""
-
     key: Ref | Measure
     descending: bool = False
 

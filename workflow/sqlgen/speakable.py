@@ -112,7 +112,6 @@ class SpeakableDatabase:
         return self._direct(first, second) + sum(self._direct(first, t) * self._direct(t, second) for t in through)
 
     def statistics(self, table: str, column: str) -> ColumnStatistics:
-        """Statistics of a column."""
         return self.profile.columns[table, column]
 
     def speakable(self, table: str) -> list[str]:
@@ -127,7 +126,6 @@ class SpeakableDatabase:
         return [c for c in columns if not self.statistics(table, c).has_nulls]
 
     def of_kind(self, table: str, *kinds: str) -> list[str]:
-        """Speakable columns of these kinds."""
         return [c for c in self.speakable(table) if self.statistics(table, c).kind in kinds]
 
     def numbers(self, table: str) -> list[str]:
@@ -145,7 +143,6 @@ class SpeakableDatabase:
         return [c for c, noun in nouns.items() if not names_year(noun) and not _PLACES & set(noun.split())]
 
     def years(self, table: str) -> list[str]:
-        """Numbers that are calendar years."""
         found = [c for c in self.numbers(table) if names_year(self.names.columns[table, c])]
         return [c for c in found if self.names.dated(table, c)]
 

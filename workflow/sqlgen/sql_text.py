@@ -3,31 +3,26 @@
 from collections.abc import Sequence
 
 from sqlgen.query_plan import Filter, Measure, QueryPlan, Ref
-from sqlr1.database import identifier
+from sqlr1.database import identifier, text
 from sqlr1.database.sql import exact
 
-_PATTERNS = {"prefix": "{}%", "suffix": "%{}", "contains": "%{}%"}
+_PATTERNS = {"prefix": "{}%", "contains": "%{}%"}
 
 
-def literal(value: object) -> str:
-    """A string, number or NULL literal."""
-    if value is None:
-        return "NULL"
-    return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(exact(value))
+def literal(value: str | float) -> str:
+    """A value as an SQL literal; 3.0 is 3."""
+    return text.literal(exact(value))
 
 
 def year_of(date: str) -> str:
-    """The year of a date, as text."""
     return f"STRFTIME('%Y', {date})"
 
 
 def count_if(condition: str) -> str:
-    """The number of rows that meet a condition."""
     return f"SUM(CASE WHEN {condition} THEN 1 ELSE 0 END)"
 
 
 def sort_key(key: str, descending: bool) -> str:
-    """A key of ORDER BY."""
     return f"{key} DESC" if descending else key
 
 
@@ -47,7 +42,6 @@ class Block:
         return f"T{self._first + ref.occurrence}.{name}" if self._first else name
 
     def output(self, item: Ref | Measure) -> str:
-        """A column or an aggregate."""
         if isinstance(item, Ref):
             return self.column(item)
         argument = self.column(item.ref) if item.ref else "*"

@@ -120,6 +120,8 @@ class Policy:
     """A model with the prompt that it was trained on."""
 
     def __init__(self, folder: Path, how: Answering) -> None:
+        from transformers.utils.logging import disable_progress_bar
+
         from sqlr1.model.answers import SamplerBackend
         from sqlr1.model.base import context_length, native_precision
         from sqlr1.model.prompts import Prompts
@@ -127,6 +129,7 @@ class Policy:
 
         if not (folder / "config.json").is_file():
             raise InputError(f"{folder}: no model (it has no config.json)")
+        disable_progress_bar()  # of loading the weights, which takes a moment and would be among the messages
         self.how = how
         room = context_length(folder) - how.max_new_tokens
         manifests = (folder / "manifest.json", folder.parent / "manifest.json")  # `sqlr1 export` puts it inside

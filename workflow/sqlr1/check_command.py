@@ -33,7 +33,7 @@ from sqlr1.config_files import read_config, read_yaml
 from sqlr1.data.readers import locate
 from sqlr1.data.readers import read_questions as read_rows
 from sqlr1.database import read_schema
-from sqlr1.database.files import data_root, database_files, resolve
+from sqlr1.database.files import SQLITE_MAGIC, data_root, database_files, resolve, start_of
 from sqlr1.evaluate.formats import database_path, excluded_questions, read_questions
 from sqlr1.model.base import context_length, make_base_model, model_folder
 from sqlr1.plan import ACCELERATORS, Cost, Planner, launched
@@ -182,7 +182,6 @@ class Preflight:
 
 
 def add_parser(commands: Any) -> None:
-    """Add the sub-command `check` to argparse's sub-parsers."""
     about = "what would stop an experiment, found before it runs"
     parser = commands.add_parser("check", help=about, description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("--configfile", type=Path, nargs="+", default=[], metavar="FILE", help="over config.yaml")
@@ -261,9 +260,8 @@ def _benchmark(entry: Benchmark) -> str:
 def _readable(paths: Iterable[Path]) -> None:
     """Raises InputError for a file that is no SQLite database, such as the pointer that Git LFS leaves."""
     for number, path in enumerate(paths):
-        with path.open("rb") as file:
-            if file.read(16) != b"SQLite format 3\0":
-                raise InputError(f"{path}: not a SQLite database; fetch it again")
+        if start_of(path) != SQLITE_MAGIC:
+            raise InputError(f"{path}: not a SQLite database; fetch it again")
         if not number:
             read_schema(path)
 

@@ -216,8 +216,7 @@ class FilterRules(Section):
     """Drop a question whose Jaccard similarity to a benchmark question is at least this."""
     instances: bool = False
     """Drop rows whose gold fails, or leaves to chance which rows it returns, on an instance of its database; also
-    those with a LIMIT of which that cannot be seen: with DISTINCT, `*` or a set operation outside, or in a subquery
-    that reads the outer query."""
+    those with LIMIT and DISTINCT or `*` outside, of which that cannot be seen."""
 
 
 class Filter(Section):

@@ -43,7 +43,7 @@ synthesize:
     - databases: {databases}
   # Before filtering, which drops repeated SQL. More questions cost minutes, and give more rows on large schemas.
   folder_questions: 1500
-{mix}filter:
+{generated}{mix}filter:
   # The benchmark. None of its SQL, up to literals and aliases, is trained on or validated on.
   test_rows: 100
 {classes}prompt:
@@ -76,7 +76,6 @@ _TEST = """\
 
 
 def add_parser(commands: Any) -> None:
-    """Add the sub-command `init` to argparse's sub-parsers."""
     parser = commands.add_parser("init", help="an experiment over your data", description=__doc__, allow_abbrev=False)
     parser.add_argument("path", type=Path, metavar="PATH", help="SQLite, CSV or Parquet file, or a folder of them")
     parser.add_argument("--name", help="of the experiment (default: that of PATH)")
@@ -215,24 +214,24 @@ def _config_text(
 ) -> str:
     """The config file. Prompts and answers have room for the largest schema and the longest of the questions."""
     databases = _quoted(place)
-    mix = classes = ""
+    generated = mix = classes = ""
     test = _TEST.format(questions=_quoted(_MADE / name / "test.json"), databases=databases) if tested else ""
     if questions:
         mix = f"  # Your own questions.\n  mix:\n    - {{layout: pairs, questions: {_quoted(questions)}, "
         mix += f"databases: {databases}}}\n"
-        found = {sql_class(expression) for q in asked if (expression := parse(q.sql)[0])} | {"Simple"}
-        kept = [c for c in SQL_CLASSES if c in found]
-        weights = ", ".join(f"{c}: {float(c in found)}" for c in SQL_CLASSES)
-        classes = "  # The classes of your questions; Simple alone would leave the others out.\n"
-        classes += f"  rl_classes: [{', '.join(kept)}]\n  classes: {{{weights}}}\n"
-    texts = [schema_text(schema, "compact", 0) for schema in schemas.values()]
     given = [*asked, *tested]
+    if given:
+        found = {sql_class(expression) for q in given if (expression := parse(q.sql)[0])} | {"Simple"}
+        weights = ", ".join(f"{c}: {float(c in found)}" for c in SQL_CLASSES)
+        generated = f"  # The classes of your questions, here and below.\n  classes: {{{weights}}}\n"
+        classes = f"  rl_classes: [{', '.join(c for c in SQL_CLASSES if c in found)}]\n  classes: {{{weights}}}\n"
+    texts = [schema_text(schema, "compact", 0) for schema in schemas.values()]
     longest = max([_QUESTION, *(len(q.question) + len(q.evidence) for q in given)])
     prompt = _rounded(len(INSTRUCTION) + max(map(len, texts)) + longest, 64)
     column = max(len(c.name) for schema in schemas.values() for table in schema.tables for c in table.columns)
     answer = _rounded(max([_ANSWER + 5 * column, *(_AROUND + len(q.sql) for q in given)]), 8)
     known = {"path": place, "name": name, "databases": databases, "mix": mix, "classes": classes, "test": test}
-    return _TEMPLATE.format(**known, prompt=max(384, prompt), answer=max(56, answer))
+    return _TEMPLATE.format(**known, generated=generated, prompt=max(384, prompt), answer=max(56, answer))
 
 
 def _quoted(path: Path) -> str:

@@ -165,7 +165,6 @@ class Model:
         return weights + 2 * 2 * 5e8 + (0 if offloaded else 18 * self.trained / devices)
 
     def checkpoint_bytes(self, deepspeed: dict[str, Any]) -> float:
-        """A checkpoint on disk."""
         return (16 if deepspeed else 12) * self.trained
 
     def pass_bytes(self, tokens: float, deepspeed: dict[str, Any]) -> float:
@@ -317,7 +316,6 @@ def _rows(settings: Training, rows: float, devices: int, per_row: int = 1) -> fl
 
 
 def add_parser(commands: Any) -> None:
-    """Add the sub-command `plan` to argparse's sub-parsers."""
     about = "what an experiment will cost"
     parser = commands.add_parser("plan", help=about, description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("--configfile", type=Path, nargs="+", default=[], metavar="FILE", help="over config.yaml")

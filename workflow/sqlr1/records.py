@@ -51,7 +51,7 @@ class Database:
     """One line of a catalogue. `path`: relative to the catalogue's folder, absolute, or below `{data}`, the data root.
 
     `source` is `embedded` or the configured folder, `split` is `train` or `benchmark`, `sha256` is the hash of the
-    file's bytes, or with instances the hash of all their hashes.
+    file's bytes, or with instances or descriptions the hash of all their hashes.
     """
 
     db_id: str

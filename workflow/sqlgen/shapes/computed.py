@@ -76,7 +76,6 @@ def every_year_plan(base: QueryPlan, key: Ref, dated: bool, first: int, last: in
 
 
 def percentage(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
-    """The percentage of rows with a property."""
     table = rng.choice(db.tables)
     item = require(db.filter(rng, table, shared=True))
     keys = [c for c in db.complete(table, db.categories(table)) if c != item.ref.column]
@@ -85,7 +84,6 @@ def percentage(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
 
 
 def ratio(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
-    """The ratio of the rows with one value to those with another."""
     table = rng.choice(db.tables)
     key = choose(rng, [c for c in db.categories(table) if len(db.statistics(table, c).values) >= 2])
     values = rng.sample([v for v, _ in db.statistics(table, key).values[:8]], 2)
@@ -94,7 +92,6 @@ def ratio(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
 
 
 def ranges(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
-    """Rows counted by range of a number column."""
     table = rng.choice(db.tables)
     key = choose(rng, [c for c in db.numbers(table) if db.statistics(table, c).distinct >= 6])
     quantiles = db.statistics(table, key).quantiles
@@ -129,7 +126,6 @@ def by_year(db: SpeakableDatabase, rng: random.Random, kind: str = "count") -> C
 
 
 def every_year(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
-    """Rows counted for some years in a row."""
     table, key, dated = choose(rng, _dated_columns(db))
     quantiles = db.statistics(table, key).quantiles
     years = [int(str(q)[:4]) for q in (quantiles[0], quantiles[-1])]

@@ -94,7 +94,6 @@ def descendants_plan(base: QueryPlan, key: ForeignKey, value: object) -> Compoun
 
 
 def two_counts(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
-    """More of these than of those."""
     keys = {t: [k for k in db.down_keys if k.parent == t] for t in db.tables}
     parent = choose(rng, [t for t in db.tables if len({k.table for k in keys[t]}) >= 2])
     first, second = rng.sample(keys[parent], 2)
@@ -104,7 +103,6 @@ def two_counts(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
 
 
 def two_kinds(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
-    """Groups with more rows of one kind than of another."""
     base = labelled_groups(db, rng)
     item, group = require(base.filters)[0], base.group[0]
     # With two thresholds on a column, one kind's rows would be among the other's, and one vague word would hide both.
@@ -116,14 +114,12 @@ def two_kinds(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
 
 
 def most_frequent_among(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
-    """Rows of the most common group."""
     table = rng.choice(db.tables)
     group = choose(rng, [c for c in db.categories(table) if c != db.label(table) and c.lower() not in TAKEN])
     return most_frequent_among_plan(QueryPlan.of(table, *db.outputs(rng, table, 2, avoid=group)), Ref(0, group))
 
 
 def most_frequent_in(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
-    """The most common value within each group."""
     base = labelled_groups(db, rng)
     table = base.tables[0]
     used = {base.group[0].column, *(item.ref.column for item in base.filters)}
@@ -132,7 +128,6 @@ def most_frequent_in(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
 
 
 def descendants(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
-    """All rows below one row of a hierarchy."""
     key = choose(rng, db.self_keys)
     label = db.label(key.table)
     value, _ = choose(rng, db.statistics(key.table, label).values)

@@ -95,7 +95,6 @@ def _measure(db: SpeakableDatabase, rng: random.Random, base: QueryPlan, *functi
 
 
 def group_ranking(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
-    """Ranks of groups."""
     base = labelled_groups(db, rng, rng.choice([False, True]))
     return group_ranking_plan(base, _measure(db, rng, base, "avg", "sum", "max", "min"), rng.random() < 0.75)
 
@@ -107,14 +106,12 @@ def group_share(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
 
 
 def group_above_mean(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
-    """Groups above the mean."""
     base = labelled_groups(db, rng, rng.choice([False, True, True]))
     measure = _measure(db, rng, base, "avg", "sum", "max")
     return group_above_plan("group_above_mean", base, measure, rng.random() < 0.7, rng.random() < 0.4)
 
 
 def group_above_average(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
-    """Groups above the average group."""
     base = labelled_groups(db, rng, filtered=False)
     measure = _measure(db, rng, base, "avg", "sum", "max")
     return group_above_plan("group_above_average", base, measure, rng.random() < 0.7, rng.random() < 0.4)
@@ -172,12 +169,10 @@ def best_of_group(db: SpeakableDatabase, rng: random.Random, chosen: bool = Fals
 
 
 def best_of_chosen(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
-    """The top rows of each group among those that pass a filter."""
     return best_of_group(db, rng, chosen=True)
 
 
 def ranking(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
-    """Ranks over a table."""
     table = rng.choice(db.tables)
     label = db.label(table)
     numbers = require(db.complete(table, db.numbers(table)))  # RANK also gives NULLs a rank, which nobody asks for
@@ -188,7 +183,6 @@ def ranking(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
 
 
 def distance(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
-    """Distance from the group's average."""
     table, group, key = _grouped_number(db, rng)
     if group.column == db.label(table):
         raise NoPlan

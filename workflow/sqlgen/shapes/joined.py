@@ -63,7 +63,6 @@ def pairs(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
 
 
 def count_with_zero(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
-    """Children counted for every parent."""
     key = choose(rng, db.down_keys)
     descending = rng.choice([None, None, True, False])
     return count_with_zero_plan(QueryPlan.of(key.parent, db.label(key.parent)), key, descending)

@@ -80,7 +80,6 @@ def without_children(db: SpeakableDatabase, rng: random.Random, op: str = "not_i
 
 
 def above_own_group(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
-    """Rows above the average of their own group."""
     table = rng.choice(db.tables)
     label = db.label(table)
     pairs = [(g, n) for g in db.categories(table) for n in db.quantities(table) if g not in (n, label)]
@@ -90,7 +89,6 @@ def above_own_group(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
 
 
 def existence(db: SpeakableDatabase, rng: random.Random) -> CompoundPlan:
-    """Parents with or without some child, by EXISTS."""
     key = choose(rng, db.down_keys)
     negated = rng.random() < 0.6
     item = db.filter(rng, key.table) if not negated or rng.random() < 0.5 else None

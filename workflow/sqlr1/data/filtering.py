@@ -99,7 +99,7 @@ def _parses_back(row: Question, strategy: Strategy) -> bool:
 
 @dataclass
 class _Candidate:
-    """A row with what the checks found out: its SQL's normal form, and `result`, the rows of its tie probe."""
+    """A row with what the checks found out: its SQL's normal form, and `result`, its rows."""
 
     row: Question
     reason: str | None = None
@@ -164,13 +164,7 @@ class _Filter:
             yield "contaminated_question" if self._contaminated.has_similar(sketch) else None
 
     def _results(self, path: Path, candidates: list[_Candidate]) -> Iterator[str | None]:
-        """Reasons by results. Without LIMIT, only generated questions (with a template) must fix the order of ties."""
-        probed = [bool(c.row.template or c.expression.args.get("limit")) for c in candidates]
-        sql = [
-            to_sql(determinism.tie_probe(c.expression)) if p else c.row.sql
-            for c, p in zip(candidates, probed, strict=True)
-        ]
-        executions = self._executor.execute([Query(path, text) for text in sql])
+        executions = self._executor.execute([Query(path, candidate.row.sql) for candidate in candidates])
         for candidate, execution in zip(candidates, executions, strict=True):
             candidate.result = execution.rows
             if execution.status == Status.OK:
@@ -179,28 +173,26 @@ class _Filter:
                 yield _FAILURES.get(execution.status, "failed")
 
     def _ties(self, path: Path, backward: Callable[[], Path | None], candidates: list[_Candidate]) -> list[str | None]:
-        """`ties` where an inner LIMIT splits ties, or the result changes when tables are read `backward`.
+        """`ties` where the result changes when ties are broken otherwise, or when tables are read `backward`.
 
-        Correlated blocks cannot be run alone and are not checked.
+        Without LIMIT, only generated questions (with a template) must fix the order of ties.
         """
-        doubtful = [c for c in candidates if may_depend_on_order(c.expression)]
-        blocks = [
-            (candidate, block) for candidate in doubtful for block in determinism.limited_blocks(candidate.expression)
-        ]
-        probes = self._executor.execute([Query(path, to_sql(determinism.tie_probe(block))) for _, block in blocks])
-        tied = {
-            id(candidate)
-            for (candidate, block), probe in zip(blocks, probes, strict=True)
-            if probe.status == Status.OK and determinism.limit_splits_ties(block, probe.rows)
-        }
-        if doubtful and (copy := backward()):
-            executions = self._executor.execute([Query(copy, candidate.row.sql) for candidate in doubtful])
-            for candidate, execution in zip(doubtful, executions, strict=True):
-                own = determinism.own_rows(candidate.expression, candidate.result)
-                if execution.status == Status.OK and not determinism.same_result(
-                    candidate.expression, own, execution.rows
-                ):
-                    tied.add(id(candidate))
+        found: list[tuple[_Candidate, bool, Query]] = []
+        for candidate in candidates:
+            order, limit = map(candidate.expression.args.get, ("order", "limit"))
+            ordered = bool(order and (limit or candidate.row.template))
+            doubtful = may_depend_on_order(candidate.expression)
+            if ordered or doubtful:
+                both = map(to_sql, determinism.tie_orders(candidate.expression))
+                found += [(candidate, ordered, Query(path, sql)) for sql in both]
+            if doubtful and (copy := backward()):
+                found.append((candidate, ordered, Query(copy, candidate.row.sql)))
+        tied = set()
+        executions = self._executor.execute([query for *_, query in found])
+        for (candidate, ordered, _), execution in zip(found, executions, strict=True):
+            same = determinism.same_result(candidate.result, execution.rows or (), ordered)
+            if execution.status == Status.OK and not same:
+                tied.add(id(candidate))
         return ["ties" if id(candidate) in tied else None for candidate in candidates]
 
     def _on_instances(self, others: Sequence[Path], candidates: list[_Candidate]) -> list[str | None]:

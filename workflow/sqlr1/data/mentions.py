@@ -37,11 +37,7 @@ def _is_mentioned(literal: exp.Literal, text: str) -> bool:
 
 def _has_words(text: str, value: str) -> bool:
     """Whether `value` occurs in the text as whole words; a plural -s may follow."""
-    place = text.find(value)
-    while place >= 0:
-        before, after = text[:place][-1:], text[place + len(value) :]
-        after = after[1:2] if len(value) > 2 and after[:1] == "s" else after[:1]
-        if not (before.isalnum() and value[0].isalnum()) and not (after.isalnum() and value[-1].isalnum()):
-            return True
-        place = text.find(value, place + 1)
-    return False
+    before = r"(?<![^\W_])" if value[0].isalnum() else ""
+    plural = "s?" if len(value) > 2 else ""
+    after = plural + r"(?![^\W_])" if value[-1].isalnum() else ""
+    return re.search(before + re.escape(value) + after, text) is not None

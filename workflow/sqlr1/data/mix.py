@@ -61,7 +61,7 @@ def read_mix(
         rows = read_questions(entry.layout, file, mixed.unusable if skip else None)
         rows = locate(rows, paths, mixed.missing if skip else None)
         if file.stem in stems:  # ids are by the name of the file
-            rows = map(partial(_renamed, f"-mix{number}"), rows)
+            rows = (replace(row, id=f"{row.id}-mix{number}") for row in rows)
         stems.add(file.stem)
         without_gold = len(mixed.wrong)
         rows = _with_gold(rows, mixed.wrong)
@@ -83,10 +83,6 @@ def _with_gold(rows: Iterable[Question], wrong: list[Question]) -> Iterator[Ques
             wrong.append(row)
         else:
             yield row
-
-
-def _renamed(suffix: str, question: Question) -> Question:
-    return replace(question, id=question.id + suffix)
 
 
 def prepare(

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import sqlglot
+from sqlglot import exp
 
-from sqlr1.database.determinism import has_ties, limit_splits_ties, limited_blocks, tie_probe
+from sqlr1.database.determinism import same_result, tie_orders
 from sqlr1.database.sql import to_sql
 from sqlr1.records import Question
-from sqlr1.sandbox import Executor, Query, Status
+from sqlr1.sandbox import Execution, Executor, Query, Status
 
 
 def determined_on_all(
@@ -21,23 +22,27 @@ def determined_on_all(
     """The questions whose gold runs and is not decided by ties on any of the instances of their database.
 
     Without LIMIT, only generated questions (with a template) must fix the order of ties. Ties of a query with LIMIT
-    cannot be seen if it has DISTINCT, `*` or a set operation outside: it is left out.
+    cannot be seen if it has DISTINCT or `*` outside: it is left out.
     """
-    parsed = [sqlglot.parse_one(question.sql, read="sqlite") for question in questions]
-    probes = [
-        (number, path, block, has_ties if block is expression and fixed else limit_splits_ties)
-        for number, (question, expression) in enumerate(zip(questions, parsed, strict=True))
-        for fixed in [question.template or expression.args.get("limit")]
-        for path in instances[question.db_id]
-        for block in (expression, *limited_blocks(expression))
-    ]
-    executions = executor.execute([Query(path, to_sql(tie_probe(block))) for _, path, block, _ in probes], progress)
-    unseen = {n for n, e in enumerate(parsed) if e.args.get("limit") and tie_probe(e) is e}
-    bad = unseen | {
-        number
-        for (number, _, block, undetermined), execution in zip(probes, executions, strict=True)
-        if execution.status != Status.OK or undetermined(block, execution.rows)
-    }
+    unseen: set[int] = set()
+    runs: list[tuple[int, bool, Query, Query]] = []  # question, whether the order of rows counts, both orders of ties
+    for number, question in enumerate(questions):
+        expression = sqlglot.parse_one(question.sql, read="sqlite")
+        limit = expression.args.get("limit")
+        distinct = isinstance(expression, exp.Select) and expression.args.get("distinct")
+        if limit and (distinct or expression.is_star):
+            unseen.add(number)
+            continue
+        first, last = map(to_sql, tie_orders(expression))
+        ordered = bool(question.template or limit)
+        runs += [(number, ordered, Query(path, first), Query(path, last)) for path in instances[question.db_id]]
+    queries = [query for *_, first, last in runs for query in (first, last)]
+    found = dict(zip(queries, executor.execute(queries, progress), strict=True))
+
+    def agree(ordered: bool, first: Execution, last: Execution) -> bool:
+        return first.status == last.status == Status.OK and same_result(first.rows, last.rows, ordered)
+
+    bad = unseen | {n for n, ordered, first, last in runs if not agree(ordered, found[first], found[last])}
     return [question for number, question in enumerate(questions) if number not in bad]
 
 

@@ -35,11 +35,11 @@ def executor_processes(
 
 def by_database(rows: Iterable[Question]) -> dict[str, list[int]]:
     """The numbers of the rows over each database; first those that are asked again, which repeat no other row."""
-    groups: dict[str, list[int]] = {}
+    groups: dict[str, tuple[list[int], list[int]]] = {}
     for number, row in enumerate(rows):
-        group = groups.setdefault(row.db_id, [])
-        group.insert(0 if row.wrong_sql else len(group), number)
-    return groups
+        again, others = groups.setdefault(row.db_id, ([], []))
+        (again if row.wrong_sql else others).append(number)
+    return {db_id: again + others for db_id, (again, others) in groups.items()}
 
 
 def _start(make: Callable[[Executor], Callable[[Any], Any]], limits: Limits) -> None:

@@ -46,12 +46,10 @@ class QuestionIndex:
         self._known: list[Sketch] = []
 
     def add(self, sketch: Sketch) -> None:
-        """Add a question to the known ones."""
         self._lsh.insert(len(self._known), sketch.signature, check_duplication=False)
         self._known.append(sketch)
 
     def has_similar(self, sketch: Sketch) -> bool:
-        """Whether a known question is similar."""
         for known in (self._known[i] for i in self._lsh.query(sketch.signature)):
             both = len(known.shingles & sketch.shingles)
             if both > 0 and both >= self._threshold * (len(known.shingles) + len(sketch.shingles) - both):

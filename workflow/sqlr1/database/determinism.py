@@ -1,9 +1,8 @@
 """Whether a query's result is worth learning from, above all whether it is determined.
 
-`is_volatile` and `may_depend_on_order` read the query's text. The rows of `tie_probe` show what ties decide.
+`is_volatile` and `may_depend_on_order` read the query's text. The results of `tie_orders` show what ties decide.
 """
 
-import itertools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -72,43 +71,16 @@ def _has_bare_column(select: exp.Select) -> bool:
     return any(column.name.lower() not in keys and not column.find_ancestor(exp.AggFunc) for column in columns)
 
 
-def tie_probe(expression: exp.Expression) -> exp.Expression:
-    """The query with its sort keys as further columns and its limit raised by one: its rows show what ties decide.
-
-    Without an outer ORDER BY, or if sort keys cannot be added (set operations, DISTINCT, `*`), it is returned as it is.
-    """
-    order = expression.args.get("order")
-    if not isinstance(expression, exp.Select) or not order or expression.args.get("distinct") or expression.is_star:
-        return expression
-    probing = expression.copy()
-    keys = [ordered.this.copy() for ordered in order.expressions]
-    probing.set("expressions", [*probing.expressions, *keys])
-    limit = probing.args.get("limit")
-    if limit and limit.expression.is_int:
-        probing.set("limit", exp.Limit(expression=exp.Literal.number(int(limit.expression.name) + 1)))
-    return probing
-
-
-def own_rows(expression: exp.Expression, rows: Sequence[tuple]) -> list[tuple]:
-    """The query's own result, taken from the rows of `tie_probe(expression)`."""
-    width, limit = None if expression.is_star else len(expression.selects), expression.args.get("limit")
-    shown = [row[:width] for row in rows]
-    return shown[: int(limit.expression.name)] if limit and limit.expression.is_int else shown
-
-
 def rejection_reason(expression: exp.Expression, rows: Sequence[tuple]) -> str | None:
-    """Why to reject a query, by the rows of `tie_probe(expression)`: empty, all_null, constant, ties; or None."""
-    shown = own_rows(expression, rows)
-    if not shown:
+    """Why to reject a query with this result: empty, all_null, constant; or None."""
+    if not rows:
         return "empty"
-    if all(value is None for row in shown for value in row):
+    if all(value is None for row in rows for value in row):
         return "all_null"
-    if _is_constant(expression, shown):
-        return "constant"
-    return "ties" if has_ties(expression, rows) else None
+    return "constant" if _is_constant(expression, rows) else None
 
 
-def _is_constant(expression: exp.Expression, shown: Sequence[tuple]) -> bool:
+def _is_constant(expression: exp.Expression, rows: Sequence[tuple]) -> bool:
     """Whether the result says nothing about the data: no output reads a table, or one row has only zeros or a yes/no.
 
     Or one row has a window function over just itself: every rank is then 1 and every share 100 %.
@@ -117,8 +89,8 @@ def _is_constant(expression: exp.Expression, shown: Sequence[tuple]) -> bool:
     if not expression.find(exp.Table) or not any(output.find(*_READS) for output in outputs):
         return True
     is_yes_or_no = len(outputs) == 1 and isinstance(outputs[0], (exp.Predicate, exp.Connector, exp.Not))
-    if len(shown) > 1 or is_yes_or_no or not any(shown[0]):
-        return len(shown) == 1
+    if len(rows) > 1 or is_yes_or_no or not any(rows[0]):
+        return len(rows) == 1
     # Without LIMIT and DISTINCT, a window is over exactly the rows of the result.
     if expression.args.get("limit") or expression.args.get("distinct"):
         return False
@@ -126,31 +98,23 @@ def _is_constant(expression: exp.Expression, shown: Sequence[tuple]) -> bool:
     return isinstance(expression, exp.Select) and any(window.parent_select is expression for window in windows)
 
 
-def has_ties(expression: exp.Expression, rows: Sequence[tuple]) -> bool:
-    """Whether different rows of `tie_probe(expression)` have equal sort keys."""
-    width = len(expression.selects)
-    neighbours = itertools.pairwise(rows) if rows and len(rows[0]) > width and not expression.is_star else ()
-    return any(a[width:] == b[width:] and a[:width] != b[:width] for a, b in neighbours)
+def tie_orders(expression: exp.Expression) -> tuple[exp.Expression, exp.Expression]:
+    """The query with ties of every ORDER BY broken by the outputs, once ascending and once descending.
+
+    If the two results differ, ties decide the query's own. What `*` returns is unknown here, so it breaks no tie.
+    """
+    both = expression.copy(), expression.copy()
+    for query, descending in zip(both, (False, True), strict=True):
+        for block in query.find_all(exp.Select, exp.SetOperation):
+            if block.args.get("order") and not block.is_star:
+                for place in range(1, len(block.selects) + 1):
+                    key = exp.Ordered(this=exp.Literal.number(place), desc=descending, nulls_first=not descending)
+                    block.args["order"].append("expressions", key)
+    return both
 
 
-def limit_splits_ties(expression: exp.Expression, rows: Sequence[tuple]) -> bool:
-    """Whether LIMIT keeps one and drops another row with equal sort keys, by the rows of `tie_probe(expression)`."""
-    return has_ties(expression, rows[len(own_rows(expression, rows)) - 1 :])
-
-
-def limited_blocks(expression: exp.Expression) -> list[exp.Expression]:
-    """Copies of the inner queries with ORDER BY and LIMIT, each with the CTEs that it may refer to."""
-    blocks = []
-    for block in expression.find_all(exp.Select):
-        if block is not expression and block.args.get("limit") and block.args.get("order"):
-            blocks.append(block.copy())
-            if ctes := expression.args.get("with_"):
-                blocks[-1].set("with_", ctes.copy())
-    return blocks
-
-
-def same_result(expression: exp.Expression, first: Sequence[tuple], second: Sequence[tuple]) -> bool:
-    """Whether two results of the query are equal: as lists if it has ORDER BY and LIMIT, else in any order of rows.
+def same_result(first: Sequence[tuple], second: Sequence[tuple], ordered: bool) -> bool:
+    """Whether two results are equal: as lists, or, unless `ordered`, in any order of rows.
 
     Floats are compared to nine digits, because a sum depends on the order of its terms.
     """
@@ -159,6 +123,4 @@ def same_result(expression: exp.Expression, first: Sequence[tuple], second: Sequ
         return float(f"{value:.9g}") if isinstance(value, float) else value
 
     first, second = ([tuple(map(rounded, row)) for row in rows] for rows in (first, second))
-    if expression.args.get("order") and expression.args.get("limit"):
-        return first == second
-    return Counter(first) == Counter(second)
+    return first == second if ordered else Counter(first) == Counter(second)

@@ -120,8 +120,10 @@ def catalogue_entry(
     inside, else to the data root if it is inside there.
     """
     shown = files[0].relative_to(out).as_posix() if files[0].is_relative_to(out) else portable(files[0], root)
-    # Of all instances: training on them depends on each.
-    contents = [hashes.get(str(file)) or sha256(file) for file in files]
+    # Of all that training depends on: each instance, and the descriptions that prompts are made with.
+    told = sorted(files[0].parent.glob("database_description/*.csv")) if split == "train" else []
+    contents = [hashes.get(str(file)) or sha256(file) for file in (*files, *filter(Path.is_file, told))]
+    contents += [csv.name for csv in told]
     combined = contents[0] if len(contents) == 1 else hashlib.sha256("".join(contents).encode()).hexdigest()
     return Database(db_id, shown, source, split, combined)
 

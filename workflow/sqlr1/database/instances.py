@@ -13,7 +13,8 @@ import logging
 import random
 import shutil
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -104,55 +105,82 @@ def _fill_table(
 
     Rows that break a constraint are left out.
     """
-    unique = _unique_columns(connection, table)
-    referenced = {k.parent_column for k in profile.foreign_keys if k.parent == table.name}
-    parents = {k.column: k for k in profile.foreign_keys if k.table == table.name and k.parent != table.name}
-    columns = [column for column in table.columns if not column.computed]
+    apart = _unique_columns(connection, table) | _referenced(table, profile)
+    keys = _foreign_keys(table, profile)
+    names = [column.name for column in table.columns if not column.computed]
     number = wanted - profile.rows[table.name]
-    drawn = _composite_keys(connection, table, profile, rng, number)
-    made = []
-    for column in columns:
-        if column.name in drawn:
-            made.append(drawn[column.name])
+    made: dict[str, Sequence[Any]] = {}
+    for name in names:
+        if name in made:  # with another column of its key
             continue
-        parent = parents.get(column.name)
-        source, name = (parent.parent, parent.parent_column) if parent else (table.name, column.name)
-        found = connection.execute(f"SELECT {quote(name)} FROM {quote(source)} WHERE {quote(name)} IS NOT NULL")
+        if key := next((key for key in keys if name in {part.column for part in key}), None):
+            made |= _keys_of_parents(connection, key, made, number, rng)
+            continue
+        found = connection.execute(f"SELECT {quote(name)} FROM {quote(table.name)} WHERE {quote(name)} IS NOT NULL")
         values = [value for (value,) in found]
         if not values:
-            made.append([None] * number)
-        elif parent:
-            made.append(rng.choices(values, k=number))
-        elif column.primary_key or column.name in unique | referenced:
-            made.append(_new_keys(values, number))
+            made[name] = [None] * number
+        elif name in table.primary_key or name in apart:
+            made[name] = _new_keys(values, number)
         else:
-            made.append(_similar_values(values, number, rng))
-    names = ", ".join(quote(column.name) for column in columns)
-    for row in zip(*made, strict=True):
-        marks = ", ".join("CAST(? AS TEXT)" if isinstance(value, _Text) else "?" for value in row)
-        bound = [bytes(value) if isinstance(value, _Text) else value for value in row]
-        connection.execute(f"INSERT OR IGNORE INTO {quote(table.name)} ({names}) VALUES ({marks})", bound)
+            made[name] = _similar_values(values, number, rng)
+    columns = ", ".join(map(quote, names))
+    for row in zip(*(made[name] for name in names), strict=True):
+        marks = ", ".join(map(_mark, row))
+        connection.execute(f"INSERT OR IGNORE INTO {quote(table.name)} ({columns}) VALUES ({marks})", _bound(row))
 
 
-def _composite_keys(
-    connection: sqlite3.Connection, table: Table, profile: Profile, rng: random.Random, number: int
-) -> dict[str, Sequence[Any]]:
-    """`number` values of each column of a foreign key of several columns: in each row those of one parent row."""
+def _mark(value: object) -> str:
+    """The place of a value in an SQL text; bytes alone would become a BLOB."""
+    return "CAST(? AS TEXT)" if isinstance(value, _Text) else "?"
+
+
+def _bound(values: Iterable[Any]) -> list[Any]:
+    return [bytes(value) if isinstance(value, _Text) else value for value in values]
+
+
+def _referenced(table: Table, profile: Profile) -> set[str]:
+    """The table's columns that foreign keys refer to."""
+    return {key.parent_column for key in profile.foreign_keys if key.parent == table.name}
+
+
+def _foreign_keys(table: Table, profile: Profile) -> list[list[ForeignKey]]:
+    """The table's foreign keys, each with a part per column; those of most columns first."""
     keys: list[list[ForeignKey]] = []
-    for part in (k for k in profile.foreign_keys if k.table == table.name and k.composite and k.parent != table.name):
-        if not keys or keys[-1][0].parent != part.parent or part.parent_column in {k.parent_column for k in keys[-1]}:
-            keys.append([])
-        keys[-1].append(part)
-    drawn: dict[str, Sequence[Any]] = {}
-    for key in keys:
-        names = [quote(part.parent_column) for part in key]
-        there = " AND ".join(f"{name} IS NOT NULL" for name in names)
-        query = f"SELECT {', '.join(names)} FROM {quote(key[0].parent)} WHERE {there}"
-        rows = connection.execute(query).fetchall()
-        if rows and not drawn.keys() & {part.column for part in key}:
-            values = zip(*rng.choices(rows, k=number), strict=True)
-            drawn |= zip((part.column for part in key), values, strict=True)
-    return drawn
+    for part in profile.foreign_keys:
+        if part.table != table.name:
+            continue
+        last = keys[-1] if keys else []
+        another = not part.composite or not last or not last[0].composite or last[0].parent != part.parent
+        if another or any(k.column == part.column or k.parent_column == part.parent_column for k in last):
+            keys.append([part])
+        else:
+            last.append(part)
+    return sorted(keys, key=len, reverse=True)
+
+
+def _keys_of_parents(
+    connection: sqlite3.Connection,
+    key: Sequence[ForeignKey],
+    made: Mapping[str, Sequence[Any]],
+    number: int,
+    rng: random.Random,
+) -> dict[str, Sequence[Any]]:
+    """`number` values of each column of the key that is not `made` yet: in each row those of one parent.
+
+    The parent has the values that are made, if keys share columns. Without such a parent the others are NULL.
+    """
+    names = [quote(part.parent_column) for part in key]
+    there = " AND ".join(f"{name} IS NOT NULL" for name in names)
+    shared = [part.column in made for part in key]
+    parents = defaultdict(list)
+    for parent in connection.execute(f"SELECT {', '.join(names)} FROM {quote(key[0].parent)} WHERE {there}"):
+        parents[tuple(itertools.compress(parent, shared))].append(parent)
+    given = [made[part.column] for part in key if part.column in made]
+    rows = zip(*given, strict=True) if given else [()] * number
+    drawn = [rng.choices(parents.get(row, [(None,) * len(key)]))[0] for row in rows]
+    by_column = zip(key, zip(*drawn, strict=True), strict=True)
+    return {part.column: values for part, values in by_column if part.column not in made}
 
 
 def _new_keys(values: Sequence[Any], number: int) -> list[object]:
@@ -182,15 +210,19 @@ def _has_rowid(connection: sqlite3.Connection, table: Table) -> bool:
 
 
 def _perturb_table(connection: sqlite3.Connection, table: Table, profile: Profile, rng: random.Random) -> None:
-    source = quote(table.name)
-    foreign = {k.column for k in profile.foreign_keys if k.table == table.name}
-    referenced = {k.parent_column for k in profile.foreign_keys if k.parent == table.name}
-    unique = _unique_columns(connection, table)
+    source, referenced, unique = quote(table.name), _referenced(table, profile), _unique_columns(connection, table)
+    keys = [[part.column for part in key] for key in _foreign_keys(table, profile)]
+    foreign, together = set(itertools.chain(*keys)), Counter(itertools.chain(*(key for key in keys if len(key) > 1)))
+    fixed = {column.name for column in table.columns if column.primary_key or column.computed} | referenced
+    for key in keys:  # of several columns: they get those of another row, if no other such key has one of them
+        if all(together[name] == 1 and name not in fixed | unique for name in key):
+            query = f"SELECT rowid, {', '.join(map(quote, key))} FROM {source} ORDER BY rowid"
+            rows = [row for row in connection.execute(query) if None not in row]
+            _update(connection, source, key, rows, _rehomed([row[1:] for row in rows], rng))
     for column in table.columns:
-        if column.primary_key or column.computed or column.name in referenced:
+        if column.name in fixed or column.name in together:
             continue
-        name = quote(column.name)
-        rows = connection.execute(f"SELECT rowid, {name} FROM {source} ORDER BY rowid").fetchall()
+        rows = connection.execute(f"SELECT rowid, {quote(column.name)} FROM {source} ORDER BY rowid").fetchall()
         values = [value for _, value in rows]
         if column.name not in foreign:
             rng.shuffle(values)
@@ -200,16 +232,21 @@ def _perturb_table(connection: sqlite3.Connection, table: Table, profile: Profil
                 values = _disturbed(values, column.not_null or complete, rng)
         elif column.name not in unique:
             values = _rehomed(values, rng)
-        changed = [(v, row) for (row, old), v in zip(rows, values, strict=True) if v != old]
-        for text, value in ((True, "CAST(? AS TEXT)"), (False, "?")):
-            connection.executemany(
-                f"UPDATE OR IGNORE {source} SET {name} = {value} WHERE rowid = ?",
-                [(bytes(v) if text else v, row) for v, row in changed if isinstance(v, _Text) == text],
-            )
+        _update(connection, source, [column.name], rows, zip(values, strict=True))
     if not referenced & {column.name for column in table.columns}:
         rows = connection.execute(f"SELECT rowid FROM {source} ORDER BY rowid").fetchall()
         dropped = [row for row in rows if rng.random() < _DROPPED]
         connection.executemany(f"DELETE FROM {source} WHERE rowid = ?", dropped[: len(rows) - 1])
+
+
+def _update(
+    connection: sqlite3.Connection, source: str, names: Sequence[str], rows: Iterable[tuple], changed: Iterable[tuple]
+) -> None:
+    """Give each of `rows` (rowid, values of the columns `names`) the values `changed`, unless a constraint forbids."""
+    for (row, *old), new in zip(rows, changed, strict=True):
+        if list(new) != old:
+            values = ", ".join(f"{quote(name)} = {_mark(value)}" for name, value in zip(names, new, strict=True))
+            connection.execute(f"UPDATE OR IGNORE {source} SET {values} WHERE rowid = ?", [*_bound(new), row])
 
 
 def _unique_columns(connection: sqlite3.Connection, table: Table) -> set[str]:

@@ -91,7 +91,6 @@ class Bm25:
         return self._index.get_scores(known) if known else np.zeros(self._size, np.float32)
 
     def save(self, folder: Path) -> None:
-        """Write the index to files in `folder`."""
         self._index.save(str(folder), show_progress=False)
 
     @classmethod

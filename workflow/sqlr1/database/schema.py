@@ -155,7 +155,6 @@ def _is_plain(name: str) -> bool:
 
 
 def quote(name: str) -> str:
-    """A quoted SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 

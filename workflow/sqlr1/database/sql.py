@@ -76,7 +76,7 @@ def normal_form(expression: exp.Expression) -> str:
 
 
 def without_literals(form: str) -> str:
-    """A normal form with `?` for each literal.
+    """SQL with `?` for each literal.
 
     >>> without_literals("select a1 from t where b = 'it''s' and c > 2.5")
     'select a1 from t where b = ? and c > ?'

@@ -59,7 +59,6 @@ class GoldCache:
         return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
     def get(self, key: str) -> Reply | None:
-        """The reply kept under `key`, if any."""
         with self._or_without():
             row = self._store and self._store.execute("SELECT reply FROM gold WHERE key = ?", (key,)).fetchone()
             if row:
@@ -78,7 +77,6 @@ class GoldCache:
                     self._store.executemany("INSERT OR REPLACE INTO gold VALUES (?, ?)", rows)
 
     def close(self) -> None:
-        """Close the file."""
         if self._store:
             self._store.close()
         self._store = None

@@ -35,12 +35,10 @@ class Executor(AbstractContextManager):
         self._pool = Pool(workers or usable_cpus(), self.limits)
 
     def __exit__(self, *_: object) -> None:
-        """End the workers."""
         self._pool.close()
         self._cache.close()
 
     def worker_pids(self) -> list[int]:
-        """The process ids of the workers that take tasks."""
         return [process.pid for process in self._pool.processes]
 
     def execute(self, queries: Sequence[Query], progress: str | None = None) -> list[Execution]:

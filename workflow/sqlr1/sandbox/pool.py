@@ -106,7 +106,6 @@ class Pool:
             self._add(_Process(limits))
 
     def close(self) -> None:
-        """End all workers."""
         for process in list(self.processes):
             self._remove(process)
         if self._spare:

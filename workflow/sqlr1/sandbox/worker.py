@@ -39,7 +39,6 @@ class Worker:
         self._sandboxes: dict[tuple, Sandbox] = {}  # the one used last comes last
 
     def answer(self, kind: str, database: str, sql: str, *more: Any) -> Reply:
-        """Do one task."""
         try:
             sandbox = self._sandbox(database)
         except OSError as error:

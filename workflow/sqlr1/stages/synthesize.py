@@ -48,8 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with stage("synthesize", parser, argv) as job:
         settings = job.settings["synthesize"]
         own = builtin_sources(settings.domains, job.out / "databases", job.seed)
-        for source in own:  # it may have been a benchmark's database, with instances, in an earlier run
+        for source in own:  # in an earlier run it may have been a benchmark's, with instances and descriptions
             write_instances(source.path, source.path.parent, 0, job.seed)
+            shutil.rmtree(source.path.parent / "database_description", ignore_errors=True)
         held_out = builtin_sources(settings.held_out_domains, job.out / "databases", job.seed)
         folders = _folders(settings)
         mixed = _mixed(job)
@@ -171,8 +172,10 @@ def _instances(count: int, seed: int, rows: int, task: tuple[str, Path, Path]) -
     if not count:
         return [path]
     files = write_instances(path, folder, count, seed, rows)
-    if (told := path.parent / "database_description").is_dir():
-        shutil.copytree(told, folder / told.name, dirs_exist_ok=True)
+    told = path.parent / "database_description"
+    shutil.rmtree(folder / told.name, ignore_errors=True)  # an earlier run's, which may describe more
+    if told.is_dir():
+        shutil.copytree(told, folder / told.name)
     return files
 
 
