@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import shutil
 from dataclasses import replace
 from math import comb
 
@@ -161,6 +162,9 @@ SETTINGS = {
 }
 
 
+OTHER_PROMPT = "`snakemake --config experiment=tiny-other-prompt 'prompt={example_values: 2}'`"
+
+
 def experiment(folder, name, prompt, beta=0.0):
     """What the stage reads of an experiment, below results/NAME."""
     root = folder / "results" / name
@@ -177,11 +181,18 @@ def experiment(folder, name, prompt, beta=0.0):
         times.write_text("s\th:m:s\tmax_rss\n30.0\t0:00:30\t900.0\n")
 
 
+@pytest.fixture(scope="module")
+def one_store(tmp_path_factory):
+    """One folder for all tests of the stage: a new store of MLflow takes longer than the stage."""
+    folder = tmp_path_factory.mktemp("paper")
+    experiment(folder, "tiny", {"example_values": 0})
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    experiment(tmp_path, "tiny", {"example_values": 0})
-    return tmp_path
+def folder(one_store, monkeypatch):
+    monkeypatch.chdir(one_store)
+    return one_store
 
 
 def run(folder, *more):
@@ -209,6 +220,7 @@ def test_the_stage_writes_a_page_with_every_table(folder):
     for title in paper.TITLES.values():
         assert f"\n## {title}\n" in text
     assert "acme/tiny" in text
+    assert OTHER_PROMPT in text
     outputs = read_json(folder / "results/tiny/paper/manifest.json")["outputs"]
     figures = {"votes.svg", "comparison.svg"}
     assert set(outputs) == {"tables.md", *figures, *(f"{name}.csv" for name in paper.TITLES)}
@@ -218,45 +230,43 @@ def test_the_stage_writes_a_page_with_every_table(folder):
     assert read_json(folder / "results/tiny/paper/manifest.json")["outputs"] == outputs
 
 
-def test_tokens_and_seconds_are_those_of_the_candidates(folder):
-    (folder / "results/tiny/benchmarks/candidates/none/no_rl/seed-0/tiny.tsv").unlink()
-    run(folder)
-    found = {row["row"]: row for row in table("efficiency")}
-    trained = found["cold start (reasoning) + GRPO"]  # two seeds
-    assert (float(trained["greedy_tokens"]), float(trained["seconds_per_answer"])) == (10.5, 60 / 24)
-    assert found["base model"]["seconds_per_answer"] == ""
-    assert float(found["base model"]["prompt_tokens"]) == 100
+def test_tokens_and_seconds_are_those_of_the_candidates(folder, results):
+    times = folder / "results/tiny/benchmarks/candidates"
+    manifests = {
+        path.parent.parts[-4:]: read_json(path) for path in (folder / "results/tiny/candidates").rglob("manifest.json")
+    }
+    trained, start = paper.efficiency(results, [MAIN, ("reasoning", "no_rl")], manifests, times)
+    assert (trained["greedy_tokens"], trained["seconds_per_answer"]) == (10.5, 60 / 24)  # two seeds
+    assert (start["prompt_tokens"], start["seconds_per_answer"]) == (100, 30 / 12)
+    (untimed,) = paper.efficiency(results, [MAIN], manifests, folder / "nowhere")
+    assert untimed["seconds_per_answer"] is None
 
 
 def test_the_other_prompt_is_another_experiment_with_equal_settings(folder):
-    def ours():
+    def values():
         rows = {row["row"]: row for row in table("values")}
         assert [rows[n]["paper_percent"] for n in ("without values", "with values")] == ["61.9", "63.1"]
         return rows["without values"]["value"], rows["with values"]["value"]
 
     other = "results/tiny-other-prompt/score/reasoning/full/seed-0/tiny/summary.json"
-    wanted = "snakemake --config experiment=tiny-other-prompt 'prompt={example_values: 2}'"
-    assert wanted in run(folder)
-    assert ours() == ("0.625", "")
-    experiment(folder, "tiny-other-prompt", {"example_values": 2}, beta=0.5)
-    assert "tiny-other-prompt must differ in the prompt's values alone (grpo.beta)" in run(folder, "--other", other)
-    for path in (folder / "results/tiny-other-prompt/grpo").rglob("manifest.json"):
-        write_json(path, {"settings": {"prompt": {"example_values": 2}, "grpo": {"beta": 0.0}}})
-    assert wanted not in run(folder, "--other", other)
-    assert ours() == ("0.625", "0.75")  # the other experiment's first seed alone
-    for path in (folder / "results/tiny-other-prompt").rglob("manifest.json"):
-        write_json(path, read_json(path) | {"settings": read_json(path)["settings"] | {"prompt": {}}})
-    assert "(the prompt is of the same kind)" in run(folder, "--other", other)
+    experiment(folder, "tiny-other-prompt", {"example_values": 0}, beta=0.5)
+    text = run(folder, "--other", other)
+    assert "must differ in the prompt's values alone (grpo.beta, the prompt is of the same kind)" in text
+    assert OTHER_PROMPT in text
+    assert values() == ("0.625", "")
+    shutil.rmtree(folder / "results/tiny-other-prompt")
+    experiment(folder, "tiny-other-prompt", {"example_values": 2})
+    assert OTHER_PROMPT not in run(folder, "--other", other)
+    assert values() == ("0.625", "0.75")  # the other experiment's first seed alone
 
 
 def test_a_missing_manifest_of_the_other_experiment_is_named(folder, capsys):
-    experiment(folder, "tiny-other-prompt", {"example_values": 2})
-    missing = "results/tiny-other-prompt/grpo/reasoning/full/seed-0/manifest.json"
+    experiment(folder, "tiny-broken", {"example_values": 2})
+    missing = "results/tiny-broken/grpo/reasoning/full/seed-0/manifest.json"
     (folder / missing).unlink()
     with pytest.raises(SystemExit):
-        run(folder, "--other", "results/tiny-other-prompt/score/reasoning/full/seed-0/tiny/summary.json")
+        run(folder, "--other", "results/tiny-broken/score/reasoning/full/seed-0/tiny/summary.json")
     assert f"{missing}: no such file" in capsys.readouterr().err.splitlines()[-1]
-    assert not (folder / "results/tiny/paper/tables.md").exists()
 
 
 def test_spider_syn_is_read_as_it_comes(tmp_path):
