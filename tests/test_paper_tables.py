@@ -120,7 +120,7 @@ def test_the_vote_over_one_to_all_samples_is_of_the_same_samples(tmp_path):
     assert (mine["greedy"]["paper_percent"], mine["vote of 1"]["paper_percent"]) == (63.7, None)
     assert (mine["vote of 8"]["paper_percent"], mine["vote of 8"]["value"]) == (66.6, None)
     assert "candidates: {n: 8}" in mine["vote of 8"]["not_run"]
-    lines = paper.vote_panels(rows)["tiny"]
+    lines = paper.vote_panels(rows)["tiny: execution accuracy"]
     assert [k for k, _ in lines["base model"]] == [1, 2]
     assert lines["cold start (reasoning) + GRPO"][1][1].value == 3 / 4
 

@@ -84,7 +84,7 @@ TITLES = {
     "bird_difficulty": "By difficulty",
     "cold_start": "Cold start",
     "reward": "Reward",
-    "values": "Database values in the prompt",
+    "values": "Values in the prompt",
     "votes": "Number of candidates",
     "efficiency": "Tokens and seconds per answer",
 }
@@ -249,7 +249,7 @@ def vote_panels(rows: Sequence[Row]) -> dict[str, dict[str, list[tuple[float, Es
     panels: dict[str, dict[str, list[tuple[float, Estimate]]]] = {}
     for row in rows:
         if row["row"] != "greedy" and (ours := estimate(row)):
-            lines = panels.setdefault(row["benchmark"], {})
+            lines = panels.setdefault(f"{row['benchmark']}: execution accuracy", {})
             lines.setdefault(row["policy"], []).append((int(row["row"].split()[-1]), ours))
     return panels
 
@@ -257,7 +257,7 @@ def vote_panels(rows: Sequence[Row]) -> dict[str, dict[str, list[tuple[float, Es
 def efficiency(
     results: Results, policies: Sequence[Policy], manifests: Mapping[tuple[str, ...], Row], times: Path
 ) -> list[Row]:
-    """Mean tokens of prompt and answers, and seconds per answer, over the seeds; the paper prints no such table.
+    """Mean tokens of prompt and answers, and seconds per answer, over the seeds; no number of the paper is known.
 
     `manifests` are the candidates' by (strategy, reward, seed-N, benchmark). Seconds are those of the whole job, by the
     file that Snakemake wrote below `times`, divided by its answers; None if it is missing.
