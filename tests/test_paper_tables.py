@@ -162,7 +162,7 @@ SETTINGS = {
 }
 
 
-OTHER_PROMPT = "`snakemake --config experiment=tiny-other-prompt 'prompt={example_values: 2}'`"
+OTHER_PROMPT = "`echo '{experiment: tiny-other-prompt, prompt: {example_values: 2}}' > other-prompt.yaml`"
 
 
 def experiment(folder, name, prompt, beta=0.0):

@@ -1,8 +1,5 @@
 """The tables of the paper: its numbers beside ours.
 
-The paper is SQL-R1, arXiv 2504.08600, version 5. Its numbers are execution accuracy in percent by the vote of 8
-samples. Those of single rewards and cold starts are in `REWARDS` and `STRATEGIES`.
-
 A row is a mapping: `row` (its name), `benchmark`, `paper_percent`, `paper_on` (the benchmark of the paper's number),
 ours as `value`, `low`, `high` (fractions) and `n` questions, `policy`, `answers`, `model`, `seeds`, `commit`, and
 `not_run`: how to get ours, empty if it is there. What the paper has not or we have not is None.
@@ -29,6 +26,16 @@ from sqlr1.report.policies import (
     pooled_estimate,
     select,
 )
+from sqlr1.report.published import (
+    ABLATED_ON,
+    BIRD_LEVELS,
+    FULL,
+    MAIN_BENCHMARKS,
+    MAIN_RESULTS,
+    SPIDER_VARIANTS,
+    VALUES,
+    VOTES,
+)
 from sqlr1.report.score_tables import paper_number
 from sqlr1.report.tables import markdown_table
 from sqlr1.rewards import REWARDS
@@ -36,48 +43,6 @@ from sqlr1.statistics import Bootstrap, Estimate
 from sqlr1.strategies import STRATEGIES
 
 Row = dict[str, Any]
-FULL = "full"  # the paper's reward
-ABLATED_ON = "bird_dev"  # where the paper ablates
-_OVERLAYS = "snakemake paper_tables --workflow-profile profiles/8gpu --configfile workflow/config/paper.yaml"
-_OMNISQL = (
-    "workflow/config/paper-7b.yaml --config 'base_model={name: seeklhy/OmniSQL-7B}' 'cold_start={strategy: none}'"
-)
-
-
-@dataclass(frozen=True)
-class Published:
-    """A row of the paper's main results: on Spider dev, Spider test and BIRD dev.
-
-    `model` is in the name of the base model that it belongs to; "" belongs to Qwen2.5-Coder-7B and stands beside any
-    model without rows of its own. `policy` is the one of ours that was trained so; None is the experiment's main one.
-    """
-
-    label: str
-    model: str
-    policy: Policy | None
-    numbers: tuple[float, float, float]
-    overlay: str = "workflow/config/paper-7b.yaml"
-
-
-MAIN_BENCHMARKS = ("spider_dev", "spider_test", ABLATED_ON)
-_BASE, _SFT = STRATEGIES["none"].published, STRATEGIES["reasoning"].published
-MAIN_RESULTS = (
-    Published("SQL-R1 3B", "Coder-3B", None, (78.1, 78.9, 54.6), "workflow/config/paper-3b.yaml"),
-    Published("SQL-R1 14B", "Coder-14B", None, (86.7, 88.1, 67.1), "workflow/config/paper-14b.yaml"),
-    Published("OmniSQL-7B", "OmniSQL", ("none", WITHOUT_RL), (85.5, 88.9, 66.1), _OMNISQL),
-    Published("OmniSQL-7B + RL (SQL-R1 7B)", "OmniSQL", ("none", FULL), (87.6, 88.7, 66.6), _OMNISQL),
-    Published("Qwen2.5-Coder-7B", "", ("none", WITHOUT_RL), (77.4, 79.4, _BASE[0])),
-    Published("Qwen2.5-Coder-7B + RL", "", ("none", FULL), (84.5, 86.1, _BASE[1])),
-    Published("Qwen2.5-Coder-7B + SFT-200K", "", ("reasoning", WITHOUT_RL), (82.7, 83.3, _SFT[0])),
-    Published("Qwen2.5-Coder-7B + SFT-200K + RL", "", ("reasoning", FULL), (84.7, 86.4, _SFT[1])),
-)
-# SQL-R1 7B, from OmniSQL-7B.
-SPIDER_VARIANTS = {"spider_dk": 78.1, "spider_syn": 76.7, "spider_realistic": 83.3}
-BIRD_LEVELS = {"simple": 72.1, "moderate": 60.8, "challenging": 51.0}
-VOTES = {"greedy": 63.7, "vote of 8": 66.6}
-# Qwen2.5-Coder-7B + RL, without and with database values in the prompt of RL.
-VALUES = {False: 61.9, True: 63.1}
-
 TITLES = {
     "main": "Main results",
     "spider_variants": "Variants of Spider",
@@ -164,7 +129,7 @@ def main_results(results: Results) -> list[Row]:
     for published in MAIN_RESULTS:
         mine = published.model == own
         policy = (published.policy or results.main) if mine else None
-        command = "" if mine else f"`{_OVERLAYS} {published.overlay}`"
+        command = "" if mine else f"`{published.command}`"
         for benchmark, number in zip(MAIN_BENCHMARKS, published.numbers, strict=True):
             rows.append(results.row(published.label, policy, benchmark, number, not_run=command))
             shown.add((policy, benchmark))

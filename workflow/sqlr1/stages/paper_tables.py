@@ -16,6 +16,7 @@ from sqlr1.report import paper
 from sqlr1.report.commit import commit
 from sqlr1.report.figures import curve_panels, interval_panels, save
 from sqlr1.report.policies import load_runs, policies_of
+from sqlr1.report.published import ABLATED_ON
 from sqlr1.report.score_tables import report_policies
 from sqlr1.report.tables import write_csv
 from sqlr1.report.templates import render
@@ -55,7 +56,7 @@ def _tables(job: Job) -> None:
         write_csv(job.out / f"{name}.csv", rows)
         job.run.table(rows, f"{name}.json")
     compared = {name: tables[name] for name in ("cold_start", "reward", "values")}
-    benchmark = paper.ABLATED_ON if paper.ABLATED_ON in results.benchmarks else results.benchmarks[0]
+    benchmark = ABLATED_ON if ABLATED_ON in results.benchmarks else results.benchmarks[0]
     figures = {
         "votes": curve_panels(paper.vote_panels(tables["votes"]), xlabel="samples that vote"),
         "comparison": interval_panels(paper.comparison_panels(compared, benchmark), "execution accuracy, %"),
@@ -89,7 +90,8 @@ def _other_prompt(job: Job, results: paper.Results) -> tuple[paper.Results | Non
     other = f"{job.settings['experiment']}-other-prompt"
     shown = paper.has_values(job.settings["prompt"])
     prompt = "{example_values: 0, retrieved_values: 0}" if shown else "{example_values: 2}"
-    command = f"`snakemake --config experiment={other} 'prompt={prompt}'`, then `snakemake paper_tables`"
+    overlay = f"`echo '{{experiment: {other}, prompt: {prompt}}}' > other-prompt.yaml`"
+    command = f"{overlay}, `snakemake --configfile other-prompt.yaml`, then `snakemake paper_tables`"
     if not job.args.other:
         return None, command
     differing: set[str] = set()
