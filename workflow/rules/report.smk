@@ -180,7 +180,8 @@ rule paper_tables:
         scores=PAPER_SCORES,
         questions=question_rows(PAPER_SCORES),
         candidates=[
-            path.replace("/score/", "/candidates/").replace("summary.json", "manifest.json") for path in PAPER_SCORES
+            path.replace("<results>/score", "<results>/candidates").replace("summary.json", "manifest.json")
+            for path in PAPER_SCORES
         ],
         other=[path for path in OTHER_PROMPT if os.path.exists(path)],
         policy=training_files("manifest.json"),

@@ -89,7 +89,7 @@ def _prompts(job: Job, folder: Path, tokenizer: "PreTrainedTokenizerBase") -> li
 
 
 def _tokens(asked: Sequence[tuple[Prompted, Candidates]], tokenizer: "PreTrainedTokenizerBase") -> dict[str, float]:
-    """Mean tokens of a prompt, a greedy answer and a sample; end tokens do not count."""
+    """Mean tokens of a prompt, and of the texts of a greedy answer and a sample (without end tokens)."""
     texts = {"greedy": [answer.greedy for _, answer in asked], "sample": [s for _, a in asked for s in a.samples]}
     lengths = {"prompt": [len(question.token_ids) for question, _ in asked]}
     for what, found in texts.items():
