@@ -11,6 +11,7 @@ from tiny_stages import PROMPT, command, prepare
 from sqlr1 import config
 from sqlr1.database import read_schema
 from sqlr1.model.answers import Prompted, SamplerBackend, generate, make_backend
+from sqlr1.model.base import load_tokenizer
 from sqlr1.model.grammar import response_grammar
 from sqlr1.model.sampler import Sampling
 from sqlr1.records import Candidates, read_records
@@ -41,6 +42,17 @@ def test_left_out_is_only_what_cannot_or_must_not_be_answered(folder):
     assert all(len(a.samples) == 2 for a in answers)
     assert (answers[2].greedy, answers[2].samples) == ("", ["", ""])  # the prompt is longer than the context
     assert all(a.greedy for a in answers if a.id != "3")
+    manifest = json.loads((folder / "out/manifest.json").read_text())
+    tokenizer = load_tokenizer(folder / "base/model")
+    texts = {
+        "greedy": [a.greedy for a in answers if a.id != "3"],
+        "sample": [t for a in answers for t in a.samples if t],
+    }
+    assert manifest["answers"] == 9 * 3  # a greedy answer and two samples of each question that was asked
+    for what, found in texts.items():
+        lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in found]
+        assert manifest["tokens"][what] == pytest.approx(sum(lengths) / len(texts["greedy"]) / (1 + (what == "sample")))
+    assert manifest["tokens"]["prompt"] > 24
     assert "1 questions get no candidates, their databases are missing: ['no_such_database']" in log
     assert "1 questions get no answer and count as wrong: the prompt does not fit into the " in log
 

@@ -97,7 +97,10 @@ def test_the_generator_counts_for_who_imports_it(package, tmp_path):
     assert {"sqlgen/words.py", "sqlr1/lazy.py"} <= set(provenance.sources("sqlr1.stages.three"))
 
 
-@pytest.mark.parametrize(("template", "stages"), [("report.md.j2", {"report", "ablation"}), ("card.md.j2", {"filter"})])
+@pytest.mark.parametrize(
+    ("template", "stages"),
+    [("report.md.j2", {"report", "ablation", "paper_tables"}), ("card.md.j2", {"filter"})],
+)
 def test_only_what_fills_in_a_template_depends_on_it(template, stages):
     users = {
         path.stem

@@ -59,6 +59,8 @@ def question_row(index, greedy, vote, right, n=2):
         "id": str(index), "index": index, "db_id": "zoo", "difficulty": "easy" if index % 2 else "hard",
         "question": f"question {index}?", "gold": "SELECT 1", "greedy": answer(greedy), "vote": answer(vote),
         "samples": {"n": n, "well_formed": n, "executable": n, "spider_exec": right, "bird_ex": right},
+        # Results that differ: a tie, which the first sample wins.
+        "each": {"result": [0, 1], "spider_exec": [vote, right - vote], "bird_ex": [vote, right - vote]},
         "preview": {"gold": preview, "vote": preview},
     }  # fmt: skip
 

@@ -101,6 +101,8 @@ def test_rows_tell_greedy_from_vote_and_gold_faults_from_wrong_answers(benchmark
     assert "nothing" in rows[5]["vote"]["error"]
     counts = {"spider_exec": 2, "spider_exec_keep_distinct": 2, "bird_ex": 2}
     assert rows[0]["samples"] == {"n": 3, "well_formed": 3, "executable": 3} | counts
+    assert rows[0]["each"] == {"result": [0, 0, 2]} | {metric: [1, 1, 0] for metric in counts}
+    assert rows[2]["each"] == {"result": [None, 1, None]} | {metric: [0, 0, 0] for metric in counts}
     assert rows[0]["preview"]["gold"] == {
         "status": "ok", "columns": ["name"], "total": 3, "rows": [["Rex"], ["Tom"], ["Ann"]],
     }  # fmt: skip

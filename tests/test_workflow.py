@@ -187,9 +187,9 @@ def test_every_stage_is_tracked_as_finished(checkout):
     assert {status for _, status in rows} == {"FINISHED"}
 
 
-def html_report(folder, *targets):
+def html_report(folder, *targets, configfile=()):
     """Category -> the captions of its files, out of Snakemake's HTML report."""
-    run = snakemake(folder, *targets, "--report", "report.html", *SMOKE)
+    run = snakemake(folder, *targets, "--report", "report.html", *SMOKE, *configfile)
     assert run.returncode == 0, run.stdout + run.stderr
     html = (folder / "report.html").read_text()
     scripts = (html.split(f'<script id="{name}">')[1] for name in ("results", "categories"))
@@ -275,7 +275,7 @@ def test_no_op_plans_nothing_in_two_seconds(checkout, tmp_path):
 
 def test_every_job_is_told_in_one_line_with_its_reason(checkout):
     """Snakemake's own text of a job lists all its files: hundreds of databases."""
-    targets = ("all", "ablation_reward", "ablation_cold_start")
+    targets = ("all", "ablation_reward", "ablation_cold_start", "paper_tables")
     run = snakemake(checkout, *targets, "-n", "--forceall", *SMOKE)
     told = re.findall(r"^Job \d+: (\w+): .+\nReason: ", run.stdout + run.stderr, re.MULTILINE)
     assert set(told) == {*EVERYTHING, *targets}
@@ -373,13 +373,29 @@ def test_the_cold_start_ablation_plans_the_policies_that_are_not_there_yet(check
     }
 
 
+def test_the_papers_tables_plan_the_ablations_that_the_configuration_names(checkout):
+    (checkout / "ablations.yaml").write_text("paper_tables: {ablations: [ablation_reward]}")
+    more = {"grpo": 4, "candidates": 4, "score": 4, "paper_tables": 1}
+    assert planned(checkout, "paper_tables", configfile=["ablations.yaml"]) == more
+    (checkout / "ablations.yaml").write_text("paper_tables: {ablations: []}")
+    assert planned(checkout, "paper_tables", configfile=["ablations.yaml"]) == {"paper_tables": 1}
+
+
 @pytest.mark.slow
-def test_ablation_reward_runs(checkout):
+def test_ablation_reward_and_the_papers_tables_run(checkout):
     """It trains four more policies, two at a time: much of such a small job is imports, which keep one core busy."""
-    run = snakemake(checkout, "ablation_reward", *SMOKE, "--set-threads", "grpo=1", "candidates=1", "score=1")
+    (checkout / "ablations.yaml").write_text("paper_tables: {ablations: [ablation_reward]}")
+    threads = ("--set-threads", "grpo=1", "candidates=1", "score=1")
+    run = snakemake(checkout, "ablation_reward", "paper_tables", *SMOKE, "ablations.yaml", *threads)
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
     table = (checkout / "results/smoke/ablation_reward/table.csv").read_text()
     for variant in ("full", "no_format", "no_execution", "no_result", "no_length"):
         assert variant in table
     assert planned(checkout, "ablation_reward") == {}
     assert "Execution accuracy of each variant" in html_report(checkout, "ablation_reward")["Ablations"]
+    tables = (checkout / "results/smoke/paper/tables.md").read_text()
+    assert "| GRPO without length reward | built_in" in tables
+    assert "`snakemake ablation_cold_start`, then `snakemake paper_tables`" in tables
+    assert planned(checkout, "paper_tables", configfile=["ablations.yaml"]) == {}
+    captions = html_report(checkout, "paper_tables", configfile=["ablations.yaml"])
+    assert "The paper's numbers" in captions["Paper"]

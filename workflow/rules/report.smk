@@ -149,3 +149,82 @@ rule ablation:
         "python -m sqlr1.stages.ablation --settings {params.cfg:q} --ablation {wildcards.ablation} "
         "--summaries {input.summaries:q} --questions {input.questions:q} --out {params.out:q} "
         "--experiment {params.experiment:q} --log {log:q} --tag ablation={wildcards.ablation}"
+
+
+# The main run, the ablations that the configuration names, and what else of them is there.
+PAPER_SCORES = sorted(
+    {
+        *SCORES,
+        *(
+            path
+            for ablation, summaries in ABLATION_INPUTS.items()
+            for path in summaries
+            if ablation in CONFIG.paper_tables.ablations or os.path.exists(path.replace("<results>", RESULTS))
+        ),
+    }
+)
+OTHER_PROMPT = [path.replace("<results>", f"{RESULTS}-other-prompt") for path in scores([STRATEGY], VARIANTS[:1])]
+
+PAPER_FILES = {
+    "tables.md": "all tables",
+    "comparison.svg": "ablations beside the paper's",
+    "main.csv": "main results",
+    "spider_variants.csv": "variants of Spider",
+    "bird_difficulty.csv": "by difficulty",
+    "cold_start.csv": "cold start",
+    "reward.csv": "reward",
+    "values.csv": "database values in the prompt",
+    "votes.csv": "number of candidates",
+    "votes.svg": "number of candidates",
+    "efficiency.csv": "tokens and seconds per answer",
+}
+
+
+rule paper_tables:
+    input:
+        code=sources("sqlr1.stages.paper_tables"),
+        scores=PAPER_SCORES,
+        questions=question_rows(PAPER_SCORES),
+        candidates=[
+            path.replace("<results>/score", "<results>/candidates").replace("summary.json", "manifest.json")
+            for path in PAPER_SCORES
+        ],
+        other=[path for path in OTHER_PROMPT if os.path.exists(path)],
+        policy=training_files("manifest.json"),
+    output:
+        manifest="<results>/paper/manifest.json",
+        files=[
+            report(
+                f"<results>/paper/{name}",
+                caption="../report/paper.rst",
+                category="Paper",
+                labels={
+                    "content": content,
+                    "kind": {"md": "text", "csv": "table", "svg": "figure"}[name.split(".")[1]],
+                },
+            )
+            for name, content in PAPER_FILES.items()
+        ],
+    log:
+        "<results>/logs/paper_tables.log",
+    benchmark:
+        "<results>/benchmarks/paper_tables.tsv"
+    conda:
+        ENV
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        # A function, because Snakemake would read braces in a plain string as a wildcard.
+        cfg=lambda wildcards: settings(
+            PLAIN, "experiment", "base_model", "prompt", "cold_start", "reward", "score", skipped=SKIPPED
+        ),
+        times=f"{RESULTS}/benchmarks/candidates",
+        out=subpath(output.manifest, parent=True),
+        experiment=CONFIG.experiment,
+    message:
+        "paper_tables: {output.files[0]} (log: {log})"
+    shell:
+        "python -m sqlr1.stages.paper_tables --settings {params.cfg:q} --scores {input.scores:q} "
+        "--questions {input.questions:q} --candidates {input.candidates:q} --other {input.other:q} "
+        "--times {params.times:q} --out {params.out:q} --experiment {params.experiment:q} --log {log:q}"

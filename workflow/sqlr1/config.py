@@ -500,6 +500,13 @@ class Score(Section):
     """Runs of each matching query for BIRD's R-VES (official: 100); 0 leaves it out. Slow, and never twice the same."""
 
 
+class PaperTables(Section):
+    """What the target `paper_tables` trains besides the main run."""
+
+    ablations: list[Literal["ablation_reward", "ablation_cold_start"]] = []
+    """Ablations to train. Tables of one that is not named show what of it is there, and "not run" for the rest."""
+
+
 class Launch(Section):
     """How the training stages are started, before `-m sqlr1.stages.NAME`."""
 
@@ -529,6 +536,7 @@ class Config(Section):
     benchmarks: dict[Annotated[str, Field(pattern=r"^\w+$")], Benchmark | None] = {}
     """What is scored, by name; null switches one off."""
     score: Score = Score()
+    paper_tables: PaperTables = PaperTables()
 
     @field_validator("benchmarks")
     @classmethod

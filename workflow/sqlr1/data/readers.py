@@ -63,6 +63,8 @@ def _converted(layout: str, identity: str, row: Any) -> Question | str:
     """The question, or what is wrong with the row, in words that continue `the row ...`."""
     if not isinstance(row, dict):
         return f"is no JSON object but {type(row).__name__}"
+    if "SpiderSynQuestion" in row:  # Spider-Syn's name for it
+        row = {"question": row["SpiderSynQuestion"], **row}
     if layout == "pairs":
         row = {key.lower(): value for key, value in row.items()}
         row |= {"sql": row["query"]} if "query" in row else {}  # in Spider's files `sql` is a syntax tree

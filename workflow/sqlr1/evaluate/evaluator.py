@@ -55,12 +55,16 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class _Answered:
-    """A question with its database and the answers to it; `vote` is the index of the chosen sample, if any."""
+    """A question with its database and the answers to it.
+
+    `vote` is the index of the chosen sample, if any; `results` has a digest of each sample's result, None if it failed.
+    """
 
     question: BenchmarkQuestion
     database: Path
     answers: Answers
     vote: int | None = None
+    results: Sequence[str | None] = ()
 
     @property
     def chosen(self) -> Response:
@@ -82,8 +86,10 @@ def evaluate(
     """Judge `answers` (by question index) by the semantics of `layout`, "spider" or "bird".
 
     A row holds the question, `greedy` and (with samples) `vote`: SQL, verdict and 0..1 by each metric, None where the
-    gold does not run as that metric runs it; and `samples`: how many of n are right. With `ves_repeats`, matching
-    queries are also timed that often, for `r_ves`. With `previews`, a row also shows the first rows of gold and vote.
+    gold does not run as that metric runs it; `samples`: how many of n are right; and `each`: lists over the samples, of
+    the number of the first one with an equal `result` (None if it failed) and of 0 or 1 by each metric. With
+    `ves_repeats`, matching queries are also timed that often, for `r_ves`. With `previews`, a row also shows the first
+    rows of gold and vote.
     Raises InputError for a damaged database.
     """
     missing: dict[int, str] = {}
@@ -100,7 +106,8 @@ def evaluate(
     samples = [Query(a.database, response.sql) for a in asked for response in a.answers.samples]
     prints = iter(executor.fingerprints(samples, progress="vote"))
     if samples:
-        asked = [replace(a, vote=majority([next(prints) for _ in a.answers.samples])) for a in asked]
+        asked = [replace(a, results=[next(prints) for _ in a.answers.samples]) for a in asked]
+        asked = [replace(a, vote=majority(a.results)) for a in asked]
     pairs = [a.pair(response) for a in asked for response in (a.answers.greedy, *a.answers.samples)]
     judgements = iter(executor.judge(pairs, layout, METRICS, progress="predictions"))
     rows = [_row(a, next(judgements), [next(judgements) for _ in a.answers.samples]) for a in asked]
@@ -127,6 +134,8 @@ def _row(asked: _Answered, greedy: Judgement, samples: Sequence[Judgement]) -> R
             "executable": sum(judgement.verdict.executes for judgement in samples),
             **{metric: int(sum(j.metrics.get(metric, 0) for j in samples)) for metric in EXACT},
         }
+        equal = [None if result is None else asked.results.index(result) for result in asked.results]
+        row["each"] = {"result": equal} | {m: [int(j.metrics.get(m, 0)) for j in samples] for m in EXACT}
     return row
 
 

@@ -61,6 +61,8 @@ def _question(layout: str, path: Path, index: int, row: Any) -> BenchmarkQuestio
     gold_key = _GOLD_KEY[layout]
     if not isinstance(row, dict):
         raise InputError(f"{path}: question {index}: expected an object, found {type(row).__name__}")
+    if "SpiderSynQuestion" in row:  # Spider-Syn's name for it
+        row = {"question": row["SpiderSynQuestion"], **row}
     for key in ("db_id", "question", gold_key):
         if not isinstance(row.get(key), str):
             raise InputError(f"{path}: question {index}: {key!r} is missing or not text ({layout} layout)")

@@ -109,7 +109,9 @@ def flow_panels(panels: Mapping[str, Flow]) -> Figure:
     return figure
 
 
-def curve_panels(panels: Mapping[str, Mapping[str, Points]], shares: Collection[str] = ()) -> Figure:
+def curve_panels(
+    panels: Mapping[str, Mapping[str, Points]], shares: Collection[str] = (), xlabel: str = "step"
+) -> Figure:
     """One panel per key, one line per series of (step, value) points; an `Estimate` is drawn with its interval.
 
     A line of many points is smoothed, with the raw one behind it. The axis of panels in `shares` is from 0 to 1.
@@ -122,7 +124,7 @@ def curve_panels(panels: Mapping[str, Mapping[str, Points]], shares: Collection[
             axes = figure.add_subplot(rows, columns, i + 1)
             for k, (name, points) in enumerate(lines.items()):
                 _curve(axes, name, points, PALETTE[k % len(PALETTE)])
-            axes.set(title=title, xlabel="step")
+            axes.set(title=title, xlabel=xlabel)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             if title in shares:
                 axes.set_ylim(0, 1)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlr1.evaluate.evaluator import in_order
+from sqlr1.evaluate.vote import vote_share
 from sqlr1.records import InputError, read_json, read_jsonl
 from sqlr1.rewards import REWARDS
 from sqlr1.statistics import Bootstrap, Estimate, Scores, pass_at_k, pooled
@@ -43,14 +44,20 @@ class ScoreRun:
     def scores(self, method: str, difficulty: str = "all", measure: str | None = None) -> Scores:
         """Each question's score by question id, for questions that have one; by default by the headline metric.
 
-        `difficulty` may also be one of `features.FEATURES`.
+        `method` is one of `methods`, or vote@k: the mean over votes of k of the samples. `difficulty` may also be one
+        of `features.FEATURES`. Raises InputError for vote@k if the rows were written by a version that did not note
+        each sample.
         """
         measure = measure or self.summary["metric"]
         rows = [row for row in self.rows if row["greedy"].get(measure) is not None]
         rows = [row for row in rows if difficulty in ("all", row["difficulty"], *row.get("features", ()))]
         if method in ("greedy", "vote"):
             return {row["id"]: float(row[method][measure]) for row in rows}
-        k = int(method.removeprefix("pass@"))
+        kind, k = method.split("@")[0], int(method.split("@")[1])
+        if kind == "vote":
+            if rows and "each" not in rows[0]:
+                raise InputError(f"{self.benchmark}: questions.jsonl does not note each sample; run stage score again")
+            return {row["id"]: vote_share(row["each"]["result"], row["each"][measure], k) for row in rows}
         return {row["id"]: pass_at_k(row["samples"]["n"], row["samples"][measure], k) for row in rows}
 
 

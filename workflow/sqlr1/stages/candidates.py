@@ -9,16 +9,21 @@ database is missing get no candidates. Settings: sections `candidates` and `prom
 
 import logging
 import random
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlr1.evaluate.formats import database_path, excluded_questions, read_questions
 from sqlr1.model.answers import Prompted, generate, make_backend
 from sqlr1.model.base import context_length, fix_numerics, load_tokenizer, model_folder, native_precision
 from sqlr1.prompt import prompt_messages
-from sqlr1.records import InputError, write_jsonl
+from sqlr1.records import Candidates, InputError, write_jsonl
 from sqlr1.stages.common import Job, stage, stage_parser
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -36,22 +41,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     with stage("candidates", parser, argv, inputs, native_precision) as job:
         settings = job.settings["candidates"]
         folder = model_folder(job.args.model_manifest)
-        prompted = _prompts(job, folder)
+        tokenizer = load_tokenizer(folder)
+        prompted = _prompts(job, folder, tokenizer)
         fix_numerics(settings.threads)
         answers = generate(prompted, lambda: make_backend(settings, folder), settings, job.seed, job.work)
+        asked = [(q, a) for q, a in zip(prompted, answers, strict=True) if q.token_ids is not None]
+        tokens = _tokens(asked, tokenizer)
+        job.facts |= {"answers": len(asked) * (1 + settings.n), "tokens": tokens}
+        job.run.metrics({f"tokens/{what}": mean for what, mean in tokens.items()})
         write_jsonl(job.out / "candidates.jsonl", answers)
         job.outputs("candidates.jsonl")
         prompt = prompt_messages("{{schema}}", "{{question}}", "{{evidence}}", ["{{values}}"])
         job.run.prompt(prompt, job.args.model_manifest.parent)
 
 
-def _prompts(job: Job, folder: Path) -> list[Prompted]:
+def _prompts(job: Job, folder: Path, tokenizer: "PreTrainedTokenizerBase") -> list[Prompted]:
     """The questions to answer: trusted ones whose database exists, at most `limit`. The others are counted."""
     from sqlr1.model.prompts import Prompts
 
     # `prompt.max_length` limits the memory of training; answers may use the model's whole context.
     room = context_length(folder) - job.settings["candidates"].max_new_tokens
-    prompts = Prompts(load_tokenizer(folder), job.settings["prompt"], room)
+    prompts = Prompts(tokenizer, job.settings["prompt"], room)
     questions = read_questions(job.settings["benchmark"].layout, job.args.questions)
     excluded = excluded_questions(job.args.exclude, len(questions))
     questions = [q for q in questions if q.index not in excluded]
@@ -79,6 +89,15 @@ def _prompts(job: Job, folder: Path) -> list[Prompted]:
     log.info("%d questions", len(prompted))
     job.run.metrics({"questions": len(prompted), "missing_databases": absent.total(), "prompt_too_long": too_long})
     return prompted
+
+
+def _tokens(asked: Sequence[tuple[Prompted, Candidates]], tokenizer: "PreTrainedTokenizerBase") -> dict[str, float]:
+    """Mean tokens of a prompt, and of the texts of a greedy answer and a sample (without end tokens)."""
+    texts = {"greedy": [answer.greedy for _, answer in asked], "sample": [s for _, a in asked for s in a.samples]}
+    lengths = {"prompt": [len(question.token_ids) for question, _ in asked]}
+    for what, found in texts.items():
+        lengths[what] = [len(ids) for ids in tokenizer(found, add_special_tokens=False, verbose=False)["input_ids"]]
+    return {what: statistics.fmean(found) for what, found in lengths.items()}
 
 
 if __name__ == "__main__":

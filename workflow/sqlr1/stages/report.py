@@ -9,8 +9,6 @@ Equal inputs give equal bytes on one machine at one commit: both are named in th
 import logging
 import os
 import platform
-import shutil
-import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -23,6 +21,7 @@ from matplotlib.figure import Figure
 from sqlr1.config import Section, plain
 from sqlr1.records import Database, atomic_write, read_json, read_jsonl, read_records
 from sqlr1.report import curves, data_tables, error_tables, score_tables
+from sqlr1.report.commit import commit
 from sqlr1.report.examples import choose_examples
 from sqlr1.report.figures import curve_panels, flow_panels, interval_panels, save
 from sqlr1.report.policies import ScoreRun, benchmarks_of, load_runs, select
@@ -94,7 +93,7 @@ def _configuration(job: Job) -> dict[str, Any]:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     facts = {
         "experiment": job.settings["experiment"],
-        "commit": _commit(),
+        "commit": commit(),
         "machine": f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB",
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -111,15 +110,6 @@ def _processor() -> str:
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return named[0] if named else platform.processor() or platform.machine()
-
-
-def _commit() -> str:
-    """The commit of this checkout, marked -dirty if tracked files were edited."""
-    if not (git := shutil.which("git")):
-        return "unknown (git is not installed)"
-    command = [git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return result.stdout.strip() if result.returncode == 0 else "unknown (not a git checkout)"
 
 
 def _data(job: Job) -> dict[str, Any]:
