@@ -1,6 +1,7 @@
 """Runs a module as `python -m` does, where vLLM shares a processor with the trainer: python on_cpu.py -m MODULE ...
 
-1. Colocated, vLLM would pack its weights for oneDNN and then find no room for new ones: it multiplies by torch instead.
+1. vLLM would pack its weights for oneDNN. Colocated it would then find no room for new ones, and a server would keep
+   the old packed head if this is tied to the embedding. It multiplies by torch instead. On GPUs nothing is packed.
 2. TRL sends weights to a server by NCCL, between GPUs only: here the server reads them from a file. All the rest of
    TRL's client is as it is on GPUs.
 """
@@ -34,7 +35,8 @@ def main():
     VLLMClient.init_communicator = lambda client, device: None
     VLLMClient.update_named_params = send_by_file
     sys.argv = sys.argv[2:]
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    # Not `alter_sys`: processes that vLLM spawns run the file of `__main__` again, and that has to be this one.
+    runpy.run_module(sys.argv[0], run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -140,12 +140,7 @@ def server(folder):
             process.wait(60)
 
 
-# After new weights of all layers the server's log-probabilities differ by 1e-2. Why is not known: the stand-in for NCCL
-# reloads as NCCL's engine does, layer by layer, and this model's head is tied to its embedding.
-STALE = pytest.mark.xfail(strict=True, reason="vLLM's server does not have all of the new weights")
-
-
-@pytest.mark.parametrize("weights", ["grpo", pytest.param("grpo_all_weights", marks=STALE)])
+@pytest.mark.parametrize("weights", ["grpo", "grpo_all_weights"])
 def test_server(folder, server, weights):
     stage = f"{weights}_server"
     served = SETTINGS[f"{weights}_colocated"]["grpo"] | {"vllm_mode": "server", "vllm_server_base_url": server}
