@@ -7,7 +7,7 @@ import sys
 from contextlib import closing
 
 import pytest
-from tiny_stages import PROMPT, prepare
+from tiny_stages import PROMPT, prepare, teach
 
 from sqlr1.config import Select, plain
 from sqlr1.records import Question
@@ -44,9 +44,7 @@ def test_easy_questions_come_first():
     assert [q.id for q in easy_first(questions, rates)] == ["q2", "q1", "q0"]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("select")
+def prepare_with_classes(path):
     prepare(path)
     rows = [json.loads(line) for line in (path / "questions.jsonl").read_text().splitlines()]
     text = "".join(json.dumps(r | {"sql_class": "Simple"}) + "\n" for r in rows)
@@ -54,13 +52,19 @@ def folder(tmp_path_factory):
     return path
 
 
-def run(folder, out, prompt=None, **changes):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return prepare_with_classes(tmp_path_factory.mktemp("select"))
+
+
+def run(folder, out, prompt=None, constrained=False, **changes):
     section = {"n": 2, "temperature": 1.0, "max_new_tokens": 16, "low": 0.1, "high": 0.9, "rows": 4, "threads": 1}
     settings = {
         "select": section | changes,
         "prompt": plain(PROMPT) | (prompt or {}),
         "execution": {"seconds": 1.0},
         "semantics": "bird",
+        "constrained": constrained,
     }
     inputs = ["--model-manifest", "base/manifest.json", "--questions", "questions.jsonl"]
     command = [sys.executable, "-m", "sqlr1.stages.select", "--settings", json.dumps(settings), *inputs]
@@ -78,6 +82,18 @@ def test_a_policy_that_solves_nothing_still_gets_questions_and_the_log_says_so(f
     kept = {json.loads(line)["id"] for line in (folder / "some/rl.jsonl").read_text().splitlines()}
     assert kept == {r["id"] for r in rates if r["selected"]}
     assert len(kept) == 4
+
+
+def test_pass_rates_are_measured_under_the_masks_of_constrained_rollouts(tmp_path):
+    """At a temperature at which hardly a free answer keeps the form. Two runs of the stage: 20 s."""
+    teach(prepare_with_classes(tmp_path))
+    executable = {}
+    for constrained in (False, True):
+        done = run(tmp_path, str(constrained), constrained=constrained, temperature=1.3, max_new_tokens=96)
+        assert done.returncode == 0, done.stderr
+        rows = [json.loads(line) for line in (tmp_path / f"{constrained}/pass_rates.jsonl").read_text().splitlines()]
+        executable[constrained] = sum(row["executable"] for row in rows)
+    assert executable[False] < executable[True]
 
 
 def test_an_empty_band_is_one_clear_line(folder):

@@ -157,7 +157,7 @@ def run(cases, data, out, processes, course="whole", launch=LAUNCH, script=__fil
     environment = {"ACCELERATE_USE_CPU": "true"} | os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, str(data / out), str(ROWS // processes), course],
-        capture_output=True, text=True, check=False, timeout=300 * len(cases), env=environment,
+        capture_output=True, text=True, check=False, timeout=600 * len(cases), env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     return {path.stem: torch.load(path) for path in (data / out).glob("*.pt")}

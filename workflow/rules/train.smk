@@ -61,7 +61,14 @@ rule select:
         mem_mb=7000,
         runtime=240,
     params:
-        cfg=settings(PLAIN, "select", "prompt", "execution", semantics=CONFIG.reward.semantics),
+        cfg=settings(
+            PLAIN,
+            "select",
+            "prompt",
+            "execution",
+            semantics=CONFIG.reward.semantics,
+            constrained=CONFIG.grpo.constrained,
+        ),
         out=subpath(output.manifest, parent=True),
         experiment=CONFIG.experiment,
     message:

@@ -1,15 +1,16 @@
 """Select RL questions by the pass rate of the policy that reinforcement learning starts from.
 
-The policy answers each question `n` times. Questions that it solves sometimes are kept, easy ones first. The others
-cost rollouts and teach nothing: if all completions of a group have the same reward, all advantages are zero. With pass
-rate p, a group of G has variance with probability 1 - p^G - (1 - p)^G. Method: offline difficulty filtering, as in work
-after SQL-R1. The paper itself takes random questions of class Complex: `n: 0` keeps all questions. A question to which
-a user marked an answer wrong (`wrong_sql`) is kept in any case. Outputs: rl.jsonl, pass_rates.jsonl, linking.json
-(what `prompt.linking` kept of the golds' tables and columns).
+The policy answers each question `n` times, under the masks of GRPO's rollouts if these are `constrained`. Questions
+that it solves sometimes are kept, easy ones first. The others cost rollouts and teach nothing: if all completions of a
+group have the same reward, all advantages are zero. With pass rate p, a group of G has variance with probability
+1 - p^G - (1 - p)^G. Method: offline difficulty filtering, as in work after SQL-R1. The paper itself takes random
+questions of class Complex: `n: 0` keeps all questions. A question to which a user marked an answer wrong (`wrong_sql`)
+is kept in any case. Outputs: rl.jsonl, pass_rates.jsonl, linking.json (what `prompt.linking` kept of the golds' tables
+and columns).
 
     python -m sqlr1.stages.select --model-manifest cold_start/manifest.json --questions filter/rl.jsonl \
         --catalogue synthesize/catalogue.jsonl --out select \
-        --settings '{"select": {...}, "prompt": {...}, "execution": {...}, "semantics": "bird"}'
+        --settings '{"select": {...}, "prompt": {...}, "execution": {...}, "semantics": "bird", "constrained": false}'
 """
 
 import logging
@@ -144,7 +145,11 @@ def _pass_rates(job: Job, questions: Sequence[Question]) -> tuple[list[Question]
     folder = model_folder(job.args.model_manifest)
     prompts = Prompts(load_tokenizer(folder), job.settings["prompt"])
     catalogue = Catalogue(job.args.catalogue, data_root())
-    prompted = [Prompted(q.id, q.db_id, prompts.token_ids(q, catalogue[q.db_id])) for q in questions]
+    masked, databases = job.settings["constrained"], [catalogue[q.db_id] for q in questions]
+    prompted = [
+        Prompted(q.id, q.db_id, prompts.token_ids(q, path), path if masked else None)
+        for q, path in zip(questions, databases, strict=True)
+    ]
     asked = [(q, p) for q, p in zip(questions, prompted, strict=True) if p.token_ids is not None]
     if not asked:
         raise InputError(f"{job.args.questions}: no question's prompt fits prompt.max_length")
