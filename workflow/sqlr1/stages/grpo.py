@@ -69,7 +69,7 @@ def _train(job: Job) -> None:
             if trainer.is_world_process_zero():
                 save_policy(policy, source, tokenizer, job.out / "model", settings)
         trainer.accelerator.wait_for_everyone()
-        # After the policy: a fault of its traces must not cost it. On the first process only, and only if it is tracked.
+        # After the policy, which a fault of its traces must not cost; on the first process, and only if it is tracked.
         job.run.traces(lambda: validation_answers(validation, completions, executor, weights.semantics))
 
 
