@@ -19,7 +19,7 @@ from sqlr1.data.readers import read_questions
 from sqlr1.data.similarity import QuestionIndex, sketches
 from sqlr1.database.sql import normal_form, without_literals
 from sqlr1.records import Question, RecordFile, write_jsonl
-from sqlr1.sandbox import Limits
+from sqlr1.sandbox import Executor, Limits
 
 SLOW = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n, singer"
 WIDE = "SELECT COUNT(*) FROM singer"
@@ -223,6 +223,13 @@ def test_a_result_that_the_order_of_reading_decides_has_ties(database, sql):
 )
 def test_a_determined_result_is_kept(database, sql):
     assert run([row(sql)], database) == [None]
+
+
+def test_a_gold_without_order_runs_once_on_the_database_and_once_backward(database, monkeypatch):
+    asked, execute = [], Executor.execute
+    monkeypatch.setattr(Executor, "execute", lambda self, queries: asked.extend(queries) or execute(self, queries))
+    assert run([row("SELECT singer_id, name, COUNT(*) FROM singer GROUP BY singer_id")], database) == [None]
+    assert [query.database == database for query in asked] == [True, False]
 
 
 def test_golds_of_people_whose_limit_depends_on_a_tie_are_dropped(database):

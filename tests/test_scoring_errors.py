@@ -246,6 +246,28 @@ def test_literals_are_looked_up(tmp_path):
     assert found == cases
 
 
+def test_names_mean_what_they_mean_to_sqlite(tmp_path):
+    """An alias is the table of its own block; what the tables have is a column, in quotes too."""
+    with sqlite3.connect(tmp_path / "zoo.sqlite") as database:
+        database.executescript(
+            'CREATE TABLE pet (name, town, "Free Meal", "All Meals"); CREATE TABLE owner (name, town);'
+            "INSERT INTO pet VALUES ('Rex', 'Rome', 1, 2), ('Tom', 'Paris', 1, 3);"
+            "INSERT INTO owner VALUES ('Al', 'Oslo');"
+        )
+    block = "SELECT {} FROM pet AS T1 JOIN owner AS T2 ON T1.name = T2.name WHERE T1.town = '{}' EXCEPT "
+    twice = block + "SELECT T1.name FROM owner AS T1 WHERE T1.town = 'Oslo'"
+    share = "SELECT {0}`Free Meal` / {0}`All Meals` FROM pet AS T1 WHERE {0}`Free Meal` < {0}`All Meals` LIMIT {1}"
+    cases = {
+        (twice.format("T1.name", "Rome"), twice.format("T1.name", "Paris")): ["literal"],
+        (twice.format("T1.name", "Bonn"), twice.format("T1.name", "Paris")): ["literal_absent"],
+        (twice.format("T1.name", "Rome"), twice.format("T2.name", "Rome")): ["columns"],
+        (share.format("T1.", 1), share.format("", 2)): ["order_limit"],
+        ("SELECT count(DISTINCT) FROM pet", "SELECT count(name) FROM pet"): ["distinct", "columns"],
+    }
+    assert {pair: query_kinds(*pair, tmp_path / "zoo.sqlite") for pair in cases} == cases
+    assert query_kinds('SELECT T1.a - T1."b c" FROM t AS T1 LIMIT 1', 'SELECT a - "b c" FROM t') == ["order_limit"]
+
+
 def test_a_long_search_for_a_literal_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(lookup, "_STEPS", 1000)
     with sqlite3.connect(tmp_path / "long.sqlite") as database:
@@ -258,6 +280,7 @@ def test_a_long_search_for_a_literal_ends(tmp_path, monkeypatch):
 def test_features_of_golds():
     assert features_of("SELECT a FROM t WHERE b IN (SELECT b FROM u)") == ["nesting"]
     assert features_of("SELECT a FROM t UNION SELECT a FROM u GROUP BY a") == ["set operation", "grouping"]
+    assert features_of("SELECT a FROM (SELECT a FROM t UNION SELECT a FROM u)") == ["nesting", "set operation"]
     rows = [{"gold": "SELECT 1", "greedy": {"spider_exec": 1}}, {"gold": "SELECT a FROM t GROUP BY a"}]
     rows[1]["greedy"] = {"spider_exec": 0}
     add_features(rows)
@@ -304,7 +327,9 @@ def test_compare(tmp_path, capsys):
 
 def test_the_report_pairs_kinds_before_and_after_grpo():
     def scored(reward: str, kinds: list[str]) -> ScoreRun:
-        rows = [{"id": str(i), "greedy": {"kinds": [kind] if kind else []}} for i, kind in enumerate(kinds)]
+        answers = [{"verdict": "mismatch", "kinds": [kind]} if kind else {"verdict": "match"} for kind in kinds]
+        answers.append({"verdict": "gold_failed", "kinds": []})  # says nothing about the policy
+        rows = [{"id": str(i), "greedy": answer} for i, answer in enumerate(answers)]
         return ScoreRun({"strategy": "none", "reward": reward, "benchmark": "b", "seed": 0}, rows)
 
     runs = [scored("no_rl", ["join", "join", "tables", ""]), scored("full", ["", "join", "", ""])]

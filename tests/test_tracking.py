@@ -256,3 +256,13 @@ def test_policies_are_ranked_by_score_and_their_answers_compared_by_question(fol
     assert client.load_prompt("prompts:/sqlr1/1").template == PROMPT
     assert client.load_prompt("prompts:/sqlr1/2", allow_missing=True) is None
     assert not list(folder.glob("mlflow.db"))
+
+
+def test_traces_that_cannot_be_made_cost_a_warning(caplog):
+    tracking.SilentRun().traces(lambda: 1 / 0)
+    assert not caplog.text
+    with tracking.track("untraced", "k", {}, {}, {}) as run:
+        run.traces(lambda: 1 / 0)
+    assert "no traces are logged" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+    assert [run.info.status for run in runs("untraced")] == ["FINISHED"]

@@ -127,7 +127,7 @@ def test_validation_warns_in_the_log_and_in_mlflow(tmp_path, monkeypatch, caplog
         validate.on_step_end(SimpleNamespace(), state, SimpleNamespace())
         completions = validate.completions_of(0)
         assert validate.completions_of(7) == completions  # not known, as after a resumption: answered again
-        run.traces(validation_answers(rows, completions, executor, "bird"))
+        run.traces(lambda: validation_answers(rows, completions, executor, "bird"))
     fell = "only 30 % of the rollouts differ from one another; match share fell, 50 % -> 0 %; mean reward -10.00 ->"
     assert f"step 3: the policy may be collapsing: {fell}" in caplog.text
     assert state.log_history[-1]["validation/rollouts_distinct"] == pytest.approx(0.3)  # of the last three

@@ -216,7 +216,8 @@ class FilterRules(Section):
     """Drop a question whose Jaccard similarity to a benchmark question is at least this."""
     instances: bool = False
     """Drop rows whose gold fails, or leaves to chance which rows it returns, on an instance of its database; also
-    those with LIMIT and DISTINCT or `*` outside, of which that cannot be seen."""
+    those with LIMIT and DISTINCT or `*` outside, of which that cannot be seen. Other rows are kept whose result depends
+    on ties in the ORDER BY of a window or of a subquery with `*`, or on a column neither grouped nor aggregated."""
 
 
 class Filter(Section):

@@ -207,9 +207,14 @@ class Run:
         self._traces(answers, model)
 
     @_optional
-    def traces(self, answers: Sequence["Answer"]) -> None:
-        """Log a trace per answer."""
-        self._traces(answers, None)
+    def traces(self, answers: Callable[[], Sequence["Answer"]]) -> None:
+        """Log a trace per answer. Nothing is called if nothing is logged; if the call fails, the log has the reason."""
+        try:
+            found = answers()
+        except Exception:  # the job's results are complete without its traces
+            log.warning("no traces are logged, because their answers could not be read", exc_info=True)
+            return
+        self._traces(found, None)
 
     def _traces(self, answers: Sequence["Answer"], model: Any) -> None:
         from sqlr1.traces import log_traces

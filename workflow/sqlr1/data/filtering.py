@@ -183,8 +183,8 @@ class _Filter:
             ordered = bool(order and (limit or candidate.row.template))
             doubtful = may_depend_on_order(candidate.expression)
             if ordered or doubtful:
-                both = map(to_sql, determinism.tie_orders(candidate.expression))
-                found += [(candidate, ordered, Query(path, sql)) for sql in both]
+                changed = (q for q in determinism.tie_orders(candidate.expression) if q != candidate.expression)
+                found += [(candidate, ordered, Query(path, to_sql(query))) for query in changed]
             if doubtful and (copy := backward()):
                 found.append((candidate, ordered, Query(copy, candidate.row.sql)))
         tied = set()

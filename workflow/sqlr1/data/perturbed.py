@@ -22,7 +22,7 @@ def determined_on_all(
     """The questions whose gold runs and is not decided by ties on any of the instances of their database.
 
     Without LIMIT, only generated questions (with a template) must fix the order of ties. Ties of a query with LIMIT
-    cannot be seen if it has DISTINCT or `*` outside: it is left out.
+    cannot be seen if it has DISTINCT or `*` outside: it is left out. What `tie_orders` does not break is not seen.
     """
     unseen: set[int] = set()
     runs: list[tuple[int, bool, Query, Query]] = []  # question, whether the order of rows counts, both orders of ties

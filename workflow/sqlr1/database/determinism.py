@@ -1,6 +1,6 @@
 """Whether a query's result is worth learning from, above all whether it is determined.
 
-`is_volatile` and `may_depend_on_order` read the query's text. The results of `tie_orders` show what ties decide.
+`is_volatile` and `may_depend_on_order` read the query's text. The results of `tie_orders` show what most ties decide.
 """
 
 from collections import Counter
@@ -99,9 +99,11 @@ def _is_constant(expression: exp.Expression, rows: Sequence[tuple]) -> bool:
 
 
 def tie_orders(expression: exp.Expression) -> tuple[exp.Expression, exp.Expression]:
-    """The query with ties of every ORDER BY broken by the outputs, once ascending and once descending.
+    """The query with ties in the ORDER BY of each block broken by its outputs, once ascending and once descending.
 
-    If the two results differ, ties decide the query's own. What `*` returns is unknown here, so it breaks no tie.
+    If the two results differ, ties decide the query's own. Equal ones do not prove the opposite: what `*` returns is
+    unknown here, so it breaks no tie; ties in the ORDER BY of a window or aggregate are not broken, and a column that
+    is neither grouped nor aggregated comes from any row.
     """
     both = expression.copy(), expression.copy()
     for query, descending in zip(both, (False, True), strict=True):

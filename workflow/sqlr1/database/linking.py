@@ -11,7 +11,7 @@ from sqlglot import exp
 from sqlr1.database.files import description_rows
 from sqlr1.database.retrieval import Bm25, Mention, covered, stem, words
 from sqlr1.database.schema import Schema
-from sqlr1.database.sql import parse
+from sqlr1.database.sql import aliases_around, parse
 
 Place = tuple[str, str]  # (table, column)
 _TOLD = ("column_name", "column_description", "value_description")  # what of BIRD's descriptions is searched
@@ -124,16 +124,11 @@ def gold_parts(sql: str, columns: Mapping[str, set[str]]) -> tuple[set[str], set
     expression, _ = parse(sql)
     if expression is None:
         return set(), set(), set()
-    aliases: dict[exp.Expression | None, dict[str, str]] = {}  # of each SELECT: one alias may stand for several tables
-    for table in expression.find_all(exp.Table):
-        aliases.setdefault(table.parent_select, {})[table.alias_or_name.lower()] = table.name.lower()
-    tables = {name for of_select in aliases.values() for name in of_select.values() if name in columns}
+    around = aliases_around(expression)
+    tables = {table.name.lower() for table in expression.find_all(exp.Table)} & columns.keys()
     found, literals = set(), {x.this for x in expression.find_all(exp.Literal) if x.is_string}
     for column in expression.find_all(exp.Column):
-        outwards, select = [], column.parent_select
-        while select:
-            outwards.append(aliases.get(select, {}))
-            select = select.parent_select
+        outwards = around(column)
         named = [a[column.table.lower()] for a in outwards if column.table.lower() in a]
         near = sorted({name for a in outwards[:1] for name in a.values()})
         owners = named if column.table else [*near, *sorted(tables)]
@@ -142,11 +137,6 @@ def gold_parts(sql: str, columns: Mapping[str, set[str]]) -> tuple[set[str], set
         if column.this.args.get("quoted") and not owned:  # Spider writes texts in double quotes
             literals.add(column.name)
     return tables, found, literals
-
-
-def columns_of(schema: Schema) -> dict[str, set[str]]:
-    """The columns of each table, all in lower case."""
-    return {table.name.lower(): {column.name.lower() for column in table.columns} for table in schema.tables}
 
 
 def recall_counts(tables: set[str], columns: set[tuple[str, str]], kept: Mapping[str, set[str]]) -> Counter[str]:

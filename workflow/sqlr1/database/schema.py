@@ -237,6 +237,11 @@ def _comments(sql: str) -> dict[str, str]:
     return comments
 
 
+def columns_of(schema: Schema) -> dict[str, set[str]]:
+    """The columns of each table, all in lower case."""
+    return {table.name.lower(): {column.name.lower() for column in table.columns} for table in schema.tables}
+
+
 def row_counts(schema: Schema) -> list[int]:
     """The number of rows of each table; 0 for one that cannot be read to its end."""
     counts = [0] * len(schema.tables)

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Callable
 
 import sqlglot
 from sqlglot import exp
@@ -49,6 +50,22 @@ def parse(sql: str) -> tuple[exp.Expression | None, str]:
     if len(statements) != 1 or not isinstance(statements[0], exp.Query):
         return None, "not_select"
     return statements[0], ""
+
+
+def aliases_around(expression: exp.Expression) -> Callable[[exp.Expression], list[dict[str, str]]]:
+    """For a node: alias -> table, in lower case, of each SELECT around it, the innermost first.
+
+    One alias may stand for several tables of a query.
+    """
+    of_select: dict[int, dict[str, str]] = {}
+    for table in expression.find_all(exp.Table):
+        of_select.setdefault(id(table.parent_select), {})[table.alias_or_name.lower()] = table.name.lower()
+
+    def around(node: exp.Expression) -> list[dict[str, str]]:
+        select = node.parent_select
+        return [of_select.get(id(select), {}), *around(select)] if select else []
+
+    return around
 
 
 def normal_form(expression: exp.Expression) -> str:

@@ -11,15 +11,16 @@ other difference, because they decide a verdict only if all else is right.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache, lru_cache
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from sqlglot import exp
 
 from sqlr1.database.lookup import has_value
-from sqlr1.database.sql import parse, to_sql
+from sqlr1.database.schema import columns_of, read_schema
+from sqlr1.database.sql import aliases_around, parse, to_sql
 from sqlr1.evaluate.formats import database_path
 from sqlr1.sandbox import Verdict
 
@@ -60,7 +61,7 @@ def error_kinds(answer: Mapping[str, Any], gold: str, database: Path | None = No
 def query_kinds(predicted: str, gold: str, database: Path | None = None) -> list[str]:
     """In what a query that ran differs from its gold; ["other"] if in nothing, or if one of them does not parse."""
     for qualified in (False, True):
-        new, wanted = _parts(predicted, qualified), _parts(gold, qualified)
+        new, wanted = _parts(predicted, qualified, database), _parts(gold, qualified, database)
         if new is None or wanted is None:
             return ["other"]
         found = _compared(new, wanted, database)
@@ -88,7 +89,9 @@ def primary_counts(rows: Iterable[Mapping[str, Any]], method: str = "greedy") ->
 
 
 @lru_cache(maxsize=4096)
-def _parts(sql: str, qualified: bool, dropped: frozenset[Any] = frozenset()) -> dict[str, Any] | None:
+def _parts(
+    sql: str, qualified: bool, database: Path | None, dropped: frozenset[Any] = frozenset()
+) -> dict[str, Any] | None:
     """What is compared, as normalised text: whole-query counts, and the clauses of all blocks together.
 
     None if `sql` does not parse. `dropped` are conditions, as in `subqueries`, to be left out.
@@ -96,13 +99,16 @@ def _parts(sql: str, qualified: bool, dropped: frozenset[Any] = frozenset()) -> 
     expression, _ = parse(sql)
     if expression is None:
         return None
-    _read_quoted_values(expression)
     ctes = {cte.alias.lower() for cte in expression.find_all(exp.CTE)}
-    tables = [table for table in expression.find_all(exp.Table) if table.name.lower() not in ctes]
-    aliases = {table.alias_or_name.lower(): table.name.lower() for table in tables}
-
-    def text(node: exp.Expression) -> str:
-        return _text(node, aliases if qualified else None)
+    tables = {table.name.lower() for table in expression.find_all(exp.Table)} - ctes
+    columns = _columns_of(database) if database else {}
+    _read_quoted_values(expression, {name for table in tables for name in columns.get(table, ())})
+    around = aliases_around(expression)
+    for column in list(expression.find_all(exp.Column)):
+        alias = column.table.lower()
+        table = next((aliases[alias] for aliases in around(column) if alias in aliases), "")
+        column.set("table", exp.to_identifier(table) if table in tables else None)
+    text = partial(_text, qualified=qualified)
 
     subqueries = {}  # condition with a subquery -> whether that takes a maximum or minimum
     for clause in list(expression.find_all(exp.Where, exp.Having)):
@@ -117,7 +123,6 @@ def _parts(sql: str, qualified: bool, dropped: frozenset[Any] = frozenset()) -> 
     selects = [n for n in nodes if isinstance(n, exp.Select)]
     queries = [n for n in nodes if isinstance(n, (exp.Select, exp.SetOperation)) and n.parent]
     parts: dict[str, Any] = {
-        "aliases": aliases,
         "subqueries": subqueries,
         "tables": {n.name.lower() for n in nodes if isinstance(n, exp.Table) and n.name.lower() not in ctes},
         "sets": Counter(type(n) for n in nodes if isinstance(n, exp.SetOperation)),
@@ -137,7 +142,7 @@ def _parts(sql: str, qualified: bool, dropped: frozenset[Any] = frozenset()) -> 
         outer = outer.this
     outer = outer.unnest()
     shown = [n.unalias() for n in outer.expressions] if isinstance(outer, exp.Select) else []
-    parts["columns"], parts["shown"] = [text(n) for n in shown], [_sql(n, None) for n in shown]
+    parts["columns"], parts["shown"] = [text(n) for n in shown], [_sql(n, False) for n in shown]
     for select in selects:
         conditions = [c for n in (select.args.get("where"),) if n for c in _conditions(n.this)]
         for join in select.args.get("joins") or ():
@@ -153,7 +158,7 @@ def _parts(sql: str, qualified: bool, dropped: frozenset[Any] = frozenset()) -> 
         if group := select.args.get("group"):
             parts["group"].update(text(n) for n in group.expressions)
         if having := select.args.get("having"):
-            parts["having"].update(_sql(c, aliases if qualified else None) for c in _conditions(having.this))
+            parts["having"].update(_sql(c, qualified) for c in _conditions(having.this))
         ordered = select.args["order"].expressions if select.args.get("order") else []
         parts["order"].update((i, text(n.this), bool(n.args.get("desc"))) for i, n in enumerate(ordered))
         for node in (select.args.get("limit"), select.args.get("offset")):
@@ -165,12 +170,19 @@ def _parts(sql: str, qualified: bool, dropped: frozenset[Any] = frozenset()) -> 
     return parts
 
 
-def _read_quoted_values(expression: exp.Expression) -> None:
-    """Spider writes values as `"France"`: a quoted name on the right of a comparison is text, as in SQLite."""
-    for node in list(expression.find_all(exp.Binary, exp.In, exp.Between)):
+@cache
+def _columns_of(database: Path) -> dict[str, set[str]]:
+    return columns_of(read_schema(database))
+
+
+def _read_quoted_values(expression: exp.Expression, columns: Collection[str]) -> None:
+    """Spider writes values as `"France"`: a quoted name on the right of a comparison is text, unless it is a column."""
+    for node in list(expression.find_all(exp.Predicate)):
         values = node.expressions or [node.args.get(key) for key in ("expression", "low", "high")]
         for value in values:
-            if isinstance(value, exp.Column) and not value.table and value.this.args.get("quoted"):
+            if not isinstance(value, exp.Column) or value.table or value.name.lower() in columns:
+                continue
+            if value.this.args.get("quoted"):
                 value.replace(exp.Literal.string(value.name))
 
 
@@ -191,23 +203,23 @@ def _predicate(node: exp.Expression, text: Any) -> tuple[str, tuple[str, ...]]:
     return text(node), literals
 
 
-def _text(node: exp.Expression, aliases: Mapping[str, str] | None) -> str:
+def _text(node: exp.Expression, qualified: bool) -> str:
     """Lower-case text; aggregates and DISTINCT are left out: both are compared apart."""
 
     def plain(n: exp.Expression) -> exp.Expression:
         if isinstance(n, exp.AggFunc):
-            return (n.this.expressions[0] if isinstance(n.this, exp.Distinct) else n.this) or exp.Star()
+            return (next(iter(n.this.expressions), None) if isinstance(n.this, exp.Distinct) else n.this) or exp.Star()
         return n
 
-    return _sql(node.transform(plain), aliases)
+    return _sql(node.transform(plain), qualified)
 
 
-def _sql(node: exp.Expression, aliases: Mapping[str, str] | None) -> str:
-    """SQL in lower case; columns with their tables' names, or (aliases None) without."""
+def _sql(node: exp.Expression, qualified: bool) -> str:
+    """SQL in lower case; columns with their tables' names or without."""
     node = node.copy()
     for column in node.find_all(exp.Column):
-        table = (aliases or {}).get(column.table.lower()) if column.table else None
-        column.set("table", exp.to_identifier(table) if table else None)
+        if not qualified:
+            column.set("table", None)
         if isinstance(column.this, exp.Identifier):
             column.this.set("quoted", False)
     return to_sql(node).lower()
@@ -218,13 +230,13 @@ def _without_nesting(found: set[str], predicted: str, gold: str, qualified: bool
 
     `found` itself, if these conditions alone do not explain the nesting.
     """
-    new, wanted = _parts(predicted, qualified), _parts(gold, qualified)
+    new, wanted = _parts(predicted, qualified, database), _parts(gold, qualified, database)
     missing = wanted["nested"] > new["nested"]
     more, less = (wanted, new) if missing else (new, wanted)
     dropped = frozenset(form for form in more["subqueries"] if form not in less["subqueries"])
     rest = _compared(
-        _parts(predicted, qualified, frozenset() if missing else dropped),
-        _parts(gold, qualified, dropped if missing else frozenset()),
+        _parts(predicted, qualified, database, frozenset() if missing else dropped),
+        _parts(gold, qualified, database, dropped if missing else frozenset()),
         database,
     )
     if dropped and less["limit"] and not more["limit"] and all(more["subqueries"][form] for form in dropped):
@@ -307,13 +319,12 @@ def _literal(new: Sequence[str], gold: Sequence[str]) -> str:
 
 def _is_absent(parts: Mapping[str, Any], form: Any, gold: Sequence[str], database: Path) -> bool:
     """Whether the condition asks for equality with a literal, not one of the gold's, that the column does not have."""
-    node, aliases = parts["conditions"][form], parts["aliases"]
+    node = parts["conditions"][form]
     node = node.this if isinstance(node, exp.Not) else node
     column = node.this
     if not isinstance(node, (exp.EQ, exp.NEQ, exp.In, exp.Like)) or not isinstance(column, exp.Column):
         return False
-    named = aliases.get(column.table.lower())
-    tables = (named,) if named else tuple(sorted(set(aliases.values())))
+    tables = (column.table,) if column.table else tuple(sorted(parts["tables"]))
     values = node.expressions or [node.args.get("expression")]
     wanted = [v for v in values if isinstance(v, exp.Literal) and v.sql() not in gold]
     like = isinstance(node, exp.Like)

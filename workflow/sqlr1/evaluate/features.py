@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from sqlglot import exp
+
 from sqlr1.database.sql import features, parse
 from sqlr1.statistics import Bootstrap
 
@@ -25,7 +27,9 @@ def features_of(sql: str) -> list[str]:
     if expression is None:
         return []
     counts = features(expression)
-    used = (counts["joins"], counts["subqueries"] + counts["ctes"], counts["set_operations"], counts["grouped"])
+    # Set operations too, which `features` leaves out: it decides classes.
+    nested = [q for q in expression.find_all(exp.Query) if isinstance(q.parent, (exp.Subquery, exp.In, exp.Exists))]
+    used = (counts["joins"], len(nested) + counts["ctes"], counts["set_operations"], counts["grouped"])
     return [name for name, count in zip(FEATURES, used, strict=False) if count] or [FEATURES[-1]]
 
 

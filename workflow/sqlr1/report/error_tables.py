@@ -7,6 +7,7 @@ from sqlr1.evaluate.errors import KINDS
 from sqlr1.report.figures import Flow, Rows
 from sqlr1.report.policies import WITHOUT_RL, ScoreRun, benchmarks_of, select
 from sqlr1.report.tables import markdown_table
+from sqlr1.sandbox import Verdict
 from sqlr1.statistics import Bootstrap, Estimate, pooled
 
 RIGHT = "right"
@@ -71,5 +72,6 @@ def error_flow(strategy: str, reward: str, runs: Sequence[ScoreRun]) -> dict[str
 
 
 def _primary(run: ScoreRun) -> dict[str, str]:
-    """The primary kind by question id, "" for a right answer."""
-    return {row["id"]: (row["greedy"].get("kinds") or [""])[0] for row in run.rows}
+    """The primary kind by question id, "" for a right answer. Questions whose gold cannot be judged are left out."""
+    judged = (row for row in run.rows if not Verdict(row["greedy"]["verdict"]).is_gold_fault)
+    return {row["id"]: (row["greedy"].get("kinds") or [""])[0] for row in judged}

@@ -61,7 +61,6 @@ def _train(job: Job) -> None:
             job.facts["kept_step"] = load_best(trainer)
             job.run.metrics({"kept_step": job.facts["kept_step"]})
         completions = validate.completions_of(job.facts.get("kept_step", trainer.state.global_step))
-        job.run.traces(validation_answers(validation, completions, executor, weights.semantics))
         scored = [line for line in history if any(name.startswith(PREFIX) for name in line)]
         if trainer.is_world_process_zero():
             write_metrics(job.out / "validation.jsonl", scored)
@@ -70,6 +69,8 @@ def _train(job: Job) -> None:
             if trainer.is_world_process_zero():
                 save_policy(policy, source, tokenizer, job.out / "model", settings)
         trainer.accelerator.wait_for_everyone()
+        # After the policy, which a fault of its traces must not cost; on the first process, and only if it is tracked.
+        job.run.traces(lambda: validation_answers(validation, completions, executor, weights.semantics))
 
 
 def _rows(job: Job, tokenizer: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

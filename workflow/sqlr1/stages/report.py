@@ -182,7 +182,7 @@ def _examples(job: Job, runs: Sequence[ScoreRun]) -> dict[str, Any]:
     examples = choose_examples(run, job.seed)
     from sqlr1.traces import Answer  # imports MLflow
 
-    job.run.traces([Answer.of(row, run.summary["metric"], kind) for kind, row in examples.items()])
+    job.run.traces(lambda: [Answer.of(row, run.summary["metric"], kind) for kind, row in examples.items()])
     return {"benchmark": benchmark, "examples": examples}
 
 

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from sqlr1.config import Select
 from sqlr1.database.files import data_root
-from sqlr1.database.linking import columns_of, gold_parts, recall_counts
+from sqlr1.database.linking import gold_parts, recall_counts
+from sqlr1.database.schema import columns_of
 from sqlr1.model.base import fix_numerics, load_tokenizer, model_folder, native_precision
 from sqlr1.outcomes import outcomes
 from sqlr1.records import SQL_CLASSES, Catalogue, InputError, Question, read_records, write_json, write_jsonl
