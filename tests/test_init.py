@@ -194,7 +194,7 @@ def test_questions_of_the_classes_of_own_test_questions_are_generated_and_kept(f
 
 
 def test_answers_of_the_classes_that_are_generated_fit(folder, tmp_path):
-    """About 20 s: it makes 120 questions over two domains. Sizes follow the highest class of the given questions."""
+    """Sizes follow the highest class of the given questions."""
     sources = builtin_sources(["bank", "zoo"], tmp_path / "t_domains", 0)
     (tmp_path / "work").mkdir()
     request = GenerationRequest(120, dict.fromkeys(SQL_CLASSES, 0.25), Synthesize().styles, 5)
