@@ -29,8 +29,7 @@ _DEFAULTS, _CONFIGS, _MADE = Path("config.yaml"), Path("workflow/config"), Path(
 # Characters of a long generated question; of a Simple answer without its column names; of an answer without its SQL.
 _QUESTION, _ANSWER, _AROUND = 300, 108, 96
 # Times that for the longest generated answers of a class. SmolLM2 writes at most 68, 129, 145 and 203 tokens over four
-# domains (football_league, weather_service, bank, zoo; 200 questions of a class over each); 1.0 would give 59. A Complex
-# one of 156 was seen elsewhere.
+# domains (football_league, weather_service, bank, zoo; 200 questions of a class over each); 1.0 would give 59.
 _LONGER = {"Simple": 1.2, "Moderate": 2.4, "Complex": 2.8, "Highly Complex": 3.6}
 _TEMPLATE = """\
 # Trains and scores on {path}. Written by `sqlr1 init`.
