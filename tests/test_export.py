@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 from tiny_models import WHEEL
 from tiny_stages import GRPO as GRPO_SETTINGS
@@ -105,6 +106,7 @@ def test_the_card_is_what_the_hub_reads(folder):
         ]
     assert re.search(r"\| pets +\| cold start \(SQL only\) \+ GRPO \(graded reward\) +\| \d+\.\d \[", card.text)
     assert re.search(r"\| commit +\| abc123 +\|", card.text)
+    assert "In a checkout of sqlr1 at commit abc123, `snakemake" in card.text
     assert "{" not in re.sub(r"```.*?```", "", card.text, flags=re.DOTALL)  # nothing of the template is left
 
 
@@ -199,15 +201,48 @@ def test_scores_and_report_of_an_older_policy_are_left_out(folder, capsys):
     assert (card.data.eval_results, card.data.base_model, card.data.license) == (None, None, None)
     assert "License: whatever the base model's" in card.text
     assert "This policy has not been scored." in card.text
+    assert "Base model: unknown" in card.text
+    assert "In a checkout of sqlr1, `snakemake" in card.text
+    assert re.search(r"not in settings.yaml +\| .*base_model, .*benchmarks, ", card.text)
+
+
+def test_it_may_be_run_elsewhere_and_results_may_be_a_link(folder, monkeypatch, capsys):
+    main(["export", "here"])
+    Path("results").rename("store")
+    Path("results").symlink_to("store")
+    Path("else where").mkdir()
+    monkeypatch.chdir("else where")
+    main(["export", "../else where/hub", "--model", str(folder / POLICY / "model")])
+    for name in ("README.md", "settings.yaml", "predictions/pets/vote.json", "report.md"):
+        assert Path("hub", name).read_bytes() == (folder / "here" / name).read_bytes()
+    assert "hf upload USER/NAME '../else where/hub'\n" in capsys.readouterr().out
+
+
+def test_a_strategy_whose_manifest_changed_is_that_of_the_folder_or_unknown(folder):
+    """The cold start was made again: the policy keeps its scores, in the workflow's folder also its name."""
+    start = RESULTS / "cold_start/sql_only/seed-3/manifest.json"
+    write_json(start, read_json(start) | {"versions": {"trl": "2"}})
+    shutil.copytree(POLICY, "moved")
+    for name, label, strategy in (
+        (POLICY, "cold start (SQL only)", {"strategy": "sql_only"}),
+        ("moved", "unknown", {}),
+    ):
+        main(["export", f"hub/{label}", "--model", f"{name}/model"])
+        card = ModelCard.load(f"hub/{label}/README.md")
+        assert f"Policy: {label} + GRPO (graded reward)," in card.text
+        assert yaml.safe_load(Path(f"hub/{label}/settings.yaml").read_text())["cold_start"] == strategy
+        assert bool(card.data.eval_results) == (name == POLICY)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["hub", "--experiment", "absent"], "results/absent: no trained policy; run `snakemake --cores all` first"),
-        (["databases"], "databases: is there and not empty; choose another folder, or delete this one"),
-        (["dev.json"], "dev.json: is there and not empty"),
+        (["databases"], "databases: exists and is not empty; choose another folder, or delete this one"),
+        (["dev.json"], "dev.json: exists and is not empty"),
         (["dev.json/hub"], "Not a directory"),
+        (["results/hub"], "results/hub: is in "),
+        (["results/tiny/report/hub"], "for results alone; choose a folder elsewhere"),
         (["hub", "--model", "databases"], "databases: no manifest.json beside it; name a model folder in results/"),
         (["hub", "--model", "broken/model"], "model.safetensors: missing or not what "),
     ],

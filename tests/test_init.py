@@ -13,8 +13,11 @@ import pyarrow.parquet
 import pytest
 import yaml
 from conftest import copy_checkout, snakemake
+from tiny_models import smollm2
 
+from sqlgen import GenerationRequest, builtin_sources, generate
 from sqlr1.cli import main
+from sqlr1.config import Synthesize
 from sqlr1.config_files import read_config
 from sqlr1.data.readers import read_questions
 from sqlr1.data.split import SUBSETS
@@ -22,7 +25,10 @@ from sqlr1.database import read_schema, schema_text
 from sqlr1.database.files import database_files
 from sqlr1.evaluate.formats import database_path
 from sqlr1.evaluate.formats import read_questions as read_benchmark
-from sqlr1.records import read_jsonl, sha256, write_jsonl
+from sqlr1.model.base import load_tokenizer
+from sqlr1.prompt import format_response
+from sqlr1.records import SQL_CLASSES, read_jsonl, sha256, write_json, write_jsonl
+from sqlr1.sandbox import Limits
 from sqlr1.stages import filter
 
 CUSTOMERS = (
@@ -185,6 +191,26 @@ def test_questions_of_the_classes_of_own_test_questions_are_generated_and_kept(f
     for classes in (config.synthesize.classes, config.filter.classes):
         assert [name for name, weight in classes.items() if weight] == ["Simple", "Moderate"]
     assert config.filter.rl_classes == ["Simple", "Moderate"]
+
+
+def test_answers_of_the_classes_that_are_generated_fit(folder, tmp_path):
+    """Sizes follow the highest class of the given questions."""
+    sources = builtin_sources(["bank", "zoo"], tmp_path / "t_domains", 0)
+    (tmp_path / "work").mkdir()
+    request = GenerationRequest(120, dict.fromkeys(SQL_CLASSES, 0.25), Synthesize().styles, 5)
+    rows = list(generate(sources, request, Limits(), 1, tmp_path / "work"))
+    tokenizer, longest = load_tokenizer(smollm2()), 0
+    for number, name in enumerate(SQL_CLASSES):
+        answers = [format_response("", row.sql) for row in rows if row.sql_class == name]
+        longest = max(longest, *(len(ids) for ids in tokenizer(answers, add_special_tokens=False)["input_ids"]))
+        shortest = min((row for row in rows if row.sql_class == name), key=lambda row: len(row.sql))
+        asked = {"db_id": shortest.db_id, "question": shortest.question, "sql": shortest.sql}
+        write_json(tmp_path / "asked.json", [asked])
+        given = ["--name", f"t_{number}", "--test-questions", f"{tmp_path}/asked.json"]
+        main(["init", f"{tmp_path}/t_domains", *given])
+        config = configured(folder, f"t_{number}")
+        [size] = {config.select.max_new_tokens, config.grpo.max_completion_length, config.candidates.max_new_tokens}
+        assert longest < size < 3 * longest  # one more ends the answer
 
 
 def test_own_test_questions_are_a_benchmark_and_nothing_like_them_is_trained_on(folder, shop, tmp_path):

@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from sqlr1.ask import newest_policy
+from sqlr1.ask import RESULTS, newest_policy
 from sqlr1.config import Config
 from sqlr1.evaluate.formats import BenchmarkQuestion, write_bird_json, write_spider_text
 from sqlr1.model.base import model_folder
@@ -23,6 +24,7 @@ from sqlr1.records import InputError, atomic_write, read_json, read_jsonl, sha25
 from sqlr1.tracking import WEIGHTS
 
 Manifest = Mapping[str, Any]
+_UNKNOWN = "unknown"
 
 
 def add_parser(commands: Any) -> None:
@@ -37,20 +39,29 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the folder. Raises InputError for a policy without a manifest, and for a target that holds something."""
+    """Write the folder.
+
+    Raises InputError for a policy without a manifest, and for a target that holds something or is in the results.
+    """
     out = args.folder.resolve()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"{args.folder}: is there and not empty; choose another folder, or delete this one")
+        raise InputError(f"{args.folder}: exists and is not empty; choose another folder, or delete this one")
     model = args.model or newest_policy(args.experiment)
     manifest = model.resolve().parent / "manifest.json"
     if not manifest.is_file():
         raise InputError(f"{model}: no manifest.json beside it; name a model folder in results/, which a stage made")
+    # As it was named first: `results` may be a link to a folder of another name.
+    above, stage = (*model.absolute().parents, *manifest.parents), read_json(manifest).get("stage")
+    results = next((path.parents[1] for path in above if path.match(f"{RESULTS}/*/{stage}")), None)
+    if results and out.is_relative_to(results.resolve()):
+        raise InputError(f"{args.folder}: is in {results}, which is for results alone; choose a folder elsewhere")
     try:
-        with _whole_folder(out) as folder:
+        # Manifests name files from the folder that `results` is in.
+        with _whole_folder(out) as folder, contextlib.chdir(results.parent if results else "."):
             what = _export(manifest, folder)
     except OSError as error:
         raise InputError(f"{error.filename or out}: {error.strerror or error}") from error
-    print(f"{model} with {what}\nTo upload it: hf upload USER/NAME {args.folder}")
+    print(f"{model} with {what}\nTo upload it: hf upload USER/NAME {shlex.quote(str(args.folder))}")
 
 
 @contextlib.contextmanager
@@ -91,22 +102,34 @@ def _export(manifest: Path, out: Path) -> str:
     for name in read_json(report)["outputs"] if reported else ():
         _place(report.parent / name, Path(os.path.normpath(out / "report" / name)))
 
-    chosen = {name: value for m in before.values() for name, value in m["arguments"].items()}
-    policy = chosen.get("strategy", "none"), chosen.get("reward_variant", WITHOUT_RL)
+    policy = _policy(manifest, before)
     stages = [*before.values(), *(m for score in scored for m in _manifests(score).values())]
     settings = _settings([read_json(report), *stages] if reported else stages)
     settings |= {"experiment": root.name, "seeds": [made["seed"]]}
-    settings["cold_start"] = settings.get("cold_start", {}) | {"strategy": policy[0]}
+    absent = [name for name in Config.model_fields if name not in settings]
+    start = {"strategy": policy[0]} if policy[0] != _UNKNOWN else {}
+    settings["cold_start"] = settings.get("cold_start", {}) | start
     if policy[1] != WITHOUT_RL:
         settings["reward"] |= {"variants": [policy[1]]}
     runs = load_runs(*([score.with_name(name) for score in scored] for name in ("summary.json", "questions.jsonl")))
     facts = _facts(root.name, made, (root / "report.md").read_text(encoding="utf-8") if reported else "")
+    facts |= {"not in settings.yaml": ", ".join(absent)}
     with atomic_write(out / "README.md") as file:
         file.write(model_card(out, settings, policy, runs, facts, reported) + "\n")
     with atomic_write(out / "settings.yaml") as file:
         yaml.safe_dump(settings, file, sort_keys=False, allow_unicode=True, width=110)
     names = ", ".join(folder.name for folder in own)
     return f"{f'predictions on {names}' if own else 'no predictions'} and {'the' if reported else 'no'} report"
+
+
+def _policy(manifest: Path, before: Mapping[Path, Manifest]) -> tuple[str, str]:
+    """Strategy and reward as the manifests say; if the cold start's is gone, the strategy that the folder names."""
+    from sqlr1.report.policies import WITHOUT_RL
+
+    chosen = {name: value for m in before.values() for name, value in m["arguments"].items()}
+    placed = re.search(r"/grpo/([^/]+)/[^/]+/seed-\d+/manifest\.json$", manifest.as_posix())
+    without = "none" if before[manifest]["stage"] == "base_model" else _UNKNOWN
+    return chosen.get("strategy", placed[1] if placed else without), chosen.get("reward_variant", WITHOUT_RL)
 
 
 def _manifests(manifest: Path) -> dict[Path, Manifest]:

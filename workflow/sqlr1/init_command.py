@@ -26,8 +26,11 @@ from sqlr1.prompt import INSTRUCTION
 from sqlr1.records import SQL_CLASSES, InputError, Question, atomic_write, write_json
 
 _DEFAULTS, _CONFIGS, _MADE = Path("config.yaml"), Path("workflow/config"), Path("data")
-# Characters of a long generated question; of a generated answer without its column names; of an answer without its SQL.
+# Characters of a long generated question; of a Simple answer without its column names; of an answer without its SQL.
 _QUESTION, _ANSWER, _AROUND = 300, 108, 96
+# Times that for the longest generated answers of a class. SmolLM2 writes at most 68, 129, 145 and 203 tokens over four
+# domains (football_league, weather_service, bank, zoo; 200 questions of a class over each); 1.0 would give 59.
+_LONGER = {"Simple": 1.2, "Moderate": 2.4, "Complex": 2.8, "Highly Complex": 3.6}
 _TEMPLATE = """\
 # Trains and scores on {path}. Written by `sqlr1 init`.
 # What is not here is as in config.yaml; docs/configuration.md describes every key.
@@ -214,14 +217,14 @@ def _config_text(
 ) -> str:
     """The config file. Prompts and answers have room for the largest schema and the longest of the questions."""
     databases = _quoted(place)
-    generated = mix = classes = ""
+    generated, mix, classes, found = "", "", "", {"Simple"}
     test = _TEST.format(questions=_quoted(_MADE / name / "test.json"), databases=databases) if tested else ""
     if questions:
         mix = f"  # Your own questions.\n  mix:\n    - {{layout: pairs, questions: {_quoted(questions)}, "
         mix += f"databases: {databases}}}\n"
     given = [*asked, *tested]
     if given:
-        found = {sql_class(expression) for q in given if (expression := parse(q.sql)[0])} | {"Simple"}
+        found |= {sql_class(expression) for q in given if (expression := parse(q.sql)[0])}
         weights = ", ".join(f"{c}: {float(c in found)}" for c in SQL_CLASSES)
         generated = f"  # The classes of your questions, here and below.\n  classes: {{{weights}}}\n"
         classes = f"  rl_classes: [{', '.join(c for c in SQL_CLASSES if c in found)}]\n  classes: {{{weights}}}\n"
@@ -229,7 +232,8 @@ def _config_text(
     longest = max([_QUESTION, *(len(q.question) + len(q.evidence) for q in given)])
     prompt = _rounded(len(INSTRUCTION) + max(map(len, texts)) + longest, 64)
     column = max(len(c.name) for schema in schemas.values() for table in schema.tables for c in table.columns)
-    answer = _rounded(max([_ANSWER + 5 * column, *(_AROUND + len(q.sql) for q in given)]), 8)
+    generated_answer = max(_LONGER[name] for name in found) * (_ANSWER + 5 * column)
+    answer = _rounded(max([generated_answer, *(_AROUND + len(q.sql) for q in given)]), 8)
     known = {"path": place, "name": name, "databases": databases, "mix": mix, "classes": classes, "test": test}
     return _TEMPLATE.format(**known, generated=generated, prompt=max(384, prompt), answer=max(56, answer))
 
@@ -240,6 +244,6 @@ def _quoted(path: Path) -> str:
     return json.dumps(str(path.relative_to(here) if path.is_relative_to(here) else path), ensure_ascii=False)
 
 
-def _rounded(characters: int, step: int) -> int:
+def _rounded(characters: float, step: int) -> int:
     """The tokens of a text, three characters each, rounded up."""
     return step * math.ceil(characters / 3 / step)

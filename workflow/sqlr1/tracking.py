@@ -171,7 +171,7 @@ class Run:
     def prompt(self, messages: Sequence[Mapping[str, str]], policy: Path) -> None:
         """Log the prompt that the policy in a folder is asked with: registered once, linked to run and model.
 
-        For stages that take minutes: a short one would notice the imports of the registry.
+        For stages that take minutes: importing the registry would slow a short stage.
         """
         # Under a lock: jobs that end at the same time register one version.
         with _as_default(self.client.tracking_uri), FileLock(DEFAULT_STORE.with_suffix(".lock")):

@@ -121,9 +121,9 @@ def catalogue_entry(
     """
     shown = files[0].relative_to(out).as_posix() if files[0].is_relative_to(out) else portable(files[0], root)
     # Of all that training depends on: each instance, and the descriptions that prompts are made with.
-    told = sorted(files[0].parent.glob("database_description/*.csv")) if split == "train" else []
-    contents = [hashes.get(str(file)) or sha256(file) for file in (*files, *filter(Path.is_file, told))]
-    contents += [csv.name for csv in told]
+    descriptions = sorted(files[0].parent.glob("database_description/*.csv")) if split == "train" else []
+    contents = [hashes.get(str(file)) or sha256(file) for file in (*files, *filter(Path.is_file, descriptions))]
+    contents += [csv.name for csv in descriptions]
     combined = contents[0] if len(contents) == 1 else hashlib.sha256("".join(contents).encode()).hexdigest()
     return Database(db_id, shown, source, split, combined)
 

@@ -172,10 +172,10 @@ def _instances(count: int, seed: int, rows: int, task: tuple[str, Path, Path]) -
     if not count:
         return [path]
     files = write_instances(path, folder, count, seed, rows)
-    told = path.parent / "database_description"
-    shutil.rmtree(folder / told.name, ignore_errors=True)  # an earlier run's, which may describe more
-    if told.is_dir():
-        shutil.copytree(told, folder / told.name)
+    descriptions = path.parent / "database_description"
+    shutil.rmtree(folder / descriptions.name, ignore_errors=True)  # an earlier run's, which may describe more
+    if descriptions.is_dir():
+        shutil.copytree(descriptions, folder / descriptions.name)
     return files
 
 

@@ -74,6 +74,8 @@ def model_card(
         eval_results=results or None,
     )
     prompt = Prompt.model_validate(settings.get("prompt", {}))
+    # A commit with edits of its own (-dirty), or none (unknown), leads to no checkout.
+    local, commit = "a local model" if "base_model" in settings else "unknown", facts.get("commit", "")
     messages = prompt_messages("SCHEMA", "QUESTION", "EVIDENCE", ["TABLE.COLUMN = 'VALUE'"])
     written = [
         *(f"{m['role']}:\n{m['content']}" for m in messages),
@@ -83,7 +85,7 @@ def model_card(
         data,
         template_path=str(Path(__file__).with_name("model_card.md.j2")),
         title=title,
-        base=f"[{base}](https://huggingface.co/{base})" if base else "a local model",
+        base=f"[{base}](https://huggingface.co/{base})" if base else local,
         label=policy_label(*policy),
         measured=_measured(runs, Bootstrap(**_statistics(settings))),
         format=fence("\n\n".join(written), "text"),
@@ -93,6 +95,7 @@ def model_card(
         max_length=prompt.max_length,
         predictions=bool(own),
         report=with_report,
+        commit=commit if commit.isalnum() else "",
     )
     return str(card)
 
