@@ -92,7 +92,9 @@ def test_a_policy_stands_beside_its_own_row_only(tmp_path):
     assert rows["Qwen2.5-Coder-7B", "bird_dev"]["not_run"] == "dev.json is missing. Get it there."
     assert "`benchmarks`" in rows["Qwen2.5-Coder-7B", "spider_test"]["not_run"]
     assert "paper-3b.yaml" in rows["SQL-R1 3B", "spider_dev"]["not_run"]
-    sized = replace(results, model="Qwen/Qwen2.5-Coder-3B-Instruct")
+    assert "`results/paper-3b/paper/tables.md`" in rows["SQL-R1 3B", "spider_dev"]["not_run"]
+    assert "`results/paper-omnisql-7b/paper/tables.md`" in rows["OmniSQL-7B", "spider_dev"]["not_run"]
+    sized = replace(results, model="qwen2.5-coder-3b-instruct-q4_k_m.gguf")
     rows = {(row["row"], row["benchmark"]): row for row in paper.main_results(sized)}
     assert (rows["SQL-R1 3B", "spider_dev"]["paper_percent"], rows["SQL-R1 3B", "spider_dev"]["value"]) == (78.1, 0.625)
     assert "paper-7b.yaml" in rows["Qwen2.5-Coder-7B", "spider_dev"]["not_run"]
@@ -162,7 +164,8 @@ SETTINGS = {
 }
 
 
-OTHER_PROMPT = "`echo '{experiment: tiny-other-prompt, prompt: {example_values: 2}}' > other-prompt.yaml`"
+LONGER = f"{{example_values: 2, max_length: {2 * Prompt().max_length}}}"
+OTHER_PROMPT = f"`echo '{{experiment: tiny-other-prompt, prompt: {LONGER}}}' > other-prompt.yaml`"
 
 
 def experiment(folder, name, prompt, beta=0.0):
@@ -249,13 +252,14 @@ def test_the_other_prompt_is_another_experiment_with_equal_settings(folder):
         return rows["without values"]["value"], rows["with values"]["value"]
 
     other = "results/tiny-other-prompt/score/reasoning/full/seed-0/tiny/summary.json"
-    experiment(folder, "tiny-other-prompt", {"example_values": 0}, beta=0.5)
+    experiment(folder, "tiny-other-prompt", {"example_values": 0, "schema": "ddl"}, beta=0.5)
     text = run(folder, "--other", other)
-    assert "must differ in the prompt's values alone (grpo.beta, the prompt is of the same kind)" in text
+    found = "grpo.beta, prompt.schema, the prompt is of the same kind"
+    assert f"must differ in the prompt's values alone ({found})" in text
     assert OTHER_PROMPT in text
     assert values() == ("0.625", "")
     shutil.rmtree(folder / "results/tiny-other-prompt")
-    experiment(folder, "tiny-other-prompt", {"example_values": 2})
+    experiment(folder, "tiny-other-prompt", {"example_values": 2, "max_length": 4096})
     assert OTHER_PROMPT not in run(folder, "--other", other)
     assert values() == ("0.625", "0.75")  # the other experiment's first seed alone
 

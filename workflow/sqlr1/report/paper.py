@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlr1.config import Prompt
 from sqlr1.evaluate.evaluator import in_order
+from sqlr1.records import InputError
 from sqlr1.report.figures import Rows
 from sqlr1.report.policies import (
     WITHOUT_RL,
@@ -124,12 +125,12 @@ class Results:
 
 def main_results(results: Results) -> list[Row]:
     """The paper's policies on its benchmarks, then the other policies and benchmarks of ours."""
-    own = next((p.model for p in MAIN_RESULTS if p.model and p.model in results.model), "")
+    own = next((p.model for p in MAIN_RESULTS if p.model and p.model in results.model.lower()), "")
     rows, shown = [], set()
     for published in MAIN_RESULTS:
         mine = published.model == own
         policy = (published.policy or results.main) if mine else None
-        command = "" if mine else f"`{published.command}`"
+        command = "" if mine else published.command
         for benchmark, number in zip(MAIN_BENCHMARKS, published.numbers, strict=True):
             rows.append(results.row(published.label, policy, benchmark, number, not_run=command))
             shown.add((policy, benchmark))
@@ -225,7 +226,8 @@ def efficiency(
     """Mean tokens of prompt and answers, and seconds per answer, over the seeds; no number of the paper is known.
 
     `manifests` are the candidates' by (strategy, reward, seed-N, benchmark). Seconds are those of the whole job, by the
-    file that Snakemake wrote below `times`, divided by its answers; None if it is missing.
+    file that Snakemake wrote below `times`, divided by its answers; None if it is missing. Raises InputError for the
+    manifest of a version that noted no tokens.
     """
     rows = []
     for policy, benchmark in itertools.product(policies, results.benchmarks):
@@ -233,6 +235,8 @@ def efficiency(
         if not runs:
             continue
         keys = [(*policy, f"seed-{run.summary['seed']}", benchmark) for run in runs]
+        if old := ["/".join(key) for key in keys if "tokens" not in manifests[key]]:
+            raise InputError(f"candidates/{old[0]}/manifest.json: notes no tokens; run stage candidates again")
         tokens = [manifests[key]["tokens"] for key in keys]
         answers = sum(manifests[key]["answers"] for key in keys)
         seconds = [_seconds(times.joinpath(*key).with_suffix(".tsv")) for key in keys]

@@ -2,7 +2,8 @@
 
 Outputs: a CSV per table, tables.md, votes.svg (accuracy by the number of samples that vote), and comparison.svg (the
 ablations, the paper's numbers beside ours). The prompt with and without database values takes two experiments: the
-other one is `<experiment>-other-prompt`, with equal settings but for `prompt`. Seconds differ from run to run.
+other one is `<experiment>-other-prompt`, with equal settings but for values and length of `prompt`. Seconds differ from
+run to run.
 """
 
 from collections.abc import Sequence
@@ -89,7 +90,8 @@ def _other_prompt(job: Job, results: paper.Results) -> tuple[paper.Results | Non
     """The results of the experiment with the other prompt, or why there are none and how to get them."""
     other = f"{job.settings['experiment']}-other-prompt"
     shown = paper.has_values(job.settings["prompt"])
-    prompt = "{example_values: 0, retrieved_values: 0}" if shown else "{example_values: 2}"
+    longer = 2 * job.settings["prompt"].max_length  # values take room: questions would be dropped
+    prompt = "{example_values: 0, retrieved_values: 0}" if shown else f"{{example_values: 2, max_length: {longer}}}"
     overlay = f"`echo '{{experiment: {other}, prompt: {prompt}}}' > other-prompt.yaml`"
     command = f"{overlay}, `snakemake --configfile other-prompt.yaml`, then `snakemake paper_tables`"
     if not job.args.other:
@@ -98,12 +100,15 @@ def _other_prompt(job: Job, results: paper.Results) -> tuple[paper.Results | Non
     for path in job.args.other:
         *_, strategy, reward, seed, benchmark, _ = path.parts
         below = Path(strategy, reward, seed)
-        for name in (Path("grpo", below, "manifest.json"), Path("candidates", below, benchmark, "manifest.json")):
-            files = job.out.parent / name, path.parents[5] / name
+        stages = [Path("grpo", below), Path("candidates", below, benchmark)]
+        earlier = ("base_model", "synthesize", "filter", f"cold_start/{strategy}/{seed}")
+        stages += [Path(name) for name in earlier if (job.out.parent / name / "manifest.json").is_file()]
+        for name in stages:
+            files = [folder / name / "manifest.json" for folder in (job.out.parent, path.parents[5])]
             ours, theirs = (read_json(file)["settings"] for file in files)
             job.reads(files)
             differing |= _differing(ours, theirs)
-            if paper.has_values(Prompt.model_validate(theirs["prompt"])) == shown:
+            if "prompt" in theirs and paper.has_values(Prompt.model_validate(theirs["prompt"])) == shown:
                 differing.add("the prompt is of the same kind")
     if differing:
         return None, f"{other} must differ in the prompt's values alone ({', '.join(sorted(differing))}): {command}"
@@ -112,9 +117,10 @@ def _other_prompt(job: Job, results: paper.Results) -> tuple[paper.Results | Non
 
 
 def _differing(ours: dict[str, Any], theirs: dict[str, Any]) -> set[str]:
-    """The keys (`grpo.beta`) whose values differ, but for the prompt's."""
+    """The keys (`grpo.beta`) whose values differ, but for those of values in the prompt, which may need more room."""
+    free = {f"prompt.{key}" for key in ("example_values", "retrieved_values", "max_length")}
     flat = [{f"{s}.{k}": v for s, keys in found.items() for k, v in keys.items()} for found in (ours, theirs)]
-    keys = {key for found in flat for key in found if not key.startswith("prompt.")}
+    keys = {key for found in flat for key in found if key not in free}
     return {key for key in keys if flat[0].get(key) != flat[1].get(key)}
 
 
