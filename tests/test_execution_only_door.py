@@ -15,6 +15,7 @@ OPENERS = {
     "sqlr1/database/instances.py": "writes further instances of them, and copies that the filter reads backward",
     "sqlr1/data/table_files.py": "writes a database of CSV and Parquet files",
     "sqlr1/check_batches.py": "writes the database of made-up rows",
+    "sqlr1/report/model_card/geography.py": "writes the example of a model card",
     "sqlr1/sandbox/connection.py": "the sandbox",
     "sqlr1/sandbox/cache.py": "the file of kept gold results",
 }
@@ -26,6 +27,7 @@ HANDED_ON = {
         "sqlr1/database/profile.py",
         "sqlr1/database/text.py",
         "sqlr1/database/retrieval.py",
+        "sqlr1/database/lookup.py",
         "sqlr1/data/table_files.py",
     },
     "Sandbox": {"sqlr1/sandbox/connection.py", "sqlr1/sandbox/worker.py"},

@@ -23,6 +23,7 @@ from sqlr1.model.sampler import GREEDY
 from sqlr1.prompt import format_response
 from sqlr1.records import Candidates, Question, read_json, read_jsonl, sha256, write_json, write_jsonl
 from sqlr1.report import model_card
+from sqlr1.report.model_card import geography
 from sqlr1.stages import score
 
 CONFIG = Path(__file__).parent.parent / "config.yaml"
@@ -143,8 +144,8 @@ def test_the_predictions_are_scored_as_the_stage_did(folder, method):
 
 def test_the_folder_answers_as_the_policy_in_results_does(folder, monkeypatch, capsys):
     """Asked by `sqlr1 ask`, with the prompt it was trained on; and by the code in the card, with transformers alone."""
-    monkeypatch.setattr(model_card, "_TABLE", "CREATE TABLE pet (name TEXT, age INTEGER)")
-    monkeypatch.setattr(model_card, "_ASKED", "How many pets are older than 3?")
+    monkeypatch.setattr(geography, "_TABLE", "CREATE TABLE pet (name TEXT, age INTEGER)")
+    monkeypatch.setattr(model_card, "QUESTION", "How many pets are older than 3?")
     main(["export", "hub"])
     texts = []
     for model in (POLICY / "model", Path("hub")):

@@ -101,7 +101,7 @@ def test_a_batch_is_asked_again_only_if_an_answer_of_it_is_missing(folder, tmp_p
 
 
 def test_a_limit_keeps_the_same_questions_for_every_seed(folder):
-    kept = []
+    kept, model = [], folder / "base/model"
     for seed in (0, 1):
         job = SimpleNamespace(
             seed=seed,
@@ -114,7 +114,7 @@ def test_a_limit_keeps_the_same_questions_for_every_seed(folder):
             reads=list,
             run=SimpleNamespace(metrics=dict),
         )
-        kept.append([prompted.id for prompted in stage._prompts(job, folder / "base/model")])
+        kept.append([prompted.id for prompted in stage._prompts(job, model, load_tokenizer(model))])
     assert kept[0] == kept[1]
     assert len(kept[0]) == 3
 

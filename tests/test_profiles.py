@@ -57,11 +57,12 @@ def test_a_run_time_that_no_named_partition_allows_is_said_once_per_rule():
     assert score.startswith("rule score: runtime is 61 minutes, the default partition allows 60:")
 
 
-@pytest.mark.parametrize(("overlays", "env"), [([], "sqlr1.yaml"), (["paper.yaml", "paper-7b.yaml"], "gpu.yaml")])
-def test_the_conda_environment_has_the_extra_where_the_configuration_needs_it(checkout, overlays, env):
+@pytest.mark.parametrize(("overlay", "env"), [("", "sqlr1.yaml"), ("candidates: {backend: vllm}", "gpu.yaml")])
+def test_the_conda_environment_has_the_extra_where_the_configuration_needs_it(checkout, overlay, env):
     snakefile = checkout / "Snakefile.env"
     snakefile.write_text((checkout / "Snakefile").read_text() + "\n\nPath('env.txt').write_text(ENV)\n")
-    files = ["--configfile", *(f"workflow/config/{name}" for name in overlays)] if overlays else []
+    (checkout / "env.yaml").write_text(overlay)
+    files = ["--configfile", "env.yaml"] if overlay else []
     snakemake(checkout, "base_model", "-n", "--snakefile", str(snakefile), *files)
     assert (checkout / "env.txt").read_text() == f"../../envs/{env}"
 

@@ -3,7 +3,6 @@
 A package of its own, so that an edit of its template runs no stage again.
 """
 
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +15,7 @@ from sqlr1.model.base import context_length, load_tokenizer
 from sqlr1.model.prompts import Prompts
 from sqlr1.prompt import format_response, prompt_messages
 from sqlr1.records import Question
+from sqlr1.report.model_card.geography import QUESTION, write_database
 from sqlr1.report.policies import WITHOUT_RL, Policy, ScoreRun, policies_of, policy_label
 from sqlr1.report.score_tables import headline_markdown, score_rows
 from sqlr1.report.tables import markdown_table
@@ -30,8 +30,6 @@ _LICENSES = dict.fromkeys(
 )
 # Layout of questions that were mixed in -> their dataset on the Hub.
 _DATASETS = {"spider": "xlangai/spider", "synsql": "seeklhy/SynSQL-2.5M"}
-_TABLE = "CREATE TABLE city (name TEXT, country TEXT, population INTEGER)"
-_ASKED = "How many cities are in France?"
 _SNIPPET = '''\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -143,10 +141,7 @@ def _snippet(folder: Path, prompt: Prompt) -> str:
     tokens, tokenizer = Candidates().max_new_tokens, load_tokenizer(folder)
     with TemporaryDirectory() as temporary:
         database = Path(temporary, "geography.sqlite")
-        connection = sqlite3.connect(database)
-        connection.execute(_TABLE)
-        connection.commit()
-        connection.close()
-        ids = Prompts(tokenizer, prompt, context_length(folder)).token_ids(Question("", "", _ASKED, ""), database)
+        write_database(database)
+        ids = Prompts(tokenizer, prompt, context_length(folder)).token_ids(Question("", "", QUESTION, ""), database)
     text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
     return _SNIPPET.format(prompt=text.replace("\\", "\\\\").replace('"""', '\\"""'), tokens=tokens)
