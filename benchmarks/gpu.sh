@@ -85,7 +85,7 @@ for status in sorted(out.glob("*.status")):
     print(f"| {status.stem} | {status.read_text().strip()} |")
 print("\n| part | measure | stock | ours | ratio |\n|---|---|---|---|---|")
 for log in sorted(out.glob("*.log")):
-    found = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    found = [json.loads(line) for line in log.read_text().splitlines() if line.startswith('{"')]  # not TRL's {'loss': ...}
     for measure, value in (found[-1] if found else {}).items():
         if isinstance(value, dict) and "ratio" in value:
             print(f"| {log.stem} | {measure} | {value['stock']} | {value['ours']} | {value['ratio']} |")
