@@ -38,6 +38,7 @@ _BY_MESSAGE = {
     "ambiguous column name": "unknown_column", "syntax error": "syntax",
     "incomplete input": "syntax", "unrecognized token": "syntax",
 }  # fmt: skip
+_CLAUSES = ("keys", "predicates", "having", "group", "order", "limit", "selected", "ordered")
 
 
 def error_kinds(answer: Mapping[str, Any], gold: str, database: Path | None = None) -> list[str]:
@@ -100,28 +101,16 @@ def _parts(
     if expression is None:
         return None
     ctes = {cte.alias.lower() for cte in expression.find_all(exp.CTE)}
-    tables = {table.name.lower() for table in expression.find_all(exp.Table)} - ctes
-    columns = _columns_of(database) if database else {}
-    _read_quoted_values(expression, {name for table in tables for name in columns.get(table, ())})
-    around = aliases_around(expression)
-    for column in list(expression.find_all(exp.Column)):
-        alias = column.table.lower()
-        table = next((aliases[alias] for aliases in around(column) if alias in aliases), "")
-        column.set("table", exp.to_identifier(table) if table in tables else None)
+    _resolve_names(expression, ctes, database)
     text = partial(_text, qualified=qualified)
-
-    subqueries = {}  # condition with a subquery -> whether that takes a maximum or minimum
-    for clause in list(expression.find_all(exp.Where, exp.Having)):
-        conditions = _conditions(clause.this)
-        named = {_predicate(c, text): c for c in conditions if c.find(exp.Query)}
-        subqueries |= {form: c.find(exp.Max, exp.Min) is not None for form, c in named.items()}
-        if kept := [c for c in conditions if not any(c is named.get(form) for form in dropped)]:
-            clause.set("this", exp.and_(*kept, copy=False) if len(kept) < len(conditions) else clause.this)
-        else:
-            clause.pop()
+    subqueries = _drop_conditions(expression, dropped, text)
     nodes = list(expression.walk())
-    selects = [n for n in nodes if isinstance(n, exp.Select)]
     queries = [n for n in nodes if isinstance(n, (exp.Select, exp.SetOperation)) and n.parent]
+    outer = expression
+    while isinstance(outer, exp.SetOperation):
+        outer = outer.this
+    outer = outer.unnest()
+    shown = [n.unalias() for n in outer.expressions] if isinstance(outer, exp.Select) else []
     parts: dict[str, Any] = {
         "subqueries": subqueries,
         "tables": {n.name.lower() for n in nodes if isinstance(n, exp.Table) and n.name.lower() not in ctes},
@@ -131,43 +120,69 @@ def _parts(
         # The blocks of a set operation are not nested.
         "nested": sum(not isinstance(n.parent, exp.SetOperation) for n in queries),
         "joins": Counter(str(n.side or "").upper() for n in nodes if isinstance(n, exp.Join)),
+        "columns": [text(n) for n in shown],
+        "shown": [_sql(n, False) for n in shown],
         "conditions": {},
-        **{
-            name: Counter()
-            for name in ("keys", "predicates", "having", "group", "order", "limit", "selected", "ordered")
-        },
+        **{clause: Counter() for clause in _CLAUSES},
     }
-    outer = expression
-    while isinstance(outer, exp.SetOperation):
-        outer = outer.this
-    outer = outer.unnest()
-    shown = [n.unalias() for n in outer.expressions] if isinstance(outer, exp.Select) else []
-    parts["columns"], parts["shown"] = [text(n) for n in shown], [_sql(n, False) for n in shown]
-    for select in selects:
-        conditions = [c for n in (select.args.get("where"),) if n for c in _conditions(n.this)]
-        for join in select.args.get("joins") or ():
-            conditions += _conditions(join.args["on"]) if join.args.get("on") else []
-            parts["keys"].update(text(column) for column in join.args.get("using") or ())
-        for node in conditions:
-            if isinstance(node, exp.EQ) and all(isinstance(side, exp.Column) for side in (node.this, node.expression)):
-                parts["keys"][" = ".join(sorted((text(node.this), text(node.expression))))] += 1
-            else:
-                form = _predicate(node, text)
-                parts["predicates"][form] += 1
-                parts["conditions"][form] = node
-        if group := select.args.get("group"):
-            parts["group"].update(text(n) for n in group.expressions)
-        if having := select.args.get("having"):
-            parts["having"].update(_sql(c, qualified) for c in _conditions(having.this))
-        ordered = select.args["order"].expressions if select.args.get("order") else []
-        parts["order"].update((i, text(n.this), bool(n.args.get("desc"))) for i, n in enumerate(ordered))
-        for node in (select.args.get("limit"), select.args.get("offset")):
-            parts["limit"].update([text(node)] if node else [])
-        for name, shown in (("selected", select.expressions), ("ordered", ordered)):
-            for node in shown:
-                found = (n.key for n in node.find_all(exp.AggFunc) if n.find_ancestor(exp.Select) is select)
-                parts[name][text(node.unalias()), tuple(sorted(found))] += 1
+    for node in nodes:
+        if isinstance(node, exp.Select):
+            _add_block(parts, node, qualified)
     return parts
+
+
+def _resolve_names(expression: exp.Expression, ctes: Collection[str], database: Path | None) -> None:
+    """Put tables' names in place of aliases, and text in place of quoted names that are no columns."""
+    tables = {table.name.lower() for table in expression.find_all(exp.Table)} - ctes
+    columns = _columns_of(database) if database else {}
+    _read_quoted_values(expression, {name for table in tables for name in columns.get(table, ())})
+    around = aliases_around(expression)
+    for column in list(expression.find_all(exp.Column)):
+        alias = column.table.lower()
+        table = next((aliases[alias] for aliases in around(column) if alias in aliases), "")
+        column.set("table", exp.to_identifier(table) if table in tables else None)
+
+
+def _drop_conditions(expression: exp.Expression, dropped: Collection[Any], text: Any) -> dict[Any, bool]:
+    """The conditions with a subquery, and whether that takes a maximum or minimum; those in `dropped` are removed."""
+    subqueries = {}
+    for clause in list(expression.find_all(exp.Where, exp.Having)):
+        conditions = _conditions(clause.this)
+        named = {_predicate(c, text): c for c in conditions if c.find(exp.Query)}
+        subqueries |= {form: c.find(exp.Max, exp.Min) is not None for form, c in named.items()}
+        if kept := [c for c in conditions if not any(c is named.get(form) for form in dropped)]:
+            clause.set("this", exp.and_(*kept, copy=False) if len(kept) < len(conditions) else clause.this)
+        else:
+            clause.pop()
+    return subqueries
+
+
+def _add_block(parts: dict[str, Any], select: exp.Select, qualified: bool) -> None:
+    """Add the clauses of one SELECT to the counts of the whole query."""
+    text = partial(_text, qualified=qualified)
+    conditions = _conditions(select.args["where"].this) if select.args.get("where") else []
+    for join in select.args.get("joins") or ():
+        conditions += _conditions(join.args["on"]) if join.args.get("on") else []
+        parts["keys"].update(text(column) for column in join.args.get("using") or ())
+    for node in conditions:
+        if isinstance(node, exp.EQ) and all(isinstance(side, exp.Column) for side in (node.this, node.expression)):
+            parts["keys"][" = ".join(sorted((text(node.this), text(node.expression))))] += 1
+        else:
+            form = _predicate(node, text)
+            parts["predicates"][form] += 1
+            parts["conditions"][form] = node
+    if group := select.args.get("group"):
+        parts["group"].update(text(n) for n in group.expressions)
+    if having := select.args.get("having"):
+        parts["having"].update(_sql(c, qualified) for c in _conditions(having.this))
+    ordered = select.args["order"].expressions if select.args.get("order") else []
+    parts["order"].update((i, text(n.this), bool(n.args.get("desc"))) for i, n in enumerate(ordered))
+    for node in (select.args.get("limit"), select.args.get("offset")):
+        parts["limit"].update([text(node)] if node else [])
+    for name, shown in (("selected", select.expressions), ("ordered", ordered)):
+        for node in shown:
+            found = (n.key for n in node.find_all(exp.AggFunc) if n.find_ancestor(exp.Select) is select)
+            parts[name][text(node.unalias()), tuple(sorted(found))] += 1
 
 
 @cache
