@@ -23,7 +23,7 @@ from sqlr1.statistics import Bootstrap, Estimate
 
 logger = logging.getLogger(__name__)
 
-TRACED = 25  # questions per run that have a trace in MLflow, evenly spaced: a trace costs 7 ms
+TRACED = 20  # questions per run that have a trace in MLflow, evenly spaced: a trace costs 7 ms
 
 
 def main(argv: Sequence[str] | None = None) -> None:
