@@ -5,7 +5,7 @@ rule candidates:
         code=sources("sqlr1.stages.candidates"),
         pins=PINS,
         model=lambda wildcards: f"{model_of(wildcards)}/manifest.json",
-        weights=lambda wildcards: expand(f"{model_of(wildcards)}/model/{{file}}", file=MODEL_FILES),
+        weights=ancient(lambda wildcards: expand(f"{model_of(wildcards)}/model/{{file}}", file=MODEL_FILES)),
     output:
         candidates="<results>/candidates/{strategy}/{reward}/seed-{seed}/{benchmark}/candidates.jsonl",
         manifest="<results>/candidates/{strategy}/{reward}/seed-{seed}/{benchmark}/manifest.json",

@@ -4,7 +4,7 @@ rule cold_start:
         pins=PINS,
         launcher=launcher_files("cold_start"),
         base="<results>/base_model/manifest.json",
-        weights=expand("<results>/base_model/model/{file}", file=MODEL_FILES),
+        weights=ancient(expand("<results>/base_model/model/{file}", file=MODEL_FILES)),
         questions="<results>/filter/cold_start.jsonl",
         catalogue="<results>/synthesize/catalogue.jsonl",
     output:
@@ -41,7 +41,7 @@ rule select:
         code=sources("sqlr1.stages.select"),
         pins=PINS,
         start="<results>/cold_start/{strategy}/seed-{seed}/manifest.json",
-        weights=expand("<results>/cold_start/{{strategy}}/seed-{{seed}}/model/{file}", file=MODEL_FILES),
+        weights=ancient(expand("<results>/cold_start/{{strategy}}/seed-{{seed}}/model/{file}", file=MODEL_FILES)),
         questions="<results>/filter/rl.jsonl",
         catalogue="<results>/synthesize/catalogue.jsonl",
     output:
@@ -86,7 +86,7 @@ rule grpo:
         pins=PINS,
         launcher=launcher_files("grpo"),
         start="<results>/cold_start/{strategy}/seed-{seed}/manifest.json",
-        weights=expand("<results>/cold_start/{{strategy}}/seed-{{seed}}/model/{file}", file=MODEL_FILES),
+        weights=ancient(expand("<results>/cold_start/{{strategy}}/seed-{{seed}}/model/{file}", file=MODEL_FILES)),
         questions="<results>/select/{strategy}/seed-{seed}/rl.jsonl",
         validation="<results>/filter/validation.jsonl",
         catalogue="<results>/synthesize/catalogue.jsonl",
