@@ -166,9 +166,9 @@ def test_names_without_letters_can_be_asked_about(tmp_path):
 
 
 def test_a_table_with_the_name_of_a_cte_is_not_hidden_by_it(tmp_path):
-    """Asked about dates of `years`, `WITH years AS ...` would be joined with itself."""
-    ddl = "CREATE TABLE years (id INTEGER PRIMARY KEY, opened DATE, place TEXT);"
-    ddl += "".join(f"INSERT INTO years VALUES ({n}, '{2000 + n % 7}-01-02', 'town {n % 4}');" for n in range(30))
+    """Asked about the column `year` of `years`, `WITH years(year) AS ...` would be joined with itself."""
+    ddl = "CREATE TABLE years (id INTEGER PRIMARY KEY, year INTEGER, place TEXT);"
+    ddl += "".join(f"INSERT INTO years VALUES ({n}, {2000 + n % 7}, 'town {n % 4}');" for n in range(30))
     db = made(tmp_path / "club.sqlite", ddl)
     assert any("WITH RECURSIVE years" in plan.sql for plan in drawn(db, computed.every_year))
     request = GenerationRequest(60, {"Highly Complex": 1.0}, {"interrogative": 1.0}, 0)
