@@ -1,5 +1,6 @@
 """Schemas, prompt text and statistics of SQLite files."""
 
+import contextlib
 import sqlite3
 
 import pytest
@@ -61,6 +62,21 @@ def test_keys_of_several_columns_are_marked_as_parts(tmp_path):
     connection.close()
     keys = {k.column: (k.parent_column, k.composite) for k in read_schema(path).foreign_keys}
     assert keys == {"house": ("house", True), "number": ("number", True), "friend": ("id", False)}
+
+
+def test_a_key_without_named_columns_refers_to_the_primary_key_in_its_declared_order(tmp_path):
+    """SQLite refuses the row (1, 2) of `c` with the names in the other order."""
+    path = tmp_path / "order.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            'PRAGMA foreign_keys = ON; CREATE TABLE p (a, b, "the key" UNIQUE, PRIMARY KEY (b, a));'
+            'CREATE TABLE c (x, y, z REFERENCES p ("the key"), FOREIGN KEY (x, y) REFERENCES p);'
+            "INSERT INTO p VALUES (2, 1, 3); INSERT INTO c VALUES (1, 2, 3);"
+        )
+    schema = read_schema(path)
+    assert schema.table("p").primary_key == ("b", "a")
+    text = schema_text(schema, "compact", 0)
+    assert text.splitlines()[1] == 'c(x->p.b, y->p.a, z->p."the key")'
 
 
 def test_compact_text(database):

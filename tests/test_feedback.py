@@ -13,7 +13,7 @@ from conftest import copy_checkout, snakemake
 from mlflow import MlflowClient
 from tiny_stages import prepare, teach
 
-from sqlr1.ask import feedback_file
+from sqlr1.ask import _lines, feedback_file
 from sqlr1.cli import main
 from sqlr1.data.feedback import append
 from sqlr1.data.readers import read_questions
@@ -129,6 +129,12 @@ def test_feedback_that_cannot_be_is_refused(ask, taught, lines, message):
     _, told = ask(lines=lines)
     assert message in told
     assert not (taught / "base/feedback.jsonl").exists()
+
+
+def test_a_line_that_is_not_utf8_leaves_the_others(monkeypatch):
+    """Where Python reads strictly, as with PYTHONIOENCODING=utf-8:strict."""
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"How many \xff?\nHow many?\n"), "utf-8"))
+    assert list(_lines()) == ["How many \udcff?", "How many?"]
 
 
 def test_a_script_gets_exit_code_1_for_a_correction_that_does_not_run(ask, taught):

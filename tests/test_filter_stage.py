@@ -242,6 +242,18 @@ def test_stage_names_the_row_of_an_unknown_database(stage_inputs, tmp_path, monk
     assert not (tmp_path / "out/funnel.json").exists()
 
 
+@pytest.mark.parametrize("sql_class", ["", "simple"])
+def test_stage_names_the_row_of_an_unknown_class(stage_inputs, tmp_path, monkeypatch, capfd, sql_class):
+    """Of SQL that cannot be parsed there is no class, and the row is dropped."""
+    monkeypatch.chdir(tmp_path)
+    rows = [row("SELECT FROM WHERE", sql_class=""), row("SELECT name FROM singer", number=1, sql_class=sql_class)]
+    write_jsonl(tmp_path / "questions.jsonl", rows)
+    with pytest.raises(SystemExit):
+        main(stage_inputs)
+    told = capfd.readouterr().err
+    assert f"questions.jsonl: row music-1 has the sql_class {sql_class!r}; it must be one of Simple, Moderate" in told
+
+
 def test_stage_names_the_line_of_a_malformed_row_and_writes_nothing(stage_inputs, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     with open(tmp_path / "questions.jsonl", "a") as file:

@@ -17,7 +17,7 @@ from sqlr1.data.filtering import REASONS, Benchmark, filter_rows
 from sqlr1.data.mentions import unmentioned_value
 from sqlr1.data.readers import read_questions
 from sqlr1.data.similarity import QuestionIndex, sketches
-from sqlr1.database.sql import normal_form, without_literals
+from sqlr1.database.sql import normal_form, parse, to_sql, without_literals
 from sqlr1.records import Question, RecordFile, write_jsonl
 from sqlr1.sandbox import Executor, Limits
 
@@ -355,6 +355,33 @@ def test_the_rows_of_a_file_are_never_all_in_memory(database, tmp_path):
 def test_normal_form(first, second, equal):
     forms = [without_literals(normal_form(sqlglot.parse_one(sql, read="sqlite"))) for sql in (first, second)]
     assert (forms[0] == forms[1]) == equal
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "a NOT IN banned",
+        "a NOT IN main.banned",
+        "a NOT IN (SELECT x FROM banned)",
+        "\"PRICE IN (EUR)\" NOT IN ('x')",
+        "CASE WHEN a IN (1, 2) THEN 1 ELSE 0 END NOT IN (0, 1)",
+        "a IN (2) NOT IN (0, 1)",
+        "a NOT BETWEEN 1 AND 1 = 5",
+        "a NOT GLOB 1 = 5",
+        "a NOT LIKE 1 = 5",
+        "NOT a IS NOT 1",
+    ],
+)
+def test_a_negation_stays_where_it_is(condition):
+    sql = f"SELECT a FROM t WHERE {condition}"
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(
+            'CREATE TABLE t (a, "PRICE IN (EUR)"); CREATE TABLE banned (x); INSERT INTO banned VALUES (1);'
+            "INSERT INTO t VALUES (1, 'x'), (2, 'y'), (3, 'x')"
+        )
+        rows = connection.execute(sql).fetchall()
+        assert len(rows) < 3
+        assert connection.execute(to_sql(parse(sql)[0])).fetchall() == rows
 
 
 def test_values_may_be_mentioned_in_the_evidence():

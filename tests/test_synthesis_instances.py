@@ -2,6 +2,7 @@
 
 import contextlib
 import sqlite3
+import tracemalloc
 
 import pytest
 import sqlglot
@@ -70,6 +71,56 @@ def test_full_text_indexes_stay_whole(tmp_path):
         connection.execute("INSERT INTO search (search) VALUES ('integrity-check')")  # raises when it is not whole
         assert connection.execute("SELECT COUNT(*) FROM search WHERE search MATCH 'body'").fetchone() == (30,)
         assert connection.execute("SELECT title, body FROM note").fetchall() != rows
+
+
+@pytest.mark.parametrize("module", ["fts5", "fts4"])
+def test_an_index_over_the_rows_of_another_table_follows_them(tmp_path, module):
+    source, key = tmp_path / "notes.sqlite", ", content_rowid='id'" if module == "fts5" else ""
+    with contextlib.closing(sqlite3.connect(source)) as connection:
+        connection.executescript(
+            "CREATE TABLE note (id INTEGER PRIMARY KEY, title TEXT);"
+            f"CREATE VIRTUAL TABLE search USING {module}(title, content='note'{key});"
+            f"CREATE VIRTUAL TABLE bare USING {module}(title, content='');"
+            "CREATE TRIGGER added AFTER INSERT ON note BEGIN"
+            " INSERT INTO search (rowid, title) VALUES (new.id, new.title); END;"
+            "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30)"
+            " INSERT INTO note (title) SELECT 'title ' || i FROM n;"
+        )
+    sql = "SELECT title FROM search WHERE search MATCH 'title' ORDER BY rowid"
+    for path in write_instances(source, tmp_path / "notes", 2, 0):
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            titles = connection.execute("SELECT title FROM note WHERE title IS NOT NULL ORDER BY id").fetchall()
+            assert connection.execute(sql).fetchall() == titles
+
+
+def test_photos_are_neither_moved_nor_held_in_memory(tmp_path):
+    source = tmp_path / "album.sqlite"
+    with contextlib.closing(sqlite3.connect(source)) as connection:
+        connection.execute("CREATE TABLE picture (id INTEGER PRIMARY KEY, title TEXT, photo BLOB)")
+        photos = [(f"title {n}", bytes([n]) * 2**19) for n in range(100)]
+        connection.executemany("INSERT INTO picture (title, photo) VALUES (?, ?)", photos)
+        connection.commit()
+    tracemalloc.start()
+    _, changed = write_instances(source, tmp_path / "album", 1, 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30e6  # of 52 MB; the profile reads the 40 most frequent values
+    with contextlib.closing(sqlite3.connect(changed)) as connection:
+        rows = connection.execute("SELECT title, photo, id FROM picture").fetchall()
+        assert all(photo == photos[key - 1][1] for _, photo, key in rows)
+        assert any(title != photos[key - 1][0] for title, _, key in rows)
+
+
+def test_a_database_in_which_nothing_can_change_has_no_instances(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("sqlr1.database.instances._LARGEST", 20)
+    source = tmp_path / "big.sqlite"
+    with contextlib.closing(sqlite3.connect(source)) as connection:
+        connection.execute("CREATE TABLE t (a INTEGER)")
+        connection.executemany("INSERT INTO t VALUES (?)", [(n,) for n in range(30)])
+        connection.commit()
+    assert write_instances(source, tmp_path / "big", 2, 0) == [tmp_path / "big/big.sqlite"]
+    assert [path.name for path in (tmp_path / "big").iterdir()] == ["big.sqlite"]
+    assert "instance 2 is left out" in caplog.text
 
 
 def test_some_parents_lose_their_children_and_columns_get_duplicates(instances):

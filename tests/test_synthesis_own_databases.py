@@ -10,7 +10,7 @@ import pytest
 from sqlgen import GenerationRequest, Source, generate
 from sqlgen.english import Speaker, plain
 from sqlgen.query_plan import COUNT, Filter, Measure, QueryPlan, Ref
-from sqlgen.shapes import groups, joined, nested, single
+from sqlgen.shapes import computed, groups, joined, nested, single
 from sqlgen.shapes.catalogue import draw, sql_of, unfiltered, wording_of
 from sqlgen.speakable import SpeakableDatabase
 from sqlr1.database import read_profile
@@ -154,6 +154,27 @@ def test_questions_that_their_condition_does_not_change_are_rejected(firm, tmp_p
     plan = plan.with_(distinct=True, filters=(Filter(Ref(1, "name"), "!=", "Hal"),))
     assert unfiltered(plan) == sql_of(plan).partition(" WHERE")[0]
     assert unfiltered(QueryPlan.of("branch", "town", filters=(Filter(Ref(0, "town"), "=", "Lund"),))) == ""
+
+
+def test_names_without_letters_can_be_asked_about(tmp_path):
+    columns = ['"_"', '"-"', '"..."', '" "', '""']
+    ddl = f'CREATE TABLE "_" (id INTEGER PRIMARY KEY, {" INTEGER, ".join(columns)} TEXT);'
+    ddl += "".join(f"INSERT INTO _ VALUES ({n}, {n}, {n * n}, 1, 2, 'x{n % 3}');" for n in range(9))
+    db = made(tmp_path / "odd.sqlite", ddl)
+    assert [db.names.columns["_", c.strip('"')] for c in columns] == ["_", "-", "...", "column", "column"]
+    assert all(said(db, plan) for plan in drawn(db, single.count, single.listing, groups.best_of_group))
+
+
+def test_a_table_with_the_name_of_a_cte_is_not_hidden_by_it(tmp_path):
+    """Asked about the column `year` of `years`, `WITH years(year) AS ...` would be joined with itself."""
+    ddl = "CREATE TABLE years (id INTEGER PRIMARY KEY, year INTEGER, place TEXT);"
+    ddl += "".join(f"INSERT INTO years VALUES ({n}, {2000 + n % 7}, 'town {n % 4}');" for n in range(30))
+    db = made(tmp_path / "club.sqlite", ddl)
+    assert any("WITH RECURSIVE years" in plan.sql for plan in drawn(db, computed.every_year))
+    request = GenerationRequest(60, {"Highly Complex": 1.0}, {"interrogative": 1.0}, 0)
+    asked = list(generate([Source("club", db.profile.schema.path, {})], request, Limits(5.0), 1, tmp_path))
+    assert asked
+    assert not [row.sql for row in asked if "years AS" in row.sql or "years(" in row.sql]
 
 
 GERMAN = """

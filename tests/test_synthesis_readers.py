@@ -227,6 +227,16 @@ def test_bad_files_are_named(tmp_path):
             list(read_questions("synsql", tmp_path / name))
 
 
+def test_a_class_that_is_none_of_synsqls_is_named_or_counted(tmp_path):
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([SYNSQL, SYNSQL | {"sql_complexity": "simple"}]))
+    message = r"data\.json: row 1 has the SQL class 'simple', which is not one of Simple, Moderate, Complex, Highly"
+    with pytest.raises(InputError, match=message):
+        list(read_questions("synsql", path))
+    unusable = Counter()
+    assert len(list(read_questions("synsql", path, unusable))) == unusable.total() == 1
+
+
 def test_a_cut_off_synsql_file_is_named_in_one_line(tmp_path):
     (tmp_path / "data.json").write_text('[{"db_id": "a", "question": "b"}, {"db_id": ')
     with pytest.raises(InputError, match=r"data\.json: not valid JSON near byte \d+ ") as error:

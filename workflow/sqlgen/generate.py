@@ -104,8 +104,11 @@ def generate_over(
 def _drafts(
     db: SpeakableDatabase, wanted: Counter[str], styles: Mapping[str, float], rng: random.Random, seen: set[str]
 ) -> list[_Draft]:
-    """A batch of drafts of the wanted classes; adds their SQL, up to literals, to `seen`."""
-    drafts = []
+    """A batch of drafts of the wanted classes; adds their SQL, up to literals, to `seen`.
+
+    A CTE with the name of a table would be read in its place.
+    """
+    drafts, tables = [], {table.name.lower() for table in db.profile.schema.tables}
     for _ in range(_BATCH):
         shape, style = _drawn(SHAPES[_drawn(wanted, rng)], rng), _drawn(styles, rng)
         plan = _plan(db, shape, style, rng)
@@ -114,7 +117,7 @@ def _drafts(
             continue
         expression = sqlglot.parse_one(sql, read="sqlite")
         name = sql_class(expression)
-        if wanted[name] > 0:
+        if wanted[name] > 0 and not any(cte.alias.lower() in tables for cte in expression.find_all(exp.CTE)):
             seen.add(without_literals(sql))
             drafts.append(_Draft(shape.__name__, style, plan, sql, expression, name))
     return drafts

@@ -27,7 +27,7 @@ _KEY_WORDS = {"id", "code", "key", "number", "ids", "no"}
 
 
 def words(name: str) -> list[str]:
-    """The words of an identifier in lower case, with common abbreviations spelled out.
+    """The words of an identifier in lower case, with common abbreviations spelled out. There is always one.
 
     >>> words("stuFname"), words("opened_on"), words("built_in")
     (['student', 'first', 'name'], ['date', 'opened'], ['year', 'built'])
@@ -40,7 +40,8 @@ def words(name: str) -> list[str]:
         pieces = [*pieces[:-2], _ENDS[pieces[-1]], "date"]
     if pieces[-1:] == ["no"]:
         pieces[-1] = "number"
-    return _counted(" ".join(WORDS["abbreviations"].get(piece, piece) for piece in pieces).split())
+    found = _counted(" ".join(WORDS["abbreviations"].get(piece, piece) for piece in pieces).split())
+    return found or [name.strip() or "column"]
 
 
 def _counted(pieces: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ file (see `data/feedback.py`) that `synthesize.mix` can train on.
 
 import argparse
 import contextlib
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -192,6 +193,8 @@ def _feedback(
 def _lines() -> Iterator[str]:
     """Questions and commands from the terminal, with line editing and a history; or the lines of a pipe."""
     if not sys.stdin.isatty():
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="surrogateescape")  # a line that is not UTF-8 must not end the others
         yield from filter(None, map(str.strip, sys.stdin))
         return
     import readline

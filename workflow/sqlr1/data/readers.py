@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlr1.data.feedback import judged
 from sqlr1.database.files import LONGEST_FIELD
-from sqlr1.records import InputError, Picked, Question, json_line, read_json, read_jsonl, readable
+from sqlr1.records import SQL_CLASSES, InputError, Picked, Question, json_line, read_json, read_jsonl, readable
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,8 @@ def _converted(layout: str, identity: str, row: Any) -> Question | str:
             return f"has half of a character (a lone surrogate) in {name!r}"
     if layout == "pairs" and (empty := [name for name in _REQUIRED[layout] if not values[name].strip()]):
         return f"has an empty {empty[0]!r}"
+    if values.get("sql_class", "") not in ("", *SQL_CLASSES):
+        return f"has the SQL class {values['sql_class']!r}, which is not one of {', '.join(SQL_CLASSES)}"
     values.setdefault("db_id", "")
     return Question(identity, **values | {"style": values.get("style", "").lower()})
 

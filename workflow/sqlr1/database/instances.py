@@ -11,6 +11,7 @@ database's folder (test-suite accuracy: Zhong et al. 2020, arXiv 2010.02840).
 import itertools
 import logging
 import random
+import re
 import shutil
 import sqlite3
 from collections import Counter, defaultdict
@@ -30,6 +31,7 @@ _SHIFTED, _EMPTIED, _DROPPED, _REHOMED = 0.2, 0.06, 0.12, 0.3
 _LARGEST_COPY = 200 * 2**20  # bytes; copying a larger database backward takes longer than the check is worth
 _LARGEST_INTEGER = 2**63 - 1
 _LARGEST = 20_000  # rows: larger tables are not changed, because few queries match on so many rows by coincidence
+_EXTERNAL_INDEX = re.compile(rb"\bfts[45]\s*\(.*\bcontent\s*=\s*(?!''|\"\")", re.IGNORECASE | re.DOTALL)
 
 
 class _Text(bytes):
@@ -40,26 +42,31 @@ def write_instances(source: Path, folder: Path, count: int, seed: int, rows: int
     """Copy `source` into `folder` and write `count` perturbed instances beside it; returns all files, the copy first.
 
     Tables of an instance that have some but fewer than `rows` rows are filled up to about that many before values move.
-    Further instances of an earlier call are removed, because a match would have to hold on them too. The result is
-    determined by the content, `seed` and the instance's number. Raises InputError if `source` is no SQLite database.
+    An instance in which nothing could be changed is left out: each query would only run once more. Further instances of
+    an earlier call are removed, because a match would have to hold on them too. The result is determined by the
+    content, `seed` and the instance's number. Raises InputError if `source` is no SQLite database.
     """
     profile = read_profile(source)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / source.name, *(folder / f"{source.stem}_{number}.sqlite" for number in range(1, count + 1))]
-    for number, path in enumerate(paths):
+    for number, path in enumerate(list(paths)):
         temporary = path.with_name(f".{path.name}.tmp")
         shutil.copyfile(source, temporary)
         temporary.chmod(0o644)
-        if number:
-            _perturb(temporary, profile, random.Random(f"{seed}:{source.stem}:{number}"), rows)
-        temporary.replace(path)
+        if number and not _perturb(temporary, profile, random.Random(f"{seed}:{source.stem}:{number}"), rows):
+            log.warning("%s: instance %d is left out: no table has values that can be changed", source, number)
+            temporary.unlink()
+            paths.remove(path)
+        else:
+            temporary.replace(path)
     for path in set(folder.glob(f"{source.stem}_*.sqlite")) - set(paths):
         if path.stem.removeprefix(f"{source.stem}_").isdigit():
             path.unlink()
     return paths
 
 
-def _perturb(path: Path, profile: Profile, rng: random.Random, filled: int) -> None:
+def _perturb(path: Path, profile: Profile, rng: random.Random, filled: int) -> bool:
+    """Perturb the database, and tell whether that changed any row."""
     with closing(sqlite3.connect(path)) as connection:
         connection.text_factory = _Text
         # A file that is renamed when it is done need not be safe from a crash before.
@@ -74,7 +81,12 @@ def _perturb(path: Path, profile: Profile, rng: random.Random, filled: int) -> N
         for table in tables:
             if profile.rows[table.name] and max(profile.rows[table.name], filled) >= 2:
                 _changed(_perturb_table, connection, table, profile, rng)
+        any_changed = connection.total_changes > 0
+        for table in profile.schema.tables:
+            if table.kind == "virtual" and _EXTERNAL_INDEX.search(_created(connection, table)):
+                _changed(_rebuild, connection, table, profile)
         connection.commit()
+        return any_changed
 
 
 def _changed(change: Callable, connection: sqlite3.Connection, table: Table, profile: Profile, *more: object) -> None:
@@ -86,6 +98,11 @@ def _changed(change: Callable, connection: sqlite3.Connection, table: Table, pro
         connection.execute("ROLLBACK TO table_as_it_is")
         log.warning("%s: %s is not changed: %s", profile.schema.path, table.name, error)
     connection.execute("RELEASE table_as_it_is")
+
+
+def _rebuild(connection: sqlite3.Connection, table: Table, profile: Profile) -> None:
+    """Index the changed rows of another table: without it, SQLite calls the database malformed."""
+    connection.execute(f"INSERT INTO {quote(table.name)} ({quote(table.name)}) VALUES ('rebuild')")
 
 
 def _parents_first(tables: Sequence[Table], profile: Profile) -> list[Table]:
@@ -204,9 +221,19 @@ def _similar_values(values: Sequence[Any], number: int, rng: random.Random) -> l
 
 def _has_rowid(connection: sqlite3.Connection, table: Table) -> bool:
     """Whether single rows can be changed. The rows of a virtual table are an index over other rows."""
-    (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table.name,)).fetchone()
-    fixed = table.kind != "table" or b"WITHOUT ROWID" in sql.upper()
+    fixed = table.kind != "table" or b"WITHOUT ROWID" in _created(connection, table).upper()
     return not fixed and not any(c.name.lower() == "rowid" for c in table.columns)
+
+
+def _created(connection: sqlite3.Connection, table: Table) -> bytes:
+    """The statement that created the table."""
+    return connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table.name,)).fetchone()[0]
+
+
+def _has_blobs(connection: sqlite3.Connection, source: str, column: str) -> bool:
+    """Whether some value is a BLOB: photos could fill the memory, and questions are not about them."""
+    found = connection.execute(f"SELECT 1 FROM {source} WHERE typeof({quote(column)}) = 'blob' LIMIT 1")
+    return found.fetchone() is not None
 
 
 def _perturb_table(connection: sqlite3.Connection, table: Table, profile: Profile, rng: random.Random) -> None:
@@ -220,7 +247,7 @@ def _perturb_table(connection: sqlite3.Connection, table: Table, profile: Profil
             rows = [row for row in connection.execute(query) if None not in row]
             _update(connection, source, key, rows, _rehomed([row[1:] for row in rows], rng))
     for column in table.columns:
-        if column.name in fixed or column.name in together:
+        if column.name in fixed or column.name in together or _has_blobs(connection, source, column.name):
             continue
         rows = connection.execute(f"SELECT rowid, {quote(column.name)} FROM {source} ORDER BY rowid").fetchall()
         values = [value for _, value in rows]

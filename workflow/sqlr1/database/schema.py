@@ -26,13 +26,14 @@ _HIDDEN, _GENERATED = 1, (2, 3)
 class Column:
     """A column. `type` is the declared type, `description` the comment on its line of CREATE TABLE.
 
+    `primary_key` is its place in the primary key, from 1; 0 if it is not in it.
     The value of a `computed` column cannot be set: it is generated, or the column belongs to a view.
     """
 
     name: str
     type: str
     not_null: bool
-    primary_key: bool
+    primary_key: int
     description: str = ""
     computed: bool = False
 
@@ -48,7 +49,7 @@ class Table:
     @property
     def primary_key(self) -> tuple[str, ...]:
         """Names of the primary key's columns in declared order; empty if there is none."""
-        return tuple(c.name for c in self.columns if c.primary_key)
+        return tuple(c.name for c in sorted(self.columns, key=lambda c: c.primary_key) if c.primary_key)
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ def _read_table(connection: sqlite3.Connection, name: str, kind: str, sql: str, 
             continue
         declared = re.sub(r"\s*GENERATED ALWAYS$", "", declared or "", flags=re.IGNORECASE)
         computed = kind == "view" or hidden in _GENERATED
-        columns.append(Column(column, declared, bool(not_null), bool(key), comments.get(column.lower(), ""), computed))
+        columns.append(Column(column, declared, bool(not_null), key, comments.get(column.lower(), ""), computed))
     return Table(name, tuple(columns), "virtual" if "virtual" in kinds else kind) if columns else None
 
 

@@ -22,15 +22,19 @@ def exact(number: float) -> float:
 
 
 class _Generator(SQLite.Generator):
-    """Writes `x NOT IN (...)`, `x IS NOT NULL` and `x != y`, where sqlglot writes `NOT x IN (...)` and `x <> y`."""
+    """Writes `x NOT IN (...)`, `x IS NOT NULL` and `x != y`, where sqlglot writes `NOT x IN (...)` and `x <> y`.
+
+    `(x NOT GLOB y) = 5` is no `NOT (x GLOB y = 5)`, so the other operators of this kind are written alike.
+    """
 
     def neq_sql(self, expression: exp.NEQ) -> str:
         return self.binary(expression, "!=")
 
     def not_sql(self, expression: exp.Not) -> str:
         inner = expression.this
-        if isinstance(inner, exp.In):
-            return self.sql(inner).replace(" IN (", " NOT IN (", 1)
+        if isinstance(inner, (exp.In, exp.Between, exp.Glob, exp.Match, exp.RegexpLike)):
+            left = self.sql(inner, "this")
+            return f"{left} NOT{self.sql(inner).removeprefix(left)}"
         if isinstance(inner, exp.Is):
             return f"{self.sql(inner.this)} IS NOT {self.sql(inner.expression)}"
         return super().not_sql(expression)

@@ -28,7 +28,7 @@ def _compact_table(schema: Schema, table: Table, examples: _Examples) -> str:
         for key in schema.foreign_keys:
             if (key.table, key.column) == (table.name, column.name):
                 implied = schema.table(key.parent).primary_key == (key.parent_column,)
-                text += f"->{identifier(key.parent)}" + ("" if implied else f".{key.parent_column}")
+                text += f"->{identifier(key.parent)}" + ("" if implied else f".{identifier(key.parent_column)}")
                 break
         values = [v for v in examples.get((table.name, column.name), []) if v.startswith("'")]
         columns.append(text + (f" [{', '.join(values)}]" if values else ""))

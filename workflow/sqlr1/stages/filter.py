@@ -17,7 +17,18 @@ from sqlr1.data.filtering import REASONS, Benchmark, filter_rows
 from sqlr1.data.readers import read_questions
 from sqlr1.data.split import SUBSETS, divide
 from sqlr1.database.files import data_root
-from sqlr1.records import Catalogue, InputError, Question, RecordFile, atomic_write, read_json, write_json, write_jsonl
+from sqlr1.database.sql import parse
+from sqlr1.records import (
+    SQL_CLASSES,
+    Catalogue,
+    InputError,
+    Question,
+    RecordFile,
+    atomic_write,
+    read_json,
+    write_json,
+    write_jsonl,
+)
 from sqlr1.report.card import data_card
 from sqlr1.sandbox import Limits
 from sqlr1.stages.common import Job, add_workers, stage, stage_parser
@@ -48,11 +59,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _paths(rows: RecordFile[Question], catalogue: Catalogue) -> dict[str, Path]:
-    """The databases of the rows. Raises InputError naming the first row whose database is unknown."""
+    """The databases of the rows. Raises InputError naming the first row whose database or SQL class is unknown.
+
+    A row without SQL that can be parsed needs no class: it is dropped.
+    """
     paths: dict[str, Path] = {}
     for row in rows:
+        where = f"{rows.path}: row {row.id}"
+        if row.sql_class not in SQL_CLASSES and (row.sql_class or parse(row.sql)[0]):
+            raise InputError(f"{where} has the sql_class {row.sql_class!r}; it must be one of {', '.join(SQL_CLASSES)}")
         if row.db_id not in catalogue.databases:
-            where = f"{rows.path}: row {row.id}"
             raise InputError(f"{where} names the unknown database {row.db_id!r}; it is not in {catalogue.path}")
         if row.db_id not in paths:
             paths[row.db_id] = catalogue[row.db_id]
