@@ -141,8 +141,9 @@ def test_sqlite_on_a_network_disk_is_refused(folder, capsys, monkeypatch):
 
 def test_a_tracking_server_that_does_not_answer(folder, capsys, monkeypatch):
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name, "http://ann:secret@127.0.0.1:9")
     found = check(capsys, overlay(folder), problems=["MLflow"])
+    assert "secret" not in found["MLflow"][1]
     assert "http://127.0.0.1:9 (MLFLOW_TRACKING_URI) does not answer" in found["MLflow"][1]
 
 
