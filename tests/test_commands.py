@@ -47,11 +47,16 @@ def test_a_call_that_makes_no_report_does_not_show_an_old_ones_sentence(checkout
     report.write_text(OLD)
     files = ["manifest.json", *(f"model/{name}" for name in MODEL_FILES)]
     stage = f"from pathlib import Path\n[Path('results/embedded/base_model', name).touch() for name in {files}]\n"
-    (checkout / "workflow/sqlr1/stages/base_model.py").write_text(stage)
+    module = checkout / "workflow/sqlr1/stages/base_model.py"
+    module.write_text(stage)
     run = snakemake(checkout, "base_model", SQLR1_DATA="no_such_folder")
     assert run.returncode == 0, run.stdout + run.stderr
     assert OLD not in run.stdout + run.stderr
     assert "Report: not made by this call; results in results/embedded/" in run.stdout + run.stderr
+    module.write_text(f"{stage}Path('{report}').write_text('As of now.')\n")
+    run = snakemake(checkout, "base_model", SQLR1_DATA="no_such_folder")
+    assert "As of now." in run.stdout + run.stderr
+    assert "Report: results/embedded/report.md" in run.stdout + run.stderr
 
 
 @pytest.mark.parametrize("made_in", ["here", "elsewhere"])

@@ -137,9 +137,11 @@ class Preflight:
 
     def devices(self) -> str:
         """As many GPUs as `launch` starts processes. Whether their memory suffices is seen in the batches."""
-        count, memory = _gpus(), _memory()
+        from accelerate.utils import parse_flag_from_env
+
+        count, memory, on_cpu = _gpus(), _memory(), parse_flag_from_env("ACCELERATE_USE_CPU")
         for cost in self.costs:
-            if cost.devices > max(1, count):
+            if cost.devices > max(1, count) and not on_cpu:
                 change = "use a machine that has them, or change num_processes in launch or the file that it names"
                 raise InputError(f"{count} GPUs, but {cost.stage} is launched with {cost.devices} processes: {change}")
             if not count and cost.memory > memory:
