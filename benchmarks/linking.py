@@ -1,6 +1,6 @@
 """Recall of the gold's tables, columns and values when the prompt's schema is cut to a share of its tokens.
 
-    SQLR1_DATA=data python benchmarks/linking.py bird --tokenizer results/default/base_model/model --share 0.5
+    SQLR1_DATA=data python benchmarks/linking.py bird --tokenizer results/embedded/base_model/model --share 0.5
 
 Sets: `bird` (dev; its databases are made without rows from dev_tables.json, with descriptions), `spider_train` and
 `spider_dev`. For each question, `prompt.linking` gets the prompt's length with `--share` of its schema's tokens. What

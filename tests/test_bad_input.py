@@ -40,6 +40,9 @@ def default_config(checkout):
             "synthesize.domains.bookshp: unknown; did you mean 'bookshop'?",
         ),
         ("synthesize", "held_out_domains", [], "config key benchmarks.built_in: has no questions: see synthesize.held"),
+        # As from the command line: --config 'grpo={beta: 0.1}'
+        ("grpo", "beta", "0.1", "config key grpo.beta: '0.1' is text; --config makes text of all within braces: write"),
+        ("cold_start", "lora", "null", "config key cold_start.lora: 'null' is text; --config makes text"),
         ("launch", "grpo", "", "config key launch.grpo: '': string should have at least 1 character"),
     ],
 )

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from sqlr1 import cli
 from sqlr1.config import ColdStart, Grpo, Lora
 from sqlr1.config_files import read_config
+from sqlr1.launch import launched, launcher_files
 from sqlr1.plan import ACCELERATORS, SHAPES, Model, Planner, shape
 from sqlr1.train import sft
 from sqlr1.train.packed_forward import add_packed_forward, pack_groups
@@ -202,6 +203,25 @@ def test_shapes_give_the_published_numbers_of_weights():
             weights = AutoModelForCausalLM.from_config(shape(model)).num_parameters()
         assert weights / 1e9 == pytest.approx(published, rel=0.01)
     assert len(SHAPES) >= 5
+
+
+LAUNCHER = "workflow/config/accelerate/zero2.yaml"
+
+
+@pytest.mark.parametrize(
+    ("command", "devices", "files"),
+    [
+        ("python", 1, []),
+        ("accelerate launch --num_processes 4", 4, []),
+        ("torchrun --nproc-per-node=2", 2, []),
+        (f"accelerate launch --config_file {LAUNCHER}", 8, [LAUNCHER]),
+        (f"accelerate launch --config_file={LAUNCHER} --num_processes=2", 2, [LAUNCHER]),
+        (f'srun sh -c \'accelerate launch --config-file "{LAUNCHER}" "$@"\' sh', 8, [LAUNCHER]),
+    ],
+)
+def test_a_launch_command_gives_processes_deepspeed_and_files(command, devices, files):
+    assert (launched(command)[0], launcher_files(command)) == (devices, files)
+    assert bool(launched(command)[1]) == bool(files)
 
 
 def test_the_command_prints_a_table(folder, tmp_path, capsys):

@@ -58,6 +58,33 @@ def test_only_the_same_code_and_arguments_resume_the_work(tmp_path, monkeypatch)
                 assert job.work != first
 
 
+def test_a_moved_folder_resumes_and_work_that_no_longer_fits_is_named(tmp_path, monkeypatch, capsys):
+    """Relative to the folder that it is started in, as Snakemake does."""
+
+    def killed(*arguments):
+        with stage("report", stage_parser("A probe."), ["--settings", "{}", "--out", "out", *arguments]) as job:
+            works.append((job.work, job.work.exists()))
+            job.work.mkdir(parents=True, exist_ok=True)
+            with (job.work / "checkpoint").open("w") as file:
+                file.truncate(300_000_000)
+            raise KeyboardInterrupt
+
+    works = []
+    (tmp_path / "old").mkdir()
+    for folder, seed in (("old", "0"), ("new", "0"), ("new", "1")):
+        if folder == "new" and not (tmp_path / "new").exists():
+            (tmp_path / "old").rename(tmp_path / "new")
+        monkeypatch.chdir(tmp_path / folder)
+        with pytest.raises(KeyboardInterrupt):
+            killed("--seed", seed)
+    (first, _), again, (other, resumed) = works
+    assert again == (first, True)
+    assert not resumed
+    [named] = (line for line in capsys.readouterr().err.splitlines() if "starts anew" in line)
+    assert f"{first} (0.3 GB)" in named
+    assert str(other) not in named
+
+
 def test_only_unfinished_files_of_a_killed_writer_are_deleted(tmp_path):
     (tmp_path / "out/part").mkdir(parents=True)
     for name in ("part/.rows.jsonl.123.tmp", "part/rows.jsonl", "mine.tmp"):

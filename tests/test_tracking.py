@@ -87,6 +87,56 @@ def test_the_same_result_made_again_replaces_its_run_and_no_other(folder):
     assert replaced.data.metrics == {"loss": 1}
 
 
+def test_a_shared_store_keeps_what_each_checkout_made(folder, monkeypatch):
+    """Its runs, its models and the alias of its registered policy; Ann's second run replaces her first."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/shared.db")
+    for who, host in (("ann", "login"), ("ben", "login"), ("ann", "node-7")):
+        (folder / who).mkdir(exist_ok=True)
+        monkeypatch.chdir(folder / who)
+        monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
+        out = make_policy("policy")
+        with start("ranked", "results/ranked/report") as job:
+            job.run.register(out / "manifest.json", "ranked")
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/shared.db")
+    experiment = client.get_experiment_by_name("ranked").experiment_id
+    checkouts = {f"login:{folder}/{who}" for who in ("ann", "ben")}
+    for found in (client.search_runs([experiment], "tags.key = 'results/ranked/policy'"),
+                  client.search_logged_models([experiment])):  # fmt: skip
+        tags = [getattr(one, "tags", None) or one.data.tags for one in found]
+        assert sorted(tag["checkout"] for tag in tags) == sorted(checkouts)
+    versions = {v.version: v.tags["checkout"] for v in client.search_model_versions("name = 'ranked'")}
+    assert len(versions) == 3
+    best = client.get_model_version_by_alias("ranked", "best")
+    assert (best.version, versions[best.version]) == (3, f"login:{folder}/ann")
+
+
+def test_an_experiment_that_was_deleted_comes_back_with_one_run_per_result():
+    def score(value, out):
+        with start("gone", out) as job:
+            job.run.metrics({"loss": value})
+
+    score(1, "results/a")
+    score(2, "results/a")
+    score(3, "results/b")
+    client = mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE.resolve()}")
+    client.delete_experiment(client.get_experiment_by_name("gone").experiment_id)
+    score(4, "results/c")
+    assert sorted(run.data.metrics["loss"] for run in runs("gone")) == [2, 3, 4]
+
+
+def test_a_folder_that_was_moved_is_named_and_costs_no_result(folder, capsys):
+    """The old place of the artifacts cannot be made: a file is in its way."""
+    (folder / "old").touch()
+    client = mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE.resolve()}")
+    client.create_experiment("moved", f"file://{folder}/old/mlartifacts")
+    with start("moved", "results/moved"):
+        pass
+    moved, lost = (line for line in capsys.readouterr().err.splitlines() if "WARNING" in line)
+    assert f"experiment moved in file://{folder}/old/mlartifacts: this folder was moved or copied" in moved
+    assert "the rest of this job is not tracked" in lost
+    assert Path("results/moved/manifest.json").exists()
+
+
 @pytest.mark.parametrize("fault", [InputError("questions.jsonl:2: not valid JSON"), RuntimeError("a defect")])
 def test_a_run_that_fails_says_so_and_keeps_its_metrics(fault):
     def fail():
@@ -137,7 +187,7 @@ def test_a_store_named_in_the_environment_is_used_instead(folder, monkeypatch):
 def test_a_store_that_fails_for_a_while_ends_no_training_and_loses_no_metric(monkeypatch):
     """Its server is restarted, or its database is locked. At the end of the run it must be there."""
     monkeypatch.setattr(tracking, "_BATCH", 2)
-    send, failures = mlflow.MlflowClient.log_batch, ["database is locked", "no route to host"]
+    send, failures = mlflow.MlflowClient.log_batch, ["database is locked", "no route to http://ann:secret@host/api"]
 
     def log_batch(client, run_id, metrics=(), **more):
         if metrics and failures:
@@ -152,7 +202,10 @@ def test_a_store_that_fails_for_a_while_ends_no_training_and_loses_no_metric(mon
     [run] = runs("away")
     client = mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE.resolve()}")
     assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == list(range(1, 8))
-    assert Path("away.log").read_text().count("MLflow took no metrics") == 2
+    log = Path("away.log").read_text()
+    assert log.count("MLflow took no metrics") == 2
+    assert "http://host/api" in log
+    assert "secret" not in log
 
 
 TRACKED = """
@@ -160,8 +213,9 @@ from pathlib import Path
 import mlflow
 from sqlr1 import tracking
 Path("note.txt").write_text("a note")
-with tracking.track("odd", "results/odd/probe", {}, {}, {}) as run:
-    run.artifact(Path("note.txt"))
+for _ in range(2):
+    with tracking.track("odd", "results/odd/probe", {}, {}, {}) as run:
+        run.artifact(Path("note.txt"))
 print([file.path for file in mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE}").list_artifacts(run.run_id)])
 """
 
@@ -172,6 +226,7 @@ def test_tracking_stays_inside_a_folder_with_an_odd_name(tmp_path, name):
     (tmp_path / name).mkdir()
     done = subprocess.run([sys.executable, "-c", TRACKED], cwd=tmp_path / name, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "['note.txt']\n"), done.stderr
+    assert "was moved or copied" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert sorted(path.name for path in (tmp_path / name / "results").iterdir()) == [
         "mlartifacts",
@@ -194,12 +249,13 @@ def test_a_server_that_is_down_costs_one_warning_and_no_result(tmp_path):
     """MLflow alone would try for minutes."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    away = os.environ | {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"}
+    away = os.environ | {"MLFLOW_TRACKING_URI": f"http://ann:secret@127.0.0.1:{port}"}
     command = [sys.executable, "-c", UNREACHABLE]
     done = subprocess.run(command, cwd=tmp_path, env=away, capture_output=True, text=True, timeout=90)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("WARNING") == 1, done.stderr
     assert "the rest of this job is not tracked" in done.stderr
+    assert "secret" not in done.stderr
     assert json.loads((tmp_path / "lost/manifest.json").read_text())["outputs"].keys() == {"result.txt"}
 
 

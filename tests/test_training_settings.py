@@ -52,6 +52,23 @@ def test_a_faulty_key_is_named(settings, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_process_that_sees_several_gpus_trains_on_one(tmp_path, monkeypatch):
+    """TRL refuses more, since the library's Trainer would wrap the model in nn.DataParallel."""
+
+    def two(settings):
+        device = found(settings)
+        settings._n_gpu = 2
+        return device
+
+    from transformers import TrainingArguments
+
+    found = TrainingArguments._setup_devices.func
+    monkeypatch.setattr(TrainingArguments._setup_devices, "func", two)
+    assert TrainingArguments(str(tmp_path)).n_gpu == 2
+    made = trainer_config(ColdStart(), tmp_path, 0)
+    assert (made.n_gpu, made.train_batch_size) == (1, made.per_device_train_batch_size)
+
+
 def test_what_the_library_refuses_is_one_line(tmp_path):
     message = r"section grpo: generation_batch_size \(8\) must be divisible by num_generations \(3\)"
     with pytest.raises(InputError, match=message) as error:

@@ -3,12 +3,14 @@ import json
 import os
 import shlex
 import sys
+import time
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from snakemake.settings.types import DeploymentMethod
 
+STARTED = time.time()
 PACKAGES = Path(workflow.basedir) / "workflow"
 # This checkout's code is used, whichever checkout is installed in the environment.
 sys.path.insert(0, str(PACKAGES))
@@ -16,6 +18,7 @@ sys.path.insert(0, str(PACKAGES))
 from sqlr1.config import plain
 from sqlr1.config_files import load
 from sqlr1.database.files import sqlite_files
+from sqlr1.launch import launcher_files
 from sqlr1.model.base import MODEL_FILES, local_files
 from sqlr1.strategies import STRATEGIES
 from sqlr1.provenance import fingerprint, settings, sources
@@ -50,6 +53,8 @@ BACKENDS = (CONFIG.select.backend, CONFIG.candidates.backend)
 WITH_EXTRA = "vllm" in BACKENDS or CONFIG.grpo.use_vllm or {"python"} != set(plain(CONFIG.launch).values())
 ENV = "../../envs/gpu.yaml" if WITH_EXTRA else "../../envs/sqlr1.yaml"
 EMBEDDED = CONFIG.base_model.source == "wheel"
+# Main memory of a job with the model. The largest of the overlays for one GPU, 3B, is loaded in float32: 12.4 GB.
+MODEL_MB = 7000 if EMBEDDED else 32000
 CORES = workflow.cores or 1
 SEEDS = CONFIG.seeds
 STRATEGY = CONFIG.cold_start.strategy
@@ -57,11 +62,8 @@ VARIANTS = CONFIG.reward.variants
 WITHOUT_RL = "no_rl"
 ABLATED = [name for name, reward in REWARDS.items() if reward.ablated]
 PLAIN = plain(CONFIG)
-# A policy does not depend on which strategy and which rewards are this experiment's main ones.
-TRAINED = PLAIN | {
-    "cold_start": plain(CONFIG.cold_start, "strategy"),
-    "reward": plain(CONFIG.reward, "variants"),
-}
+# A policy does not depend on which strategy is this experiment's main one.
+TRAINED = PLAIN | {"cold_start": plain(CONFIG.cold_start, "strategy")}
 
 
 envvars:
@@ -79,9 +81,10 @@ def resolve(path):
     return path.replace("{data}", DATA_ROOT).replace("{results}", RESULTS)
 
 
-def launcher_files(stage):
-    """The files that a stage's launch command names, such as an accelerate config: they decide what a step is."""
-    return [word for word in shlex.split(PLAIN["launch"][stage]) if os.path.isfile(word)]
+def trained_with(reward):
+    """The settings of training with a reward: of section `reward` only what this one reads."""
+    read = {"semantics", *REWARDS[reward].parts}
+    return PLAIN | {"reward": {key: value for key, value in PLAIN["reward"].items() if key in read}}
 
 
 def database_files(entry):

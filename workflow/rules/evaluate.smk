@@ -18,7 +18,7 @@ rule candidates:
     threads: CORES
     resources:
         gpu=1,
-        mem_mb=7000,
+        mem_mb=MODEL_MB,
         runtime=240,
     params:
         cfg=lambda wildcards: settings(PLAIN, "candidates", "prompt", benchmark=asked_of(wildcards.benchmark)),

@@ -2,7 +2,7 @@ rule cold_start:
     input:
         code=sources("sqlr1.stages.cold_start"),
         pins=PINS,
-        launcher=launcher_files("cold_start"),
+        launcher=launcher_files(PLAIN["launch"]["cold_start"]),
         base="<results>/base_model/manifest.json",
         weights=ancient(expand("<results>/base_model/model/{file}", file=MODEL_FILES)),
         questions="<results>/filter/cold_start.jsonl",
@@ -20,7 +20,7 @@ rule cold_start:
     threads: CORES
     resources:
         gpu=1,
-        mem_mb=7000,
+        mem_mb=MODEL_MB,
         runtime=240,
     params:
         cfg=settings(TRAINED, "cold_start", "prompt"),
@@ -58,7 +58,7 @@ rule select:
     threads: CORES
     resources:
         gpu=1,
-        mem_mb=7000,
+        mem_mb=MODEL_MB,
         runtime=240,
     params:
         cfg=settings(
@@ -84,7 +84,7 @@ rule grpo:
     input:
         code=sources("sqlr1.stages.grpo"),
         pins=PINS,
-        launcher=launcher_files("grpo"),
+        launcher=launcher_files(PLAIN["launch"]["grpo"]),
         start="<results>/cold_start/{strategy}/seed-{seed}/manifest.json",
         weights=ancient(expand("<results>/cold_start/{{strategy}}/seed-{{seed}}/model/{file}", file=MODEL_FILES)),
         questions="<results>/select/{strategy}/seed-{seed}/rl.jsonl",
@@ -104,10 +104,10 @@ rule grpo:
     threads: CORES
     resources:
         gpu=1,
-        mem_mb=7000,
+        mem_mb=MODEL_MB,
         runtime=240,
     params:
-        cfg=settings(TRAINED, "grpo", "reward", "prompt", "execution"),
+        cfg=lambda wildcards: settings(trained_with(wildcards.reward), "grpo", "reward", "prompt", "execution"),
         out=subpath(output.manifest, parent=True),
         experiment=CONFIG.experiment,
         launch=PLAIN["launch"]["grpo"],

@@ -35,8 +35,9 @@ from sqlr1.data.readers import read_questions as read_rows
 from sqlr1.database import read_schema
 from sqlr1.database.files import SQLITE_MAGIC, data_root, database_files, resolve, start_of
 from sqlr1.evaluate.formats import database_path, excluded_questions, read_questions
+from sqlr1.launch import launched
 from sqlr1.model.base import context_length, make_base_model, model_folder
-from sqlr1.plan import ACCELERATORS, Cost, Planner, launched
+from sqlr1.plan import ACCELERATORS, Cost, Planner
 from sqlr1.records import InputError
 from sqlr1.strategies import STRATEGIES
 
@@ -136,10 +137,12 @@ class Preflight:
 
     def devices(self) -> str:
         """As many GPUs as `launch` starts processes. Whether their memory suffices is seen in the batches."""
-        count, memory = _gpus(), _memory()
+        from accelerate.utils import parse_flag_from_env
+
+        count, memory, on_cpu = _gpus(), _memory(), parse_flag_from_env("ACCELERATE_USE_CPU")
         for cost in self.costs:
-            if cost.devices > max(1, count):
-                change = "use a machine that has them, or change num_processes in the file that launch names"
+            if cost.devices > max(1, count) and not on_cpu:
+                change = "use a machine that has them, or change num_processes in launch or the file that it names"
                 raise InputError(f"{count} GPUs, but {cost.stage} is launched with {cost.devices} processes: {change}")
             if not count and cost.memory > memory:
                 sizes = f"{cost.memory / 1e9:.0f} GB (an estimate), there are {memory / 1e9:.0f}"
@@ -250,11 +253,15 @@ def _benchmark(entry: Benchmark) -> str:
     if entry.exclude and resolve(entry.exclude, data_root()).exists():
         excluded_questions(resolve(entry.exclude, data_root()), len(asked))
     paths = {question.db_id: database_path(databases, question.db_id) for question in asked}
+    left_out = ""
     if missing := sorted(name for name, path in paths.items() if not path):
         count = sum(not paths[question.db_id] for question in asked)
-        raise InputError(f"{databases}: {count} of {len(asked)} questions have no database: {', '.join(missing[:5])}")
-    _readable(paths.values())
-    return f"{len(asked)} questions over {len(paths)} databases"
+        left_out = f"; {count} questions without a database are left out: {', '.join(missing[:5])}"
+    here = [path for path in paths.values() if path]
+    if not here:
+        raise InputError(f"{databases}: holds none of the databases of {questions}")
+    _readable(here)
+    return f"{len(asked)} questions over {len(here)} databases{left_out}"
 
 
 def _readable(paths: Iterable[Path]) -> None:

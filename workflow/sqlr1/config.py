@@ -591,9 +591,11 @@ CHOSEN_PER_JOB = {"strategy", "variants"}
 def plain(section: Section, *without: str) -> dict[str, Any]:
     """A section as JSON values under its keys' names in YAML, but for the keys `without`.
 
-    A key that is chosen per job is left out too, unless it was given: its default would be a false record.
+    A key that is chosen per job is left out too, unless it was given: its default would be a false record. So is a part
+    of a reward that the job does not train with.
     """
-    not_given = CHOSEN_PER_JOB - section.model_fields_set
+    chosen = CHOSEN_PER_JOB | (PARTS.keys() if isinstance(section, Reward) else set())
+    not_given = chosen - section.model_fields_set
     return section.model_dump(mode="json", by_alias=True, exclude={*without, *not_given})
 
 

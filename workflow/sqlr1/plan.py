@@ -22,7 +22,6 @@ A checkpoint holds 12 bytes per trained weight (float32 weight, two Adam moments
 
 import argparse
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +29,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sqlr1.config import Config, PretrainedModel, Training
-from sqlr1.config_files import read_config, read_yaml
+from sqlr1.config_files import read_config
+from sqlr1.launch import launched
 from sqlr1.records import InputError
 from sqlr1.report.tables import markdown_table
 from sqlr1.train.trainer_config import checkpoints_kept
@@ -298,13 +298,6 @@ class Planner:
 def _cost(stage: str, runs: int, devices: int, tokens: float, work: Any, memory: float) -> Cost:
     flops, seconds = (runs * work).tolist()
     return Cost(stage, runs, devices, runs * tokens, flops, seconds / 3600, memory)
-
-
-def launched(command: str) -> tuple[int, dict[str, Any]]:
-    """Devices and DeepSpeed's settings, from the file that `accelerate launch --config_file` names."""
-    given = re.search(r"--config_file(?:\s+|=)['\"]?([^\s'\"]+)", command)
-    launcher = read_yaml(Path(given[1])) if given else {}
-    return max(1, launcher.get("num_processes", 1)), launcher.get("deepspeed_config") or {}
 
 
 def _rows(settings: Training, rows: float, devices: int, per_row: int = 1) -> float:

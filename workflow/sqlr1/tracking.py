@@ -3,8 +3,9 @@
 One MLflow experiment per experiment config and one run per job, with the tags `stage`, `key` (the folder that the job
 writes), `settings_sha256`, one per wildcard and one per input hash. If a job runs again, its old runs (same key) are
 deleted with their models and traces, so that the UI shows one run per result. Metrics are sent in batches, because a
-single call takes 23 ms. The store is `results/mlflow.db` unless MLFLOW_TRACKING_URI is set. No result depends on it:
-a server that cannot be reached costs a warning, and the rest of the job is not tracked.
+single call takes 23 ms. The store is `results/mlflow.db` unless MLFLOW_TRACKING_URI is set. Other stores may be shared:
+there the tag `checkout` tells whose run or model it is. No result depends on the store: a server that cannot be reached
+costs a warning, and the rest of the job is not tracked.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import json
 import logging
 import os
 import re
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,21 +59,29 @@ def _mlflow_errors() -> tuple[type[Exception], ...]:
     from mlflow.exceptions import MlflowException
     from requests import RequestException
 
-    return MlflowException, RequestException
+    return MlflowException, RequestException, OSError  # OSError: of a place for artifacts
 
 
 def _warn(error: Exception) -> None:
-    where, what = _shown(_store_uri()), str(error).splitlines()[0][:200]
+    where, what = _shown(_store_uri()), _reason(error)
     log.warning("MLflow (%s): %s; the results are kept, the rest of this job is not tracked", where, what)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of MLflow's message, which may repeat the URI."""
+    return _shown(str(error)).split("\n")[0][:200]
 
 
 class Run:
     """An active MLflow run. `metrics` may be called at every step, the other methods only now and then."""
 
-    def __init__(self, client: Any, run_id: str, experiment_id: str = "", prefix: str = "") -> None:
+    def __init__(
+        self, client: Any, run_id: str, experiment_id: str = "", prefix: str = "", own: Mapping[str, str] | None = None
+    ) -> None:
         self.client = client  # None: nothing is logged
         self.run_id = run_id
         self._experiment_id, self._prefix = experiment_id, prefix
+        self._own = own or {}  # the tags by which what this checkout made is found
         self._buffer: list[Any] = []
         self._full = _BATCH
 
@@ -90,7 +100,7 @@ class Run:
             self._send()
         except _mlflow_errors() as error:
             self._full = len(self._buffer) + _BATCH
-            log.warning("MLflow took no metrics; they are kept and sent later (%s)", str(error).split("\n")[0])
+            log.warning("MLflow took no metrics; they are kept and sent later (%s)", _reason(error))
 
     def _send(self) -> None:
         """Send buffered metrics, at most 1,000 per call (the store's limit)."""
@@ -151,9 +161,8 @@ class Run:
         from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
 
         manifest = read_json(folder / "manifest.json")
-        tags = {"key": str(folder), "model_sha256": manifest["outputs"].get(WEIGHTS, "")}
-        same = " AND ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
-        if found := self.client.search_logged_models([self._experiment_id], same, max_results=1):
+        tags = {"key": str(folder), "model_sha256": manifest["outputs"].get(WEIGHTS, "")} | self._own
+        if found := self.client.search_logged_models([self._experiment_id], _with(tags), max_results=1):
             return found[0]
         name = str(folder).removeprefix(self._prefix)
         facts = {key: manifest[key] for key in ("stage", "seed") if key in manifest} | manifest.get("arguments", {})
@@ -229,7 +238,7 @@ class Run:
         """Register the policy beside a stage's `manifest` as a version of the MLflow model `name`, alias `best`.
 
         The model holds the path and hash of the manifest, which has the hashes of the weights. These stay where they
-        are.
+        are. The alias does not move from another checkout's version.
         """
         import mlflow
 
@@ -244,8 +253,13 @@ class Run:
         source = f"{self.client.get_run(self.run_id).info.artifact_uri}/policy"
         if not self.client.search_registered_models(f"name = '{name}'"):
             self.client.create_registered_model(name)
-        version = self.client.create_model_version(name, source, self.run_id).version
-        self.client.set_registered_model_alias(name, "best", version)
+        version = self.client.create_model_version(name, source, self.run_id, self._own).version
+        best = self.client.get_registered_model(name).aliases.get("best")
+        holder = best and self.client.get_model_version(name, best).tags.get("checkout")
+        if holder and holder != self._own.get("checkout"):
+            log.warning("MLflow: models:/%s@best stays a version of %s; this one is version %s", name, holder, version)
+        else:
+            self.client.set_registered_model_alias(name, "best", version)
 
     @_optional
     def end(self, status: str) -> None:
@@ -314,20 +328,35 @@ def reachable() -> str:
         try:
             mlflow.MlflowClient(uri).search_experiments(max_results=1)
         except MlflowException as error:
-            reason = str(error).split("\n")[0]
-            raise InputError(f"{_shown(uri)} (MLFLOW_TRACKING_URI) does not answer: {reason:.200}") from error
+            raise InputError(f"{_shown(uri)} (MLFLOW_TRACKING_URI) does not answer: {_reason(error)}") from error
     return _shown(uri)
 
 
 def _shown(uri: str) -> str:
-    """The URI without a user's name and password."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+    """A URI, or a text with one, without a user's name and password."""
+    return re.sub(r"//[^/\s]*@", "//", uri)
 
 
 def _store_uri() -> str:
     path = DEFAULT_STORE.resolve()
     # A question mark would begin the URI's options, and SQLAlchemy knows no way to quote it.
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DEFAULT_STORE if '?' in str(path) else path}"
+
+
+def _with(tags: Mapping[str, str]) -> str:
+    """MLflow's filter for what has these tags."""
+    return " AND ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
+
+
+def _checkout() -> str:
+    """This checkout's name in a shared store: its folder, and the host that first used it.
+
+    A file keeps it, because the nodes of a cluster share a folder. A copy of the folder has a name of its own.
+    """
+    file, here = DEFAULT_STORE.with_suffix(".checkout"), str(Path.cwd()).replace("'", "")
+    if not file.exists() or file.read_text().partition(":")[2] != here:
+        file.write_text(f"{socket.gethostname()}:{here}")
+    return file.read_text()
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -380,6 +409,7 @@ def _open(experiment: str, key: str, tags: Mapping[str, Any]) -> Run:
     DEFAULT_STORE.parent.mkdir(parents=True, exist_ok=True)
     commit = get_git_commit(str(Path(__file__).parent))
     all_tags = {"key": key, **tags} | ({"mlflow.source.git.commit": commit} if commit else {})
+    is_local = Path(uri.removeprefix("sqlite:///")).resolve() == DEFAULT_STORE.resolve()
     name = key.removeprefix(f"results/{experiment}/")
     try:
         with FileLock(DEFAULT_STORE.with_suffix(".lock")):
@@ -390,14 +420,36 @@ def _open(experiment: str, key: str, tags: Mapping[str, Any]) -> Run:
             kind, _, store = uri.partition(":///")
             location = (Path(store).resolve().parent / "mlartifacts").as_uri() if kind == "sqlite" else None
             experiment_id = found.experiment_id if found else client.create_experiment(experiment, location)
-        _delete(client, experiment_id, f"tags.key = '{key}'")
+            if found and found.lifecycle_stage == "deleted":
+                _restore(client, experiment_id)
+            own = {} if is_local else {"checkout": _checkout()}
+        if found and is_local and found.artifact_location != location:
+            log.warning(
+                "MLflow keeps files of experiment %s in %s: this folder was moved or copied. Rename the experiment in "
+                "MLflow (make ui), and the next stage makes one that keeps them here",
+                experiment,
+                found.artifact_location,
+            )
+        _delete(client, experiment_id, _with({"key": key} | own))
+        all_tags |= own
         info = client.create_run(experiment_id, tags={k: str(v) for k, v in all_tags.items()}, run_name=name).info
     except _mlflow_errors() as error:
         if not uri.startswith("http"):
             raise
         _warn(error)
         return SilentRun()
-    return Run(client, info.run_id, experiment_id, f"results/{experiment}/")
+    return Run(client, info.run_id, experiment_id, f"results/{experiment}/", own)
+
+
+def _restore(client: Any, experiment_id: str) -> None:
+    """Restore an experiment that was deleted. MLflow restores replaced runs too: the newest of each result stays."""
+    client.restore_experiment(experiment_id)
+    results = set()
+    for run in client.search_runs([experiment_id], max_results=50000):  # newest first
+        result = run.data.tags.get("key"), run.data.tags.get("checkout")
+        if result in results:
+            client.delete_run(run.info.run_id)
+        results.add(result)
 
 
 def _delete(client: Any, experiment_id: str, filter_string: str) -> None:

@@ -129,13 +129,16 @@ def stage(
         except json.JSONDecodeError as error:
             raise InputError(f"--settings: not valid JSON ({error.msg}, column {error.colno})") from error
         origin, hashes, tags = _identify(name, args, settings, inputs, precision)
-        work = WORK / f"{name}-{tags['identity']}-{_short_hash(str(args.out.resolve()))}"
+        of_out = _short_hash(os.path.relpath(args.out))  # relative: in a moved folder it is the same
+        work = WORK / f"{name}-{tags['identity']}-{of_out}"
         with _sole_writer(args.out, rank):
             if rank != "0":
                 yield Job(args, settings, tracking.SilentRun(), work, first=False)
                 return
             if args.log and args.log.is_file() and not work.exists():
                 os.truncate(args.log, 0)  # this run resumes nothing
+            if not work.exists() and (others := sorted(WORK.glob(f"{name}-*-{of_out}"))):
+                _name_unused(others)
             shown = origin["settings"] | ({"arguments": origin["arguments"]} if origin["arguments"] else {})
             long = precision is not None  # a model trains or answers
             with tracking.track(args.experiment, str(args.out), tags, shown, hashes, system_metrics=long) as run:
@@ -154,6 +157,14 @@ def stage(
 
 def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _name_unused(folders: Iterable[Path]) -> None:
+    """Log which work folders of an output belong to other settings, code or inputs, with their sizes."""
+    sizes = {folder: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) for folder in folders}
+    names = ", ".join(f"{folder} ({size / 1e9:,.1f} GB)" for folder, size in sizes.items())
+    text = "this starts anew; work with other settings, code or inputs is kept in %s: delete it if it is not needed"
+    logging.getLogger(__name__).warning(text, names)
 
 
 @contextlib.contextmanager

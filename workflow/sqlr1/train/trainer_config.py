@@ -88,6 +88,8 @@ def trainer_config(settings: ColdStart | Grpo, out: Path, seed: int) -> "SFTConf
             # deletes an old checkpoint, or waits for MLflow's server to come back.
             ddp_timeout=7200,
         )
+    if made.n_gpu > 1:  # one process trains on one GPU; TRL refuses nn.DataParallel, which several would mean
+        made._n_gpu = 1
     plugin = made.deepspeed_plugin  # from `accelerate launch`
     if plugin is not None and plugin.zero_stage == 3 and getattr(settings, "keep", "last") == "best":
         raise InputError(
