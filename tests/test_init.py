@@ -312,7 +312,11 @@ def test_a_database_that_is_not_what_it_seems_is_refused(folder, shop, tmp_path,
     (tmp_path / "zoo").mkdir()
     for name in ("zoo", "park"):
         shutil.copy2(shop, tmp_path / f"zoo/{name}.sqlite")
-    assert "rename the folder" in refused(capsys, tmp_path / "zoo")
+    for path in (tmp_path / "zoo", tmp_path / "zoo/zoo.sqlite", tmp_path):
+        assert "zoo/park.sqlite: in a folder zoo with zoo.sqlite, other databases are copies" in refused(capsys, path)
+    (tmp_path / "zoo").rename(tmp_path / "t_other")
+    main(["init", str(tmp_path / "t_other/zoo.sqlite"), "--name", "t_zoo"])
+    capsys.readouterr()
     with sqlite3.connect(tmp_path / "t_none.sqlite") as connection:
         connection.execute("CREATE TABLE t (a)")
     connection.close()
@@ -332,6 +336,15 @@ def test_nothing_is_overwritten_without_force(folder, tmp_path, capsys):
     assert sha256(made) == before[1]
     main(["init", str(tmp_path / "t_a.csv"), "--force"])
     assert (sha256(config), rows_of(made, "t_a")) == (before[0], [(1,), (2,)])
+
+
+def test_the_database_is_not_written_among_the_users_own_files(folder, capsys):
+    (folder / "data/t_b").mkdir(parents=True)
+    (folder / "data/t_b/sales.csv").write_text(SALES)
+    assert "data/t_b/t_b.sqlite would be written among your own files" in refused(capsys, "data/t_b")
+    for again in ([], ["--force"]):
+        main(["init", "data/t_b", "--name", "t_c", *again])
+    assert [path.name for path in (folder / "data/t_b").iterdir()] == ["sales.csv"]
 
 
 def test_outside_a_checkout_it_says_where_to_run(tmp_path, monkeypatch, capsys):

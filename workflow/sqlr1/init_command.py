@@ -24,6 +24,7 @@ from sqlr1.database.schema import row_counts
 from sqlr1.database.sql import parse, sql_class
 from sqlr1.prompt import INSTRUCTION
 from sqlr1.records import SQL_CLASSES, InputError, Question, atomic_write, write_json
+from sqlr1.sandbox import instances
 
 _DEFAULTS, _CONFIGS, _MADE = Path("config.yaml"), Path("workflow/config"), Path("data")
 # Characters of a long generated question; of a Simple answer without its column names; of an answer without its SQL.
@@ -99,6 +100,8 @@ def run(args: argparse.Namespace) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
         raise InputError(f"--name {name!r}: needs letters, digits, `_`, `-` or `.`, a letter or digit first")
     config, made, test = _CONFIGS / f"{name}.yaml", _MADE / name / f"{name}.sqlite", _MADE / name / "test.json"
+    if tables and tables[0].resolve().parent == made.resolve().parent:
+        raise InputError(f"{made} would be written among your own files; choose another --name")
     written = [config] + [made] * bool(tables) + [test] * bool(args.test_questions)
     for path in written:
         if path.exists() and not args.force:
@@ -149,12 +152,12 @@ def _table_files(path: Path) -> list[Path]:
 def _databases(path: Path) -> dict[str, Path]:
     """The SQLite files at `path`. Raises InputError for one that would be taken for a copy."""
     databases = database_files(path)
-    for file in sqlite_files(path):
+    beside = (file for database in databases.values() for file in instances(database)[1:])
+    for file in [*sqlite_files(path), *beside]:
         if file not in databases.values():
-            copies = (
-                f"in a folder {path.name} with {path.name}.sqlite, other databases are copies of that one with other"
-            )
-            raise InputError(f"{file}: {copies} values; name one file, or rename the folder")
+            folder = file.resolve().parent
+            copies = f"in a folder {folder.name} with {folder.name}.sqlite, other databases are copies of that one with"
+            raise InputError(f"{file}: {copies} other values; move it to another folder, or rename the folder")
     return databases
 
 
