@@ -157,6 +157,18 @@ def test_csv_files_become_one_database_with_types_and_keys(folder, tmp_path, cap
     assert [path.name for path in made.parent.iterdir()] == [made.name]
 
 
+def test_numbers_in_a_csv_file_are_those_that_keep_their_value(folder, tmp_path):
+    """`pandas` writes small and large numbers with an exponent; one column for each number."""
+    numbers = ["1.10", "1e-05", "1.5E-7", "-2e+20", "1e+100", ".5", "0.0"]
+    others = ["2E10", "1e999", "1.5e999", "01.5", "1.2.3", "1234567890123456.5", "1e"]
+    header = ",".join(f"c{n}" for n in range(len(numbers + others)))
+    (tmp_path / "t_e.csv").write_text(f"{header}\n{','.join(numbers + others)}\n{','.join(['0.5'] * 14)}\n")
+    main(["init", str(tmp_path / "t_e.csv")])
+    types = [c.type for c in read_schema(folder / "data/t_e/t_e.sqlite").tables[0].columns]
+    assert types == ["REAL"] * 7 + ["TEXT"] * 7
+    assert rows_of(folder / "data/t_e/t_e.sqlite", "t_e")[0] == (*map(float, numbers), *others)
+
+
 def test_a_parquet_file_keeps_its_types(folder, tmp_path):
     rows = [
         {"code": "1", "n": 1, "ok": True, "day": datetime.date(2020, 1, 2), "price": decimal.Decimal("1.50"), "x": 1.0},
@@ -261,6 +273,7 @@ def test_own_test_questions_are_a_benchmark_and_nothing_like_them_is_trained_on(
         ("t.csv", b"a,A\n1,2\n", "two columns are named 'a'"),
         ("t.csv", b"a,b\n1,\xff\n", "not UTF-8 text"),
         ("t.csv", b"a,b\n", "no rows"),
+        ("t.csv", b"id;Last, first\n1;Doe, J\n", "as many ',' as ';', so what separates is not clear"),
         ("t.csv", b"", "a column has no name"),
         ("t.parquet", b"PAR1", "not a readable Parquet file"),
         ("t.xlsx", b"PK", "save a spreadsheet as CSV"),

@@ -132,8 +132,8 @@ class Names:
         return noun if self.foreign else plural(noun)
 
     def links(self, table: str) -> bool:
-        """Whether rows of a table merely link others: no column holds texts."""
-        return all(s.kind != "text" for (name, _), s in self._profile.columns.items() if name == table)
+        """Whether rows of a table merely link others: no column holds texts, or bytes."""
+        return all(s.kind not in ("text", "blob") for (name, _), s in self._profile.columns.items() if name == table)
 
     def drops(self, table: str, column: str, parent: str = "") -> bool:
         """Whether an inner join over a foreign key drops rows of `table`, or, if it is named, of `parent`."""

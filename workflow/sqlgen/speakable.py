@@ -115,10 +115,10 @@ class SpeakableDatabase:
         return self.profile.columns[table, column]
 
     def speakable(self, table: str) -> list[str]:
-        """Columns worth showing: those with values, except keys."""
+        """Columns worth showing: those with values, except keys and bytes."""
         names = [column.name for column in self.profile.schema.table(table).columns]
         found = {name: self.statistics(table, name) for name in names}
-        names = [name for name in names if found[name].kind != "key" and found[name].distinct >= 1]
+        names = [name for name in names if found[name].kind not in ("key", "blob") and found[name].distinct >= 1]
         return [name for name in names if self.names.columns[table, name].split()[0] not in _QUESTIONS]
 
     def complete(self, table: str, columns: Iterable[str]) -> list[str]:
