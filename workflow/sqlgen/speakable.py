@@ -1,6 +1,7 @@
 """What can be asked about one database: columns worth showing, filters with real values, and how tables connect."""
 
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -17,6 +18,13 @@ _NOMINAL = {
     "id", "postal", "version", "isbn", "iban", "sku", "vin", "serial", "barcode", "status",
 }  # fmt: skip
 _PLACES = {"latitude", "longitude"}  # they can be sorted, but not added
+# Dates and times as numbers: yyyymmdd, and seconds, milliseconds or microseconds since 1970, of 1998 to 2039. Hardly a
+# quantity has all of its deciles in such a range.
+_DAY = re.compile(r"(1[89]|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(\.0)?")
+_CLOCK = re.compile(r"(9|1\d|2[01])\d{8}(\d{3}|\d{6})?(\.\d+)?")
+# Texts that begin as numbers do; and dates and times, whose order is that of the text. 02/01/2020 is none of these.
+_DIGIT = re.compile(r"\s*[-+$€£]?\d")
+_ISO = re.compile(r"(1[5-9]|20)\d\d(-\d\d(-\d\d([ T].*)?)?)?$|\d\d:\d\d(:\d\d(\.\d+)?)?$")
 _QUESTIONS = ("is", "has", "was", "can")  # `is_member` is no noun
 _LABELS = ("name", "title", "first name", "last name", "description", "model", "label")
 
@@ -138,9 +146,22 @@ class SpeakableDatabase:
         return bool(_NOMINAL & set(noun.split())) and not noun.startswith("number of ")
 
     def quantities(self, table: str) -> list[str]:
-        """Numbers that can be added and averaged: all but years and coordinates."""
-        nouns = {c: self.names.columns[table, c] for c in self.numbers(table)}
+        """Numbers that can be added and averaged: all but years, dates and times as numbers, and coordinates."""
+        nouns = {c: self.names.columns[table, c] for c in self.numbers(table) if not self._is_time(table, c)}
         return [c for c, noun in nouns.items() if not names_year(noun) and not _PLACES & set(noun.split())]
+
+    def _is_time(self, table: str, column: str) -> bool:
+        found = [str(value) for value in self.statistics(table, column).quantiles]
+        return any(all(map(pattern.fullmatch, found)) for pattern in (_DAY, _CLOCK))
+
+    def sortable(self, table: str) -> list[str]:
+        """Columns of three values or more, but for texts that SQL sorts as nobody would: "1115" before "263"."""
+        return [c for c in self.speakable(table) if self._has_order(self.statistics(table, c))]
+
+    @staticmethod
+    def _has_order(found: ColumnStatistics) -> bool:
+        odd = [v for v, _ in found.values if _DIGIT.match(str(v)) and not _ISO.match(str(v))]
+        return found.distinct >= 3 and (found.kind != "text" or 2 * len(odd) <= len(found.values))
 
     def years(self, table: str) -> list[str]:
         found = [c for c in self.numbers(table) if names_year(self.names.columns[table, c])]
