@@ -21,13 +21,15 @@ from sqlr1.config import Synthesize
 from sqlr1.config_files import read_config
 from sqlr1.data.readers import read_questions
 from sqlr1.data.split import SUBSETS
-from sqlr1.database import read_schema, schema_text
+from sqlr1.database import read_schema
 from sqlr1.database.files import database_files
+from sqlr1.database.schema import quote
 from sqlr1.evaluate.formats import database_path
 from sqlr1.evaluate.formats import read_questions as read_benchmark
 from sqlr1.model.base import load_tokenizer
+from sqlr1.model.prompts import Prompts
 from sqlr1.prompt import format_response
-from sqlr1.records import SQL_CLASSES, read_jsonl, sha256, write_json, write_jsonl
+from sqlr1.records import SQL_CLASSES, Question, read_jsonl, sha256, write_json, write_jsonl
 from sqlr1.sandbox import Limits
 from sqlr1.stages import filter
 
@@ -122,15 +124,49 @@ def test_a_folder_of_databases(folder, shop, tmp_path, capsys, place):
     assert [line.split() for line in lines[2:4]] == [["a", "1", "2", "0"], ["b", "1", "2", "0"]]
 
 
-def test_a_wide_schema_gets_a_longer_prompt(folder, tmp_path):
-    path = tmp_path / "t_wide.sqlite"
+def wide(path, tables, names):
     with sqlite3.connect(path) as connection:
-        connection.execute(f"CREATE TABLE t ({', '.join(f'measured_quantity_{n} REAL' for n in range(200))})")
-        connection.execute("INSERT INTO t (measured_quantity_0) VALUES (1)")
+        for number in range(tables):
+            connection.execute(f'CREATE TABLE "{names[0]}_{number}" ({", ".join(map(quote, names))})')
+            connection.execute(f'INSERT INTO "{names[0]}_{number}" VALUES ({", ".join("1" * len(names))})')
     connection.close()
-    main(["init", str(path)])
-    text = schema_text(read_schema(path), "compact", 0)
-    assert len(text) / 3 < configured(folder, "t_wide").prompt.max_length < len(text) / 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "measured_quantity",
+        "BUKRS VBELN",
+        "BUKRS",
+        "q2019_01_31_",
+        "дата_рождения",
+        "πελάτες",
+        "客户编号",
+        "หมายเลขลูกค้า",
+        "العملاء",
+    ],
+)
+def test_prompts_over_wide_schemas_fit(folder, tmp_path, name):
+    """Tokens per character differ by ten times between alphabets."""
+    wide(tmp_path / "t_wide.sqlite", 4, [f"{name}{letter}" for letter in "abcdefghijkl"])
+    main(["init", str(tmp_path / "t_wide.sqlite")])
+    settings = configured(folder, "t_wide").prompt
+    assert settings.linking is None
+    question = Question("", "t_wide", f"How many {name} have a {name} of one?", "")
+    ids = Prompts(load_tokenizer(smollm2()), settings).token_ids(question, tmp_path / "t_wide.sqlite")
+    assert ids
+    assert settings.max_length < 3 * len(ids) + 128
+
+
+def test_a_schema_longer_than_the_models_context_is_cut_to_what_is_relevant(folder, tmp_path, capsys):
+    wide(tmp_path / "t_huge.sqlite", 60, [f"VBELN_{number}" for number in range(40)])
+    main(["init", str(tmp_path / "t_huge.sqlite")])
+    assert "prompts leave out what is least relevant to the question (prompt.linking)" in capsys.readouterr().out
+    config = configured(folder, "t_huge")
+    assert config.prompt.linking == "fit"
+    assert config.prompt.max_length + config.grpo.max_completion_length < 8192
+    prompts = Prompts(load_tokenizer(smollm2()), config.prompt)
+    assert prompts.token_ids(Question("", "t_huge", "How many VBELN_3?", ""), tmp_path / "t_huge.sqlite")
 
 
 def test_csv_files_become_one_database_with_types_and_keys(folder, tmp_path, capsys):
