@@ -132,6 +132,11 @@ def test_what_sorts_and_sums_as_nobody_means_it_is_left_out(tmp_path):
         "bought_on": [f"{i % 27 + 1:02}/{i % 12 + 1:02}/2020" for i in range(30)],
         "price": [str(i * 97) for i in range(30)],
         "cost": ["n/a", *(f"${i * 97}" for i in range(29))],
+        "fee": [f"{i * 970 + 5:,}" for i in range(30)],
+        "opens": [f"{i % 24}:30" for i in range(30)],
+        "version": [f"{i % 3}.{i:02}" for i in range(30)],
+        "class": [f"{i % 12}{'AB'[i % 2]}" for i in range(30)],
+        "weight": [f"{i}kg" for i in range(30)],
         "month": [f"2020-{i % 12 + 1:02}" for i in range(30)],
         "begins": [f"{i % 24:02}:30" for i in range(30)],
         "model": ["3M", *(f"m{i}" for i in range(29))],
@@ -144,14 +149,22 @@ def test_what_sorts_and_sums_as_nobody_means_it_is_left_out(tmp_path):
     }
     with closing(sqlite3.connect(tmp_path / "t.sqlite")) as connection:
         connection.execute(f"CREATE TABLE item ({', '.join(columns)})")
-        connection.executemany(f"INSERT INTO item VALUES ({', '.join('?' * 12)})", zip(*columns.values(), strict=True))
+        connection.executemany(f"INSERT INTO item VALUES ({', '.join('?' * 17)})", zip(*columns.values(), strict=True))
         connection.commit()
     db = SpeakableDatabase(read_profile(tmp_path / "t.sqlite"))
-    assert db.sortable("item") == ["month", "begins", "model", "day", "created", "changed", "seen", "budget"]
+    assert db.sortable("item") == [
+        "version", "class", "month", "begins", "model", "day", "created", "changed", "seen", "budget",
+    ]  # fmt: skip
     assert db.quantities("item") == ["budget"]
     assert "photo" not in db.speakable("item")
     listed = [single.listing(db, random.Random(seed)) for seed in range(200)]
     assert {item.key.column for plan in listed for item in plan.order} == set(db.sortable("item"))
+
+
+def test_what_was_paid_is_asked_about_and_whether_is_not(tmp_path):
+    rows = ", ".join(f"({i}.5, '{'yes' if i % 3 else 'no'}', {i * 7 % 90})" for i in range(30))
+    db = made(tmp_path / "t.sqlite", f"CREATE TABLE bill (amount_paid, paid, bid); INSERT INTO bill VALUES {rows}")
+    assert db.speakable("bill") == db.quantities("bill") == ["amount_paid", "bid"]
 
 
 def test_conditions_that_all_rows_meet_are_not_drawn(tmp_path):

@@ -22,10 +22,9 @@ _PLACES = {"latitude", "longitude"}  # they can be sorted, but not added
 # quantity has all of its deciles in such a range.
 _DAY = re.compile(r"(1[89]|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(\.0)?")
 _CLOCK = re.compile(r"(9|1\d|2[01])\d{8}(\d{3}|\d{6})?(\.\d+)?")
-# Texts that begin as numbers do; and dates and times, whose order is that of the text. 02/01/2020 is none of these.
-_DIGIT = re.compile(r"\s*[-+$€£]?\d")
-_ISO = re.compile(r"(1[5-9]|20)\d\d(-\d\d(-\d\d([ T].*)?)?)?$|\d\d:\d\d(:\d\d(\.\d+)?)?$")
-_QUESTIONS = ("is", "has", "was", "can")  # `is_member` is no noun
+# Texts that begin as numbers do ("$1,200", "9:30", "12 kg"; not "10A"), and dates that do not begin with the year.
+_NUMBER = re.compile(r"\s*[$€£]?\s*([-+]?\d[\d,]*+)(?![A-Z]\b)")
+_DAY_FIRST = re.compile(r"\d\d?([/.-])\d\d?\1(\d\d|\d{4})\b")
 _LABELS = ("name", "title", "first name", "last name", "description", "model", "label")
 
 
@@ -127,7 +126,7 @@ class SpeakableDatabase:
         names = [column.name for column in self.profile.schema.table(table).columns]
         found = {name: self.statistics(table, name) for name in names}
         names = [name for name in names if found[name].kind not in ("key", "blob") and found[name].distinct >= 1]
-        return [name for name in names if self.names.columns[table, name].split()[0] not in _QUESTIONS]
+        return [name for name in names if self.names.is_noun(table, name)]
 
     def complete(self, table: str, columns: Iterable[str]) -> list[str]:
         """Those of the columns that have a value in every row."""
@@ -160,8 +159,10 @@ class SpeakableDatabase:
 
     @staticmethod
     def _has_order(found: ColumnStatistics) -> bool:
-        odd = [v for v, _ in found.values if _DIGIT.match(str(v)) and not _ISO.match(str(v))]
-        return found.distinct >= 3 and (found.kind != "text" or 2 * len(odd) <= len(found.values))
+        texts = sorted(str(value) for value, _ in found.values)
+        numbers = [int(match[1].replace(",", "")) for text in texts if (match := _NUMBER.match(text))]
+        wrong = numbers != sorted(numbers) or any(map(_DAY_FIRST.match, texts))
+        return found.distinct >= 3 and not (found.kind == "text" and wrong and 2 * len(numbers) > len(texts))
 
     def years(self, table: str) -> list[str]:
         found = [c for c in self.numbers(table) if names_year(self.names.columns[table, c])]
