@@ -147,6 +147,20 @@ def test_a_tracking_server_that_does_not_answer(folder, capsys, monkeypatch):
     assert "http://127.0.0.1:9 (MLFLOW_TRACKING_URI) does not answer" in found["MLflow"][1]
 
 
+def test_schemas_longer_than_prompts_may_be(folder, capsys):
+    for name, columns in (("small", 1), ("wide", 50)):
+        with sqlite3.connect(folder / f"{name}.sqlite") as connection:
+            connection.execute(f"CREATE TABLE t ({', '.join(f'column_{n}' for n in range(columns))})")
+        connection.close()
+
+    def checked(path, *problems):
+        entry = {"databases": str(path)}
+        return check(capsys, overlay(folder, synthesize={"folders": [entry]}), problems=problems)["prompts"][1]
+
+    assert checked(folder) == "1 of 2 schemas are over prompt.max_length (300 tokens)"
+    assert checked(folder / "wide.sqlite", "prompts").endswith("raise it, or set prompt.linking to fit")
+
+
 def test_prompts_too_long_for_the_model(folder, capsys):
     found = check(capsys, overlay(folder, prompt={"max_length": 2040}), problems=["base model"])
     longest = "prompts of 2040 tokens (prompt.max_length) and answers of 12 (grpo.max_completion_length) are too long"

@@ -9,6 +9,7 @@ from sqlglot import exp
 
 from sqlr1.database import identifier, read_profile, read_schema, schema_text
 from sqlr1.database.files import database_files
+from sqlr1.database.profile import implied_primary_key
 from sqlr1.evaluate.formats import database_path
 from sqlr1.records import InputError
 
@@ -162,6 +163,34 @@ def test_a_rare_value_decides_the_kind_too(tmp_path):
         connection.executemany("INSERT INTO run VALUES (?, ?, ?, ?)", [*rows, ("DNF", 99, "2020-02-01", "unknown")])
     kinds = {column: s.kind for (_, column), s in read_profile(tmp_path / "race.sqlite").columns.items()}
     assert kinds == {"score": "text", "points": "number", "day": "date", "start": "text"}
+
+
+def test_english_words_that_end_like_keys_are_none(tmp_path):
+    """But if some table has one as its primary key, columns of this name are keys."""
+    words = ["paid", "amount_paid", "netPaid", "totalpaid", "isvalid", "unpaid", "high bid", "GRID", "topBids", "covid"]
+    keys = ["customerid", "CarID", "orderid", "ROOMID", "gridid", "bid_id", "compid", "employeekey", "hotelId"]
+    with sqlite3.connect(tmp_path / "t.sqlite") as connection:
+        connection.execute(f"CREATE TABLE t ({', '.join(map(identifier, [*words, *keys, 'aid', 'monkey']))})")
+        connection.executescript("CREATE TABLE author (aid INTEGER PRIMARY KEY); INSERT INTO author VALUES (1), (2)")
+        connection.execute("CREATE TABLE bill (amount_paid REAL, bid, no INTEGER, title)")
+        connection.executemany("INSERT INTO bill VALUES (?, ?, ?, 'x')", [(1.5, 7, 1), (2.5, 8, 2)])
+    connection.close()
+    profile = read_profile(tmp_path / "t.sqlite")
+    found = [column for (table, column), s in profile.columns.items() if (table, s.kind) == ("t", "key")]
+    assert found == [*keys, "aid"]
+    assert implied_primary_key(profile.schema.table("bill"), profile.columns) == ""
+
+
+def test_bytes_are_of_a_kind_of_their_own(tmp_path):
+    """Nobody groups photos, or asks for those equal to one. A key may be bytes."""
+    with sqlite3.connect(tmp_path / "t.sqlite") as connection:
+        connection.execute("CREATE TABLE staff (uuid BLOB PRIMARY KEY, photo BLOB, note TEXT, name TEXT)")
+        rows = [(bytes([i]), bytes([i % 3]), b"x" if i == 55 else f"n{i:02}", f"m{i % 5}") for i in range(60)]
+        connection.executemany("INSERT INTO staff VALUES (?, ?, ?, ?)", rows)
+    connection.close()
+    columns = read_profile(tmp_path / "t.sqlite").columns
+    found = {column: (s.kind, s.distinct) for (_, column), s in columns.items()}
+    assert found == {"uuid": ("key", 60), "photo": ("blob", 3), "note": ("blob", 60), "name": ("text", 5)}
 
 
 def test_foreign_key_is_inferred_only_where_the_values_support_it(tmp_path):

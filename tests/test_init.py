@@ -21,13 +21,15 @@ from sqlr1.config import Synthesize
 from sqlr1.config_files import read_config
 from sqlr1.data.readers import read_questions
 from sqlr1.data.split import SUBSETS
-from sqlr1.database import read_schema, schema_text
+from sqlr1.database import read_schema
 from sqlr1.database.files import database_files
+from sqlr1.database.schema import quote
 from sqlr1.evaluate.formats import database_path
 from sqlr1.evaluate.formats import read_questions as read_benchmark
 from sqlr1.model.base import load_tokenizer
+from sqlr1.model.prompts import Prompts
 from sqlr1.prompt import format_response
-from sqlr1.records import SQL_CLASSES, read_jsonl, sha256, write_json, write_jsonl
+from sqlr1.records import SQL_CLASSES, Question, read_jsonl, sha256, write_json, write_jsonl
 from sqlr1.sandbox import Limits
 from sqlr1.stages import filter
 
@@ -122,15 +124,49 @@ def test_a_folder_of_databases(folder, shop, tmp_path, capsys, place):
     assert [line.split() for line in lines[2:4]] == [["a", "1", "2", "0"], ["b", "1", "2", "0"]]
 
 
-def test_a_wide_schema_gets_a_longer_prompt(folder, tmp_path):
-    path = tmp_path / "t_wide.sqlite"
+def wide(path, tables, names):
     with sqlite3.connect(path) as connection:
-        connection.execute(f"CREATE TABLE t ({', '.join(f'measured_quantity_{n} REAL' for n in range(200))})")
-        connection.execute("INSERT INTO t (measured_quantity_0) VALUES (1)")
+        for number in range(tables):
+            connection.execute(f'CREATE TABLE "{names[0]}_{number}" ({", ".join(map(quote, names))})')
+            connection.execute(f'INSERT INTO "{names[0]}_{number}" VALUES ({", ".join("1" * len(names))})')
     connection.close()
-    main(["init", str(path)])
-    text = schema_text(read_schema(path), "compact", 0)
-    assert len(text) / 3 < configured(folder, "t_wide").prompt.max_length < len(text) / 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "measured_quantity",
+        "BUKRS VBELN",
+        "BUKRS",
+        "q2019_01_31_",
+        "дата_рождения",
+        "πελάτες",
+        "客户编号",
+        "หมายเลขลูกค้า",
+        "العملاء",
+    ],
+)
+def test_prompts_over_wide_schemas_fit(folder, tmp_path, name):
+    """Tokens per character differ by ten times between alphabets."""
+    wide(tmp_path / "t_wide.sqlite", 4, [f"{name}{letter}" for letter in "abcdefghijkl"])
+    main(["init", str(tmp_path / "t_wide.sqlite")])
+    settings = configured(folder, "t_wide").prompt
+    assert settings.linking is None
+    question = Question("", "t_wide", f"How many {name} have a {name} of one?", "")
+    ids = Prompts(load_tokenizer(smollm2()), settings).token_ids(question, tmp_path / "t_wide.sqlite")
+    assert ids
+    assert settings.max_length < 3 * len(ids) + 128
+
+
+def test_a_schema_longer_than_the_models_context_is_cut_to_what_is_relevant(folder, tmp_path, capsys):
+    wide(tmp_path / "t_huge.sqlite", 60, [f"VBELN_{number}" for number in range(40)])
+    main(["init", str(tmp_path / "t_huge.sqlite")])
+    assert "prompts leave out what is least relevant to the question (prompt.linking)" in capsys.readouterr().out
+    config = configured(folder, "t_huge")
+    assert config.prompt.linking == "fit"
+    assert config.prompt.max_length + config.grpo.max_completion_length < 8192
+    prompts = Prompts(load_tokenizer(smollm2()), config.prompt)
+    assert prompts.token_ids(Question("", "t_huge", "How many VBELN_3?", ""), tmp_path / "t_huge.sqlite")
 
 
 def test_csv_files_become_one_database_with_types_and_keys(folder, tmp_path, capsys):
@@ -155,6 +191,18 @@ def test_csv_files_become_one_database_with_types_and_keys(folder, tmp_path, cap
     assert rows_of(made, "Sales 2020") == [(10, 1, 3.0), (11, 1, 4.25), (12, 2, None)]
     assert "customer_id -> customers.id" in capsys.readouterr().out
     assert [path.name for path in made.parent.iterdir()] == [made.name]
+
+
+def test_numbers_in_a_csv_file_are_those_that_keep_their_value(folder, tmp_path):
+    """`pandas` writes small and large numbers with an exponent; one column for each number."""
+    numbers = ["1.10", "1e-05", "1.5E-7", "-2e+20", "1e+100", ".5", "0.0"]
+    others = ["2E10", "1e999", "1.5e999", "01.5", "1.2.3", "1234567890123456.5", "1e"]
+    header = ",".join(f"c{n}" for n in range(len(numbers + others)))
+    (tmp_path / "t_e.csv").write_text(f"{header}\n{','.join(numbers + others)}\n{','.join(['0.5'] * 14)}\n")
+    main(["init", str(tmp_path / "t_e.csv")])
+    types = [c.type for c in read_schema(folder / "data/t_e/t_e.sqlite").tables[0].columns]
+    assert types == ["REAL"] * 7 + ["TEXT"] * 7
+    assert rows_of(folder / "data/t_e/t_e.sqlite", "t_e")[0] == (*map(float, numbers), *others)
 
 
 def test_a_parquet_file_keeps_its_types(folder, tmp_path):
@@ -261,6 +309,7 @@ def test_own_test_questions_are_a_benchmark_and_nothing_like_them_is_trained_on(
         ("t.csv", b"a,A\n1,2\n", "two columns are named 'a'"),
         ("t.csv", b"a,b\n1,\xff\n", "not UTF-8 text"),
         ("t.csv", b"a,b\n", "no rows"),
+        ("t.csv", b"id;Last, first\n1;Doe, J\n", "as many ',' as ';', so what separates is not clear"),
         ("t.csv", b"", "a column has no name"),
         ("t.parquet", b"PAR1", "not a readable Parquet file"),
         ("t.xlsx", b"PK", "save a spreadsheet as CSV"),
@@ -312,7 +361,11 @@ def test_a_database_that_is_not_what_it_seems_is_refused(folder, shop, tmp_path,
     (tmp_path / "zoo").mkdir()
     for name in ("zoo", "park"):
         shutil.copy2(shop, tmp_path / f"zoo/{name}.sqlite")
-    assert "rename the folder" in refused(capsys, tmp_path / "zoo")
+    for path in (tmp_path / "zoo", tmp_path / "zoo/zoo.sqlite", tmp_path):
+        assert "zoo/park.sqlite: in a folder zoo with zoo.sqlite, other databases are copies" in refused(capsys, path)
+    (tmp_path / "zoo").rename(tmp_path / "t_other")
+    main(["init", str(tmp_path / "t_other/zoo.sqlite"), "--name", "t_zoo"])
+    capsys.readouterr()
     with sqlite3.connect(tmp_path / "t_none.sqlite") as connection:
         connection.execute("CREATE TABLE t (a)")
     connection.close()
@@ -332,6 +385,15 @@ def test_nothing_is_overwritten_without_force(folder, tmp_path, capsys):
     assert sha256(made) == before[1]
     main(["init", str(tmp_path / "t_a.csv"), "--force"])
     assert (sha256(config), rows_of(made, "t_a")) == (before[0], [(1,), (2,)])
+
+
+def test_the_database_is_not_written_among_the_users_own_files(folder, capsys):
+    (folder / "data/t_b").mkdir(parents=True)
+    (folder / "data/t_b/sales.csv").write_text(SALES)
+    assert "data/t_b/t_b.sqlite would be written among your own files" in refused(capsys, "data/t_b")
+    for again in ([], ["--force"]):
+        main(["init", "data/t_b", "--name", "t_c", *again])
+    assert [path.name for path in (folder / "data/t_b").iterdir()] == ["sales.csv"]
 
 
 def test_outside_a_checkout_it_says_where_to_run(tmp_path, monkeypatch, capsys):

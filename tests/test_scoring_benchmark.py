@@ -1,5 +1,6 @@
 """The one evaluator: which questions are scored, and that a gold's fault is never charged to an answer."""
 
+import shutil
 import sqlite3
 
 import pytest
@@ -49,6 +50,18 @@ def test_every_metric_is_reported_for_greedy_and_vote(databases):
     assert values["soft_f1"] == {"greedy": 0, "vote": 0}
     assert values["r_ves"]["greedy"] == 0 < values["r_ves"]["vote"]
     assert values["executable"] == {"greedy": 1, "samples": 1}
+
+
+@pytest.mark.parametrize("file", [True, False])
+def test_other_databases_beside_the_named_one_are_warned_of(databases, caplog, file):
+    """In a folder of databases, Spider's test suites have copies there."""
+    shutil.copy2(databases / "zoo/zoo.sqlite", databases / "zoo/archive.sqlite")
+    question = BenchmarkQuestion(0, "zoo", "q", "", NAMES, "easy")
+    with Executor(workers=1) as executor:
+        evaluate(
+            executor, "spider", [question], databases / "zoo/zoo.sqlite" if file else databases, {0: answers(NAMES)}
+        )
+    assert ("match on the databases beside it" in caplog.text and "(archive.sqlite)" in caplog.text) == file
 
 
 def test_a_golds_fault_is_not_charged_to_any_method(databases):

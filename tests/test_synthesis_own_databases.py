@@ -126,6 +126,47 @@ def test_codes_are_neither_averaged_nor_compared(firm):
     assert {item.op for item in filters if item.ref.column == "zip"} == {"="}
 
 
+def test_what_sorts_and_sums_as_nobody_means_it_is_left_out(tmp_path):
+    """Text dates and prices in the order of their characters, sums of dates and times; bytes in any question."""
+    columns = {
+        "bought_on": [f"{i % 27 + 1:02}/{i % 12 + 1:02}/2020" for i in range(30)],
+        "price": [str(i * 97) for i in range(30)],
+        "cost": ["n/a", *(f"${i * 97}" for i in range(29))],
+        "fee": [f"{i * 970 + 5:,}" for i in range(30)],
+        "opens": [f"{i % 24}:30" for i in range(30)],
+        "version": [f"{i % 3}.{i:02}" for i in range(30)],
+        "class": [f"{i % 12}{'AB'[i % 2]}" for i in range(30)],
+        "weight": [f"{i}kg" for i in range(30)],
+        "month": [f"2020-{i % 12 + 1:02}" for i in range(30)],
+        "begins": [f"{i % 24:02}:30" for i in range(30)],
+        "model": ["3M", *(f"m{i}" for i in range(29))],
+        "day": [20200101 + i % 28 + 100 * (i % 9) for i in range(30)],
+        "created": [1_600_000_000 + 999_999 * i for i in range(30)],
+        "changed": [1_600_000_000_000 + 999_999 * i for i in range(30)],
+        "seen": [1_600_000_000.5 + 999_999 * i for i in range(30)],
+        "budget": [10_000_000 + 99_999_999 * i for i in range(30)],
+        "photo": [bytes([i % 3]) for i in range(30)],
+    }
+    with closing(sqlite3.connect(tmp_path / "t.sqlite")) as connection:
+        connection.execute(f"CREATE TABLE item ({', '.join(columns)})")
+        connection.executemany(f"INSERT INTO item VALUES ({', '.join('?' * 17)})", zip(*columns.values(), strict=True))
+        connection.commit()
+    db = SpeakableDatabase(read_profile(tmp_path / "t.sqlite"))
+    assert db.sortable("item") == [
+        "version", "class", "month", "begins", "model", "day", "created", "changed", "seen", "budget",
+    ]  # fmt: skip
+    assert db.quantities("item") == ["budget"]
+    assert "photo" not in db.speakable("item")
+    listed = [single.listing(db, random.Random(seed)) for seed in range(200)]
+    assert {item.key.column for plan in listed for item in plan.order} == set(db.sortable("item"))
+
+
+def test_what_was_paid_is_asked_about_and_whether_is_not(tmp_path):
+    rows = ", ".join(f"({i}.5, '{'yes' if i % 3 else 'no'}', {i * 7 % 90})" for i in range(30))
+    db = made(tmp_path / "t.sqlite", f"CREATE TABLE bill (amount_paid, paid, bid); INSERT INTO bill VALUES {rows}")
+    assert db.speakable("bill") == db.quantities("bill") == ["amount_paid", "bid"]
+
+
 def test_conditions_that_all_rows_meet_are_not_drawn(tmp_path):
     rows = ", ".join(f"({i}, 'St. {'AB'[i % 2]}', {max(3, i % 9)}, '2020-0{1 + i % 9}-01')" for i in range(40))
     ddl = "CREATE TABLE church (id INTEGER PRIMARY KEY, name TEXT, bells INTEGER, built DATE);"

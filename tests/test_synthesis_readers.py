@@ -13,7 +13,7 @@ from test_execution import make
 
 from sqlr1.data import mix
 from sqlr1.data.processes import by_database
-from sqlr1.data.readers import draw, locate, read_questions
+from sqlr1.data.readers import csv_rows, draw, locate, read_questions
 from sqlr1.records import InputError, Question
 from sqlr1.sandbox import Limits
 
@@ -112,6 +112,13 @@ def test_synsql_in_every_file_format(tmp_path, suffix):
 def test_pairs_in_every_file_format(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     assert list(read_questions("pairs", tmp_path / name)) == [Question("a-0000000", "shop", "How many?", "SELECT ';'")]
+
+
+@pytest.mark.parametrize("header", ["SQL;question (how, when)", 'SQL;"question, or two"', "SQL;question [a, b, c]"])
+def test_separators_in_names_do_not_separate(tmp_path, header):
+    (tmp_path / "a.csv").write_text(f"{header}\nSELECT a, b;How, when?\n")
+    (row,) = csv_rows(tmp_path / "a.csv")
+    assert list(row.values()) == ["SELECT a, b", "How, when?"]
 
 
 def test_a_pair_without_a_database_is_about_the_only_one(tmp_path):

@@ -1,12 +1,13 @@
 """The cold start: the encoded rows, and the same numbers as the stock SFTTrainer."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
 from tiny_models import tiny_model, tiny_tokenizer
-from tiny_stages import PROMPT, prepare
+from tiny_stages import PROMPT, command, prepare
 from trl import SFTTrainer
 
 from sqlr1.config import ColdStart, Lora
@@ -53,6 +54,17 @@ def test_a_prompt_over_the_limit_is_dropped_and_counted(folder):
     rows, dropped = encoded(folder, "reasoning", max_length=32)
     assert rows == []
     assert dropped == {"prompt_over_max_length": 12}
+
+
+def test_without_a_row_that_fits_the_keys_to_change_are_named(tmp_path):
+    """A process of its own, some 10 s."""
+    prepare(tmp_path)
+    words = command(tmp_path, "cold_start", "out")
+    at = words.index("--settings") + 1
+    words[at] = words[at].replace('"max_length": 400', '"max_length": 40')
+    run = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode
+    assert "prompts over prompt.max_length, 0 are over cold_start.max_row_length; raise it, or link" in run.stderr
 
 
 def test_a_row_over_the_limit_is_dropped_and_counted_and_none_is_cut(folder):

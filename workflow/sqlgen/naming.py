@@ -23,6 +23,8 @@ _ENDS = {"from": "start", "to": "end"}
 INFLECT.defnoun("phone", "phone numbers")
 INFLECT.defnoun("fax", "fax numbers")
 _PREPOSITIONS = {"at", "by", "for", "from", "in", "of", "on", "to"}
+_QUESTIONS = ("is", "has", "was", "can")
+_ADJECTIVES = ("paid", "unpaid", "valid", "invalid", "void")
 _KEY_WORDS = {"id", "code", "key", "number", "ids", "no"}
 
 
@@ -132,9 +134,15 @@ class Names:
         """The plural of a noun phrase of this database."""
         return noun if self.foreign else plural(noun)
 
+    def is_noun(self, table: str, column: str) -> bool:
+        """Whether a column can be asked for: not `is_member`, and not `paid` with yes and no."""
+        noun, number = self.columns[table, column], self.numeric(table, column)
+        return noun.split()[0] not in _QUESTIONS and (number or noun not in _ADJECTIVES)
+
     def links(self, table: str) -> bool:
-        """Whether rows of a table merely link others: no column holds texts."""
-        return all(s.kind != "text" for (name, _), s in self._profile.columns.items() if name == table)
+        """Whether rows of a table merely link others: no column holds texts, or bytes, that can be asked for."""
+        held = (c for (name, c), s in self._profile.columns.items() if name == table and s.kind in ("text", "blob"))
+        return not any(self.is_noun(table, column) for column in held)
 
     def drops(self, table: str, column: str, parent: str = "") -> bool:
         """Whether an inner join over a foreign key drops rows of `table`, or, if it is named, of `parent`."""

@@ -1,6 +1,7 @@
 """What can be asked about one database: columns worth showing, filters with real values, and how tables connect."""
 
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -17,7 +18,13 @@ _NOMINAL = {
     "id", "postal", "version", "isbn", "iban", "sku", "vin", "serial", "barcode", "status",
 }  # fmt: skip
 _PLACES = {"latitude", "longitude"}  # they can be sorted, but not added
-_QUESTIONS = ("is", "has", "was", "can")  # `is_member` is no noun
+# Dates and times as numbers: yyyymmdd, and seconds, milliseconds or microseconds since 1970, of 1998 to 2039. Hardly a
+# quantity has all of its deciles in such a range.
+_DAY = re.compile(r"(1[89]|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(\.0)?")
+_CLOCK = re.compile(r"(9|1\d|2[01])\d{8}(\d{3}|\d{6})?(\.\d+)?")
+# Texts that begin as numbers do ("$1,200", "9:30", "12 kg"; not "10A"), and dates that do not begin with the year.
+_NUMBER = re.compile(r"\s*[$€£]?\s*([-+]?\d[\d,]*+)(?![A-Z]\b)")
+_DAY_FIRST = re.compile(r"\d\d?([/.-])\d\d?\1(\d\d|\d{4})\b")
 _LABELS = ("name", "title", "first name", "last name", "description", "model", "label")
 
 
@@ -115,11 +122,11 @@ class SpeakableDatabase:
         return self.profile.columns[table, column]
 
     def speakable(self, table: str) -> list[str]:
-        """Columns worth showing: those with values, except keys."""
+        """Columns worth showing: those with values, except keys and bytes."""
         names = [column.name for column in self.profile.schema.table(table).columns]
         found = {name: self.statistics(table, name) for name in names}
-        names = [name for name in names if found[name].kind != "key" and found[name].distinct >= 1]
-        return [name for name in names if self.names.columns[table, name].split()[0] not in _QUESTIONS]
+        names = [name for name in names if found[name].kind not in ("key", "blob") and found[name].distinct >= 1]
+        return [name for name in names if self.names.is_noun(table, name)]
 
     def complete(self, table: str, columns: Iterable[str]) -> list[str]:
         """Those of the columns that have a value in every row."""
@@ -138,9 +145,24 @@ class SpeakableDatabase:
         return bool(_NOMINAL & set(noun.split())) and not noun.startswith("number of ")
 
     def quantities(self, table: str) -> list[str]:
-        """Numbers that can be added and averaged: all but years and coordinates."""
-        nouns = {c: self.names.columns[table, c] for c in self.numbers(table)}
+        """Numbers that can be added and averaged: all but years, dates and times as numbers, and coordinates."""
+        nouns = {c: self.names.columns[table, c] for c in self.numbers(table) if not self._is_time(table, c)}
         return [c for c, noun in nouns.items() if not names_year(noun) and not _PLACES & set(noun.split())]
+
+    def _is_time(self, table: str, column: str) -> bool:
+        found = [str(value) for value in self.statistics(table, column).quantiles]
+        return any(all(map(pattern.fullmatch, found)) for pattern in (_DAY, _CLOCK))
+
+    def sortable(self, table: str) -> list[str]:
+        """Columns of three values or more, but for texts that SQL sorts as nobody would: "1115" before "263"."""
+        return [c for c in self.speakable(table) if self._has_order(self.statistics(table, c))]
+
+    @staticmethod
+    def _has_order(found: ColumnStatistics) -> bool:
+        texts = sorted(str(value) for value, _ in found.values)
+        numbers = [int(match[1].replace(",", "")) for text in texts if (match := _NUMBER.match(text))]
+        wrong = numbers != sorted(numbers) or any(map(_DAY_FIRST.match, texts))
+        return found.distinct >= 3 and not (found.kind == "text" and wrong and 2 * len(numbers) > len(texts))
 
     def years(self, table: str) -> list[str]:
         found = [c for c in self.numbers(table) if names_year(self.names.columns[table, c])]

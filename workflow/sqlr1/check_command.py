@@ -36,14 +36,16 @@ from sqlr1.database import read_schema
 from sqlr1.database.files import SQLITE_MAGIC, data_root, database_files, resolve, start_of
 from sqlr1.evaluate.formats import database_path, excluded_questions, read_questions
 from sqlr1.launch import launched
-from sqlr1.model.base import context_length, make_base_model, model_folder
+from sqlr1.model.base import context_length, load_tokenizer, make_base_model, model_folder
+from sqlr1.model.prompts import Prompts
 from sqlr1.plan import ACCELERATORS, Cost, Planner
-from sqlr1.records import InputError
+from sqlr1.records import InputError, Question
 from sqlr1.strategies import STRATEGIES
 
 log = logging.getLogger(__name__)
 
 _FIRST_ROWS = 1000  # read of each file of questions to train on; SynSQL's has 9 GB
+_FIRST_DATABASES = 100  # of each folder to train on
 _RESULTS = Path("results")
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "afs"}  # SQLite's locks may not hold
 _BYTES = {"float32": 4, "bfloat16": 2}
@@ -110,6 +112,18 @@ class Preflight:
                 raise InputError(f"{longest} are too long for {config.base_model.name}, which reads {room}: lower them")
         self.model = folder
         return f"{folder}, reads {room} tokens"
+
+    def prompts(self) -> str:
+        """Some databases to train on have schemas that fit `prompt.max_length`."""
+        folders, settings = self.config.synthesize, self.config.prompt.model_copy(update={"retrieved_values": 0})
+        found = (database_files(resolve(e.databases, data_root())).values() for e in (*folders.folders, *folders.mix))
+        paths = [path for files in found for path in itertools.islice(files, _FIRST_DATABASES)]
+        prompts = Prompts(load_tokenizer(self.model), settings)
+        long = [path for path in paths if prompts.token_ids(Question("", "", "", ""), path) is None]
+        words = f"{len(long)} of {len(paths)} schemas are over prompt.max_length ({settings.max_length} tokens)"
+        if paths and len(long) == len(paths):
+            raise InputError(f"{words}, such as that of {long[0]}: raise it, or set prompt.linking to fit")
+        return words
 
     def plan(self) -> str:
         """Plan the experiment for the devices of this machine."""
@@ -206,6 +220,8 @@ def run(args: argparse.Namespace) -> None:
         check("MLflow", tracking.reachable)
         ready = [check(f"library {name}", partial(_library, name)) for name in check.libraries()]
         ready.append(check("base model", check.base_model))
+        if ready[-1]:
+            check("prompts", check.prompts)
         if check("plan", check.plan):
             if writable:
                 check("disk", check.disk)

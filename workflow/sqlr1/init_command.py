@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import re
+import string
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,13 @@ from sqlr1.database.schema import row_counts
 from sqlr1.database.sql import parse, sql_class
 from sqlr1.prompt import INSTRUCTION
 from sqlr1.records import SQL_CLASSES, InputError, Question, atomic_write, write_json
+from sqlr1.sandbox import instances
 
 _DEFAULTS, _CONFIGS, _MADE = Path("config.yaml"), Path("workflow/config"), Path("data")
-# Characters of a long generated question; of a Simple answer without its column names; of an answer without its SQL.
-_QUESTION, _ANSWER, _AROUND = 300, 108, 96
+# Tokens of a long generated question; of a Simple answer without its column names; of an answer without its SQL.
+_QUESTION, _ANSWER, _AROUND = 100, 36, 32
+_LETTERS = frozenset(string.ascii_lowercase)
+_LONGEST = 6016  # tokens of a prompt: SmolLM2 reads 8,192, answers included
 # Times that for the longest generated answers of a class. SmolLM2 writes at most 68, 129, 145 and 203 tokens over four
 # domains (football_league, weather_service, bank, zoo; 200 questions of a class over each); 1.0 would give 59.
 _LONGER = {"Simple": 1.2, "Moderate": 2.4, "Complex": 2.8, "Highly Complex": 3.6}
@@ -50,9 +54,10 @@ synthesize:
   # The benchmark. None of its SQL, up to literals and aliases, is trained on or validated on.
   test_rows: 100
 {classes}prompt:
-  # Enough for the largest schema. A guess: characters / 3.
+  # {room}.
+  # A guess: other tokenizers count differently.
   max_length: {prompt}
-# Tokens of an answer.
+{linking}# Tokens of an answer.
 select:
   max_new_tokens: {answer}
 grpo:
@@ -99,6 +104,8 @@ def run(args: argparse.Namespace) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
         raise InputError(f"--name {name!r}: needs letters, digits, `_`, `-` or `.`, a letter or digit first")
     config, made, test = _CONFIGS / f"{name}.yaml", _MADE / name / f"{name}.sqlite", _MADE / name / "test.json"
+    if tables and tables[0].resolve().parent == made.resolve().parent:
+        raise InputError(f"{made} would be written among your own files; choose another --name")
     written = [config] + [made] * bool(tables) + [test] * bool(args.test_questions)
     for path in written:
         if path.exists() and not args.force:
@@ -149,12 +156,12 @@ def _table_files(path: Path) -> list[Path]:
 def _databases(path: Path) -> dict[str, Path]:
     """The SQLite files at `path`. Raises InputError for one that would be taken for a copy."""
     databases = database_files(path)
-    for file in sqlite_files(path):
+    beside = (file for database in databases.values() for file in instances(database)[1:])
+    for file in [*sqlite_files(path), *beside]:
         if file not in databases.values():
-            copies = (
-                f"in a folder {path.name} with {path.name}.sqlite, other databases are copies of that one with other"
-            )
-            raise InputError(f"{file}: {copies} values; name one file, or rename the folder")
+            folder = file.resolve().parent
+            copies = f"in a folder {folder.name} with {folder.name}.sqlite, other databases are copies of that one with"
+            raise InputError(f"{file}: {copies} other values; move it to another folder, or rename the folder")
     return databases
 
 
@@ -172,7 +179,7 @@ def _write(
     if not sum(map(sum, rows.values())):
         raise InputError(f"{args.path}: no rows to ask about")
     asked, tested = (_questions(path, databases) for path in (args.questions, args.test_questions))
-    text = _config_text(name, place, args.questions, schemas, asked, tested)
+    text, note = _config_text(name, place, args.questions, schemas, asked, tested)
     with atomic_write(config) as file:
         file.write(text)
         file.flush()
@@ -182,7 +189,7 @@ def _write(
             write_json(test, [{key: getattr(q, key) for key in keys} | {"query": q.sql} for q in tested])
     files = {args.questions: asked, args.test_questions: tested}
     found = [f"\n\n{path}: {len(read)} questions with SQL" for path, read in files.items() if read]
-    return _overview(schemas, rows) + "".join(found)
+    return _overview(schemas, rows) + "".join(found) + note
 
 
 def _questions(path: Path | None, databases: Mapping[str, Path]) -> list[Question]:
@@ -214,8 +221,9 @@ def _config_text(
     schemas: Mapping[str, Schema],
     asked: Sequence[Question],
     tested: Sequence[Question],
-) -> str:
-    """The config file. Prompts and answers have room for the largest schema and the longest of the questions."""
+) -> tuple[str, str]:
+    """The config file, and what to say about it. Prompts and answers have room for the largest schema and the longest
+    of the questions."""
     databases = _quoted(place)
     generated, mix, classes, found = "", "", "", {"Simple"}
     test = _TEST.format(questions=_quoted(_MADE / name / "test.json"), databases=databases) if tested else ""
@@ -229,13 +237,29 @@ def _config_text(
         generated = f"  # The classes of your questions, here and below.\n  classes: {{{weights}}}\n"
         classes = f"  rl_classes: [{', '.join(c for c in SQL_CLASSES if c in found)}]\n  classes: {{{weights}}}\n"
     texts = [schema_text(schema, "compact", 0) for schema in schemas.values()]
-    longest = max([_QUESTION, *(len(q.question) + len(q.evidence) for q in given)])
-    prompt = _rounded(len(INSTRUCTION) + max(map(len, texts)) + longest, 64)
-    column = max(len(c.name) for schema in schemas.values() for table in schema.tables for c in table.columns)
+    longest = max([_QUESTION, *(_tokens(q.question) + _tokens(q.evidence) for q in given)])
+    prompt = _rounded(_tokens(INSTRUCTION) + 1.25 * max(map(_tokens, texts)) + longest, 64)
+    column = max(_tokens(c.name) for schema in schemas.values() for table in schema.tables for c in table.columns)
     generated_answer = max(_LONGER[name] for name in found) * (_ANSWER + 5 * column)
-    answer = _rounded(max([generated_answer, *(_AROUND + len(q.sql) for q in given)]), 8)
-    known = {"path": place, "name": name, "databases": databases, "mix": mix, "classes": classes, "test": test}
-    return _TEMPLATE.format(**known, generated=generated, prompt=max(384, prompt), answer=max(56, answer))
+    answer = _rounded(max([generated_answer, *(_AROUND + _tokens(q.sql) for q in given)]), 8)
+    room, linking = "Enough for the largest schema", ""
+    if prompt > _LONGEST:
+        room = (
+            f"The largest schema takes some {prompt} tokens: prompts leave out what is least relevant to the question"
+        )
+        prompt, linking = _LONGEST, "  linking: fit\n"
+    known = {
+        "room": room,
+        "linking": linking,
+        "path": place,
+        "name": name,
+        "databases": databases,
+        "mix": mix,
+        "classes": classes,
+        "test": test,
+    }
+    text = _TEMPLATE.format(**known, generated=generated, prompt=max(384, prompt), answer=max(56, answer))
+    return text, f"\n\n{room} (prompt.linking)." if linking else ""
 
 
 def _quoted(path: Path) -> str:
@@ -244,6 +268,13 @@ def _quoted(path: Path) -> str:
     return json.dumps(str(path.relative_to(here) if path.is_relative_to(here) else path), ensure_ascii=False)
 
 
-def _rounded(characters: float, step: int) -> int:
-    """The tokens of a text, three characters each, rounded up."""
-    return step * math.ceil(characters / 3 / step)
+def _tokens(text: str) -> float:
+    """How many tokens a text has at most, about: a letter of English a third, a digit one, else two for three bytes.
+
+    Measured with SmolLM2: upper-case abbreviations have 1.6 characters per token, Cyrillic 1.2, Chinese and Thai 0.7.
+    """
+    return sum(1 / 3 if c in _LETTERS else 1 if c.isdigit() else len(c.encode()) * 2 / 3 for c in text)
+
+
+def _rounded(tokens: float, step: int) -> int:
+    return step * math.ceil(tokens / step)

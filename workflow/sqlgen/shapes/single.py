@@ -49,7 +49,7 @@ def listing(db: SpeakableDatabase, rng: random.Random) -> QueryPlan:
 def _sorted(db: SpeakableDatabase, rng: random.Random, plan: QueryPlan) -> QueryPlan:
     table = plan.tables[0]
     fixed = {f.ref.column for f in plan.filters if f.op == "="}
-    keys = [c for c in db.speakable(table) if db.statistics(table, c).distinct >= 3 and c not in fixed]
+    keys = [c for c in db.sortable(table) if c not in fixed]
     if not keys:
         return plan
     first = rng.choice(keys)

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import heapq
 import logging
+import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -103,14 +104,19 @@ def _rows(layout: str, path: Path) -> Iterator[Any]:
 def csv_rows(path: Path) -> Iterator[dict[str, str]]:
     """Yield the rows of a UTF-8 CSV file by the names in its first line; blank lines are skipped.
 
-    Commas, semicolons, tabs or bars separate, whichever the first line has most of. Raises InputError for a file that
-    is missing or not UTF-8, for names that are empty or repeated, and for a row of another length.
+    Commas, semicolons, tabs or bars separate, whichever the first line has most of, outside quotes and brackets. Raises
+    InputError for a file that is missing or not UTF-8, for as many of two of them, for names that are empty or
+    repeated, and for a row of another length.
     """
     csv.field_size_limit(LONGEST_FIELD)
     with readable(path), open(path, encoding="utf-8-sig", newline="") as file:
-        first = file.readline()
+        counts = Counter(re.sub(r'"[^"]*"|\([^)]*\)|\[[^]]*\]', "", file.readline()))
         file.seek(0)
-        lines = csv.reader(file, delimiter=max(",;\t|", key=first.count), skipinitialspace=True, strict=True)
+        delimiter, other = sorted(",;\t|", key=lambda mark: -counts[mark])[:2]
+        if counts[other] and counts[other] == counts[delimiter]:
+            marks = f"as many {delimiter!r} as {other!r}"
+            raise InputError(f"{path}:1: {marks}, so what separates is not clear; put names of columns into quotes")
+        lines = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
         try:
             names = [name.strip() for name in next(lines, [])]
             check_names(path, names)

@@ -17,9 +17,10 @@ from sqlr1.database.schema import ForeignKey, Table, open_read_only, quote
 from sqlr1.records import InputError
 
 _TYPES = ("TEXT", "INTEGER", "REAL", "TEXT")  # by the highest rank of a column's values; 0: there is none
-# Numbers as they are written back: 007 is a code, and what has more digits is text, or it would lose some.
+# Numbers whose value is kept: 007 is a code, and what has more digits is text, or it would lose some. 1.10 is 1.1, as
+# for a price; 1e-05 is what pandas writes, 2E10 may be a code.
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
-_REAL = re.compile(r"-?(0|[1-9]\d{0,14})?\.\d+([eE][+-]?\d+)?")
+_REAL = re.compile(r"-?((0|[1-9]\d{0,14})?\.\d+([eE][+-]?[12]?\d?\d)?|[1-9][eE][+-][12]?\d?\d)")
 
 
 def load_tables(files: Sequence[Path], target: Path) -> None:

@@ -20,12 +20,22 @@ _ODD = {
 }
 _FINITE = " AND {0} > -9e999 AND {0} < 9e999"
 _WORD_OF_KEY = re.compile(r"(^|_|(?<=[a-z]))(id|ids|code|key|number|num|no|uuid|isbn|ssn)$", re.IGNORECASE)
+# English words that end like keys, as the whole name or its last word: amount_paid and netPaid, but not compid.
+_NO_KEY = re.compile(
+    "((?<![a-z])|(?-i:(?<=[a-z])(?=[A-Z])))("
+    "acid|aid|android|arid|asteroid|avid|avoid|bid|braid|centroid|covid|cuboid|david|druid|ellipsoid|fluid|forbid|grid|"
+    "humid|hybrid|invalid|kid|laid|lid|lipid|liquid|lucid|madrid|maid|mermaid|mid|opioid|orchid|outbid|pyramid|quid|"
+    "raid|rapid|rigid|said|skid|solid|splendid|squid|steroid|tabloid|thyroid|timid|vivid|void|plaid|[a-z]*(paid|valid)|"
+    "donkey|hockey|jockey|mickey|monkey|turkey|turnkey|whiskey|decode|encode|"
+    "aluminum|platinum|casino|domino|inferno|kimono|piano|volcano)s?$",
+    re.IGNORECASE,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ColumnStatistics:
-    """`kind` is one of key, number, date, boolean, text; `values` are the most frequent (value, count), ties in
-    the order of the values.
+    """`kind` is one of key, number, date, boolean, text, blob (a value is bytes); `values` are the most frequent
+    (value, count), ties in the order of the values, none for bytes.
 
     `filled` and `distinct` count values that are not NULL; `quantiles` are the deciles of finite numbers or dates.
     """
@@ -79,16 +89,19 @@ def read_profile(path: Path) -> Profile:
     A view gets an `implied_primary_key`. Raises InputError for a missing or corrupt file.
     """
     schema = read_schema(path)
-    declared = {(k.table, k.column) for k in schema.foreign_keys}
+    keys = {(k.table, k.column) for k in schema.foreign_keys}
     rows: dict[str, int] = {}
     columns: dict[tuple[str, str], ColumnStatistics] = {}
     tables: list[Table] = []
     with open_read_only(path) as connection:
+        # A `bid` or `aid` is a key after all if it is the primary key of some table.
+        primary = {name.lower() for t in schema.tables for name in t.primary_key if name.lower().endswith("id")}
+        keys |= {(t.name, c.name) for t in schema.tables for c in t.columns if c.name.lower() in primary}
         for table in schema.tables:
             with reading(connection, schema.path, table, "no statistics"):
                 count = connection.execute(f"SELECT count(*) FROM {quote(table.name)}").fetchone()[0]
                 own = {
-                    (table.name, c.name): _statistics(connection, table, c, count, (table.name, c.name) in declared)
+                    (table.name, c.name): _statistics(connection, table, c, count, (table.name, c.name) in keys)
                     for c in table.columns
                 }
                 rows[table.name] = count
@@ -110,12 +123,16 @@ def _statistics(
     connection: sqlite3.Connection, table: Table, column: Column, rows: int, foreign: bool
 ) -> ColumnStatistics:
     name, source = quote(column.name), quote(table.name)
-    filled, distinct = connection.execute(f"SELECT count({name}), count(DISTINCT {name}) FROM {source}").fetchone()
+    counts = f"count({name}), count(DISTINCT {name}), max(typeof({name}) = 'blob')"
+    filled, distinct, blob = connection.execute(f"SELECT {counts} FROM {source}").fetchone()
+    if blob:
+        kind = "key" if _is_key(table, column, foreign) else "blob"
+        return ColumnStatistics(kind, rows, filled, distinct)
     frequent = connection.execute(
         f"SELECT {name}, count(*) FROM {source} WHERE {name} IS NOT NULL "
         f"GROUP BY {name} ORDER BY count(*) DESC, {name} LIMIT {_FREQUENT}"
     ).fetchall()
-    kind = _kind(table, column, [v for v, _ in frequent], foreign)
+    kind = "key" if _is_key(table, column, foreign) else _kind(column, [v for v, _ in frequent])
     if kind in _ODD and distinct > _FREQUENT:
         odd = f"SELECT EXISTS (SELECT 1 FROM {source} WHERE {name} IS NOT NULL AND {_ODD[kind].format(name)})"
         kind = "text" if connection.execute(odd).fetchone()[0] else kind
@@ -140,17 +157,23 @@ def _is_quotable(value: object) -> bool:
     return short and value.isprintable() and not set(value) & set("\ufffd\"'`;\\")
 
 
-def _kind(table: Table, column: Column, values: list[object], foreign: bool) -> str:
+def _is_key(table: Table, column: Column, foreign: bool) -> bool:
     lone_key = table.primary_key == (column.name,)
     if foreign or (column.primary_key and (not lone_key or _WORD_OF_KEY.search(column.name))):
-        return "key"
-    if _WORD_OF_KEY.search(column.name) and re.search(r"id$|key$|uuid$", column.name, re.IGNORECASE):
-        return "key"
+        return True
+    return bool(_named_like_key(column.name) and re.search(r"(id|key)$", column.name, re.IGNORECASE))
+
+
+def _kind(column: Column, values: list[object]) -> str:
     if values and all(isinstance(v, (int, float)) for v in values):
         return "boolean" if set(values) <= {0, 1} and len(values) == 2 and "bool" in column.type.lower() else "number"
     if values and all(isinstance(v, str) and _DATE.match(v) for v in values):
         return "date"
     return "text"
+
+
+def _named_like_key(name: str) -> bool:
+    return bool(_WORD_OF_KEY.search(name) and not _NO_KEY.search(name))
 
 
 def implied_primary_key(table: Table, columns: Mapping[tuple[str, str], ColumnStatistics]) -> str:
@@ -160,7 +183,7 @@ def implied_primary_key(table: Table, columns: Mapping[tuple[str, str], ColumnSt
     """
     unique = [c.name for c in table.columns if columns[table.name, c.name].unique]
     found = [n for n in unique if columns[table.name, n].kind == "key" or n == table.columns[0].name]
-    found = [name for name in found if _WORD_OF_KEY.search(name)]
+    found = [name for name in found if _named_like_key(name)]
     return min(found, key=lambda n: not (n.lower() == "id" or _names_match(n, table.name, "id")), default="")
 
 

@@ -8,6 +8,7 @@ If a database has several instances, an answer must be right on all of them. `on
 are right on the database itself and wrong on another instance: they match by coincidence.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,8 +19,10 @@ from sqlr1.evaluate.formats import Answers, BenchmarkQuestion, database_path
 from sqlr1.evaluate.metrics import r_ves
 from sqlr1.evaluate.vote import majority
 from sqlr1.prompt import Response
-from sqlr1.sandbox import METRICS, Execution, Executor, Judgement, Pair, Query, Race, Status, Verdict
+from sqlr1.sandbox import METRICS, Execution, Executor, Judgement, Pair, Query, Race, Status, Verdict, instances
 from sqlr1.statistics import Bootstrap, pass_at_k
+
+log = logging.getLogger(__name__)
 
 DIFFICULTIES = ("easy", "medium", "hard", "extra", "simple", "moderate", "challenging")
 EXACT = tuple(metric for metric in METRICS if metric != "soft_f1")  # right or wrong, so that samples can be counted
@@ -96,6 +99,9 @@ def evaluate(
     unanswered: list[int] = []
     asked: list[_Answered] = []
     paths = {db_id: database_path(databases, db_id) for db_id in {question.db_id for question in questions}}
+    if databases.is_file() and (beside := [path.name for path in instances(databases)[1:]]):
+        copies = "an answer must also match on the databases beside it, as on copies of it with other values"
+        log.warning("%s: %s (%s); if they are none, move them to another folder", databases, copies, ", ".join(beside))
     for question in questions:
         if (database := paths[question.db_id]) is None:
             missing[question.index] = question.db_id

@@ -87,7 +87,9 @@ def _rows(job: Job, tokenizer: Any) -> tuple[list[dict[str, Any]], list[dict[str
         rows, dropped = grpo_rows(questions, catalogue, prompts)
         log.info("%s: %d rows, %d dropped (prompt over max_length)", path, len(rows), dropped)
         if not rows:
-            raise InputError(f"{path}: no row of {len(questions)} can be used, {dropped} prompts are over max_length")
+            raise InputError(
+                f"{path}: no row of {len(questions)} can be used, {dropped} prompts are over prompt.max_length"
+            )
         found.append(rows)
     job.run.metrics({"rows": len(found[0]), "validation_rows": len(found[1])})
     return found[0], found[1]
