@@ -69,7 +69,7 @@ class Run:
     """An active MLflow run. `metrics` may be called at every step, the other methods only now and then."""
 
     def __init__(self, client: Any, run_id: str, experiment_id: str = "", prefix: str = "") -> None:
-        self.client = client  # None: nothing is logged
+        self.client = self._store = client  # None: nothing is logged
         self.run_id = run_id
         self._experiment_id, self._prefix = experiment_id, prefix
         self._buffer: list[Any] = []
@@ -247,11 +247,19 @@ class Run:
         version = self.client.create_model_version(name, source, self.run_id).version
         self.client.set_registered_model_alias(name, "best", version)
 
-    @_optional
     def end(self, status: str) -> None:
-        """Send what is left and set the run's status."""
-        self._send()
-        self.client.set_terminated(self.run_id, status)
+        """Send what is left and set the run's status, which is set also if the store refused something."""
+        if self._store is None:
+            return
+        try:
+            try:
+                if self.client:
+                    self._send()
+            finally:
+                self._store.set_terminated(self.run_id, status)
+        except _mlflow_errors() as error:
+            if self.client:  # or it has been warned of
+                _warn(error)
 
 
 class SilentRun(Run):
