@@ -82,6 +82,17 @@ def test_each_row_is_ours_or_says_how_to_run_it(results):
         assert all((row[part] is None) == bool(row["not_run"]) for part in PARTS)
 
 
+def test_scores_without_a_gold_that_runs_were_run(results):
+    for run in results.runs:
+        for row in run.rows:
+            row["greedy"]["spider_exec"] = row["vote"]["spider_exec"] = None
+    tables = [paper.reward(results), paper.main_results(results), paper.by_difficulty(results)]
+    rows = [row for table in tables for row in table if row["benchmark"] == "tiny"]
+    scored = [row for row in rows if "no gold could be judged" in row["not_run"]]
+    assert {row["row"] for row in scored} >= {"GRPO", "without GRPO", "easy", "hard"}
+    assert "snakemake ablation_reward" in named(paper.reward(results), "GRPO without length reward")["not_run"]
+
+
 def test_a_policy_stands_beside_its_own_row_only(tmp_path):
     results = results_of(tmp_path, benchmark="spider_dev", skipped={"bird_dev": "dev.json is missing. Get it there."})
     rows = {(row["row"], row["benchmark"]): row for row in paper.main_results(results)}

@@ -49,7 +49,8 @@ BOOTSTRAP = Bootstrap(resamples=500)
 def answer(right):
     return {
         "sql": f"SELECT {right}", "reasoning": "why", "well_formed": 1, "executable": 1, "error": "",
-        "verdict": "match" if right else "mismatch", "spider_exec": right, "bird_ex": right,
+        "verdict": "match" if right else "mismatch", "kinds": [] if right else ["tables"],
+        "spider_exec": right, "bird_ex": right,
     }  # fmt: skip
 
 
@@ -65,13 +66,13 @@ def question_row(index, greedy, vote, right, n=2):
     }  # fmt: skip
 
 
-def write_run(folder, strategy, reward, verdicts, seed=0, benchmark="tiny"):
+def write_run(folder, strategy, reward, verdicts, seed=0, benchmark="tiny", n=2):
     """A score run; `verdicts` is (greedy, vote, samples right) a question. Returns the paths of its two files."""
     out = folder / strategy / reward / f"seed-{seed}" / benchmark
     identity = {"benchmark": benchmark, "layout": "spider", "strategy": strategy, "reward": reward, "seed": seed}
     coverage = {"questions": len(verdicts), "missing_databases": {}, "excluded": 0, "gold_failed": [], "unanswered": 0}
-    write_json(out / "summary.json", identity | coverage | {"n_samples": 2, "metric": "spider_exec", "metrics": {}})
-    write_jsonl(out / "questions.jsonl", [question_row(i, *verdict) for i, verdict in enumerate(verdicts)])
+    write_json(out / "summary.json", identity | coverage | {"n_samples": n, "metric": "spider_exec", "metrics": {}})
+    write_jsonl(out / "questions.jsonl", [question_row(i, *verdict, n) for i, verdict in enumerate(verdicts)])
     return out / "summary.json", out / "questions.jsonl"
 
 
@@ -116,7 +117,7 @@ def test_seeds_are_pooled_by_question():
 
 def test_a_difference_is_paired_by_question():
     always_one_better = paired_differences([{"a": 1, "b": 1}], [{"a": 0, "b": 0, "c": 1}])
-    assert BOOTSTRAP.difference(always_one_better) == Estimate(1.0, 1.0, 1.0, 2)
+    assert always_one_better == [1, 1]
     assert BOOTSTRAP.difference(paired_differences([{"a": 1}], [{"b": 1}])) is None
 
 
@@ -184,6 +185,16 @@ def test_a_variant_without_scores_on_a_benchmark_leaves_its_cells_empty(tmp_path
     assert (first["other_vote_value"], first["tiny_vote_value"]) == (None, 0.5)
 
 
+def test_one_sample_has_no_vote(tmp_path):
+    files = [write_run(tmp_path, "none", reward, [(1, 0, 0), (0, 0, 0)], n=1) for reward in ("full", "no_length")]
+    runs = load_runs([summary for summary, _ in files], [rows for _, rows in files])
+    rows = ablation_rows("ablation_reward", runs, BOOTSTRAP)
+    assert [(row["tiny"]["vote"], row["tiny"]["vote_change"]) for row in rows] == [(None, None)] * 2
+    assert [row["tiny"]["greedy"].value for row in rows] == [0.5, 0.5]
+    assert "] | - | - | 61.0 |" in ablation_markdown("ablation_reward", rows, runs, BOOTSTRAP)
+    assert {change.method for change in changes("none", ["full", "no_length"], runs, BOOTSTRAP)} <= {"greedy", "pass@1"}
+
+
 def test_ablation_stage_writes_table_and_figure(tmp_path, monkeypatch, files):
     monkeypatch.chdir(tmp_path)
     arguments = ["--settings", json.dumps({"score": {"confidence": 0.95, "resamples": 100}}), "--out", "ablation"]
@@ -231,6 +242,10 @@ def test_the_conclusion_says_what_was_gained_and_whether_it_may_be_chance():
     assert worse.sentence().startswith("GRPO lowered")
     assert "p < 0.001" in worse.sentence()
     assert "chance" not in worse.sentence()
+    thirds = sum([1 / 3, 1 / 3, -2 / 3, 0.1, 0.2, -0.3])
+    assert 0 < abs(thirds) < 1e-9
+    equal = replace(change, difference=Estimate(thirds, low, high, n))
+    assert equal.sentence() == "GRPO left greedy execution accuracy on built_in at 20.0 % (200 questions)."
 
 
 def test_coincidences_are_answers_that_match_on_one_instance_alone(runs):

@@ -5,8 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from pydantic import ValidationError
 
-from sqlr1 import rewards
+from sqlr1 import config, rewards
 from sqlr1.config import Reward
 from sqlr1.outcomes import Outcome, outcomes
 from sqlr1.prompt import format_response
@@ -116,3 +117,21 @@ def test_a_failing_gold_gives_no_reward(database):
         )
     assert not judged.judged
     assert [f(judged) for f in reward_functions(WEIGHTS, "full").values()] == [None] * 4
+
+
+def test_any_plausible_part_has_keys(monkeypatch):
+    """Penalties and zero, no annotation, no docstring, no number: the configuration is made of them at import."""
+
+    def short(outcome, right: int = 1, wrong: int = 0, malus: int = -1, weight=1, strict: bool = False):
+        return right
+
+    monkeypatch.setitem(PARTS, "short", short)
+    section, field = config._part_keys()["short"]
+    assert (field.description, section().model_dump()) == (
+        "short",
+        {"right": 1, "wrong": 0, "malus": -1, "weight": 1.0, "strict": False},
+    )
+    assert section(wrong=-2, malus=3, weight=0.5, strict=True).wrong == -2
+    for wrong in ({"right": 0}, {"wrong": 0.5}, {"strict": 1}):
+        with pytest.raises(ValidationError, match=next(iter(wrong))):
+            section(**wrong)

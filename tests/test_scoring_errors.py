@@ -17,7 +17,7 @@ from sqlr1.evaluate.evaluator import evaluate
 from sqlr1.evaluate.features import add_features, by_feature, features_of
 from sqlr1.evaluate.formats import Answers, BenchmarkQuestion
 from sqlr1.prompt import Response
-from sqlr1.records import write_jsonl
+from sqlr1.records import InputError, write_jsonl
 from sqlr1.report.error_tables import error_flow, error_markdown, error_rows
 from sqlr1.report.figures import flow_panels
 from sqlr1.report.policies import ScoreRun
@@ -284,7 +284,7 @@ def test_features_of_golds():
     rows = [{"gold": "SELECT 1", "greedy": {"spider_exec": 1}}, {"gold": "SELECT a FROM t GROUP BY a"}]
     rows[1]["greedy"] = {"spider_exec": 0}
     add_features(rows)
-    found = by_feature(rows, "spider_exec", Bootstrap(resamples=10))
+    found = by_feature(rows, "spider_exec", Bootstrap(), ["greedy"])
     assert {name: e["value"] for name, e in found["greedy"].items()} == {"grouping": 0, "none of these": 1}
 
 
@@ -309,8 +309,8 @@ def test_what_the_sandbox_says(tmp_path):
 
 
 def test_compare(tmp_path, capsys):
-    def line(index: int, *kinds: str) -> dict:
-        return {"index": index, "verdict": "mismatch" if kinds else "match", "kinds": list(kinds)}
+    def line(index: int, *kinds: str, db_id: str = "zoo") -> dict:
+        return {"index": index, "db_id": db_id, "verdict": "mismatch" if kinds else "match", "kinds": list(kinds)}
 
     write_jsonl(tmp_path / "a.jsonl", [line(0, "join"), line(1), line(2, "tables", "join"), line(3)])
     write_jsonl(tmp_path / "b.jsonl", [line(0), line(1, "literal_case"), line(2, "join"), line(3)])
@@ -320,14 +320,17 @@ def test_compare(tmp_path, capsys):
     assert "p = 1" in shown
     assert "won: 1\n    1  join (0)\nlost: 1\n    1  literal case (1)\n" in shown
     assert "wrong in both: 1, 1 of them of another kind" in shown
-    write_jsonl(tmp_path / "b.jsonl", [{"index": 0, "verdict": "match"}])
-    with pytest.raises(SystemExit, match="--kinds"):
+    write_jsonl(tmp_path / "b.jsonl", [line(0), line(3, db_id="ark")])
+    with pytest.raises(SystemExit, match=r"b\.jsonl: question 3 is of database 'ark', in .*a\.jsonl of 'zoo'; compare"):
+        main(["compare", str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")])
+    write_jsonl(tmp_path / "b.jsonl", [{"index": 0, "db_id": "zoo", "verdict": "match"}])
+    with pytest.raises(SystemExit, match=r"b\.jsonl:1: .* --kinds"):
         main(["compare", str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")])
 
 
 def test_the_report_pairs_kinds_before_and_after_grpo():
     def scored(reward: str, kinds: list[str]) -> ScoreRun:
-        answers = [{"verdict": "mismatch", "kinds": [kind]} if kind else {"verdict": "match"} for kind in kinds]
+        answers = [{"verdict": "mismatch" if kind else "match", "kinds": [kind] if kind else []} for kind in kinds]
         answers.append({"verdict": "gold_failed", "kinds": []})  # says nothing about the policy
         rows = [{"id": str(i), "greedy": answer} for i, answer in enumerate(answers)]
         return ScoreRun({"strategy": "none", "reward": reward, "benchmark": "b", "seed": 0}, rows)
@@ -346,3 +349,6 @@ def test_the_report_pairs_kinds_before_and_after_grpo():
         (names[round(t.get_position()[1])], names[round(t.get_position()[0])]): int(t.get_text()) for t in axes.texts
     }
     assert shown == wanted
+    del runs[1].rows[1]["greedy"]["kinds"]  # an older score, which must not count as right
+    with pytest.raises(InputError, match="run stage score again"):
+        error_flow("none", "full", runs)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from sqlr1.evaluate.metrics import highest
 from sqlr1.evaluate.vote import majority
 from sqlr1.statistics import Bootstrap, mcnemar_exact, pass_at_k, sign_flip
 
@@ -97,6 +98,34 @@ def test_paired_difference():
     assert (change.value, change.low) == (0.25, 0.0)
     assert change.high == 0.75  # the one difference drawn three times of four or more: 5 % of resamples; four: 0.4 %
     assert Bootstrap().difference([]) is None
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("n", [1, 2, 5, 6, 30])
+def test_a_difference_on_every_question_is_no_certainty(n, sign):
+    """The interval leaves out 0 if, and only if, the exact McNemar test finds the difference significant."""
+    differences = [float(sign)] * n
+    change = Bootstrap().difference(differences)
+    assert (change.value, change.n) == (sign, n)
+    assert (change.low < 1 == change.high) if sign > 0 else (change.low == -1 < change.high)
+    assert (change.low * change.high > 0) is (mcnemar_exact(differences) < 0.05)
+
+
+@pytest.mark.parametrize("most", [1.0, highest("r_ves")])
+def test_equal_values_inside_the_range_may_differ_both_ways(most):
+    """R-VES may be 1 everywhere, which is not its highest value; a mean of three seeds 1/3."""
+    for value in (1 / 3, 1.0):
+        for n in (1, 7, 49):
+            found = Bootstrap().mean([value] * n, most)
+            assert found.low < found.value <= found.high
+            assert (found.high > found.value) is (value < most)
+
+
+def test_an_interval_holds_its_mean():
+    for seed in range(50):
+        values = [float(random.Random(seed * 100 + i).random() < 0.45) for i in range(24)]
+        for found in (Bootstrap(0.01, 100, seed).mean(values), Bootstrap(0.01, 100, seed).difference(values)):
+            assert found.low <= found.value <= found.high
 
 
 @pytest.mark.parametrize(

@@ -268,6 +268,19 @@ def test_a_store_that_is_lost_during_a_job_costs_one_warning_and_no_result(capsy
     assert Path("results/cut/manifest.json").exists()
 
 
+def test_a_run_whose_metrics_are_refused_ends():
+    with start("refused", "results/refused") as job:
+        job.run.metrics({"bird_ex/hard (joins)": 1})
+    assert [run.info.status for run in runs("refused")] == ["FINISHED"]
+
+
+def test_a_run_of_which_the_store_refused_something_ends(capsys):
+    with start("half", "results/half") as job:
+        job.run.tags({"(a name that MLflow refuses)": 1})
+    assert capsys.readouterr().err.count("WARNING") == 1
+    assert [run.info.status for run in runs("half")] == ["FINISHED"]
+
+
 PROMPT = [{"role": "user", "content": "{{question}}"}]
 
 

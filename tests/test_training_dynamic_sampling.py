@@ -28,6 +28,21 @@ def test_equal_rewards_have_no_variance_though_their_mean_is_rounded(folders, tm
     assert trainer._metrics["train"]["dynamic_sampling/live_groups"] == [0.0]
 
 
+@pytest.mark.parametrize(
+    ("rewards", "share"),
+    [
+        ([6.7] * 16, 1.0),  # TRL's standard deviation of 6.7 in float32 is not 0
+        ([None] * 8 + [6.7] * 8, 1.0),  # a gold that failed: TRL's is NaN
+        ([None] * 7 + [6.7] + [6.7] * 7 + [6.6], 0.5),
+    ],
+)
+def test_the_logged_share_of_zero_variance_groups_is_right(folders, tmp_path, rewards, share):  # noqa: F811
+    trainer = make(folders, tmp_path, True, num_generations=8, per_device_train_batch_size=16)
+    trainer.reward_funcs = [lambda completions, **_: rewards]
+    prepared(trainer)
+    assert trainer._metrics["train"]["frac_reward_zero_std"] == [share]
+
+
 def test_replaced_groups_are_padded_on_their_own_side():
     batch = {
         "prompt_ids": torch.tensor([[1, 2], [1, 2], [3, 4], [3, 4]]),
@@ -118,6 +133,7 @@ def test_refilling_replaces_the_zero_variance_group(folders, tmp_path, monkeypat
     assert calls == [8, 4]
     assert trainer._metrics["train"]["dynamic_sampling/live_groups"] == [1.0]
     assert trainer._metrics["train"]["reward"] == [0.75]  # of the batch alone: four times 0, then 0 to 3
+    assert trainer._metrics["train"]["frac_reward_zero_std"] == [0.5]  # as drawn, before the refill
     assert all(i["advantages"].ne(0).any() for i in trainer._buffered_inputs)
     assert trainer._round == 0
 

@@ -27,7 +27,7 @@ LAUNCH = [
 ]
 PROMPTS = ["How many singers?", "Name?", "List the names of all the concerts held in 2014.", "a", "Which year?", "b c"]
 COMMON = {"learning_rate": 1e-2, "bf16": False, "max_steps": 10, "save_steps": 8, "lora": Lora(r=4)}
-LIVE_GROUPS = "dynamic_sampling/live_groups"
+LIVE_GROUPS, ZERO_VARIANCE = "dynamic_sampling/live_groups", "frac_reward_zero_std"
 ROWS = 8  # per step, over all processes
 
 
@@ -146,6 +146,7 @@ def train(case, data, work, per_device, course, make=None):
             "losses": [line["loss"] for line in history if "loss" in line],
             "validations": [line for line in history if "validation/match" in line],
             "live_groups": [line[LIVE_GROUPS] for line in history if LIVE_GROUPS in line],
+            "zero_variance": [line[ZERO_VARIANCE] for line in history if ZERO_VARIANCE in line],
             "refilled": getattr(trainer, "refilled", []),
         }
         torch.save(made, work.with_suffix(".pt"))
@@ -259,6 +260,8 @@ def test_two_processes_refill_together(more_of_two):
 def test_dropped_groups_are_counted_over_all_processes(more_of_one, more_of_two):
     assert 0.5 in more_of_one["dropping"]["live_groups"]  # one of two groups was dropped
     assert more_of_two["dropping"]["live_groups"] == more_of_one["dropping"]["live_groups"]
+    for made in (more_of_one, more_of_two):  # no refill: what is dropped is what was drawn without variance
+        assert made["dropping"]["zero_variance"] == [1 - live for live in made["dropping"]["live_groups"]]
 
 
 if __name__ == "__main__":

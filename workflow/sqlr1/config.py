@@ -376,15 +376,18 @@ class _RewardKeys(Section):
 
 
 def _part_keys() -> dict[str, Any]:
-    """A key for each part of a reward that has weights: the keyword arguments of its function. Counts are positive."""
+    """A key for each part of a reward that has weights: the keyword arguments of its function, with their defaults.
+
+    The annotation is the type, float without one; an int whose default is above 0 must stay above 0.
+    """
     keys = {}
     for name, function in PARTS.items():
-        weights = {
-            weight: (PositiveInt if parameter.annotation is int else float, parameter.default)
-            for weight, parameter in list(inspect.signature(function).parameters.items())[1:]
-        }
+        weights = {}
+        for weight, parameter in list(inspect.signature(function, eval_str=True).parameters.items())[1:]:
+            kind = float if parameter.annotation is parameter.empty else parameter.annotation
+            weights[weight] = (PositiveInt if kind is int and parameter.default > 0 else kind, parameter.default)
         if weights:
-            described = inspect.getdoc(function)
+            described = inspect.getdoc(function) or name
             part = create_model(f"{name.title()}Part", __base__=Section, __doc__=described, **weights)
             keys[name] = (part, key(part(), described.split("\n")[0]))
     return keys
@@ -462,7 +465,7 @@ class Grpo(Training):
 class Candidates(SampledStage):
     """Answers to benchmark questions; keys are generate()'s."""
 
-    n: PositiveInt = key(8, "Samples per question.")
+    n: PositiveInt = key(8, "Samples per question; one alone has no vote.")
     temperature: NonNegativeFloat = key(0.8, "Temperature of the samples.")
     constrained: bool = False
     """A grammar of the database keeps answers to SQL over its tables and columns."""
@@ -499,7 +502,7 @@ class Score(Section):
     """Statistics of the scores."""
 
     confidence: float = key(Bootstrap().confidence, "Level of the intervals.", gt=0, lt=1)
-    resamples: PositiveInt = key(Bootstrap().resamples, "Bootstrap resamples.")
+    resamples: int = key(Bootstrap().resamples, "Bootstrap resamples.", ge=100)
     ves: NonNegativeInt = 0
     """Runs of each matching query for BIRD's R-VES (official: 100); 0 leaves it out. Slow, and never twice the same."""
 

@@ -19,6 +19,7 @@ import yaml
 from sqlr1.ask import RESULTS, newest_policy
 from sqlr1.config import Config
 from sqlr1.evaluate.formats import BenchmarkQuestion, write_bird_json, write_spider_text
+from sqlr1.evaluate.vote import methods
 from sqlr1.model.base import model_folder
 from sqlr1.records import InputError, atomic_write, read_json, read_jsonl, sha256
 from sqlr1.tracking import WEIGHTS
@@ -187,7 +188,7 @@ def write_predictions(score: Path, out: Path) -> None:
         for row, key in rows
     ]
     write_spider_text(out / "gold.txt", questions, {q.index: q.gold for q in questions})
-    for method in ("greedy", "vote") if summary["n_samples"] > 1 else ("greedy",):
+    for method in methods(summary["n_samples"]):
         answers = {row["index"]: row[method]["sql"] for row, _ in rows}
         write_spider_text(out / f"{method}.txt", questions, answers)
         write_bird_json(out / f"{method}.json", questions, answers)

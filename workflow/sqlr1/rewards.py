@@ -13,7 +13,8 @@ format -1. Two rewards from later work are also here: `binary` (1 / 0) and `grad
 If the gold fails or the database is missing, the reward is None: no advantage, and no part in the group's mean.
 
 To add a reward: write a pure function of an outcome, name it in `PARTS`, and add a row to `REWARDS`. Its keyword
-arguments become keys of the config section `reward`. Targets, schema, tables, labels and curves follow from here.
+arguments become keys of the config section `reward`: each needs a default, its annotation is its type (float without
+one), and an int whose default is above 0 must stay above 0. Targets, schema, tables, labels, curves follow from here.
 """
 
 from collections.abc import Callable

@@ -50,37 +50,33 @@ class Bootstrap:
         means = np.sort((drawn * distinct).sum(axis=1) / len(values))  # not @: starting its threads takes longer
         return _quantile(means, tail), _quantile(means, 1 - tail)
 
-    def mean(self, values: Sequence[float]) -> Estimate:
-        """Mean of `values` in [0, 1], one per question, with its interval. Raises ValueError if there are none.
-
-        If all values are 0 or all are 1, resampling gives an interval of width 0, which would be wrong for 0 of 8;
-        the exact bound (Clopper and Pearson 1934) replaces it.
-        """
+    def mean(self, values: Sequence[float], most: float = 1.0) -> Estimate:
+        """Mean of `values` in [0, most], one per question, with its interval. Raises ValueError if there are none."""
         if not values:
             raise ValueError("no values to estimate a mean from")
-        n = len(values)
-        if set(values) in ({0}, {1}):
-            bound = ((1 - self.confidence) / 2) ** (1 / n)
-            low, high = (bound, 1.0) if values[0] else (0.0, 1 - bound)
+        return self._mean(values, 0.0, most)
+
+    def _mean(self, values: Sequence[float], least: float, most: float) -> Estimate:
+        """Mean of `values` in [least, most].
+
+        If all are equal, resampling gives an interval of width 0, which would be wrong for 0 of 8. The exact bound on
+        the share of questions with another value (Clopper and Pearson 1934) replaces it: these may have any value.
+        """
+        n, value = len(values), sum(values) / len(values)
+        if max(values) - min(values) < 1e-9:
+            others = 1 - ((1 - self.confidence) / 2) ** (1 / n)
+            low, high = value - others * (value - least), value + others * (most - value)
         else:
             low, high = self.interval(values)
-        return Estimate(sum(values) / n, low, high, n)
+        return Estimate(value, min(low, value), max(high, value), n)  # few resamples, rounding
 
     def share(self, successes: int, n: int) -> Estimate:
         """Share of `successes` among `n`."""
         return self.mean([1.0] * successes + [0.0] * (n - successes))
 
     def difference(self, differences: Sequence[float]) -> Estimate | None:
-        """Mean of paired differences, one per question; None if there are none.
-
-        Without any difference the interval is the exact bound on the share of questions that may differ, as in `mean`.
-        """
-        if not differences:
-            return None
-        if not any(differences):
-            bound = self.mean([0.0] * len(differences)).high
-            return Estimate(0.0, -bound, bound, len(differences))
-        return Estimate(sum(differences) / len(differences), *self.interval(differences), len(differences))
+        """Mean of paired differences in [-1, 1], one per question; None if there are none."""
+        return self._mean(differences, -1.0, 1.0) if differences else None
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:

@@ -39,14 +39,16 @@ class Answer:
     @classmethod
     def of(cls, row: Mapping[str, Any], measure: str, name: str = "") -> Self:
         """The greedy answer of an evaluator's row, judged by `measure` (spider_exec or bird_ex)."""
-        greedy, vote = row["greedy"], row["vote"]
+        greedy = row["greedy"]
         feedback = {"verdict": greedy["verdict"]}
         if "kinds" in greedy:  # scores of older versions have none
             feedback["error_kind"] = (greedy["kinds"] or ["none"])[0]
-        judged = {"right": greedy[measure], "right_by_vote": vote[measure]}
+        judged = {"right": greedy[measure]}
+        outputs = {"sql": greedy["sql"], "reasoning": greedy["reasoning"]}
+        if row["samples"]["n"] > 1:
+            judged["right_by_vote"], outputs["vote"] = row["vote"][measure], row["vote"]["sql"]
         feedback = {name: bool(value) for name, value in judged.items() if value is not None} | feedback
         inputs = {"question": row["question"], "database": row["db_id"]}
-        outputs = {"sql": greedy["sql"], "reasoning": greedy["reasoning"], "vote": vote["sql"]}
         return cls(name or f"{row['db_id']} {row['index']}", inputs, outputs, row["gold"], feedback)
 
 

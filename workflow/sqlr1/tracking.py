@@ -78,7 +78,7 @@ class Run:
     def __init__(
         self, client: Any, run_id: str, experiment_id: str = "", prefix: str = "", own: Mapping[str, str] | None = None
     ) -> None:
-        self.client = client  # None: nothing is logged
+        self.client = self._store = client  # None: nothing is logged
         self.run_id = run_id
         self._experiment_id, self._prefix = experiment_id, prefix
         self._own = own or {}  # the tags by which what this checkout made is found
@@ -261,11 +261,19 @@ class Run:
         else:
             self.client.set_registered_model_alias(name, "best", version)
 
-    @_optional
     def end(self, status: str) -> None:
-        """Send what is left and set the run's status."""
-        self._send()
-        self.client.set_terminated(self.run_id, status)
+        """Send what is left and set the run's status, which is set also if the store refused something."""
+        if self._store is None:
+            return
+        try:
+            try:
+                if self.client:
+                    self._send()
+            finally:
+                self._store.set_terminated(self.run_id, status)
+        except _mlflow_errors() as error:
+            if self.client:  # or it has been warned of
+                _warn(error)
 
 
 class SilentRun(Run):

@@ -24,10 +24,13 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the comparison. Raises InputError for a file of another kind, and if no question is in both."""
-    a, b = _read(args.a), _read(args.b)
+    """Print the comparison. Raises InputError for another kind of file, two benchmarks, and no question in both."""
+    (a, a_databases), (b, b_databases) = _read(args.a), _read(args.b)
     if not (shared := [index for index in a if index in b]):
         raise InputError(f"{args.b}: has no question (index) of {args.a}")
+    if other := [index for index in shared if a_databases[index] != b_databases[index]]:
+        names = f"{b_databases[other[0]]!r}, in {args.a} of {a_databases[other[0]]!r}"
+        raise InputError(f"{args.b}: question {other[0]} is of database {names}; compare scores of one benchmark")
     differences = [float(not b[index]) - float(not a[index]) for index in shared]
     change = Bootstrap().difference(differences)
     print(f"{len(shared)} questions in both; B - A: {change.points()} points, p = {mcnemar_exact(differences):.3g}")
@@ -44,13 +47,14 @@ def run(args: argparse.Namespace) -> None:
     print(f"wrong in both: {kept.total()}, {sum(n for (x, y), n in kept.items() if x != y)} of them of another kind")
 
 
-def _read(path: Path) -> dict[int, str]:
-    """Index -> primary kind of error of the greedy answer, "" if it is right. Gold faults are left out."""
-    found = {}
+def _read(path: Path) -> tuple[dict[int, str], dict[int, str]]:
+    """Index -> primary kind of error of the greedy answer, "" if it is right, and -> database. No gold faults."""
+    found, databases = {}, {}
     for place, row in read_jsonl(path):
         answer: Mapping[str, Any] = row.get("greedy", row)
-        if not {"index"} <= row.keys() or not {"verdict", "kinds"} <= answer.keys():
-            raise InputError(f"{place}: no index, verdict and kinds; make it anew with `sqlr1 score --kinds --out`")
+        if not {"index", "db_id"} <= row.keys() or not {"verdict", "kinds"} <= answer.keys():
+            lacks = "no index, db_id, verdict and kinds; make it anew with `sqlr1 score --kinds --out`"
+            raise InputError(f"{path}:{place}: {lacks}")
         if answer["verdict"] == "match" or answer["kinds"]:
-            found[row["index"]] = (answer["kinds"] or [""])[0]
-    return found
+            found[row["index"]], databases[row["index"]] = (answer["kinds"] or [""])[0], row["db_id"]
+    return found, databases

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from sqlr1.evaluate.formats import Answers, BenchmarkQuestion, database_path
-from sqlr1.evaluate.metrics import r_ves
-from sqlr1.evaluate.vote import majority
+from sqlr1.evaluate.metrics import highest, r_ves
+from sqlr1.evaluate.vote import majority, methods
 from sqlr1.prompt import Response
 from sqlr1.sandbox import METRICS, Execution, Executor, Judgement, Pair, Query, Race, Status, Verdict, instances
 from sqlr1.statistics import Bootstrap, pass_at_k
@@ -147,11 +147,12 @@ def _row(asked: _Answered, greedy: Judgement, samples: Sequence[Judgement]) -> R
 
 def _answer(response: Response, judgement: Judgement) -> Row:
     metrics = {metric: judgement.metrics.get(metric) for metric in METRICS}
+    fault = judgement.verdict.is_gold_fault
     return {
         "sql": response.sql,
         "reasoning": response.think.strip(),
-        "well_formed": int(response.well_formed),
-        "executable": None if judgement.verdict.is_gold_fault else int(judgement.verdict.executes),
+        "well_formed": None if fault else int(response.well_formed),
+        "executable": None if fault else int(judgement.verdict.executes),
         **({} if judgement.one_instance is None else {"one_instance": int(judgement.one_instance)}),
         "verdict": judgement.verdict.value,
         "error": judgement.error,
@@ -195,11 +196,15 @@ def summarise(rows: Sequence[Row], bootstrap: Bootstrap, shares: Sequence[str] =
     """`{measure: {method: {"all" | difficulty: estimate}}}` of the rows of an evaluation.
 
     Measures are the metrics and the `shares` (of executable and of well-formed answers). Methods are `greedy` and, with
-    samples, `vote` and `pass@1`, `pass@n` (of a share: `samples`). Questions whose gold cannot be run are left out.
+    samples, `vote` (of several) and `pass@1`, `pass@n` (of a share: `samples`). Questions whose gold cannot be run are
+    left out.
     """
     some = [name for name in ("r_ves", "one_instance") if any(name in row["greedy"] for row in rows)]
     measures = [*METRICS, *some, *shares]
-    return {measure: _by_method([(row, _values(row, measure)) for row in rows], bootstrap) for measure in measures}
+    return {
+        measure: _by_method([(row, _values(row, measure)) for row in rows], bootstrap, highest(measure))
+        for measure in measures
+    }
 
 
 def _values(row: Row, measure: str) -> dict[str, float | None]:
@@ -211,13 +216,16 @@ def _values(row: Row, measure: str) -> dict[str, float | None]:
     decided = values["greedy"] is not None
     if measure in SHARES:
         return values | {"samples": right / n if decided else None}
-    values["vote"] = row["vote"].get(measure)
+    if "vote" in methods(n):
+        values["vote"] = row["vote"].get(measure)
     if measure in EXACT:
         values |= {f"pass@{k}": pass_at_k(n, right, k) if decided else None for k in (1, n)}
     return values
 
 
-def _by_method(valued: Sequence[tuple[Row, Mapping[str, float | None]]], bootstrap: Bootstrap) -> dict[str, Row]:
+def _by_method(
+    valued: Sequence[tuple[Row, Mapping[str, float | None]]], bootstrap: Bootstrap, most: float
+) -> dict[str, Row]:
     groups: dict[str, dict[str, list[float]]] = {}
     for row, values in valued:
         for method, value in values.items():
@@ -225,7 +233,7 @@ def _by_method(valued: Sequence[tuple[Row, Mapping[str, float | None]]], bootstr
                 kept = groups.setdefault(method, {}).setdefault(group, [])
                 kept += [] if value is None else [float(value)]
     return {
-        method: {group: vars(bootstrap.mean(found[group])) for group in in_order(found) if found[group]}
+        method: {group: vars(bootstrap.mean(found[group], most)) for group in in_order(found) if found[group]}
         for method, found in groups.items()
     }
 

@@ -33,11 +33,13 @@ def features_of(sql: str) -> list[str]:
     return [name for name, count in zip(FEATURES, used, strict=False) if count] or [FEATURES[-1]]
 
 
-def by_feature(rows: Sequence[dict[str, Any]], metric: str, bootstrap: Bootstrap) -> dict[str, dict[str, Any]]:
-    """`{method: {feature: estimate}}` of the greedy answers and the vote, of questions whose gold runs."""
+def by_feature(
+    rows: Sequence[dict[str, Any]], metric: str, bootstrap: Bootstrap, methods: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """`{method: {feature: estimate}}` of the answers by `methods` (greedy, vote), of questions whose gold runs."""
     found: dict[str, dict[str, Any]] = {}
-    for method in ("greedy", "vote"):
-        judged = [row for row in rows if row.get(method, {}).get(metric) is not None]
+    for method in methods:
+        judged = [row for row in rows if row[method].get(metric) is not None]
         by_name = {name: [float(row[method][metric]) for row in judged if name in row["features"]] for name in FEATURES}
         found[method] = {name: vars(bootstrap.mean(values)) for name, values in by_name.items() if values}
     return found

@@ -34,6 +34,11 @@ _REWARDS = ((2.0, 1.25), (1.0, 1.0), (0.5, 0.75), (0.25, 0.5))
 _LEAST_REWARD = 0.25
 
 
+def highest(measure: str) -> float:
+    """The highest score that a question can have by a measure of the evaluator."""
+    return math.sqrt(_REWARDS[0][1]) if measure == "r_ves" else 1.0
+
+
 def r_ves(ratios: Sequence[float]) -> float:
     """One question's part of BIRD's R-VES, sqrt(reward), 0..1.118: the score is 100 times the mean over questions.
 

@@ -18,6 +18,7 @@ from typing import Any
 from sqlr1.evaluate.evaluator import Evaluation, evaluate, in_order, summarise
 from sqlr1.evaluate.formats import LAYOUTS, read_questions
 from sqlr1.evaluate.prediction_files import read_answers
+from sqlr1.evaluate.vote import methods
 from sqlr1.records import InputError, write_jsonl
 from sqlr1.sandbox import METRICS, Executor, Limits
 from sqlr1.statistics import Bootstrap, Estimate
@@ -118,13 +119,16 @@ def _check_writable(out: Path, inputs: list[Path]) -> None:
 
 
 def _record(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A line of `--out`: the greedy answer's verdict and metrics; with samples, the vote's and the counts too."""
+    """A line of `--out`: the greedy answer's verdict and metrics; with samples, their vote's and the counts too."""
 
     def judged(answer: Mapping[str, Any]) -> dict[str, Any]:
         return {key: answer[key] for key in ("verdict", *METRICS, "r_ves", "kinds") if key in answer}
 
     record = {key: row[key] for key in ("index", "db_id", "difficulty")} | judged(row["greedy"])
-    return record | {"vote": judged(row["vote"]), "samples": row["samples"]} if "vote" in row else record
+    if "samples" not in row:
+        return record
+    _, *votes = methods(row["samples"]["n"])
+    return record | {method: judged(row[method]) for method in votes} | {"samples": row["samples"]}
 
 
 def _table(found: Evaluation) -> list[dict[str, Any]]:

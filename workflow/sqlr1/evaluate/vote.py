@@ -9,6 +9,11 @@ from math import comb
 _CHOICES = 256  # of k among the candidates: all of them up to 10 candidates, else so many at random
 
 
+def methods(samples: int) -> tuple[str, ...]:
+    """The ways to one answer of a system that gave a greedy answer and so many samples; one sample has no vote."""
+    return ("greedy", "vote") if samples > 1 else ("greedy",)
+
+
 def majority(fingerprints: Sequence[str | None]) -> int | None:
     """The index of the chosen candidate: the earliest of the largest class of equal results.
 

@@ -112,6 +112,9 @@ class Results:
     def _to_run(self, policy: Policy, benchmark: str, level: str) -> str:
         if benchmark in self.skipped:
             return self.skipped[benchmark]
+        scored = select(self.runs, policy, benchmark)
+        if scored and level in ("all", *(row["difficulty"] for run in scored for row in run.rows)):
+            return "scored, but no gold could be judged: see the coverage in the report"
         if benchmark not in self.benchmarks:
             entries = "config.yaml and workflow/config/paper.yaml have entries"
             return f"name the benchmark under `benchmarks` ({entries}), then `snakemake paper_tables`"

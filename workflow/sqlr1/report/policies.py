@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sqlr1.evaluate.evaluator import in_order
-from sqlr1.evaluate.vote import vote_share
+from sqlr1.evaluate.metrics import highest
+from sqlr1.evaluate.vote import methods, vote_share
 from sqlr1.records import InputError, read_json, read_jsonl
 from sqlr1.rewards import REWARDS
 from sqlr1.statistics import Bootstrap, Estimate, Scores, pass_at_k, pooled
@@ -39,7 +40,7 @@ class ScoreRun:
     def methods(self) -> list[str]:
         """greedy, vote and the pass rate at the number of samples; one sample has no vote."""
         n = self.summary["n_samples"]
-        return ["greedy", *(["vote"] if n > 1 else []), f"pass@{n}"]
+        return [*methods(n), f"pass@{n}"]
 
     def scores(self, method: str, difficulty: str = "all", measure: str | None = None) -> Scores:
         """Each question's score by question id, for questions that have one; by default by the headline metric.
@@ -103,4 +104,4 @@ def pooled_estimate(
 ) -> Estimate | None:
     """Mean over seeds and questions, with an interval from resampled questions; None if there is no question."""
     values = list(pooled([run.scores(method, difficulty, measure) for run in runs]).values())
-    return bootstrap.mean(values) if values else None
+    return bootstrap.mean(values, highest(measure or "")) if values else None

@@ -147,7 +147,7 @@ class Change:
     def sentence(self) -> str:
         """The result in words."""
         answers = f"{_SPOKEN[self.method]} execution accuracy on {self.benchmark}"
-        if not self.difference.value:
+        if abs(self.difference.value) < 1e-9:  # a sum of thirds may not be exactly 0
             return f"GRPO left {answers} at {100 * self.after.value:.1f} % ({self.difference.n} questions)."
         verb = "raised" if self.difference.value > 0 else "lowered"
         p = "p < 0.001" if self.p < 0.001 else f"p = {self.p:.2g}"
@@ -170,7 +170,7 @@ def changes(strategy: str, rewards: Sequence[str], runs: Sequence[ScoreRun], boo
     for benchmark, trained, method in itertools.product(benchmarks_of(runs), rewards, ("greedy", "vote", "pass@1")):
         before, after = (select(runs, (strategy, reward), benchmark) for reward in (WITHOUT_RL, trained))
         change = _differences(after, before, method)
-        answered = bool(after) and method in (*after[0].methods, "pass@1")
+        answered = all(method in (*run.methods, "pass@1") for run in (*before, *after))
         if not answered or not (estimate := bootstrap.difference(change)):
             continue
         old, new = ({run.summary["seed"]: run.scores(method) for run in side} for side in (before, after))
@@ -217,7 +217,10 @@ def paper_number(ablation: str, policy: Policy) -> float | None:
 
 
 def ablation_rows(ablation: str, runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> list[Row]:
-    """One row per variant; by benchmark the estimates `greedy`, `vote`, and the change of each from the reference."""
+    """One row per variant; by benchmark the estimates `greedy`, `vote`, and the change of each from the reference.
+
+    An estimate is None without scores; the vote also if there is one sample.
+    """
     base = reference(ablation, runs)
     rows = []
     for policy in policies_of(runs):
@@ -226,8 +229,9 @@ def ablation_rows(ablation: str, runs: Sequence[ScoreRun], bootstrap: Bootstrap)
             mine, start = select(runs, policy, benchmark), select(runs, base, benchmark)
             row[benchmark] = {"seeds": len(mine)}
             for method in ("greedy", "vote"):
-                change = None if policy == base else bootstrap.difference(_differences(mine, start, method))
-                row[benchmark] |= {method: pooled_estimate(mine, method, bootstrap), f"{method}_change": change}
+                new, old = ([run for run in side if method in run.methods] for side in (mine, start))
+                change = None if policy == base else bootstrap.difference(_differences(new, old, method))
+                row[benchmark] |= {method: pooled_estimate(new, method, bootstrap), f"{method}_change": change}
         rows.append(row)
     return rows
 

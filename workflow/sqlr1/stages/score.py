@@ -1,10 +1,12 @@
 """Score candidates on a benchmark: greedy, self-consistency vote and pass@k by the official metrics.
 
 The work is `evaluate.evaluator`'s, as in `sqlr1 score`. Outputs: summary.json, questions.jsonl (one row per question),
-predictions.txt and predict_dev.json (the vote in the official formats).
+predictions.txt and predict_dev.json (the vote, or of one sample the greedy answer, in the official formats).
 """
 
+import functools
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from sqlr1.evaluate import formats
 from sqlr1.evaluate.errors import add_kinds, primary_counts
 from sqlr1.evaluate.evaluator import Evaluation, evaluate, in_order, summarise
 from sqlr1.evaluate.features import add_features, by_feature
+from sqlr1.evaluate.vote import methods
 from sqlr1.records import InputError, read_json, sha256, write_json, write_jsonl
 from sqlr1.report.figures import interval_panels
 from sqlr1.sandbox import SEMANTICS, Executor, Limits, instances
@@ -46,22 +49,24 @@ def _score(job: Job) -> None:
     add_kinds(found.rows, job.args.databases)
     add_features(found.rows)
     bootstrap = Bootstrap(settings.confidence, settings.resamples)
+    n_samples = found.rows[0]["samples"]["n"] if found.rows else 0
+    answered = methods(n_samples)
     summary = _identity(job) | {
         "questions": len(found.scored),
         "missing_databases": dict(sorted(Counter(found.missing.values()).items())),
         "excluded": len(excluded),
         "unanswered": sum(not row["asked"] for row in found.scored),  # scored, as wrong
         "gold_failed": [row["index"] for row in found.gold_faults],
-        "n_samples": found.rows[0]["samples"]["n"] if found.rows else 0,
-        "error_kinds": {method: primary_counts(found.rows, method) for method in ("greedy", "vote")},
+        "n_samples": n_samples,
+        "error_kinds": {method: primary_counts(found.rows, method) for method in answered},
         "metrics": summarise(found.rows, bootstrap) if found.rows else {},
-        "features": by_feature(found.rows, SEMANTICS[benchmark.layout], bootstrap),
+        "features": by_feature(found.rows, SEMANTICS[benchmark.layout], bootstrap, answered),
     }
-    votes = {row["index"]: row["vote"]["sql"] for row in found.rows}
+    chosen = {row["index"]: row[answered[-1]]["sql"] for row in found.rows}
     write_json(job.out / "summary.json", summary)
     write_jsonl(job.out / "questions.jsonl", found.rows)
-    formats.write_spider_text(job.out / "predictions.txt", questions, votes)
-    formats.write_bird_json(job.out / "predict_dev.json", questions, votes)
+    formats.write_spider_text(job.out / "predictions.txt", questions, chosen)
+    formats.write_bird_json(job.out / "predict_dev.json", questions, chosen)
     job.outputs("summary.json", "questions.jsonl", "predictions.txt", "predict_dev.json")
     _track(job, found.rows, summary)
 
@@ -131,18 +136,19 @@ def _policy(candidates: Path) -> Path | None:
 
 
 def _flat(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The values as `measure/method[/difficulty]`, in names that MLflow accepts (it refuses `@`)."""
+    """The values as `measure/method[/difficulty]`, in names that MLflow accepts: it refuses `@`, and brackets."""
+    plain = functools.partial(re.sub, r"[^\w\- ]", "-")
     return {
-        f"{measure}/{method.replace('@', '_at_')}" + ("" if group == "all" else f"/{group}"): estimate["value"]
-        for measure, methods in metrics.items()
-        for method, groups in methods.items()
+        f"{measure}/{method.replace('@', '_at_')}{'' if group == 'all' else '/' + plain(group)}": estimate["value"]
+        for measure, by_method in metrics.items()
+        for method, groups in by_method.items()
         for group, estimate in groups.items()
     }
 
 
 def _table_row(row: dict[str, Any], measure: str) -> dict[str, Any]:
     found = {key: row[key] for key in ("index", "db_id", "difficulty", "question", "gold")}
-    for method in ("greedy", "vote"):
+    for method in methods(row["samples"]["n"]):
         found |= {f"{method}_sql": row[method]["sql"], method: row[method]["verdict"]}
     return found | {"samples_right": row["samples"][measure], "samples": row["samples"]["n"]}
 

@@ -205,10 +205,15 @@ class SharedPromptTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         """TRL's batch with the `rewards` (B,) of this process's rows.
 
-        Logs the share of completions or tokens that the correction of vLLM's probabilities masks or truncates.
+        Logs the share of zero-variance groups of all processes as `with_variance` sees it: TRL's own test of their
+        standard deviation fails by rounding, and if golds fail. Logs the share of completions or tokens that the
+        correction of vLLM's probabilities masks or truncates.
         """
         self._databases = [Path(row["database"]) for row in inputs] if self.grammars else []
         batch = super()._generate_and_score_completions(inputs)
+        if self.model.training:
+            live = with_variance(self._rewards, self.num_generations).float().mean().item()
+            self._metrics["train"]["frac_reward_zero_std"][-1] = 1 - live
         if (ratio := batch.get("importance_sampling_ratio")) is not None:
             limited = share_limited(ratio, batch["completion_mask"], self.vllm_importance_sampling_clip_max)
             key, mode = "sampling/importance_sampling_ratio/limited", "train" if self.model.training else "eval"
