@@ -108,7 +108,7 @@ class PretrainedModel(Section):
     def _of_its_source(cls, name: str, info: ValidationInfo) -> str:
         if info.data.get("source") == "hub" and "==" in name:
             raise _error(f"{name!r} is a pip requirement; source hub wants the name of a model on the Hugging Face Hub")
-        if info.data.get("source") == "wheel" and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        if info.data.get("source") == "wheel" and re.fullmatch(r"\w[\w.-]*/[\w.-]+(?<!\.whl)", name):
             raise _error(f"{name!r} is no pip requirement; name the overlay that comes before this one, or the source")
         return name
 
