@@ -179,7 +179,7 @@ LONGER = f"{{example_values: 2, max_length: {2 * Prompt().max_length}}}"
 OTHER_PROMPT = f"`echo '{{experiment: tiny-other-prompt, prompt: {LONGER}}}' > other-prompt.yaml`"
 
 
-def experiment(folder, name, prompt, beta=0.0):
+def experiment(folder, name, prompt, beta=0.0, trl="1.0"):
     """What the stage reads of an experiment, below results/NAME."""
     root = folder / "results" / name
     for strategy, reward, verdicts, seed in RUNS:
@@ -187,9 +187,10 @@ def experiment(folder, name, prompt, beta=0.0):
         below = f"{strategy}/{reward}/seed-{seed}"
         settings = {"prompt": prompt, "candidates": {"n": 2}, "benchmark": {"layout": "spider"}}
         tokens = {"prompt": 100.0, "greedy": 10.0 + seed, "sample": 12.0}
-        manifest = {"settings": settings, "answers": 12, "tokens": tokens}
+        manifest = {"settings": settings, "versions": {"trl": trl}, "answers": 12, "tokens": tokens}
         write_json(root / f"candidates/{below}/tiny/manifest.json", manifest)
-        write_json(root / f"grpo/{below}/manifest.json", {"settings": {"prompt": prompt, "grpo": {"beta": beta}}})
+        manifest = {"settings": {"prompt": prompt, "grpo": {"beta": beta}}, "versions": {"trl": trl}}
+        write_json(root / f"grpo/{below}/manifest.json", manifest)
         times = root / f"benchmarks/candidates/{below}/tiny.tsv"
         times.parent.mkdir(parents=True)
         times.write_text("s\th:m:s\tmax_rss\n30.0\t0:00:30\t900.0\n")
@@ -263,9 +264,9 @@ def test_the_other_prompt_is_another_experiment_with_equal_settings(folder):
         return rows["without values"]["value"], rows["with values"]["value"]
 
     other = "results/tiny-other-prompt/score/reasoning/full/seed-0/tiny/summary.json"
-    experiment(folder, "tiny-other-prompt", {"example_values": 0, "schema": "ddl"}, beta=0.5)
+    experiment(folder, "tiny-other-prompt", {"example_values": 0, "schema": "ddl"}, beta=0.5, trl="0.9")
     text = run(folder, "--other", other)
-    found = "grpo.beta, prompt.schema, the prompt is of the same kind"
+    found = "grpo.beta, prompt.schema, the prompt is of the same kind, versions.trl"
     assert f"must differ in the prompt's values alone ({found})" in text
     assert OTHER_PROMPT in text
     assert values() == ("0.625", "")

@@ -105,7 +105,8 @@ def _other_prompt(job: Job, results: paper.Results) -> tuple[paper.Results | Non
         stages += [Path(name) for name in earlier if (job.out.parent / name / "manifest.json").is_file()]
         for name in stages:
             files = [folder / name / "manifest.json" for folder in (job.out.parent, path.parents[5])]
-            ours, theirs = (read_json(file)["settings"] for file in files)
+            found = [read_json(file) for file in files]
+            ours, theirs = (manifest["settings"] | {"versions": manifest["versions"]} for manifest in found)
             job.reads(files)
             differing |= _differing(ours, theirs)
             if "prompt" in theirs and paper.has_values(Prompt.model_validate(theirs["prompt"])) == shown:
