@@ -41,8 +41,8 @@ def default_config(checkout):
         ),
         ("synthesize", "held_out_domains", [], "config key benchmarks.built_in: has no questions: see synthesize.held"),
         # As from the command line: --config 'grpo={beta: 0.1}'
-        ("grpo", "beta", "0.1", "config key grpo.beta: '0.1' is text; --config makes text of all within braces: write"),
-        ("cold_start", "lora", "null", "config key cold_start.lora: 'null' is text; --config makes text"),
+        ("grpo", "beta", "0.1", "config key grpo.beta: '0.1' is text: remove its quotes; a value within"),
+        ("cold_start", "lora", "null", "config key cold_start.lora: 'null' is text: remove its quotes"),
         ("launch", "grpo", "", "config key launch.grpo: '': string should have at least 1 character"),
     ],
 )

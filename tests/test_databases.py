@@ -168,7 +168,20 @@ def test_a_rare_value_decides_the_kind_too(tmp_path):
 def test_english_words_that_end_like_keys_are_none(tmp_path):
     """But if some table has one as its primary key, columns of this name are keys."""
     words = ["paid", "amount_paid", "netPaid", "totalpaid", "isvalid", "unpaid", "high bid", "GRID", "topBids", "covid"]
-    keys = ["customerid", "CarID", "orderid", "ROOMID", "gridid", "bid_id", "compid", "employeekey", "hotelId"]
+    keys = [
+        "IntervalID",
+        "festivalid",
+        "SpaID",
+        "customerid",
+        "CarID",
+        "orderid",
+        "ROOMID",
+        "gridid",
+        "bid_id",
+        "compid",
+        "employeekey",
+        "hotelId",
+    ]
     with sqlite3.connect(tmp_path / "t.sqlite") as connection:
         connection.execute(f"CREATE TABLE t ({', '.join(map(identifier, [*words, *keys, 'aid', 'monkey']))})")
         connection.executescript("CREATE TABLE author (aid INTEGER PRIMARY KEY); INSERT INTO author VALUES (1), (2)")

@@ -17,6 +17,7 @@ from sqlr1.config import ColdStart, Grpo, Lora
 from sqlr1.config_files import read_config
 from sqlr1.launch import launched, launcher_files
 from sqlr1.plan import ACCELERATORS, SHAPES, Model, Planner, shape
+from sqlr1.records import InputError
 from sqlr1.train import sft
 from sqlr1.train.packed_forward import add_packed_forward, pack_groups
 from sqlr1.train.trainer_config import lora_config
@@ -214,6 +215,7 @@ LAUNCHER = "workflow/config/accelerate/zero2.yaml"
         ("python", 1, []),
         ("accelerate launch --num_processes 4", 4, []),
         ("torchrun --nproc-per-node=2", 2, []),
+        ("torchrun --nnodes 2 --nproc-per-node '8'", 16, []),
         (f"accelerate launch --config_file {LAUNCHER}", 8, [LAUNCHER]),
         (f"accelerate launch --config_file={LAUNCHER} --num_processes=2", 2, [LAUNCHER]),
         (f'srun sh -c \'accelerate launch --config-file "{LAUNCHER}" "$@"\' sh', 8, [LAUNCHER]),
@@ -222,6 +224,14 @@ LAUNCHER = "workflow/config/accelerate/zero2.yaml"
 def test_a_launch_command_gives_processes_deepspeed_and_files(command, devices, files):
     assert (launched(command)[0], launcher_files(command)) == (devices, files)
     assert bool(launched(command)[1]) == bool(files)
+
+
+def test_a_launch_command_may_name_files_with_spaces_but_no_processes_in_words(tmp_path):
+    (tmp_path / "my zero.yaml").write_text("num_processes: 2")
+    command = f"accelerate launch --config_file '{tmp_path}/my zero.yaml'"
+    assert (launched(command)[0], launcher_files(command)) == (2, [f"{tmp_path}/my zero.yaml"])
+    with pytest.raises(InputError, match="--nproc-per-node=gpu: write a number"):
+        launched("torchrun --nproc-per-node=gpu")
 
 
 def test_the_command_prints_a_table(folder, tmp_path, capsys):

@@ -119,9 +119,12 @@ def test_an_experiment_that_was_deleted_comes_back_with_one_run_per_result():
     score(2, "results/a")
     score(3, "results/b")
     client = mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE.resolve()}")
-    client.delete_experiment(client.get_experiment_by_name("gone").experiment_id)
+    experiment = client.get_experiment_by_name("gone").experiment_id
+    for _ in range(2):
+        client.log_metric(client.create_run(experiment).info.run_id, "loss", 9)  # not the workflow's
+    client.delete_experiment(experiment)
     score(4, "results/c")
-    assert sorted(run.data.metrics["loss"] for run in runs("gone")) == [2, 3, 4]
+    assert sorted(run.data.metrics["loss"] for run in runs("gone")) == [2, 3, 4, 9, 9]
 
 
 def test_a_folder_that_was_moved_is_named_and_costs_no_result(folder, capsys):

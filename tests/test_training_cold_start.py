@@ -64,7 +64,7 @@ def test_without_a_row_that_fits_the_keys_to_change_are_named(tmp_path):
     words[at] = words[at].replace('"max_length": 400', '"max_length": 40')
     run = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode
-    assert "prompts over prompt.max_length, 0 are over cold_start.max_row_length; raise it, or link" in run.stderr
+    assert "prompts over prompt.max_length, 0 rows are over cold_start.max_row_length; raise the limit" in run.stderr
 
 
 def test_a_row_over_the_limit_is_dropped_and_counted_and_none_is_cut(folder):

@@ -140,7 +140,7 @@ class Names:
         return noun.split()[0] not in _QUESTIONS and (number or noun not in _ADJECTIVES)
 
     def links(self, table: str) -> bool:
-        """Whether rows of a table merely link others: no column holds texts, or bytes, that can be asked for."""
+        """Whether rows of a table merely link others: no column of texts or bytes has a noun (`is_noun`) as name."""
         held = (c for (name, c), s in self._profile.columns.items() if name == table and s.kind in ("text", "blob"))
         return not any(self.is_noun(table, column) for column in held)
 

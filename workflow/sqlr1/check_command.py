@@ -10,6 +10,7 @@ import importlib.util
 import itertools
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -48,6 +49,7 @@ _FIRST_ROWS = 1000  # read of each file of questions to train on; SynSQL's has 9
 _FIRST_DATABASES = 100  # of each folder to train on
 _RESULTS = Path("results")
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "afs"}  # SQLite's locks may not hold
+_ON_CPU = re.compile(r"ACCELERATE_USE_CPU=['\"]?(1|true|yes)", re.IGNORECASE)  # variables of the command itself
 _BYTES = {"float32": 4, "bfloat16": 2}
 _LESS = "lower per_device_train_batch_size (and raise gradient_accumulation_steps), or the longest prompt or answer"
 _PACKAGES = Path(__file__).parents[1]
@@ -116,8 +118,12 @@ class Preflight:
     def prompts(self) -> str:
         """Some databases to train on have schemas that fit `prompt.max_length`."""
         folders, settings = self.config.synthesize, self.config.prompt.model_copy(update={"retrieved_values": 0})
-        found = (database_files(resolve(e.databases, data_root())).values() for e in (*folders.folders, *folders.mix))
-        paths = [path for files in found for path in itertools.islice(files, _FIRST_DATABASES)]
+        entries = [(e.databases, e.db_ids) for e in folders.folders] + [(e.databases, None) for e in folders.mix]
+        found = (
+            database_files(resolve(folder, data_root()), ids and resolve(ids, data_root())).values()
+            for folder, ids in entries
+        )
+        paths = list(dict.fromkeys(p for files in found for p in itertools.islice(files, _FIRST_DATABASES)))
         prompts = Prompts(load_tokenizer(self.model), settings)
         long = [path for path in paths if prompts.token_ids(Question("", "", "", ""), path) is None]
         words = f"{len(long)} of {len(paths)} schemas are over prompt.max_length ({settings.max_length} tokens)"
@@ -155,7 +161,8 @@ class Preflight:
 
         count, memory, on_cpu = _gpus(), _memory(), parse_flag_from_env("ACCELERATE_USE_CPU")
         for cost in self.costs:
-            if cost.devices > max(1, count) and not on_cpu:
+            command = getattr(self.config.launch, cost.stage, "")
+            if cost.devices > max(1, count) and not on_cpu and not _ON_CPU.search(command):
                 change = "use a machine that has them, or change num_processes in launch or the file that it names"
                 raise InputError(f"{count} GPUs, but {cost.stage} is launched with {cost.devices} processes: {change}")
             if not count and cost.memory > memory:

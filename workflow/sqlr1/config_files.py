@@ -15,7 +15,7 @@ from sqlr1.records import InputError
 
 # What pydantic adds to the path of a key: the member of a union, and whether a mapping's key is at fault.
 _OF_PYDANTIC = re.compile(r"\[|^(int|float|str|constrained-.*)$")
-_NOT_TEXT = re.compile(r"-?\d*\.?\d+(e[-+]?\d+)?|true|false|null")  # if YAML reads it without quotes
+_NOT_TEXT = re.compile(r"-?\d*\.?\d+(e[-+]?\d+)?|true|false|null", re.IGNORECASE)  # if YAML reads it without quotes
 
 
 def load(config: Mapping[str, Any]) -> Config:
@@ -103,7 +103,9 @@ def _line(model: type[Section], fault: ErrorDetails, prefix: str) -> str:
     if isinstance(value, str) and re.fullmatch(r"-?\d+e-?\d+", value):
         return line + f"{value!r} is a string; YAML needs a dot in a number: write 1.0e-4, not 1e-4"
     if isinstance(value, str) and fault["type"].endswith("_type") and _NOT_TEXT.fullmatch(value):
-        return line + f"{value!r} is text; --config makes text of all within braces: write the key into a --configfile"
+        return (
+            line + f"{value!r} is text: remove its quotes; a value within --config's braces belongs in a --configfile"
+        )
     return line + f"{value!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
 
 

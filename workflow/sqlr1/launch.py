@@ -2,24 +2,30 @@
 
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 from sqlr1.config_files import read_yaml
+from sqlr1.records import InputError
 
 
 def launched(command: str) -> tuple[int, dict[str, Any]]:
     """Devices and DeepSpeed's settings: from the file that `accelerate launch --config_file` names, and the command.
 
-    Raises InputError if the file is missing.
+    Raises InputError if the file is missing, or if the command has a word where the number of processes belongs.
     """
-    given = re.search(r"--config[_-]file(?:\s+|=)['\"]?([^\s'\"]+)", command)
-    launcher = read_yaml(Path(given[1])) if given else {}
-    count = re.search(r"--(?:num[_-]processes|nproc[_-]per[_-]node)(?:\s+|=)(\d+)", command)
-    devices = int(count[1]) if count else launcher.get("num_processes", 1)
+    given = re.search(r"""--config[_-]file(?:\s+|=)(?:'([^']+)'|"([^"]+)"|([^\s'"]+))""", command)
+    launcher = read_yaml(Path(next(filter(None, given.groups())))) if given else {}
+    count = re.search(r"--(?:num[_-]processes|nproc[_-]per[_-]node)(?:\s+|=)['\"]?([^\s'\"]+)", command)
+    if count and not count[1].isdecimal():
+        raise InputError(f"config key launch: {count[0]}: write a number, so that the processes can be planned")
+    nodes = re.search(r"--nnodes(?:\s+|=)['\"]?(\d+)", command)  # torchrun's processes are those of one node
+    devices = int(count[1]) * int(nodes[1] if nodes else 1) if count else launcher.get("num_processes", 1)
     return max(1, devices), launcher.get("deepspeed_config") or {}
 
 
 def launcher_files(command: str) -> list[str]:
     """The files that the command names, such as an accelerate config; also within quotes, as in `srun sh -c '...'`."""
-    return [word for word in re.split(r"[\s'\"=]+", command) if os.path.isfile(word)]
+    words = [word for quoted in shlex.split(command) for word in (quoted, *re.split(r"[\s'\"=]+", quoted))]
+    return list(dict.fromkeys(filter(os.path.isfile, words)))

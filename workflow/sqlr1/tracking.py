@@ -428,9 +428,9 @@ def _open(experiment: str, key: str, tags: Mapping[str, Any]) -> Run:
             kind, _, store = uri.partition(":///")
             location = (Path(store).resolve().parent / "mlartifacts").as_uri() if kind == "sqlite" else None
             experiment_id = found.experiment_id if found else client.create_experiment(experiment, location)
-            if found and found.lifecycle_stage == "deleted":
-                _restore(client, experiment_id)
             own = {} if is_local else {"checkout": _checkout()}
+            if found and found.lifecycle_stage == "deleted":
+                _restore(client, experiment_id, own)
         if found and is_local and found.artifact_location != location:
             log.warning(
                 "MLflow keeps files of experiment %s in %s: this folder was moved or copied. Rename the experiment in "
@@ -449,13 +449,16 @@ def _open(experiment: str, key: str, tags: Mapping[str, Any]) -> Run:
     return Run(client, info.run_id, experiment_id, f"results/{experiment}/", own)
 
 
-def _restore(client: Any, experiment_id: str) -> None:
-    """Restore an experiment that was deleted. MLflow restores replaced runs too: the newest of each result stays."""
+def _restore(client: Any, experiment_id: str, own: Mapping[str, str]) -> None:
+    """Restore an experiment that was deleted. MLflow restores replaced runs too: the newest of each result stays.
+
+    Only this checkout's runs (tags `own`) are replaced, and none that the workflow did not make.
+    """
     client.restore_experiment(experiment_id)
     results = set()
-    for run in client.search_runs([experiment_id], max_results=50000):  # newest first
-        result = run.data.tags.get("key"), run.data.tags.get("checkout")
-        if result in results:
+    for run in client.search_runs([experiment_id], _with(own), max_results=50000):  # newest first
+        result = run.data.tags.get("key")
+        if result and result in results:
             client.delete_run(run.info.run_id)
         results.add(result)
 

@@ -105,8 +105,8 @@ def csv_rows(path: Path) -> Iterator[dict[str, str]]:
     """Yield the rows of a UTF-8 CSV file by the names in its first line; blank lines are skipped.
 
     Commas, semicolons, tabs or bars separate, whichever the first line has most of, outside quotes and brackets. Raises
-    InputError for a file that is missing or not UTF-8, for as many of two of them, for names that are empty or
-    repeated, and for a row of another length.
+    InputError for a file that is missing or not UTF-8, if the first line has as many of two of them, for names that are
+    empty or repeated, and for a row of another length.
     """
     csv.field_size_limit(LONGEST_FIELD)
     with readable(path), open(path, encoding="utf-8-sig", newline="") as file:

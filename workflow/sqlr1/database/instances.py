@@ -75,13 +75,13 @@ def _perturb(path: Path, profile: Profile, rng: random.Random, filled: int) -> b
         for (trigger,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
             connection.execute(f"DROP TRIGGER {quote(trigger.decode())}")
         tables = [t for t in profile.schema.tables if profile.rows[t.name] <= _LARGEST and _has_rowid(connection, t)]
+        any_changed = False
         for table in _parents_first(tables, profile):
             if 0 < profile.rows[table.name] < filled:
-                _changed(_fill_table, connection, table, profile, rng, filled)
+                any_changed |= _changed(_fill_table, connection, table, profile, rng, filled)
         for table in tables:
             if profile.rows[table.name] and max(profile.rows[table.name], filled) >= 2:
-                _changed(_perturb_table, connection, table, profile, rng)
-        any_changed = connection.total_changes > 0
+                any_changed |= _changed(_perturb_table, connection, table, profile, rng)
         for table in profile.schema.tables:
             if table.kind == "virtual" and _EXTERNAL_INDEX.search(_created(connection, table)):
                 _changed(_rebuild, connection, table, profile)
@@ -89,15 +89,18 @@ def _perturb(path: Path, profile: Profile, rng: random.Random, filled: int) -> b
         return any_changed
 
 
-def _changed(change: Callable, connection: sqlite3.Connection, table: Table, profile: Profile, *more: object) -> None:
-    """`change` the table, or leave it as it is."""
+def _changed(change: Callable, connection: sqlite3.Connection, table: Table, profile: Profile, *more: object) -> bool:
+    """`change` the table, or leave it as it is. Tells whether a row was changed."""
+    before, done = connection.total_changes, False
     connection.execute("SAVEPOINT table_as_it_is")
     try:
         change(connection, table, profile, *more)
+        done = connection.total_changes > before
     except (sqlite3.OperationalError, sqlite3.IntegrityError) as error:  # a CHECK calls the application's function
         connection.execute("ROLLBACK TO table_as_it_is")
         log.warning("%s: %s is not changed: %s", profile.schema.path, table.name, error)
     connection.execute("RELEASE table_as_it_is")
+    return done
 
 
 def _rebuild(connection: sqlite3.Connection, table: Table, profile: Profile) -> None:

@@ -25,7 +25,8 @@ _NO_KEY = re.compile(
     "((?<![a-z])|(?-i:(?<=[a-z])(?=[A-Z])))("
     "acid|aid|android|arid|asteroid|avid|avoid|bid|braid|centroid|covid|cuboid|david|druid|ellipsoid|fluid|forbid|grid|"
     "humid|hybrid|invalid|kid|laid|lid|lipid|liquid|lucid|madrid|maid|mermaid|mid|opioid|orchid|outbid|pyramid|quid|"
-    "raid|rapid|rigid|said|skid|solid|splendid|squid|steroid|tabloid|thyroid|timid|vivid|void|plaid|[a-z]*(paid|valid)|"
+    "raid|rapid|rigid|said|skid|solid|splendid|squid|steroid|tabloid|thyroid|timid|vivid|void|plaid|"
+    "(amount|net|total|un|pre|re|post|over|under)?paid|(is|in)?valid|"
     "donkey|hockey|jockey|mickey|monkey|turkey|turnkey|whiskey|decode|encode|"
     "aluminum|platinum|casino|domino|inferno|kimono|piano|volcano)s?$",
     re.IGNORECASE,

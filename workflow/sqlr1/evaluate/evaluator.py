@@ -229,7 +229,7 @@ def _by_method(
     groups: dict[str, dict[str, list[float]]] = {}
     for row, values in valued:
         for method, value in values.items():
-            for group in ("all", row["difficulty"]):
+            for group in dict.fromkeys(("all", row["difficulty"])):
                 kept = groups.setdefault(method, {}).setdefault(group, [])
                 kept += [] if value is None else [float(value)]
     return {

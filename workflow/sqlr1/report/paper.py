@@ -205,7 +205,7 @@ def votes(results: Results, policies: Sequence[Policy]) -> list[Row]:
     for policy, benchmark in itertools.product(policies, results.benchmarks):
         of_main = VOTES if policy == results.main else {}
         n = max((run.summary["n_samples"] for run in select(results.runs, policy, benchmark)), default=0)
-        names = {"greedy": "greedy"} | {f"vote of {k}": f"vote@{k}" for k in range(1, n + 1)}
+        names = {"greedy": "greedy"} | {f"vote of {k}": f"vote@{k}" for k in range(1, n + 1) if n > 1}
         rows += [results.row(name, policy, benchmark, of_main.get(name), ABLATED_ON, m) for name, m in names.items()]
         for name in [name for name in of_main if name not in names]:
             command = "`candidates: {n: 8}` in the configuration, then `snakemake paper_tables`"

@@ -53,8 +53,9 @@ def _train(job: Job, source: Path) -> None:
     job.run.metrics({"rows": len(rows), **{f"dropped/{reason}": n for reason, n in dropped.items()}})
     if not rows:
         longer = f"{dropped['prompt_over_max_length']} have prompts over prompt.max_length, "
-        longer += f"{dropped['row_over_max_row_length']} are over cold_start.max_row_length; raise it, or link schemas"
-        raise InputError(f"{job.args.questions}: none of {len(questions)} rows to train on: {longer} (prompt.linking)")
+        longer += f"{dropped['row_over_max_row_length']} rows are over cold_start.max_row_length"
+        change = "raise the limit, or set prompt.linking to fit"
+        raise InputError(f"{job.args.questions}: none of {len(questions)} rows to train on: {longer}; {change}")
     trainer = sft.make_trainer(load_policy(source, settings), tokenizer, rows, settings, job.work, job.seed, job.run)
     history = train_on(trainer, job.work)
     if trainer.is_world_process_zero():
