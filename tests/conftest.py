@@ -16,8 +16,10 @@ DATA = Path(os.environ.get("SQLR1_DATA", BESIDE))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first: with two processes the other one runs all others meanwhile."""
-    items.sort(key=lambda item: item.path.name != "test_workflow.py")
+    """The longest files first, so that at the end neither of two processes waits for the other."""
+    longest = ("test_workflow.py", "test_training_resume.py", "test_training_selection.py")
+    places = {name: place for place, name in enumerate(longest)}
+    items.sort(key=lambda item: places.get(item.path.name, len(longest)))
 
 
 @pytest.fixture(scope="session")
