@@ -53,6 +53,26 @@ def test_a_closure_is_the_same_when_asked_for_again(package):
     assert provenance.sources("sqlr1.stages.two") == provenance.sources("sqlr1.stages.two") != []
 
 
+def test_a_later_process_parses_only_the_modules_that_were_edited(package, monkeypatch):
+    parsed = []
+    names = provenance._names
+    monkeypatch.setattr(provenance, "_names", lambda tree: parsed.append(tree) or names(tree))
+
+    def later():
+        parsed.clear()
+        provenance._names_by_content.cache_clear()
+        provenance._imports.cache_clear()
+        return provenance.sources("sqlr1.stages.one"), len(parsed)
+
+    first, _ = later()
+    assert later() == (first, 0)
+    (package / "worker.py").write_text("from sqlr1 import lazy\n")
+    more = sorted([*first, "sqlr1/lazy.py"])
+    assert later() == (more, 2)
+    provenance.NAMES.write_bytes(b'{"a": 1}')  # damaged
+    assert later() == (more, 5)  # all, the three empty ones once
+
+
 def test_an_import_inside_a_function_counts(package):
     assert "sqlr1/lazy.py" in provenance.sources("sqlr1.stages.two")
     assert "sqlr1/room/thing.py" not in provenance.sources("sqlr1.stages.two")

@@ -29,8 +29,11 @@ PACKAGES = ("sqlr1", "sqlgen")
 # of config.py re-runs a stage only if it changes a value that the stage reads.
 # Nor does a result depend on what MLflow is told of it.
 DECLARATIONS = ("sqlr1/config.py", "sqlr1/tracking.py", "sqlr1/traces.py", "sqlr1/answer_traces.py")
+# What was read from files before, by their state or content. Only speed depends on these two.
 HASHES = Path("results/.cache/hashes.json")
+NAMES = Path("results/.cache/names.json")
 _DATA = (".yaml", ".json", ".txt", ".csv", ".j2")
+_READER = Path(__file__).read_bytes()  # names that another version of this module found do not count
 _MODULE = re.compile(rf"\b(?:{'|'.join(PACKAGES)})\.[\w.]+")
 
 
@@ -43,6 +46,7 @@ def sources(module: str) -> list[str]:
     """
     if _file(module) is None:
         raise FileNotFoundError(f"{ROOT / module.replace('.', '/')}.py")
+    before = len(_names_by_content())
     seen: set[Path] = set()
     queue = _executed(module)
     while queue:
@@ -50,6 +54,8 @@ def sources(module: str) -> list[str]:
         if path not in seen:
             seen.add(path)
             queue += _imports(path)
+    if len(_names_by_content()) > before:
+        _keep(NAMES, _names_by_content())
     data = {file for folder in {path.parent for path in seen} for file in _data_files(folder)}
     here = Path.cwd()  # relative to it where possible, so that a moved checkout re-runs nothing
     return sorted(str(path.relative_to(here) if path.is_relative_to(here) else path) for path in seen | data)
@@ -62,11 +68,7 @@ def settings(config: Mapping[str, Any], *sections: str, **extra: Any) -> str:
 
 def file_hashes(paths: Iterable[Path]) -> dict[Path, str]:
     """SHA-256 of each file. HASHES keeps them: a file is read again only if its size or one of its times changed."""
-    kept: dict[str, list[Any]] = {}
-    with contextlib.suppress(OSError, ValueError):  # it is a cache: if it cannot be read, the files are
-        read = json.loads(HASHES.read_bytes())
-        if isinstance(read, dict) and all(isinstance(entry, list) for entry in read.values()):
-            kept = read
+    kept = _kept(HASHES)
     now = {path: (os.path.abspath(path), path.stat()) for path in paths}
     states = {path: (name, [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]) for path, (name, stat) in now.items()}
     new = [path for path, (name, state) in states.items() if kept.get(name, [])[:-1] != state]
@@ -74,11 +76,7 @@ def file_hashes(paths: Iterable[Path]) -> dict[Path, str]:
         name, state = states[path]
         kept[name] = [*state, sha256(path)]
     if new:
-        try:
-            with atomic_write(HASHES) as file:
-                json.dump(kept, file)
-        except OSError as error:
-            logging.getLogger(__name__).warning("%s: not written, so files are hashed again: %s", HASHES, error)
+        _keep(HASHES, kept)
     return {path: kept[name][-1] for path, (name, _) in states.items()}
 
 
@@ -86,6 +84,22 @@ def fingerprint(paths: Iterable[Path], folder: Path) -> str:
     """One hash of files' contents and their places in `folder`."""
     placed = sorted((os.path.relpath(path, folder), content) for path, content in file_hashes(paths).items())
     return hashlib.sha256(json.dumps(placed).encode()).hexdigest()
+
+
+def _kept(cache: Path) -> dict[str, list[Any]]:
+    with contextlib.suppress(OSError, ValueError):  # if it cannot be read, everything is read again
+        read = json.loads(cache.read_bytes())
+        if isinstance(read, dict) and all(isinstance(entry, list) for entry in read.values()):
+            return read
+    return {}
+
+
+def _keep(cache: Path, kept: dict[str, list[Any]]) -> None:
+    try:
+        with atomic_write(cache) as file:
+            json.dump(kept, file)
+    except OSError as error:
+        logging.getLogger(__name__).warning("%s: not written, so files are read again next time: %s", cache, error)
 
 
 def _file(name: str) -> Path | None:
@@ -105,8 +119,19 @@ def _executed(name: str) -> list[Path]:
 
 
 @cache
+def _names_by_content() -> dict[str, list[str]]:
+    """Hash of a module's text -> `_names` in it. To parse 120 modules takes longer than the rest of the Snakefile."""
+    return _kept(NAMES)
+
+
+@cache
 def _imports(path: Path) -> tuple[Path, ...]:
-    return tuple(file for name in _names(ast.parse(path.read_text(encoding="utf-8"))) for file in _executed(name))
+    text = path.read_bytes()
+    content = hashlib.sha256(_READER + text).hexdigest()
+    names = _names_by_content().get(content)
+    if names is None:
+        names = _names_by_content()[content] = sorted(set(_names(ast.parse(text))))
+    return tuple(file for name in names for file in _executed(name))
 
 
 def _data_files(folder: Path) -> Iterator[Path]:
