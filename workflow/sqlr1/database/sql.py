@@ -21,28 +21,26 @@ def exact(number: float) -> float:
     return int(number) if isinstance(number, float) and number.is_integer() and abs(number) < 1e15 else number
 
 
-class _Generator(SQLite.Generator):
-    """Writes `x NOT IN (...)`, `x IS NOT NULL` and `x != y`, where sqlglot writes `NOT x IN (...)` and `x <> y`.
+def _not(generator: SQLite.Generator, expression: exp.Not) -> str:
+    inner = expression.this
+    if isinstance(inner, (exp.In, exp.Between, exp.Glob, exp.Match, exp.RegexpLike)):
+        left = generator.sql(inner, "this")
+        return f"{left} NOT{generator.sql(inner).removeprefix(left)}"
+    if isinstance(inner, exp.Is):
+        return f"{generator.sql(inner.this)} IS NOT {generator.sql(inner.expression)}"
+    return generator.not_sql(expression)
 
-    `(x NOT GLOB y) = 5` is no `NOT (x GLOB y = 5)`, so the other operators of this kind are written alike.
-    """
 
-    def neq_sql(self, expression: exp.NEQ) -> str:
-        return self.binary(expression, "!=")
-
-    def not_sql(self, expression: exp.Not) -> str:
-        inner = expression.this
-        if isinstance(inner, (exp.In, exp.Between, exp.Glob, exp.Match, exp.RegexpLike)):
-            left = self.sql(inner, "this")
-            return f"{left} NOT{self.sql(inner).removeprefix(left)}"
-        if isinstance(inner, exp.Is):
-            return f"{self.sql(inner.this)} IS NOT {self.sql(inner.expression)}"
-        return super().not_sql(expression)
+# `x NOT IN (...)`, `x IS NOT NULL` and `x != y`, where sqlglot writes `NOT x IN (...)` and `x <> y`.
+# `(x NOT GLOB y) = 5` is no `NOT (x GLOB y = 5)`, so the other operators of this kind are written alike.
+_OWN = {exp.Not: _not, exp.NEQ: lambda generator, expression: generator.binary(expression, "!=")}
 
 
 def to_sql(expression: exp.Expression) -> str:
     """SQLite text on one line."""
-    return _Generator(dialect="sqlite", comments=False, normalize_functions=False).generate(expression, copy=False)
+    generator = SQLite.Generator(dialect="sqlite", comments=False, normalize_functions=False)
+    generator._dispatch = generator._dispatch | _OWN  # compiled, the class cannot have subclasses
+    return generator.generate(expression, copy=False)
 
 
 def parse(sql: str) -> tuple[exp.Expression | None, str]:
