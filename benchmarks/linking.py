@@ -94,6 +94,19 @@ def columns_in(ddl: str) -> dict[str, set[str]]:
         return {table.lower(): {name for (name,) in connection.execute(pragma, (table,))} for table in tables}
 
 
+def value_counts(index: ValueIndex, question: str, literals: set[str], count: int) -> Counter[str]:
+    """How many of the gold's literals that the database holds are among the `count` values shown for the question."""
+    known = {literal for literal in literals if literal in index.values}
+    shown = {mention.value for mention in index.mentioned(question, count)}
+    return Counter({
+        "literals": len(known),
+        "literals shown": len(known & shown),
+        "values shown": len(shown),
+        "questions without literal": not known,
+        "their values shown": 0 if known else len(shown),
+    })  # fmt: skip
+
+
 def measure(name: str, args: argparse.Namespace, made: Path) -> dict[str, float]:
     """Recall over the questions of a set."""
     from transformers import AutoTokenizer
@@ -129,16 +142,8 @@ def measure(name: str, args: argparse.Namespace, made: Path) -> dict[str, float]
         sums["possible, all tables"] += possible and tables <= set(kept)
         sums["possible, all columns"] += possible and not missed
         if args.misses and (tables - set(kept) or missed):
-            print(
-                question.db_id,
-                "|",
-                question.question,
-                "|",
-                question.evidence,
-                "|",
-                sorted(missed),
-                sorted(tables - set(kept)),
-            )
+            said = (question.question, question.evidence, sorted(missed), sorted(tables - set(kept)))
+            print(question.db_id, *said, sep=" | ")
         sums["fit"] += cut is not None
         sums.update(recall_counts(tables, gold, kept))
         sums["schema tables"] += len(columns[question.db_id])
@@ -146,14 +151,8 @@ def measure(name: str, args: argparse.Namespace, made: Path) -> dict[str, float]
         sums["tokens"] += len(ids) - rest
         sums["tokens kept"] += len(cut) - rest if cut else 0
         if args.values:
-            index = whole._databases[database].values
-            known = {v for v in literals if v in index.values}
-            shown = {m.value for m in index.mentioned(f"{question.question}\n{question.evidence}", args.values)}
-            sums["literals"] += len(known)
-            sums["literals shown"] += len(known & shown)
-            sums["values shown"] += len(shown)
-            sums["questions without literal"] += not known
-            sums["their values shown"] += 0 if known else len(shown)
+            asked = f"{question.question}\n{question.evidence}"
+            sums.update(value_counts(whole._databases[database].values, asked, literals, args.values))
     n = sums["questions"]
     return dict(sums) | {
         "recall of tables": sums["tables kept"] / sums["tables"],

@@ -17,7 +17,7 @@ ORDER = [
     "records", "cpus", "slurm", "statistics", "sql_tokens", "provenance", "traces", "tracking", "database", "prompt",
     "sandbox", "outcomes", "rewards", "strategies", "config", "config_files", "launch", "evaluate", "answer_traces",
     "data", "sqlgen", "model", "train", "report", "plan", "ask", "serve", "export_command", "init_command",
-    "check_batches", "check_command", "stages", "cli",
+    "check_batches", "check_command", "ui_command", "stages", "cli",
 ]  # fmt: skip
 
 

@@ -10,7 +10,6 @@ import importlib.util
 import itertools
 import logging
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -36,7 +35,7 @@ from sqlr1.data.readers import read_questions as read_rows
 from sqlr1.database import read_schema
 from sqlr1.database.files import SQLITE_MAGIC, data_root, database_files, resolve, start_of
 from sqlr1.evaluate.formats import database_path, excluded_questions, read_questions
-from sqlr1.launch import launched
+from sqlr1.launch import launched, set_to_cpu
 from sqlr1.model.base import context_length, load_tokenizer, make_base_model, model_folder
 from sqlr1.model.prompts import Prompts
 from sqlr1.plan import ACCELERATORS, Cost, Planner
@@ -49,7 +48,6 @@ _FIRST_ROWS = 1000  # read of each file of questions to train on; SynSQL's has 9
 _FIRST_DATABASES = 100  # of each folder to train on
 _RESULTS = Path("results")
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "afs"}  # SQLite's locks may not hold
-_ON_CPU = re.compile(r"ACCELERATE_USE_CPU=['\"]?(1|true|yes)", re.IGNORECASE)  # variables of the command itself
 _BYTES = {"float32": 4, "bfloat16": 2}
 _LESS = "lower per_device_train_batch_size (and raise gradient_accumulation_steps), or the longest prompt or answer"
 _PACKAGES = Path(__file__).parents[1]
@@ -162,7 +160,7 @@ class Preflight:
         count, memory, on_cpu = _gpus(), _memory(), parse_flag_from_env("ACCELERATE_USE_CPU")
         for cost in self.costs:
             command = getattr(self.config.launch, cost.stage, "")
-            if cost.devices > max(1, count) and not on_cpu and not _ON_CPU.search(command):
+            if cost.devices > max(1, count) and not on_cpu and not set_to_cpu(command):
                 change = "use a machine that has them, or change num_processes in launch or the file that it names"
                 raise InputError(f"{count} GPUs, but {cost.stage} is launched with {cost.devices} processes: {change}")
             if not count and cost.memory > memory:

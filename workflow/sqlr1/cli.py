@@ -18,7 +18,7 @@ COMMANDS = {
     "export": "sqlr1.export_command",
     "plan": "sqlr1.plan",
     "check": "sqlr1.check_command",
-    "ui": "sqlr1.tracking",
+    "ui": "sqlr1.ui_command",
 }
 
 

@@ -29,3 +29,8 @@ def launcher_files(command: str) -> list[str]:
     """The files that the command names, such as an accelerate config; also within quotes, as in `srun sh -c '...'`."""
     words = [word for quoted in shlex.split(command) for word in (quoted, *re.split(r"[\s'\"=]+", quoted))]
     return list(dict.fromkeys(filter(os.path.isfile, words)))
+
+
+def set_to_cpu(command: str) -> bool:
+    """Whether the command itself sets the variable that keeps accelerate on the CPU."""
+    return bool(re.search(r"ACCELERATE_USE_CPU=['\"]?(1|true|yes)", command, re.IGNORECASE))

@@ -8,7 +8,6 @@ there the tag `checkout` tells whose run or model it is. No result depends on th
 costs a warning, and the rest of the job is not tracked.
 """
 
-import argparse
 import contextlib
 import functools
 import hashlib
@@ -17,7 +16,6 @@ import logging
 import os
 import re
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -63,7 +61,7 @@ def _mlflow_errors() -> tuple[type[Exception], ...]:
 
 
 def _warn(error: Exception) -> None:
-    where, what = _shown(_store_uri()), _reason(error)
+    where, what = _shown(store_uri()), _reason(error)
     log.warning("MLflow (%s): %s; the results are kept, the rest of this job is not tracked", where, what)
 
 
@@ -330,7 +328,7 @@ def reachable() -> str:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    uri = _store_uri()
+    uri = store_uri()
     if not uri.startswith("sqlite"):
         os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
         try:
@@ -345,10 +343,19 @@ def _shown(uri: str) -> str:
     return re.sub(r"//[^/\s]*@", "//", uri)
 
 
-def _store_uri() -> str:
+def store_uri() -> str:
+    """MLFLOW_TRACKING_URI, or the store in `results/`."""
     path = DEFAULT_STORE.resolve()
     # A question mark would begin the URI's options, and SQLAlchemy knows no way to quote it.
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DEFAULT_STORE if '?' in str(path) else path}"
+
+
+def experiments(uri: str) -> dict[str, str]:
+    """Name -> id of the experiments in a store, without MLflow's own."""
+    import mlflow
+
+    found = mlflow.MlflowClient(uri).search_experiments(filter_string="name != 'Default'")
+    return {experiment.name: experiment.experiment_id for experiment in found}
 
 
 def _with(tags: Mapping[str, str]) -> str:
@@ -412,7 +419,7 @@ def _open(experiment: str, key: str, tags: Mapping[str, Any]) -> Run:
     import mlflow
     from mlflow.utils.git_utils import get_git_commit
 
-    uri = _store_uri()
+    uri = store_uri()
     # Processes that create the tables of a new SQLite store at the same time crash.
     DEFAULT_STORE.parent.mkdir(parents=True, exist_ok=True)
     commit = get_git_commit(str(Path(__file__).parent))
@@ -481,36 +488,3 @@ def _monitor(run: Run) -> Any:
     monitor = SystemMetricsMonitor(run.run_id, tracking_uri=run.client.tracking_uri)
     monitor.start()
     return monitor
-
-
-def add_parser(commands: Any) -> None:
-    """Add the sub-command `ui`."""
-    parser = commands.add_parser("ui", help="browse the runs in MLflow; prints links to each experiment's views")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=5000)
-    parser.set_defaults(run=serve_ui)
-
-
-def serve_ui(args: argparse.Namespace) -> None:
-    """Serve MLflow's UI until interrupted. Raises InputError if nothing has been tracked yet."""
-    import mlflow
-
-    uri = _store_uri()
-    store = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and not store.exists():
-        raise InputError(f"{store}: no runs yet; run `snakemake --cores all` first")
-    # The UI itself opens on a list of experiments.
-    views = {
-        "training curves": "runs?workflowType=machine_learning&compareRunsMode=CHART",
-        "policies, ranked": "models?workflowType=machine_learning",
-        "answers by question": "evaluation-runs?workflowType=genai",
-    }
-    for experiment in mlflow.MlflowClient(uri).search_experiments(filter_string="name != 'Default'"):
-        for what, view in views.items():
-            where = f"http://{args.host}:{args.port}/#/experiments/{experiment.experiment_id}/{view}"
-            print(f"{experiment.name}, {what}: {where}", flush=True)
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
-    # One process serves one person; more take seconds to start, and their parent kills those that are slow to answer.
-    command += ["--host", args.host, "--port", str(args.port), "--workers", "1"]
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    os.execve(sys.executable, command, os.environ | quiet)
