@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from sqlr1 import cli
 from sqlr1.config import ColdStart, Grpo, Lora
 from sqlr1.config_files import read_config
-from sqlr1.launch import launched, launcher_files
+from sqlr1.launch import launched, launcher_files, runs_on_cpu
 from sqlr1.plan import ACCELERATORS, SHAPES, Model, Planner, shape
 from sqlr1.records import InputError
 from sqlr1.train import sft
@@ -232,6 +232,20 @@ def test_a_launch_command_may_name_files_with_spaces_but_no_processes_in_words(t
     assert (launched(command)[0], launcher_files(command)) == (2, [f"{tmp_path}/my zero.yaml"])
     with pytest.raises(InputError, match="--nproc-per-node=gpu: write a number"):
         launched("torchrun --nproc-per-node=gpu")
+
+
+@pytest.mark.parametrize(
+    ("command", "on_cpu"),
+    [
+        ("ACCELERATE_USE_CPU=true accelerate launch", True),
+        ("env ACCELERATE_USE_CPU='1' accelerate launch", True),
+        ("ACCELERATE_USE_CPU=false accelerate launch", False),
+        ("accelerate launch --cpu train.py", True),
+        ("accelerate launch train.py", False),
+    ],
+)
+def test_a_command_may_keep_accelerate_on_the_cpu(command, on_cpu):
+    assert runs_on_cpu(command) == on_cpu
 
 
 def test_the_command_prints_a_table(folder, tmp_path, capsys):

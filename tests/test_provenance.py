@@ -12,6 +12,20 @@ from conftest import copy_checkout, snakemake
 from sqlr1 import provenance
 
 
+def forget():
+    """As a new process, which knows only what the cache holds."""
+    provenance._known_names.cache_clear()
+    provenance._imports.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "NAMES", tmp_path / "cache/names.json")
+    forget()
+    yield
+    forget()
+
+
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """A small package with a stage, a room, a lazily imported module and an unrelated one."""
@@ -60,8 +74,7 @@ def test_a_later_process_parses_only_the_modules_that_were_edited(package, monke
 
     def later():
         parsed.clear()
-        provenance._names_by_content.cache_clear()
-        provenance._imports.cache_clear()
+        forget()
         return provenance.sources("sqlr1.stages.one"), len(parsed)
 
     first, _ = later()
@@ -69,8 +82,23 @@ def test_a_later_process_parses_only_the_modules_that_were_edited(package, monke
     (package / "worker.py").write_text("from sqlr1 import lazy\n")
     more = sorted([*first, "sqlr1/lazy.py"])
     assert later() == (more, 2)
-    provenance.NAMES.write_bytes(b'{"a": 1}')  # damaged
-    assert later() == (more, 5)  # all, the three empty ones once
+    (package / "lazy.py").unlink()  # of a module that is not edited itself
+    assert later() == (first, 0)
+    monkeypatch.setattr(provenance, "_READER", b"another version")
+    assert later() == (first, 6)
+    for damaged in (b"{", b'{"sqlr1/worker.py": [1]}', b'{"a": 1}'):
+        provenance.NAMES.write_bytes(damaged)
+        assert later() == (first, 6)
+
+
+def test_a_cache_that_cannot_be_written_is_told_once(package, tmp_path, caplog, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(provenance, "NAMES", tmp_path / "file/names.json")
+    for stage in ("one", "two"):
+        forget()
+        assert provenance.sources(f"sqlr1.stages.{stage}")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "names.json: not written" in caplog.text
 
 
 def test_an_import_inside_a_function_counts(package):

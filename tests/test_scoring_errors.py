@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import re
 import sqlite3
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -222,6 +224,26 @@ TIE = "SELECT name FROM pet WHERE age = (SELECT max(age) FROM pet)"
 )
 def test_one_fault_is_not_counted_as_several(predicted, gold, kinds):
     assert query_kinds(predicted, gold) == kinds
+
+
+@pytest.mark.parametrize(
+    "looped",
+    [
+        "SELECT (", "SELECT NOT ", "SELECT - ", "SELECT ~", "SELECT CASE WHEN ", "SELECT ABS(", "WITH a AS (",
+        "SELECT [", "SELECT a FROM (", "SELECT 1 WHERE EXISTS (", "SELECT 1 + 1", "SELECT 1 IS 1",
+        "SELECT 1 = 1", "SELECT a || a", "SELECT a NOT IN (1)", "SELECT a BETWEEN 1 AND 2", "SELECT a LIKE 'a'",
+        "SELECT 1 UNION SELECT 1", "SELECT a, a", "SELECT a FROM t JOIN t", "SELECT a FROM t LEFT JOIN t",
+        "SELECT a FROM t, t", "SELECT a FROM t WHERE a AND a",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("times", [30, 400, 5000])
+def test_a_model_that_repeats_itself_stops_nothing(looped, times):
+    """Its last two words again and again: too deep for a recursive parser, or exponential in one that looks ahead."""
+    *start, last = re.findall(r"\S+\s?", looped)
+    sql = looped + f" {start[-1]}{last}" * times
+    began = time.perf_counter()
+    assert query_kinds(sql, "SELECT name FROM pet")
+    assert time.perf_counter() - began < 15
 
 
 def test_literals_are_looked_up(tmp_path):

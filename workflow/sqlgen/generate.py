@@ -3,8 +3,10 @@
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import TypeVar
 
 import sqlglot
@@ -22,6 +24,7 @@ from sqlr1.sandbox import Executor, Query, Status
 
 T = TypeVar("T")
 _BATCH = 64
+_CHUNK = 16  # drafts executed at a time
 _PATIENCE = 8  # a database is given up after so many batches without a new row
 _PLANS = 8  # attempts to find a plan with a threshold that a vague question can hide
 _WORDINGS = 30  # attempts to word a plan within the wanted templates
@@ -78,49 +81,71 @@ def generate_over(
     failures = 0 if db.tables else _PATIENCE
     while wanted.total() and failures < _PATIENCE:
         before = number
-        drafts = _drafts(db, wanted, request.styles, rng, seen)
-        both = [to_sql(query) for draft in drafts for query in tie_orders(draft.expression)]
-        executions = executor.execute([Query(path, sql) for sql in both])
-        # Conditions that change nothing, such as "that have some song" where all singers have songs, are not said.
-        loose = {i: Query(path, sql) for i, draft in enumerate(drafts) if (sql := unfiltered(draft.plan))}
-        whole = dict(zip(loose, executor.execute(list(loose.values())), strict=True))
-        for i, (draft, execution, other) in enumerate(zip(drafts, executions[::2], executions[1::2], strict=True)):
-            if i in whole and Counter(whole[i].rows or ()) == Counter(execution.rows or ()):
-                continue
-            if execution.status != Status.OK or rejection_reason(draft.expression, execution.rows):
-                continue
-            if other.status != Status.OK or not same_result(execution.rows, other.rows, ordered=True):  # ties decide
-                continue
-            if has_one_group(draft.plan, execution.rows):
-                continue
+        for draft in _answerable(path, _drafts(db, wanted, request.styles, rng, seen), executor):
             row = _question(db, f"{db_id}-{number:05d}", db_id, draft, request, rng)
             if row and wanted[row.sql_class] > 0:
                 wanted[row.sql_class] -= 1
                 number += 1
                 yield row
+                if not wanted.total():
+                    return
         failures = 0 if number > before else failures + 1
+
+
+def _answerable(path: Path, drafts: Iterator[_Draft], executor: Executor) -> Iterator[_Draft]:
+    """The drafts with a result that says something, which ties do not decide and each condition changes.
+
+    A condition that changes nothing, such as "that have some song" where all singers have songs, is not said.
+    """
+    while chunk := list(islice(drafts, _CHUNK)):
+        both = [[Query(path, sql) for sql in _both_orders(draft)] for draft in chunk]
+        executions = executor.execute([first for first, _ in both])
+        good = [
+            (draft, execution.rows, Query(path, unfiltered(draft.plan)), other)
+            for draft, (_, other), execution in zip(chunk, both, executions, strict=True)
+            if execution.status == Status.OK
+            and not rejection_reason(draft.expression, execution.rows)
+            and not has_one_group(draft.plan, execution.rows)
+        ]
+        queries = [query for *_, whole, other in good for query in (whole, other) if query.sql]
+        found = dict(zip(queries, executor.execute(queries), strict=True))
+        for draft, rows, whole, other in good:
+            loose = whole.sql and Counter(found[whole].rows or ()) == Counter(rows)
+            tied = found[other].status != Status.OK or not same_result(rows, found[other].rows, ordered=True)
+            if not loose and not tied:
+                yield draft
+
+
+def _both_orders(draft: _Draft) -> Iterable[str]:
+    """The SQL with ties in its order broken both ways; twice the same if there is no order."""
+    if " ORDER BY " not in draft.sql:
+        return draft.sql, draft.sql
+    return map(to_sql, tie_orders(draft.expression))
 
 
 def _drafts(
     db: SpeakableDatabase, wanted: Counter[str], styles: Mapping[str, float], rng: random.Random, seen: set[str]
-) -> list[_Draft]:
+) -> Iterator[_Draft]:
     """A batch of drafts of the wanted classes; adds their SQL, up to literals, to `seen`.
 
+    All of them are drawn at once, but parsed one by one: the caller may have enough before the last.
     A CTE with the name of a table would be read in its place.
     """
-    drafts, tables = [], {table.name.lower() for table in db.profile.schema.tables}
+    tables = {table.name.lower() for table in db.profile.schema.tables}
+    classes = {name for name in wanted if wanted[name] > 0}
+    drawn = []
     for _ in range(_BATCH):
         shape, style = _drawn(SHAPES[_drawn(wanted, rng)], rng), _drawn(styles, rng)
-        plan = _plan(db, shape, style, rng)
+        drawn.append((shape.__name__, style, _plan(db, shape, style, rng)))
+    for shape, style, plan in drawn:
         sql = sql_of(plan) if plan else ""
         if not plan or without_literals(sql) in seen:
             continue
         expression = sqlglot.parse_one(sql, read="sqlite")
         name = sql_class(expression)
-        if wanted[name] > 0 and not any(cte.alias.lower() in tables for cte in expression.find_all(exp.CTE)):
+        if name in classes and not any(cte.alias.lower() in tables for cte in expression.find_all(exp.CTE)):
             seen.add(without_literals(sql))
-            drafts.append(_Draft(shape.__name__, style, plan, sql, expression, name))
-    return drafts
+            yield _Draft(shape, style, plan, sql, expression, name)
 
 
 def _drawn(weights: Mapping[T, float], rng: random.Random) -> T:

@@ -35,7 +35,7 @@ from sqlr1.data.readers import read_questions as read_rows
 from sqlr1.database import read_schema
 from sqlr1.database.files import SQLITE_MAGIC, data_root, database_files, resolve, start_of
 from sqlr1.evaluate.formats import database_path, excluded_questions, read_questions
-from sqlr1.launch import launched, set_to_cpu
+from sqlr1.launch import launched, runs_on_cpu
 from sqlr1.model.base import context_length, load_tokenizer, make_base_model, model_folder
 from sqlr1.model.prompts import Prompts
 from sqlr1.plan import ACCELERATORS, Cost, Planner
@@ -160,7 +160,7 @@ class Preflight:
         count, memory, on_cpu = _gpus(), _memory(), parse_flag_from_env("ACCELERATE_USE_CPU")
         for cost in self.costs:
             command = getattr(self.config.launch, cost.stage, "")
-            if cost.devices > max(1, count) and not on_cpu and not set_to_cpu(command):
+            if cost.devices > max(1, count) and not on_cpu and not runs_on_cpu(command):
                 change = "use a machine that has them, or change num_processes in launch or the file that it names"
                 raise InputError(f"{count} GPUs, but {cost.stage} is launched with {cost.devices} processes: {change}")
             if not count and cost.memory > memory:

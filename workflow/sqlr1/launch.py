@@ -31,6 +31,6 @@ def launcher_files(command: str) -> list[str]:
     return list(dict.fromkeys(filter(os.path.isfile, words)))
 
 
-def set_to_cpu(command: str) -> bool:
-    """Whether the command itself sets the variable that keeps accelerate on the CPU."""
-    return bool(re.search(r"ACCELERATE_USE_CPU=['\"]?(1|true|yes)", command, re.IGNORECASE))
+def runs_on_cpu(command: str) -> bool:
+    """Whether the command itself keeps accelerate on the CPU."""
+    return bool(re.search(r"ACCELERATE_USE_CPU=['\"]?(1|true|yes)|--cpu(?!\S)", command, re.IGNORECASE))

@@ -29,11 +29,11 @@ PACKAGES = ("sqlr1", "sqlgen")
 # of config.py re-runs a stage only if it changes a value that the stage reads.
 # Nor does a result depend on what MLflow is told of it.
 DECLARATIONS = ("sqlr1/config.py", "sqlr1/tracking.py", "sqlr1/traces.py", "sqlr1/answer_traces.py")
-# What was read from files before, by their state or content. Only speed depends on these two.
+# Caches: they can be deleted at any time.
 HASHES = Path("results/.cache/hashes.json")
 NAMES = Path("results/.cache/names.json")
 _DATA = (".yaml", ".json", ".txt", ".csv", ".j2")
-_READER = Path(__file__).read_bytes()  # names that another version of this module found do not count
+_READER = Path(__file__).read_bytes()  # part of the key: an edit of this module empties the cache
 _MODULE = re.compile(rf"\b(?:{'|'.join(PACKAGES)})\.[\w.]+")
 
 
@@ -46,7 +46,7 @@ def sources(module: str) -> list[str]:
     """
     if _file(module) is None:
         raise FileNotFoundError(f"{ROOT / module.replace('.', '/')}.py")
-    before = len(_names_by_content())
+    before = dict(_known_names())
     seen: set[Path] = set()
     queue = _executed(module)
     while queue:
@@ -54,8 +54,8 @@ def sources(module: str) -> list[str]:
         if path not in seen:
             seen.add(path)
             queue += _imports(path)
-    if len(_names_by_content()) > before:
-        _keep(NAMES, _names_by_content())
+    if _known_names() != before:
+        _write_cache(NAMES, _known_names())
     data = {file for folder in {path.parent for path in seen} for file in _data_files(folder)}
     here = Path.cwd()  # relative to it where possible, so that a moved checkout re-runs nothing
     return sorted(str(path.relative_to(here) if path.is_relative_to(here) else path) for path in seen | data)
@@ -68,7 +68,7 @@ def settings(config: Mapping[str, Any], *sections: str, **extra: Any) -> str:
 
 def file_hashes(paths: Iterable[Path]) -> dict[Path, str]:
     """SHA-256 of each file. HASHES keeps them: a file is read again only if its size or one of its times changed."""
-    kept = _kept(HASHES)
+    kept = _read_cache(HASHES)
     now = {path: (os.path.abspath(path), path.stat()) for path in paths}
     states = {path: (name, [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]) for path, (name, stat) in now.items()}
     new = [path for path, (name, state) in states.items() if kept.get(name, [])[:-1] != state]
@@ -76,7 +76,7 @@ def file_hashes(paths: Iterable[Path]) -> dict[Path, str]:
         name, state = states[path]
         kept[name] = [*state, sha256(path)]
     if new:
-        _keep(HASHES, kept)
+        _write_cache(HASHES, kept)
     return {path: kept[name][-1] for path, (name, _) in states.items()}
 
 
@@ -86,7 +86,7 @@ def fingerprint(paths: Iterable[Path], folder: Path) -> str:
     return hashlib.sha256(json.dumps(placed).encode()).hexdigest()
 
 
-def _kept(cache: Path) -> dict[str, list[Any]]:
+def _read_cache(cache: Path) -> dict[str, list[Any]]:
     with contextlib.suppress(OSError, ValueError):  # if it cannot be read, everything is read again
         read = json.loads(cache.read_bytes())
         if isinstance(read, dict) and all(isinstance(entry, list) for entry in read.values()):
@@ -94,12 +94,17 @@ def _kept(cache: Path) -> dict[str, list[Any]]:
     return {}
 
 
-def _keep(cache: Path, kept: dict[str, list[Any]]) -> None:
+def _write_cache(cache: Path, kept: dict[str, list[Any]]) -> None:
     try:
         with atomic_write(cache) as file:
             json.dump(kept, file)
     except OSError as error:
-        logging.getLogger(__name__).warning("%s: not written, so files are read again next time: %s", cache, error)
+        _warn_once(f"{cache}: not written, so files are read again next time: {error.strerror or error}")
+
+
+@cache
+def _warn_once(message: str) -> None:
+    logging.getLogger(__name__).warning(message)
 
 
 def _file(name: str) -> Path | None:
@@ -119,19 +124,18 @@ def _executed(name: str) -> list[Path]:
 
 
 @cache
-def _names_by_content() -> dict[str, list[str]]:
-    """Hash of a module's text -> `_names` in it. To parse 120 modules takes longer than the rest of the Snakefile."""
-    return _kept(NAMES)
+def _known_names() -> dict[str, list[str]]:
+    """Module's path -> hash of its text and the `_names` in it. To parse all modules takes 0.4 s."""
+    return {name: entry for name, entry in _read_cache(NAMES).items() if all(isinstance(word, str) for word in entry)}
 
 
 @cache
 def _imports(path: Path) -> tuple[Path, ...]:
-    text = path.read_bytes()
+    text, place = path.read_bytes(), path.relative_to(ROOT).as_posix()
     content = hashlib.sha256(_READER + text).hexdigest()
-    names = _names_by_content().get(content)
-    if names is None:
-        names = _names_by_content()[content] = sorted(set(_names(ast.parse(text))))
-    return tuple(file for name in names for file in _executed(name))
+    if _known_names().get(place, [])[:1] != [content]:
+        _known_names()[place] = [content, *sorted(set(_names(ast.parse(text))))]
+    return tuple(file for name in _known_names()[place][1:] for file in _executed(name))
 
 
 def _data_files(folder: Path) -> Iterator[Path]:

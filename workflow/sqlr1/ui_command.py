@@ -30,9 +30,9 @@ def serve_ui(args: argparse.Namespace) -> None:
         "policies, ranked": "models?workflowType=machine_learning",
         "answers by question": "evaluation-runs?workflowType=genai",
     }
-    for name, number in experiments(uri).items():
+    for name, experiment_id in experiments(uri).items():
         for what, view in views.items():
-            print(f"{name}, {what}: http://{args.host}:{args.port}/#/experiments/{number}/{view}", flush=True)
+            print(f"{name}, {what}: http://{args.host}:{args.port}/#/experiments/{experiment_id}/{view}", flush=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
     # One process serves one person; more take seconds to start, and their parent kills those that are slow to answer.
     command += ["--host", args.host, "--port", str(args.port), "--workers", "1"]

@@ -101,14 +101,10 @@ def _is_constant(expression: exp.Expression, rows: Sequence[tuple]) -> bool:
 def tie_orders(expression: exp.Expression) -> tuple[exp.Expression, exp.Expression]:
     """The query with ties in the ORDER BY of each block broken by its outputs, once ascending and once descending.
 
-    Without an ORDER BY it is `expression` itself, twice.
-
     If the two results differ, ties decide the query's own. Equal ones do not prove the opposite: what `*` returns is
     unknown here, so it breaks no tie; ties in the ORDER BY of a window or aggregate are not broken, and a column that
     is neither grouped nor aggregated comes from any row.
     """
-    if not any(block.args.get("order") for block in expression.find_all(exp.Select, exp.SetOperation)):
-        return expression, expression
     both = expression.copy(), expression.copy()
     for query, descending in zip(both, (False, True), strict=True):
         for block in query.find_all(exp.Select, exp.SetOperation):

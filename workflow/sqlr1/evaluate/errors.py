@@ -203,8 +203,14 @@ def _read_quoted_values(expression: exp.Expression, columns: Collection[str]) ->
 
 def _conditions(node: exp.Expression) -> list[exp.Expression]:
     """The operands of AND and OR."""
-    node = node.unnest()
-    return _conditions(node.this) + _conditions(node.expression) if isinstance(node, exp.Connector) else [node]
+    found, rest = [], [node]
+    while rest:
+        node = rest.pop().unnest()
+        if isinstance(node, exp.Connector):
+            rest += [node.expression, node.this]
+        else:
+            found.append(node)
+    return found
 
 
 def _predicate(node: exp.Expression, text: Any) -> tuple[str, tuple[str, ...]]:
