@@ -110,7 +110,8 @@ def _answerable(path: Path, drafts: Iterator[_Draft], executor: Executor) -> Ite
         queries = [query for *_, whole, other in good for query in (whole, other) if query.sql]
         found = dict(zip(queries, executor.execute(queries), strict=True))
         for draft, rows, whole, other in good:
-            loose = whole.sql and Counter(found[whole].rows or ()) == Counter(rows)
+            everything = found[whole].rows or () if whole.sql else ()
+            loose = len(everything) == len(rows) and Counter(everything) == Counter(rows)
             tied = found[other].status != Status.OK or not same_result(rows, found[other].rows, ordered=True)
             if not loose and not tied:
                 yield draft

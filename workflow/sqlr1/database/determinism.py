@@ -124,5 +124,7 @@ def same_result(first: Sequence[tuple], second: Sequence[tuple], ordered: bool) 
     def rounded(value: object) -> object:
         return float(f"{value:.9g}") if isinstance(value, float) else value
 
+    if first == second:
+        return True
     first, second = ([tuple(map(rounded, row)) for row in rows] for rows in (first, second))
     return first == second if ordered else Counter(first) == Counter(second)
