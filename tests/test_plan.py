@@ -240,7 +240,8 @@ def test_a_launch_command_may_name_files_with_spaces_but_no_processes_in_words(t
         ("ACCELERATE_USE_CPU=true accelerate launch", True),
         ("env ACCELERATE_USE_CPU='1' accelerate launch", True),
         ("ACCELERATE_USE_CPU=false accelerate launch", False),
-        ("accelerate launch --cpu train.py", True),
+        ("srun sh -c 'accelerate launch --cpu'", True),
+        ("accelerate launch --cpu_threads 2 train.py", False),
         ("accelerate launch train.py", False),
     ],
 )

@@ -100,6 +100,7 @@ def _answerable(path: Path, drafts: Iterator[_Draft], executor: Executor) -> Ite
     while chunk := list(islice(drafts, _CHUNK)):
         both = [[Query(path, sql) for sql in _both_orders(draft)] for draft in chunk]
         executions = executor.execute([first for first, _ in both])
+        found = dict(zip((first for first, _ in both), executions, strict=True))
         good = [
             (draft, execution.rows, Query(path, unfiltered(draft.plan)), other)
             for draft, (_, other), execution in zip(chunk, both, executions, strict=True)
@@ -107,8 +108,8 @@ def _answerable(path: Path, drafts: Iterator[_Draft], executor: Executor) -> Ite
             and not rejection_reason(draft.expression, execution.rows)
             and not has_one_group(draft.plan, execution.rows)
         ]
-        queries = [query for *_, whole, other in good for query in (whole, other) if query.sql]
-        found = dict(zip(queries, executor.execute(queries), strict=True))
+        queries = [query for *_, whole, other in good for query in (whole, other) if query.sql and query not in found]
+        found |= dict(zip(queries, executor.execute(queries), strict=True))
         for draft, rows, whole, other in good:
             everything = found[whole].rows or () if whole.sql else ()
             loose = len(everything) == len(rows) and Counter(everything) == Counter(rows)

@@ -33,4 +33,4 @@ def launcher_files(command: str) -> list[str]:
 
 def runs_on_cpu(command: str) -> bool:
     """Whether the command itself keeps accelerate on the CPU."""
-    return bool(re.search(r"ACCELERATE_USE_CPU=['\"]?(1|true|yes)|--cpu(?!\S)", command, re.IGNORECASE))
+    return bool(re.search(r"ACCELERATE_USE_CPU=['\"]?(1|true|yes)\b|--cpu(?![\w=-])", command, re.IGNORECASE))

@@ -9,10 +9,12 @@ from sqlglot import exp
 from sqlglot.dialects.sqlite import SQLite
 from sqlglot.errors import SqlglotError
 
+from sqlr1.sql_tokens import TOKEN
+
 _LITERAL = re.compile(r'("(?:[^"]|"")*")|\'(?:[^\']|\'\')*\'|(?<!\w)\d+(?:\.\d+)?(?:e[+-]?\d+)?')
-_JOINS = re.compile(r"\b(?:JOIN|ON|USING|CROSS|NATURAL)\b")
+_OF_JOINS = ("JOIN", "ON", "USING", "NATURAL", "CROSS")
 _LONE_JOINS = 12
-_SHALLOW = 200  # characters: too few to nest deeply
+_SHALLOW = 50  # levels that need far fewer frames than Python has
 _COUNTED = {
     exp.CTE: "ctes", exp.Join: "joins", exp.Window: "windows", exp.Case: "cases",
     exp.Union: "set_operations", exp.Intersect: "set_operations", exp.Except: "set_operations",
@@ -58,22 +60,37 @@ def to_sql(expression: exp.Expression) -> str:
 def parse(sql: str) -> tuple[exp.Expression | None, str]:
     """(expression, "") for one SELECT or WITH statement; otherwise (None, reason): not_parsed or not_select.
 
-    Nor is SQL parsed that is nested too deeply to be written again, or that joins many tables without a condition:
-    sqlglot takes twice as long for each of them.
+    SQL that sqlglot cannot write again counts as not parsed: nested too deeply, or with a JSON path that it does not
+    know. So does SQL with many joins without a condition, because each of them doubles sqlglot's time.
     """
-    words = _JOINS.findall(sql.upper())
-    if 2 * words.count("JOIN") - len(words) > _LONE_JOINS:
+    if sql.upper().count("JOIN") > _LONE_JOINS and _lone_joins(sql) > _LONE_JOINS:
         return None, "not_parsed"
     try:
         statements = [s for s in sqlglot.parse(sql, read="sqlite") if s is not None]
-        if len(sql) > _SHALLOW:
-            for statement in statements:
-                to_sql(statement.copy())
-    except (SqlglotError, RecursionError):
+        if len(statements) != 1 or not isinstance(statements[0], exp.Query):
+            return None, "not_select"
+        if "'$" in sql or _depth(statements[0]) > _SHALLOW:
+            to_sql(statements[0].copy())
+    except (SqlglotError, RecursionError, ValueError):  # the last for what its generator does not know
         return None, "not_parsed"
-    if len(statements) != 1 or not isinstance(statements[0], exp.Query):
-        return None, "not_select"
     return statements[0], ""
+
+
+def _lone_joins(sql: str) -> int:
+    """How many joins have neither a condition nor a word that does without."""
+    words = [word for token in TOKEN.findall(sql) if (word := token.upper()) in _OF_JOINS]
+    around = zip(["", *words], words, [*words[1:], ""], strict=False)
+    return sum(
+        word == "JOIN" and before not in ("NATURAL", "CROSS") and after not in ("ON", "USING")
+        for before, word, after in around
+    )
+
+
+def _depth(expression: exp.Expression) -> int:
+    level, depth = [expression], 0
+    while level:
+        level, depth = [child for node in level for child in node.iter_expressions()], depth + 1
+    return depth
 
 
 def aliases_around(expression: exp.Expression) -> Callable[[exp.Expression], list[dict[str, str]]]:
