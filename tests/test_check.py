@@ -63,6 +63,7 @@ TWO = "python -m accelerate.commands.launch --multi_gpu --num_processes 2 --num_
 TWO += "--dynamo_backend no --main_process_port 0"
 
 
+@pytest.mark.slow
 def test_a_batch_of_each_stage_runs_as_it_is_launched_and_nothing_is_kept(folder, capsys, monkeypatch):
     """Some 40 s: six processes, each of which imports torch and trl."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")

@@ -239,7 +239,7 @@ def test_one_fault_is_not_counted_as_several(predicted, gold, kinds):
         ("SELECT 1 FROM t WHERE a", " AND a"), ("SELECT 1 FROM t WHERE a", " OR a"), ("SELECT a", " -> '$..b'"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("times", [1, 30, 400, 5000])
+@pytest.mark.parametrize("times", [1, 30, 400, 2000])
 def test_a_model_that_repeats_itself_stops_nothing(start, again, times):
     """Too deep for a recursive parser, exponential in one that looks ahead, or nothing that it can write."""
 

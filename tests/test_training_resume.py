@@ -97,6 +97,7 @@ def check_kills(folder, whole, stage, kills, out):
     assert not work(folder, "*")  # the work folder is gone
 
 
+@pytest.mark.slow
 def test_the_best_validated_policy_is_kept_over_a_kill(folder, whole):
     """About 30 s: three runs of GRPO. The best checkpoint is still there when the last one has been written."""
     written = whole("grpo_best")
@@ -123,6 +124,7 @@ def test_what_is_killed_earns_rewards(folder, whole):
     assert {row["dynamic_sampling/live_groups"] for row in lines if "dynamic_sampling/live_groups" in row} - {0.0}
 
 
+@pytest.mark.slow
 def test_an_orphan_and_its_successor_never_write_the_same_folder(folder, whole):
     """Not even if the settings have changed in between. Some 20 s: three runs of a stage."""
     call = [*command(folder, "candidates", "orphan"), "--seed", "1"]

@@ -84,6 +84,7 @@ def test_a_policy_that_solves_nothing_still_gets_questions_and_the_log_says_so(f
     assert len(kept) == 4
 
 
+@pytest.mark.slow
 def test_pass_rates_are_measured_under_the_masks_of_constrained_rollouts(tmp_path):
     """At a temperature at which hardly a free answer keeps the form. Two runs of the stage: 20 s."""
     teach(prepare_with_classes(tmp_path))

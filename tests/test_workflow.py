@@ -86,6 +86,7 @@ def sqlr1_command(folder, *arguments):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_trained_policy_answers_questions(checkout):
     """By the newest policy, found by itself: once as text, once as JSON for two lines of input."""
     database = "results/smoke/synthesize/databases/library/library.sqlite"
