@@ -32,5 +32,5 @@ def launcher_files(command: str) -> list[str]:
 
 
 def runs_on_cpu(command: str) -> bool:
-    """Whether the command itself keeps accelerate on the CPU."""
+    """Whether the command keeps accelerate on the CPU, by its variable or its option."""
     return bool(re.search(r"ACCELERATE_USE_CPU=['\"]?(1|true|yes)\b|--cpu(?![\w=-])", command, re.IGNORECASE))
