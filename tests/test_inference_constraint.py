@@ -5,6 +5,7 @@ import random
 import sqlite3
 from contextlib import closing
 
+import llguidance
 import pytest
 import torch
 from tiny_models import tiny_model, tiny_tokenizer
@@ -149,6 +150,37 @@ def test_what_is_drawn_at_random_parses_and_names_nothing_that_is_not_there(gram
     simple = [(error, sql) for error, sql in wrong if not any(word in sql.lower() for word in nested)]
     assert not [pair for pair in wrong if "syntax" in pair[0]]
     assert not [pair for pair in simple if "no such" in pair[0]]
+
+
+def test_a_schema_of_two_hundred_tables_has_a_grammar(grammars, tmp_path):
+    """Each table below the limit has columns of its own; beyond it, those of any table of the database."""
+    path = tmp_path / "wide.sqlite"
+    with closing(sqlite3.connect(path)) as connection:
+        for t in range(200):
+            parent = f", parent INTEGER REFERENCES t{t - 1}(id{t - 1})" if t else ""
+            connection.execute(f"CREATE TABLE t{t} (id{t} INTEGER PRIMARY KEY, c{t} TEXT{parent})")
+    for sql in (
+        "SELECT c3 FROM t3 WHERE parent > 2",
+        "SELECT c199 FROM t199 ORDER BY id199",
+        "SELECT T1.c199 FROM t199 AS T1",
+        "SELECT T1.c3 FROM t3 AS T1 JOIN t199 AS T2 ON T1.id3 = T2.parent JOIN t7 AS T3 ON T2.id199 = T3.id7",
+    ):
+        assert accepts(grammars, path, sql), sql
+    assert not accepts(grammars, path, "SELECT c199 FROM t3")
+    assert not accepts(grammars, path, "SELECT c3 FROM t200")
+    assert not accepts(grammars, path, "SELECT missing FROM t199")
+
+
+def test_an_answer_whose_parser_gives_up_ends_there(database, monkeypatch, caplog):
+    monkeypatch.setattr("sqlr1.model.constraint._LIMITS", llguidance.LLParserLimits(step_max_items=300))
+    starved = Grammars(TOKENIZER, tiny_model(), [2]).over([database], [[0]])
+    row = torch.tensor([0])
+    for token in ids(BEGUN + "name a"):
+        starved.masked(torch.zeros(1, 259), row)
+        starved.take(row, torch.tensor([token]))
+    allowed = starved.masked(torch.zeros(1, 259), row)[0].isfinite().nonzero().flatten().tolist()
+    assert allowed == [2]
+    assert f"{database}: an answer has to end" in caplog.text
 
 
 def test_the_sampler_draws_only_what_is_allowed_and_ends_after_it(grammars, database):

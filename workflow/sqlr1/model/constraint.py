@@ -4,6 +4,7 @@ Shapes: R rows (completions) that have not ended, V tokens of the vocabulary; a 
 integers.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +24,13 @@ from sqlr1.records import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+log = logging.getLogger(__name__)
+
+# llguidance's own limits are for servers that strangers send grammars to: 50,000 items per mask are few where an alias
+# may follow and the schema has 40 scopes. A mask of ten million would take half a second.
+_LIMITS = llguidance.LLParserLimits(
+    step_max_items=10_000_000, max_items_in_row=1_000_000, step_lexer_fuel=10_000_000, initial_lexer_fuel=100_000_000
+)
 # Masks kept per database, first come first kept: at its start, where parsing takes longest, all completions are alike.
 _KEPT = 512
 Tokens = tuple[int, ...]
@@ -54,11 +62,14 @@ class Grammars:
         """
         for path in dict.fromkeys(databases):
             if path not in self._databases:
-                matcher = llguidance.LLMatcher(self._llguidance_tokenizer, response_grammar(read_schema(path)))
-                _check(matcher, path)
+                grammar = response_grammar(read_schema(path))
+                matcher = llguidance.LLMatcher(self._llguidance_tokenizer, grammar, log_level=0, limits=_LIMITS)
+                if reason := _error(matcher):
+                    refused = f"llguidance refuses the grammar of this schema ({reason})"
+                    raise InputError(f"{path}: {refused}; answer without constraint")
                 self._databases[path] = _Database(path, matcher)
         rows = [self._databases[path] for path, group in zip(databases, seeds, strict=True) for _ in group]
-        return Constraint(rows, self._vocabulary)
+        return Constraint(rows, self._vocabulary, self._eos_token_ids)
 
     @cached_property
     def _llguidance_tokenizer(self) -> llguidance.LLTokenizer:
@@ -68,11 +79,13 @@ class Grammars:
 class Constraint:
     """Masks for a batch of completions, as they grow. `used[r]` are the masks of row r so far, (W,) each."""
 
-    def __init__(self, databases: Sequence[_Database], vocabulary: int) -> None:
+    def __init__(self, databases: Sequence[_Database], vocabulary: int, eos_token_ids: Sequence[int]) -> None:
         self._databases = databases
         self._matchers = [database.start.deep_copy() for database in databases]
         self._tokens: list[Tokens] = [()] * len(databases)
         self._width = -(-vocabulary // 32)
+        ends = np.isin(np.arange(32 * self._width), eos_token_ids)
+        self._end = np.packbits(ends, bitorder="little").view(np.int32)
         self.used: list[list[np.ndarray]] = [[] for _ in databases]
 
     def masked(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -95,7 +108,9 @@ class Constraint:
             return database.masks[tokens]
         mask = np.zeros((1, self._width), np.int32)
         llguidance.numpy.fill_next_token_bitmask(self._matchers[row], mask)
-        _check(self._matchers[row], database.path)
+        if reason := _error(self._matchers[row]):
+            log.warning("%s: an answer has to end, because llguidance gave up: %s", database.path, reason)
+            return self._end
         if len(database.masks) < _KEPT:
             database.masks[tokens] = mask[0]
         return mask[0]
@@ -107,7 +122,5 @@ def unpacked(masks: torch.Tensor, vocabulary: int) -> torch.Tensor:
     return (masks.view(torch.uint8)[..., None] >> bits & 1).flatten(1)[:, :vocabulary].bool()
 
 
-def _check(matcher: llguidance.LLMatcher, path: Path) -> None:
-    if matcher.is_error():
-        reason = matcher.get_error().splitlines()[0]
-        raise InputError(f"{path}: llguidance refuses the grammar of this schema ({reason}); answer without constraint")
+def _error(matcher: llguidance.LLMatcher) -> str:
+    return matcher.get_error().splitlines()[0] if matcher.is_error() else ""

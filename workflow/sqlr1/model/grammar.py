@@ -3,11 +3,11 @@
 The grammar is a response of `sqlr1.prompt` around one SELECT statement of SQLite. A SELECT has a *scope*: tables in the
 order of FROM, under their own names or as T1, T2, T3. Each scope has rules of its own, so that a column is one of its
 tables' although SELECT names it before FROM names the tables. Scopes are the single tables, then the pairs and chains
-of three that a foreign key or a shared column name links, up to `_MOST_SCOPES`. The other joins have one scope
-together, in which T1 may have any column of the database.
+of three that a foreign key or a shared column name links, up to `_MOST_SCOPES`. All other joins share one scope, in
+which T1 may have any column of the database. So do single tables beyond `_MOST_TABLE_SCOPES`.
 
-SQLite may still refuse: columns of such a join, names in WITH queries and outside of a subquery in FROM, ambiguous
-names.
+SQLite may still refuse: columns of such a join or table, names in WITH queries and outside of a subquery in FROM,
+ambiguous names.
 """
 
 import re
@@ -20,6 +20,7 @@ from sqlr1.database import Schema, identifier
 from sqlr1.database.schema import quote
 
 _MOST_SCOPES = 40
+_MOST_TABLE_SCOPES = 150  # llguidance takes 65,535 symbols; a scope has about 300
 _LONGEST = 3  # tables of a scope
 _MOST_TABLES = 5  # of any join
 
@@ -167,23 +168,30 @@ def _lines(schema: Schema) -> Iterator[str]:
         yield f"OWN{t}: /{_names([table.name])}\\.{_names(columns[t])}/"
         for place in range(1, _LONGEST + 1):
             yield f"COLUMN{t}T{place}: /[tT]{place}\\.{_names(columns[t])}/"
-    yield f"ANY: /[tT][1-{_MOST_TABLES}]\\.{_names({name for names in columns for name in names})}/"
+    every = _names({name for names in columns for name in names})
+    yield f"ANY: /[tT][1-{_MOST_TABLES}]\\.{every}/"
     for place in range(1, _MOST_TABLES + 1):
         yield _blanks(f"AS{place}: /W((?i:as)W)?[tT]{place}/")
     for together in {tuple(sorted(scope.tables)) for scope in scopes if len(scope.tables) > 1}:
         if unique := _unique(together, columns):
             yield f"UNIQUE{'_'.join(map(str, together))}: /{_names(unique)}/"
     yield _RULES
+    own = [t for t in tables if _Scope((t,), False) in scopes]
+    names = [*map(str, scopes), "j"]
+    if other := tables[len(own) :]:
+        names.append("u")
+        yield f"NAMED: /{every}/"
+        yield _SCOPE.format(s="u", column="NAMED", source=_tables(other), one="one", query="full")
     for kind in ("full", "full1", "core", "core1", "core2", "core3", "cores"):
-        yield f"{kind}: " + " | ".join(f"{kind}_{name}" for name in [*scopes, "j"])
+        yield f"{kind}: " + " | ".join(f"{kind}_{name}" for name in names)
     for scope in scopes:
         yield from _scope_rules(scope, scopes, columns)
     yield from _other_joins(scopes, tables)
     yield _SCOPE.format(s="j", column="ANY", source="from_j", one="one", query="full")
     source = "COLUMN AS? (JOIN COLUMN AS? ON cond_o | COMMA COLUMN AS?)*"
     yield _SCOPE.format(s="o", column="COLUMN", source=source, one="(full1_o | core1_o (SET core1_o)+)", query="full_o")
-    yield "derived: sel COUNT FROMSUB query RIGHT AS? | " + " | ".join(f"derived{t}" for t in tables)
-    for t in tables:
+    yield "derived: sel COUNT FROMSUB query RIGHT AS? | " + " | ".join(f"derived{t}" for t in own)
+    for t in own:
         rest = f"FROMSUB full_n{t} RIGHT AS (WHERE cond_o)? tail_o"
         yield f"derived{t}: sel COLUMN{t} (COMMA COLUMN{t})* {rest}"
 
@@ -231,32 +239,50 @@ def _scopes(schema: Schema) -> list[_Scope]:
     pairs.sort(key=lambda pair: frozenset(pair) not in keys)
     chains = [
         (a, b, c)
-        for a, b, c in permutations(tables, 3)
-        if frozenset((a, b)) in keys and {frozenset((a, c)), frozenset((b, c))} & keys
+        for a, b in permutations(tables, 2)
+        if frozenset((a, b)) in keys
+        for c in tables
+        if c not in (a, b) and {frozenset((a, c)), frozenset((b, c))} & keys
     ]
-    wanted = [_Scope((t,), aliased) for aliased in (False, True) for t in tables]
+    wanted = [_Scope((t,), aliased) for aliased in (False, True) for t in tables][:_MOST_TABLE_SCOPES]
     wanted += [_Scope(join, True) for join in (*pairs, *chains)]
     wanted += [_Scope(pair, False) for pair in pairs if pair[0] != pair[1]]
-    return wanted[: max(_MOST_SCOPES, 2 * len(tables))]
+    return wanted[: max(_MOST_SCOPES, min(2 * len(tables), _MOST_TABLE_SCOPES))]
 
 
 def _other_joins(scopes: Sequence[_Scope], tables: range) -> Iterator[str]:
-    """Rules of FROM clauses for the joins that are no scope of their own."""
+    """Rules of FROM clauses for the joins, and tables named T1, that are no scope of their own.
+
+    Tables after which the same may follow share a rule: there are too many triples to write each of them.
+    """
     known = {scope.tables for scope in scopes if scope.aliased}
+    taken: dict[tuple[int, ...], set[int]] = {}  # the third tables of known joins by the first two
+    for join in known:
+        if len(join) == _LONGEST:
+            taken.setdefault(join[:2], set()).add(join[2])
     yield "on_j: ANY COMPARE ANY ((AND | OR) test_j)*"
     yield f"any_j: {_tables(tables)}"
     for place in range(2, _MOST_TABLES + 1):
         more = f" more{place + 1}_j?" if place > _LONGEST and place < _MOST_TABLES else ""
         yield f"more{place}_j: JOIN any_j AS{place} ON on_j{more}"
+
+    def rest(a: int, b: int) -> str:
+        """What may follow tables `a` and `b`."""
+        thirds = taken.get((a, b), set())
+        names = f"({_tables(c for c in tables if c not in thirds)})" if thirds else "any_j"
+        joined = " | ".join([f"JOIN {names} AS3 ON on_j"] * (len(thirds) < len(tables)) + ["more3_j more4_j"])
+        return f"AS2 ON on_j ({joined})" + "?" * ((a, b) not in known)
+
+    firsts: dict[str, list[int]] = {}
     for a in tables:
-        seconds = []
+        seconds: dict[str, list[int]] = {}
         for b in tables:
-            third = [c for c in tables if (a, b, c) not in known]
-            rest = [f"JOIN ({_tables(third)}) AS3 ON on_j"] if third else []
-            joined = " | ".join([*rest, "more3_j more4_j"])
-            seconds.append(f"TABLE{b} AS2 ON on_j ({joined})" + "?" * ((a, b) not in known))
-        yield f"from{a}_j: TABLE{a} AS1 JOIN ({' | '.join(seconds)})"
-    yield f"from_j: {' | '.join(f'from{a}_j' for a in tables)}"
+            seconds.setdefault(rest(a, b), []).append(b)
+        joined = " | ".join(f"({_tables(numbers)}) {after}" for after, numbers in seconds.items())
+        firsts.setdefault(joined, []).append(a)
+    joins = [f"({_tables(numbers)}) AS1 JOIN ({joined})" for joined, numbers in firsts.items()]
+    single = [f"TABLE{t} AS1" for t in tables if (t,) not in known]
+    yield f"from_j: {' | '.join([*joins, *single])}"
 
 
 def _tables(numbers: Iterable[int]) -> str:
