@@ -1,28 +1,27 @@
 """Responses that name only tables and columns of a database: a grammar for llguidance.
 
 The grammar is a response of `sqlr1.prompt` around one SELECT statement of SQLite. A SELECT has a *scope*: tables in the
-order of FROM, under their own names or as T1 to T4. Each scope has rules of its own, so that a column is one of its
-tables' although SELECT names it before FROM names the tables. Scopes are the single tables, then the joins that foreign
-keys or shared column names link, up to `_MOST_SCOPES`. What is linked and has no scope, single tables among it, shares
-one scope, in which T1 may have any column of the database; so do joins of tables that nothing links to any other. No
-other tables are joined.
+order of FROM, under their own names or as T1, T2, T3. Each scope has rules of its own, so that a column is one of its
+tables' although SELECT names it before FROM names the tables. Scopes are the single tables, then the pairs and chains
+of three that a foreign key or a shared column name links, up to `_MOST_SCOPES`. All other joins share one scope, in
+which T1 may have any column of the database. So do single tables beyond `_MOST_TABLE_SCOPES`.
 
-SQLite may still refuse: columns of that scope, names in WITH queries and outside of a subquery in FROM, ambiguous
-names.
+SQLite may still refuse: columns of such a join or table, names in WITH queries and outside of a subquery in FROM,
+ambiguous names.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import permutations, product
 
 from sqlr1.database import Schema, identifier
 from sqlr1.database.schema import quote
 
-_MOST_SCOPES = 80  # with 150 the first masks take half a second
+_MOST_SCOPES = 40
 _MOST_TABLE_SCOPES = 150  # llguidance takes 65,535 symbols; a scope has about 300
-_LONGEST = 4  # tables of a scope
+_LONGEST = 3  # tables of a scope
 _MOST_TABLES = 5  # of any join
 
 # Words that SQLite does not take as an alias.
@@ -160,9 +159,7 @@ def response_grammar(schema: Schema) -> str:
 
 
 def _lines(schema: Schema) -> Iterator[str]:
-    tables, links = range(len(schema.tables)), _links(schema)
-    joins = _joins(links)
-    scopes = _scopes(tables, joins)
+    scopes, tables = _scopes(schema), range(len(schema.tables))
     columns = [[c.name for c in table.columns] for table in schema.tables]
     yield _blanks(_TERMINALS.replace("RESERVED", _RESERVED))
     for t, table in enumerate(schema.tables):
@@ -180,21 +177,17 @@ def _lines(schema: Schema) -> Iterator[str]:
             yield f"UNIQUE{'_'.join(map(str, together))}: /{_names(unique)}/"
     yield _RULES
     own = [t for t in tables if _Scope((t,), False) in scopes]
-    names = [*map(str, scopes)]
+    names = [*map(str, scopes), "j"]
     if other := tables[len(own) :]:
         names.append("u")
         yield f"NAMED: /{every}/"
         yield _SCOPE.format(s="u", column="NAMED", source=_tables(other), one="one", query="full")
-    if others := list(_other_joins(scopes, joins, links)):
-        names.append("j")
-        yield "on_j: ANY COMPARE ANY ((AND | OR) test_j)*"
-        yield "more4_j: JOIN any_j AS4 ON on_j (JOIN any_j AS5 ON on_j)?"
-        yield f"any_j: {_tables(tables)}"
-        yield _SCOPE.format(s="j", column="ANY", source=" | ".join(others), one="one", query="full")
     for kind in ("full", "full1", "core", "core1", "core2", "core3", "cores"):
         yield f"{kind}: " + " | ".join(f"{kind}_{name}" for name in names)
     for scope in scopes:
         yield from _scope_rules(scope, scopes, columns)
+    yield from _other_joins(scopes, tables)
+    yield _SCOPE.format(s="j", column="ANY", source="from_j", one="one", query="full")
     source = "COLUMN AS? (JOIN COLUMN AS? ON cond_o | COMMA COLUMN AS?)*"
     yield _SCOPE.format(s="o", column="COLUMN", source=source, one="(full1_o | core1_o (SET core1_o)+)", query="full_o")
     yield "derived: sel COUNT FROMSUB query RIGHT AS? | " + " | ".join(f"derived{t}" for t in own)
@@ -236,77 +229,60 @@ def _unique(tables: Sequence[int], columns: Sequence[Sequence[str]]) -> list[str
     return [name for t in tables for name in columns[t] if seen[name.lower()] == 1]
 
 
-def _links(schema: Schema) -> dict[tuple[int, int], int]:
-    """The pairs of tables that are linked, both ways: by so many foreign keys, or by a shared column name (0)."""
-    number = {table.name: t for t, table in enumerate(schema.tables)}
-    names = [{c.name.lower() for c in table.columns} for table in schema.tables]
-    keys = Counter((number[key.table], number[key.parent]) for key in schema.foreign_keys)
-    both = {(a, b): keys[a, b] + keys[b, a] for pair in keys for a, b in (pair, pair[::-1])}
-    pairs = product(range(len(names)), repeat=2)
-    return {pair: both.get(pair, 0) for pair in pairs if pair in both or names[pair[0]] & names[pair[1]]}
-
-
-def _joins(links: Mapping[tuple[int, int], int]) -> list[tuple[int, ...]]:
-    """Tables that are joined: pairs, then what grows from them by foreign keys, as long as `_scopes` has room.
-
-    A longer join has no table twice, unless two keys lead there: a flight has two airports.
-    """
-    longer: list[tuple[int, ...]] = [pair for pair, keys in links.items() if keys]
-    joins = [*longer, *(pair for pair, keys in links.items() if not keys)]
-    tables = sorted({table for pair in longer for table in pair})
-    while longer and len(longer[0]) < _LONGEST and len(joins) < _MOST_SCOPES:
-        twice = [(a, b, b) for a, b in links if len(longer[0]) == 2 and a != b and links[a, b] > 1]
-        longer = [(*j, t) for j in longer for t in tables if t not in j and any(links.get((u, t)) for u in j)]
-        joins += [*longer, *twice]
-    return joins
-
-
-def _scopes(tables: range, joins: Sequence[tuple[int, ...]]) -> list[_Scope]:
+def _scopes(schema: Schema) -> list[_Scope]:
     """The scopes with rules of their own, the most useful first."""
+    tables = range(len(schema.tables))
+    number = {table.name: t for t, table in enumerate(schema.tables)}
+    keys = {frozenset((number[key.table], number[key.parent])) for key in schema.foreign_keys}
+    names = [{c.name.lower() for c in table.columns} for table in schema.tables]
+    pairs = [p for p in product(tables, tables) if frozenset(p) in keys or names[p[0]] & names[p[1]]]
+    pairs.sort(key=lambda pair: frozenset(pair) not in keys)
+    chains = [
+        (a, b, c)
+        for a, b in permutations(tables, 2)
+        if frozenset((a, b)) in keys
+        for c in tables
+        if c not in (a, b) and {frozenset((a, c)), frozenset((b, c))} & keys
+    ]
     wanted = [_Scope((t,), aliased) for aliased in (False, True) for t in tables][:_MOST_TABLE_SCOPES]
-    wanted += [_Scope(join, True) for join in joins if len(join) < _LONGEST]
-    wanted += [_Scope(join, False) for join in joins if len(join) == 2 and join[0] != join[1]]
-    wanted += [_Scope(join, True) for join in joins if len(join) == _LONGEST]
+    wanted += [_Scope(join, True) for join in (*pairs, *chains)]
+    wanted += [_Scope(pair, False) for pair in pairs if pair[0] != pair[1]]
     return wanted[: max(_MOST_SCOPES, min(2 * len(tables), _MOST_TABLE_SCOPES))]
 
 
-def _other_joins(
-    scopes: Sequence[_Scope], joins: Iterable[tuple[int, ...]], links: Iterable[tuple[int, int]]
-) -> Iterator[str]:
-    """FROM clauses without a scope: of linked tables, if there are too many joins, and of tables that nothing links.
+def _other_joins(scopes: Sequence[_Scope], tables: range) -> Iterator[str]:
+    """Rules of FROM clauses for the joins, and tables named T1, that are no scope of their own.
 
-    Tables after which the same may follow share a clause: there are too many triples to write each of them.
+    Tables after which the same may follow share a rule: there are too many triples to write each of them.
     """
     known = {scope.tables for scope in scopes if scope.aliased}
-    linked: dict[int, set[int]] = {}  # each table is linked to itself
-    for a, b in links:
-        linked.setdefault(a, set()).add(b)
-    lonely = {t for t, others in linked.items() if len(others) == 1}
-    cut = any(len(join) < _LONGEST and join not in known for join in joins)
-    after = {t: set(linked) if t in lonely else lonely | (others if cut else set()) for t, others in linked.items()}
+    taken: dict[tuple[int, ...], set[int]] = {}  # the third tables of known joins by the first two
+    for join in known:
+        if len(join) == _LONGEST:
+            taken.setdefault(join[:2], set()).add(join[2])
+    yield "on_j: ANY COMPARE ANY ((AND | OR) test_j)*"
+    yield f"any_j: {_tables(tables)}"
+    for place in range(2, _MOST_TABLES + 1):
+        more = f" more{place + 1}_j?" if place > _LONGEST and place < _MOST_TABLES else ""
+        yield f"more{place}_j: JOIN any_j AS{place} ON on_j{more}"
 
     def rest(a: int, b: int) -> str:
-        """What may follow tables `a` and `b`; empty if nothing of this scope does."""
-        third = after[a] | after[b]
-        new, old = ([c for c in sorted(third) if ((a, b, c) in known) == was] for was in (False, True))
-        joined = [f"JOIN ({_tables(new)}) AS3 ON on_j more4_j?"] * bool(new)
-        joined += [f"JOIN ({_tables(old)}) AS3 ON on_j more4_j"] * bool(old)
-        tail = f"({' | '.join(joined)})" if joined else ""
-        if (a, b) in known:
-            return f"AS2 ON on_j {tail}" if tail else ""
-        return f"AS2 ON on_j {tail}?" if tail else "AS2 ON on_j"
+        """What may follow tables `a` and `b`."""
+        thirds = taken.get((a, b), set())
+        names = f"({_tables(c for c in tables if c not in thirds)})" if thirds else "any_j"
+        joined = " | ".join([f"JOIN {names} AS3 ON on_j"] * (len(thirds) < len(tables)) + ["more3_j more4_j"])
+        return f"AS2 ON on_j ({joined})" + "?" * ((a, b) not in known)
 
     firsts: dict[str, list[int]] = {}
-    for a in linked:
+    for a in tables:
         seconds: dict[str, list[int]] = {}
-        for b in sorted(after[a]):
+        for b in tables:
             seconds.setdefault(rest(a, b), []).append(b)
-        seconds.pop("", None)
-        if joined := " | ".join(f"({_tables(numbers)}) {then}" for then, numbers in seconds.items()):
-            firsts.setdefault(joined, []).append(a)
-    for joined, numbers in firsts.items():
-        yield f"({_tables(numbers)}) AS1 JOIN ({joined})"
-    yield from (f"TABLE{t} AS1" for t in linked if (t,) not in known)
+        joined = " | ".join(f"({_tables(numbers)}) {after}" for after, numbers in seconds.items())
+        firsts.setdefault(joined, []).append(a)
+    joins = [f"({_tables(numbers)}) AS1 JOIN ({joined})" for joined, numbers in firsts.items()]
+    single = [f"TABLE{t} AS1" for t in tables if (t,) not in known]
+    yield f"from_j: {' | '.join([*joins, *single])}"
 
 
 def _tables(numbers: Iterable[int]) -> str:
