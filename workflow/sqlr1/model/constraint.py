@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# llguidance's own limits are for servers that strangers send grammars to: 50,000 items per mask are few where an alias
-# may follow and the schema has 40 scopes. A mask of ten million would take half a second.
+# llguidance's default of 50,000 items per mask is too low where an alias may follow and the schema has 40 scopes. By
+# its documentation ten million items take half a second.
 _LIMITS = llguidance.LLParserLimits(
     step_max_items=10_000_000, max_items_in_row=1_000_000, step_lexer_fuel=10_000_000, initial_lexer_fuel=100_000_000
 )

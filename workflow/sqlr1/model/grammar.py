@@ -4,7 +4,7 @@ The grammar is a response of `sqlr1.prompt` around one SELECT statement of SQLit
 order of FROM, under their own names or as T1, T2, T3. Each scope has rules of its own, so that a column is one of its
 tables' although SELECT names it before FROM names the tables. Scopes are the single tables, then the pairs and chains
 of three that a foreign key or a shared column name links, up to `_MOST_SCOPES`. All other joins share one scope, in
-which T1 may have any column of the database. So do single tables beyond `_MOST_TABLE_SCOPES`.
+which T1 may have any column of the database. Single tables beyond `_MOST_TABLE_SCOPES` share one too.
 
 SQLite may still refuse: columns of such a join or table, names in WITH queries and outside of a subquery in FROM,
 ambiguous names.
@@ -20,7 +20,7 @@ from sqlr1.database import Schema, identifier
 from sqlr1.database.schema import quote
 
 _MOST_SCOPES = 40
-_MOST_TABLE_SCOPES = 150  # llguidance takes 65,535 symbols; a scope has about 300
+_MOST_TABLE_SCOPES = 150  # of schemas with many tables: llguidance takes 65,535 symbols
 _LONGEST = 3  # tables of a scope
 _MOST_TABLES = 5  # of any join
 
@@ -244,7 +244,7 @@ def _scopes(schema: Schema) -> list[_Scope]:
         for c in tables
         if c not in (a, b) and {frozenset((a, c)), frozenset((b, c))} & keys
     ]
-    wanted = [_Scope((t,), aliased) for aliased in (False, True) for t in tables][:_MOST_TABLE_SCOPES]
+    wanted = [_Scope((t,), aliased) for aliased in (False, True) for t in tables]
     wanted += [_Scope(join, True) for join in (*pairs, *chains)]
     wanted += [_Scope(pair, False) for pair in pairs if pair[0] != pair[1]]
     return wanted[: max(_MOST_SCOPES, min(2 * len(tables), _MOST_TABLE_SCOPES))]
@@ -262,7 +262,7 @@ def _other_joins(scopes: Sequence[_Scope], tables: range) -> Iterator[str]:
             taken.setdefault(join[:2], set()).add(join[2])
     yield "on_j: ANY COMPARE ANY ((AND | OR) test_j)*"
     yield f"any_j: {_tables(tables)}"
-    for place in range(2, _MOST_TABLES + 1):
+    for place in range(_LONGEST, _MOST_TABLES + 1):
         more = f" more{place + 1}_j?" if place > _LONGEST and place < _MOST_TABLES else ""
         yield f"more{place}_j: JOIN any_j AS{place} ON on_j{more}"
 
