@@ -87,6 +87,76 @@ def test_sql_that_names_anything_else_or_cannot_run_is_not(grammars, database, s
     assert not accepts(grammars, database, sql)
 
 
+@pytest.fixture
+def made(tmp_path):
+    """From DDL to the path of a database."""
+
+    def make(ddl):
+        path = tmp_path / "made.sqlite"
+        with closing(sqlite3.connect(path)) as connection:
+            connection.executescript(ddl)
+        return path
+
+    return make
+
+
+FLIGHTS = """
+CREATE TABLE airport (code TEXT PRIMARY KEY, city TEXT);
+CREATE TABLE flight (number INTEGER PRIMARY KEY, source TEXT REFERENCES airport, target TEXT REFERENCES airport);
+CREATE TABLE airline (airline_id INTEGER PRIMARY KEY, hub TEXT REFERENCES airport);
+CREATE TABLE crew (crew_id INTEGER PRIMARY KEY, employer INTEGER REFERENCES airline);
+CREATE TABLE pilot (pilot_id INTEGER PRIMARY KEY, member INTEGER REFERENCES crew, teacher INTEGER REFERENCES pilot);
+"""
+FLIGHT = "FROM flight AS T1 JOIN airport AS T2 ON T1.source = T2.code"
+HOME = "FROM crew AS T1 JOIN airline AS T2 ON T1.employer = T2.airline_id JOIN airport AS T3 ON T2.hub = T3.code"
+TO = "JOIN flight AS T4 ON T4.source = T3.code"
+
+
+def test_joins_follow_the_keys_and_each_column_is_of_its_table(grammars, made):
+    path = made(FLIGHTS)
+    for sql in (
+        f"SELECT T2.city {FLIGHT}",
+        f"SELECT T1.number {FLIGHT} JOIN airport AS T3 ON T1.target = T3.code WHERE T3.city = 'Bern'",
+        "SELECT T1.city, T3.city FROM airport AS T1 JOIN flight AS T2 ON T1.code = T2.source "
+        "JOIN airport AS T3 ON T2.target = T3.code",
+        f"SELECT T1.crew_id, T4.number {HOME} {TO}",
+        f"SELECT T1.crew_id, T5.pilot_id {HOME} {TO} JOIN pilot AS T5 ON T5.member = T1.crew_id",
+        "SELECT T3.pilot_id FROM crew AS T1 JOIN pilot AS T2 ON T2.member = T1.crew_id "
+        "JOIN pilot AS T3 ON T2.teacher = T3.pilot_id",
+    ):
+        assert accepts(grammars, path, sql), sql
+    for sql in (
+        f"SELECT T1.city {FLIGHT}",
+        f"SELECT T1.city {HOME}",
+        f"SELECT T1.city {HOME} {TO}",
+        "SELECT T1.crew_id FROM crew AS T1 JOIN flight AS T2 ON T1.employer = T2.number",  # no key leads there
+    ):
+        assert not accepts(grammars, path, sql), sql
+
+
+def test_joins_follow_shared_names_and_take_tables_that_nothing_links(grammars, made):
+    path = made(
+        "CREATE TABLE song (song_id, title); CREATE TABLE voice (song_id, band_id); CREATE TABLE band (band_id, town);"
+        "CREATE TABLE award (year, winner);"
+    )
+    sung = "FROM song AS T1 JOIN voice AS T2 ON T1.song_id = T2.song_id"
+    for sql in (
+        f"SELECT T1.title, T3.town {sung} JOIN band AS T3 ON T2.band_id = T3.band_id",
+        f"SELECT T3.year {sung} JOIN award AS T3 ON T3.winner = T1.title",
+        "SELECT T2.town FROM award AS T1 JOIN band AS T2 ON T1.winner = T2.town",
+    ):
+        assert accepts(grammars, path, sql), sql
+    for sql in (f"SELECT T1.town {sung}", "SELECT T1.title FROM song AS T1 JOIN band AS T2 ON T1.title = T2.town"):
+        assert not accepts(grammars, path, sql), sql
+
+
+def test_a_word_that_sqlite_takes_as_a_name_needs_no_quotes(grammars, made):
+    path = made('CREATE TABLE list (range INTEGER, "order" INTEGER)')
+    assert accepts(grammars, path, "SELECT range FROM list")
+    assert accepts(grammars, path, 'SELECT "range", "order" FROM "list"')
+    assert not accepts(grammars, path, "SELECT order FROM list")
+
+
 def test_a_response_has_each_tag_once(grammars, database):
     for text in ("<think>a <answer>", "<think>a <think>", "SELECT", "<think></think>SELECT"):
         assert accepted(grammars, database, text)[0] < len(ids(text))
@@ -169,6 +239,30 @@ def test_a_schema_of_two_hundred_tables_has_a_grammar(grammars, tmp_path):
     assert not accepts(grammars, path, "SELECT c199 FROM t3")
     assert not accepts(grammars, path, "SELECT c3 FROM t200")
     assert not accepts(grammars, path, "SELECT missing FROM t199")
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        "",
+        ", id INTEGER",
+        ", k{t} INTEGER REFERENCES t{half}(c{half})",  # from 500 on each refers to itself
+        ", k{t} REFERENCES t{next}(c{next}), l{t} REFERENCES t{far}(c{far}), m{t} REFERENCES t{further}(c{further})",
+    ],
+    ids=["none", "a name", "half", "many"],
+)
+def test_however_many_tables_are_linked_some_joins_have_columns_of_their_own(grammars, made, links):
+    """A thousand tables, because llguidance takes so many symbols and no more."""
+    tables = [
+        (t, links.format(t=t, next=(t + 1) % 1000, half=t + (t < 500), far=t * 7 % 1000, further=t * 11 % 1000))
+        for t in range(1000)
+    ]
+    path = made(";".join(f"CREATE TABLE t{t} (c{t} TEXT{link})" for t, link in tables))
+    joined = "FROM t0 AS T1 JOIN t1 AS T2 ON T1.c0 = T2.c1"
+    assert accepts(grammars, path, f"SELECT T1.c0, T2.c1 {joined}")
+    assert accepts(grammars, path, f"SELECT T1.c0, T3.c2 {joined} JOIN t2 AS T3 ON T3.c2 = T2.c1 OR T3.c2 = T1.c0")
+    assert not accepts(grammars, path, f"SELECT T1.c1 {joined}")
+    assert not accepts(grammars, path, f"SELECT T2.c700 {joined}")
 
 
 def test_an_answer_whose_parser_gives_up_ends_there(database, monkeypatch, caplog):

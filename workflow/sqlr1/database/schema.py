@@ -5,7 +5,7 @@ import logging
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -122,7 +122,7 @@ def reading(connection: sqlite3.Connection, path: Path, table: Table, consequenc
 
 # Where SQL mentions a column and a table of one name; each statement's first value is the 7 of the column's only row.
 _MENTIONS = (
-    "SELECT {0}, T1.{0}, count(DISTINCT {0}), -{0}, CASE WHEN {0} = 7 THEN {0} ELSE {0} END, CAST({0} AS REAL), "
+    "SELECT {0}, T1.{0}, ({0}), count(DISTINCT {0}), -{0}, CASE WHEN {0} = 7 THEN {0} ELSE {0} END, CAST({0} AS REAL), "
     "{0} || 'x' FROM {0} AS T1 WHERE {0} = 7 AND NOT {0} IS NULL AND {0} < 8 AND {0} BETWEEN 1 AND 9 AND {0} IN (7) "
     "AND {0} LIKE '7' GROUP BY {0} HAVING max({0}) = 7 ORDER BY {0} DESC, T1.{0} LIMIT 1",
     "SELECT sum({0}) OVER (PARTITION BY {0} ORDER BY {0} ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM {0}",
@@ -135,23 +135,40 @@ _MENTIONS = (
 @lru_cache(maxsize=65536)
 def identifier(name: str) -> str:
     """The name as SQL needs it: in double quotes only if necessary, which SQLite and sqlglot are asked."""
-    return name if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) and _is_plain(name) else quote(name)
+    return name if is_plain(name) and _is_plain_to_sqlglot(name) else quote(name)
 
 
-def _is_plain(name: str) -> bool:
+@lru_cache(maxsize=65536)
+def is_plain(name: str) -> bool:
+    """Whether SQLite takes the name without quotes."""
+    return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is not None and _finds(name, _mentions(name))
+
+
+def _is_plain_to_sqlglot(name: str) -> bool:
     import sqlglot  # late: it takes a while, and reading a schema does not need it
     from sqlglot.dialects.sqlite import SQLite
     from sqlglot.errors import SqlglotError
 
-    mentions = [mention.format(name) for mention in _MENTIONS]
+    if name.upper() not in SQLite.Tokenizer.KEYWORDS:
+        return True
+    try:  # it has more words than SQLite
+        return _finds(name, [sqlglot.parse_one(mention, read="sqlite").sql("sqlite") for mention in _mentions(name)])
+    except SqlglotError:
+        return False
+
+
+def _mentions(name: str) -> list[str]:
+    return [mention.format(name) for mention in _MENTIONS]
+
+
+def _finds(name: str, mentions: Iterable[str]) -> bool:
+    """Whether all queries find the 7 in a table and column of that name: a word may also be a value, or no name."""
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.execute(f"CREATE TABLE {quote(name)} ({quote(name)})")
         connection.execute(f"INSERT INTO {quote(name)} VALUES (7)")
         try:
-            if name.upper() in SQLite.Tokenizer.KEYWORDS:  # it parses the queries, and has more words than SQLite
-                mentions += [sqlglot.parse_one(mention, read="sqlite").sql("sqlite") for mention in mentions]
             return all(connection.execute(mention).fetchone()[:1] == (7,) for mention in mentions)
-        except (sqlite3.Error, SqlglotError, TypeError):  # a syntax error; or no row, because the word is a value
+        except (sqlite3.Error, TypeError):  # a syntax error; no row
             return False
 
 

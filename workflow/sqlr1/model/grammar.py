@@ -1,28 +1,36 @@
 """Responses that name only tables and columns of a database: a grammar for llguidance.
 
 The grammar is a response of `sqlr1.prompt` around one SELECT statement of SQLite. A SELECT has a *scope*: tables in the
-order of FROM, under their own names or as T1, T2, T3. Each scope has rules of its own, so that a column is one of its
-tables' although SELECT names it before FROM names the tables. Scopes are the single tables, then the pairs and chains
-of three that a foreign key or a shared column name links, up to `_MOST_SCOPES`. All other joins share one scope, in
-which T1 may have any column of the database. Single tables beyond `_MOST_TABLE_SCOPES` share one too.
+order of FROM, under their own names or as T1, T2, ... Each scope has rules of its own, so that a column is one of its
+tables' although SELECT names it before FROM names the tables. Scopes, and what the names of their rules begin with:
 
-SQLite may still refuse: columns of such a join or table, names in WITH queries and outside of a subquery in FROM,
-ambiguous names.
+- n, t: single tables and joins, under their own names (n, at most two tables) or as T1 to T4 (t). Foreign keys or
+  shared column names link the tables of a join; a table that nothing links is joined with all. There are limits: the
+  best links come first.
+- l: other joins that begin with a pair of t. T1 and T2 keep their columns, T3 to T5 may have any of the database.
+- j: other tables and joins as T1 to T5. Each may have any column.
+- u: other tables under their own names, with any column.
+- o: what follows WITH or a subquery in FROM, with any name.
+
+SQLite may still refuse columns of l, j, u and o, and ambiguous names.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import permutations, product
 
-from sqlr1.database import Schema, identifier
-from sqlr1.database.schema import quote
+from sqlr1.database import Schema
+from sqlr1.database.schema import is_plain, quote
 
-_MOST_SCOPES = 40
-_MOST_TABLE_SCOPES = 150  # of schemas with many tables: llguidance takes 65,535 symbols
-_LONGEST = 3  # tables of a scope
+# llguidance takes 65,535 symbols. A scope has about 190, and the first masks of 200 scopes take half a second.
+_MOST_SINGLE = 100
+_MOST_PAIRS, _MOST_NAMED_PAIRS, _MOST_TRIPLES, _MOST_JOINS = 40, 20, 60, 120
+_LONGEST = 4  # tables of a scope
 _MOST_TABLES = 5  # of any join
+
+# How tables are linked, the best first: by a foreign key, a shared column name, or because nothing links one of them.
+_KEY, _NAME, _ALONE = range(3)
 
 # Words that SQLite does not take as an alias.
 _RESERVED = (
@@ -159,35 +167,47 @@ def response_grammar(schema: Schema) -> str:
 
 
 def _lines(schema: Schema) -> Iterator[str]:
-    scopes, tables = _scopes(schema), range(len(schema.tables))
+    tables, links = range(len(schema.tables)), _Links(schema)
+    scopes = _scopes(links)
     columns = [[c.name for c in table.columns] for table in schema.tables]
     yield _blanks(_TERMINALS.replace("RESERVED", _RESERVED))
     for t, table in enumerate(schema.tables):
         yield f"TABLE{t}: /{_names([table.name])}/"
         yield f"COLUMN{t}: /{_names(columns[t])}/"
         yield f"OWN{t}: /{_names([table.name])}\\.{_names(columns[t])}/"
-        for place in range(1, _LONGEST + 1):
-            yield f"COLUMN{t}T{place}: /[tT]{place}\\.{_names(columns[t])}/"
     every = _names({name for names in columns for name in names})
+    yield f"NAMED: /{every}/"
     yield f"ANY: /[tT][1-{_MOST_TABLES}]\\.{every}/"
+    yield f"ANY3: /[tT][3-{_MOST_TABLES}]\\.{every}/"
     for place in range(1, _MOST_TABLES + 1):
         yield _blanks(f"AS{place}: /W((?i:as)W)?[tT]{place}/")
+    for t, place in sorted(
+        {(t, place) for scope in scopes if scope.aliased for place, t in enumerate(scope.tables, 1)}
+    ):
+        yield f"COLUMN{t}T{place}: /[tT]{place}\\.{_names(columns[t])}/"
     for together in {tuple(sorted(scope.tables)) for scope in scopes if len(scope.tables) > 1}:
         if unique := _unique(together, columns):
             yield f"UNIQUE{'_'.join(map(str, together))}: /{_names(unique)}/"
     yield _RULES
     own = [t for t in tables if _Scope((t,), False) in scopes]
-    names = [*map(str, scopes), "j"]
+    lists = _Lists(links.alone)
+    names = [*map(str, scopes)]
+    for s, column, source in _shared_scopes(scopes, links, lists):
+        names.append(s)
+        yield f"on_{s}: col_{s} COMPARE col_{s} ((AND | OR) test_{s})*"
+        for place in range(3 if s == "j" else 4, _MOST_TABLES + 1):
+            more = f" more{place + 1}_{s}?" if place < _MOST_TABLES else ""
+            yield f"more{place}_{s}: JOIN {lists.name(tables)} AS{place} ON on_{s}{more}"
+        yield _SCOPE.format(s=s, column=column, source=source, one="one", query="full")
     if other := tables[len(own) :]:
         names.append("u")
-        yield f"NAMED: /{every}/"
-        yield _SCOPE.format(s="u", column="NAMED", source=_tables(other), one="one", query="full")
+        yield _SCOPE.format(s="u", column="NAMED", source=lists.name(other), one="one", query="full")
+    for numbers, name in lists.made.items():
+        yield f"{name}: /{_names(schema.tables[t].name for t in numbers)}/"
     for kind in ("full", "full1", "core", "core1", "core2", "core3", "cores"):
         yield f"{kind}: " + " | ".join(f"{kind}_{name}" for name in names)
     for scope in scopes:
         yield from _scope_rules(scope, scopes, columns)
-    yield from _other_joins(scopes, tables)
-    yield _SCOPE.format(s="j", column="ANY", source="from_j", one="one", query="full")
     source = "COLUMN AS? (JOIN COLUMN AS? ON cond_o | COMMA COLUMN AS?)*"
     yield _SCOPE.format(s="o", column="COLUMN", source=source, one="(full1_o | core1_o (SET core1_o)+)", query="full_o")
     yield "derived: sel COUNT FROMSUB query RIGHT AS? | " + " | ".join(f"derived{t}" for t in own)
@@ -229,71 +249,112 @@ def _unique(tables: Sequence[int], columns: Sequence[Sequence[str]]) -> list[str
     return [name for t in tables for name in columns[t] if seen[name.lower()] == 1]
 
 
-def _scopes(schema: Schema) -> list[_Scope]:
+class _Links:
+    """Which tables may be joined with which, and how they are linked; `alone` are those that nothing links."""
+
+    def __init__(self, schema: Schema) -> None:
+        number = {table.name: t for t, table in enumerate(schema.tables)}
+        names = [{c.name.lower() for c in table.columns} for table in schema.tables]
+        keys = [(number[key.table], number[key.parent], key.composite) for key in schema.foreign_keys]
+        self.links = [{b: _NAME for b, others in enumerate(names) if own & others} for own in names]
+        for a, b, _ in keys:
+            self.links[a][b] = self.links[b][a] = _KEY
+        self.alone = {a for a, others in enumerate(self.links) if len(others) == 1}  # each has its own names
+        for a, others in enumerate(self.links):
+            for b in range(len(names)) if a in self.alone else self.alone:
+                others.setdefault(b, _ALONE)
+            if others[a] == _NAME:
+                others[a] = _ALONE  # few join a table with itself without a key
+        count = Counter(frozenset((a, b)) for a, b, composite in keys if not composite)
+        self._repeatable = {pair for pair, n in count.items() if n > 1 or len(pair) == 1}
+
+    def after(self, join: Sequence[int]) -> dict[int, int]:
+        """The tables that may be joined next, and how they are linked.
+
+        From the third on no table comes again, unless two keys link it (a flight has two airports) or one to itself.
+        The keys of several columns count for nothing here: a schema does not tell them apart.
+        """
+        found: dict[int, int] = {}
+        for a in join:
+            for b, how in self.links[a].items():
+                again = join.count(b)
+                if not again or len(join) == 1 or (again == 1 and frozenset((a, b)) in self._repeatable):
+                    found[b] = min(how, found.get(b, how))
+        return found
+
+    def joins(self) -> list[list[tuple[int, ...]]]:
+        """Those of two, three and four tables that may have scopes, each list in the order of their worst link."""
+        grown: list[tuple[int, tuple[int, ...]]] = [(_KEY, (a,)) for a in range(len(self.links))]
+        joins: list[list[tuple[int, ...]]] = []
+        for most in (_MOST_PAIRS, _MOST_TRIPLES, _MOST_JOINS):
+            longer = ((max(worst, how), (*join, b)) for worst, join in grown for b, how in self.after(join).items())
+            grown = sorted(longer, key=lambda found: found[0])[:most]
+            joins.append([join for _, join in grown])
+        return joins
+
+
+class _Lists:
+    """Terminals for lists of tables: a list of 1,000 symbols, many times, would be too long."""
+
+    def __init__(self, common: Collection[int]) -> None:
+        self.made: dict[tuple[int, ...], str] = {}
+        self._common = frozenset(common)
+
+    def name(self, tables: Collection[int]) -> str:
+        """A rule for any of the tables. What many lists have in common is a list of its own."""
+        common = self._common if self._common.issubset(tables) else frozenset()
+        parts = [tuple(sorted(part)) for part in (common, frozenset(tables) - common) if part]
+        return f"({' | '.join(self.made.setdefault(part, f'TABLES{len(self.made)}') for part in parts)})"
+
+
+def _scopes(links: _Links) -> list[_Scope]:
     """The scopes with rules of their own, the most useful first."""
-    tables = range(len(schema.tables))
-    number = {table.name: t for t, table in enumerate(schema.tables)}
-    keys = {frozenset((number[key.table], number[key.parent])) for key in schema.foreign_keys}
-    names = [{c.name.lower() for c in table.columns} for table in schema.tables]
-    pairs = [p for p in product(tables, tables) if frozenset(p) in keys or names[p[0]] & names[p[1]]]
-    pairs.sort(key=lambda pair: frozenset(pair) not in keys)
-    chains = [
-        (a, b, c)
-        for a, b in permutations(tables, 2)
-        if frozenset((a, b)) in keys
-        for c in tables
-        if c not in (a, b) and {frozenset((a, c)), frozenset((b, c))} & keys
-    ]
-    wanted = [_Scope((t,), aliased) for aliased in (False, True) for t in tables]
-    wanted += [_Scope(join, True) for join in (*pairs, *chains)]
-    wanted += [_Scope(pair, False) for pair in pairs if pair[0] != pair[1]]
-    return wanted[: max(_MOST_SCOPES, min(2 * len(tables), _MOST_TABLE_SCOPES))]
+    single = [_Scope((t,), aliased) for aliased in (False, True) for t in range(len(links.links))]
+    pairs, triples, longest = links.joins()
+    joins = [_Scope(join, True) for join in [*pairs, *triples]]
+    joins += [_Scope(pair, False) for pair in pairs if pair[0] != pair[1]][:_MOST_NAMED_PAIRS]
+    joins += [_Scope(join, True) for join in longest]
+    return single[:_MOST_SINGLE] + joins[:_MOST_JOINS]
 
 
-def _other_joins(scopes: Sequence[_Scope], tables: range) -> Iterator[str]:
-    """Rules of FROM clauses for the joins, and tables named T1, that are no scope of their own.
-
-    Tables after which the same may follow share a rule: there are too many triples to write each of them.
-    """
+def _shared_scopes(scopes: Iterable[_Scope], links: _Links, lists: _Lists) -> Iterator[tuple[str, str, str]]:
+    """The scopes l and j: name, columns, FROM."""
     known = {scope.tables for scope in scopes if scope.aliased}
-    taken: dict[tuple[int, ...], set[int]] = {}  # the third tables of known joins by the first two
-    for join in known:
-        if len(join) == _LONGEST:
-            taken.setdefault(join[:2], set()).add(join[2])
-    yield "on_j: ANY COMPARE ANY ((AND | OR) test_j)*"
-    yield f"any_j: {_tables(tables)}"
-    for place in range(_LONGEST, _MOST_TABLES + 1):
-        more = f" more{place + 1}_j?" if place > _LONGEST and place < _MOST_TABLES else ""
-        yield f"more{place}_j: JOIN any_j AS{place} ON on_j{more}"
-
-    def rest(a: int, b: int) -> str:
-        """What may follow tables `a` and `b`."""
-        thirds = taken.get((a, b), set())
-        names = f"({_tables(c for c in tables if c not in thirds)})" if thirds else "any_j"
-        joined = " | ".join([f"JOIN {names} AS3 ON on_j"] * (len(thirds) < len(tables)) + ["more3_j more4_j"])
-        return f"AS2 ON on_j ({joined})" + "?" * ((a, b) not in known)
-
-    firsts: dict[str, list[int]] = {}
-    for a in tables:
-        seconds: dict[str, list[int]] = {}
-        for b in tables:
-            seconds.setdefault(rest(a, b), []).append(b)
-        joined = " | ".join(f"({_tables(numbers)}) {after}" for after, numbers in seconds.items())
-        firsts.setdefault(joined, []).append(a)
-    joins = [f"({_tables(numbers)}) AS1 JOIN ({joined})" for joined, numbers in firsts.items()]
-    single = [f"TABLE{t} AS1" for t in tables if (t,) not in known]
-    yield f"from_j: {' | '.join([*joins, *single])}"
+    for a, b in sorted(join for join in known if len(join) == 2):
+        s = f"l{a}_{b}"
+        if rest := _continued((a, b), s, known, links, lists):
+            yield s, f"COLUMN{a}T1 | COLUMN{b}T2 | ANY3", f"TABLE{a} AS1 JOIN TABLE{b} AS2 ON on_{s} {rest}"
+    firsts: dict[str, list[int]] = {}  # by the tables that may follow
+    for a, others in enumerate(links.links):
+        if seconds := [b for b in others if (a, b) not in known]:
+            firsts.setdefault(lists.name(seconds), []).append(a)
+    source = [f"{lists.name(a)} AS1 JOIN {seconds} AS2 ON on_j more3_j?" for seconds, a in firsts.items()]
+    if single := [t for t in range(len(links.links)) if (t,) not in known]:
+        source.append(f"{lists.name(single)} AS1")
+    if source:
+        yield "j", "ANY", " | ".join(source)
 
 
-def _tables(numbers: Iterable[int]) -> str:
-    return " | ".join(f"TABLE{t}" for t in numbers)
+def _continued(join: tuple[int, ...], s: str, known: Collection[tuple[int, ...]], links: _Links, lists: _Lists) -> str:
+    """What may follow tables `join` so that they become a join without a scope of its own; empty if nothing."""
+    place = len(join) + 1
+    if place > _MOST_TABLES:
+        return ""
+    after = sorted(links.after(join))
+    more = f" more{place + 1}_{s}?" if place < _MOST_TABLES else ""
+    new = [t for t in after if (*join, t) not in known]
+    joined = [f"JOIN {lists.name(new)} AS{place} ON on_{s}{more}"] if new else []
+    for t in after:
+        if (*join, t) in known and (rest := _continued((*join, t), s, known, links, lists)):
+            joined.append(f"JOIN TABLE{t} AS{place} ON on_{s} {rest}")
+    return f"({' | '.join(joined)})" if joined else ""
 
 
 def _names(names: Iterable[str]) -> str:
     """A regular expression for the names as SQLite takes them, in any case, quoted or, if possible, plain."""
     found = []
     for name in names:
-        found += [name] if identifier(name) == name else []
+        found += [name] if is_plain(name) else []
         found.append(quote(name))
         found += [f"`{name}`"] if "`" not in name else []
     escaped = (re.escape(text).replace("\\\n", "\\n").replace("/", "\\/") for text in found)
