@@ -25,7 +25,7 @@ EXPERIMENTS = {
     path.stem: [BELOW[path.stem], path] if path.stem in BELOW else [path]
     for path in sorted(FOLDER.glob("*.yaml"))
     if path.stem != "paper"
-} | {"embedded": []}
+} | {"embedded": [], "qwen-0.5b-cpu": [FOLDER / f"{name}.yaml" for name in ("spider", "qwen-0.5b", "qwen-0.5b-cpu")]}
 
 
 def read(name: str) -> Config:
