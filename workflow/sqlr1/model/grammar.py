@@ -7,12 +7,12 @@ tables' although SELECT names it before FROM names the tables. Scopes, and what 
 - n, t: single tables and joins, under their own names (n, at most two tables) or as T1 to T4 (t). Foreign keys or
   shared column names link the tables of a join; a table that nothing links is joined with all. There are limits: the
   best links come first.
-- l: other joins that begin with a pair of t. T1 and T2 keep their columns, T3 to T5 may have any of the database.
+- l: other joins that begin with a pair of t. T1 and T2 keep their columns, T3 to T5 may have any column.
 - j: other tables and joins as T1 to T5. Each may have any column.
 - u: other tables under their own names, with any column.
 - o: what follows WITH or a subquery in FROM, with any name.
 
-SQLite may still refuse columns of l, j, u and o, and ambiguous names.
+SQLite may still refuse columns of l, j, u and o, ambiguous names, and an aggregate in ORDER BY without any before it.
 """
 
 import re
@@ -23,13 +23,14 @@ from dataclasses import dataclass
 from sqlr1.database import Schema
 from sqlr1.database.schema import is_plain, quote
 
-# llguidance takes 65,535 symbols. A scope has about 190, and the first masks of 200 scopes take half a second.
+# llguidance takes 65,535 symbols. A scope has about 190: 100 of single tables, 120 of joins and 40 shared ones fit. The
+# first masks of 200 scopes take half a second.
 _MOST_SINGLE = 100
 _MOST_PAIRS, _MOST_NAMED_PAIRS, _MOST_TRIPLES, _MOST_JOINS = 40, 20, 60, 120
-_LONGEST = 4  # tables of a scope
 _MOST_TABLES = 5  # of any join
 
-# How tables are linked, the best first: by a foreign key, a shared column name, or because nothing links one of them.
+# How two tables are linked, the best first: by a foreign key, by a shared column name, or not at all (nothing links one
+# of them to any other, or it is one table twice).
 _KEY, _NAME, _ALONE = range(3)
 
 # Words that SQLite does not take as an alias.
@@ -176,7 +177,6 @@ def _lines(schema: Schema) -> Iterator[str]:
         yield f"COLUMN{t}: /{_names(columns[t])}/"
         yield f"OWN{t}: /{_names([table.name])}\\.{_names(columns[t])}/"
     every = _names({name for names in columns for name in names})
-    yield f"NAMED: /{every}/"
     yield f"ANY: /[tT][1-{_MOST_TABLES}]\\.{every}/"
     yield f"ANY3: /[tT][3-{_MOST_TABLES}]\\.{every}/"
     for place in range(1, _MOST_TABLES + 1):
@@ -201,6 +201,7 @@ def _lines(schema: Schema) -> Iterator[str]:
         yield _SCOPE.format(s=s, column=column, source=source, one="one", query="full")
     if other := tables[len(own) :]:
         names.append("u")
+        yield f"NAMED: /{every}/"
         yield _SCOPE.format(s="u", column="NAMED", source=lists.name(other), one="one", query="full")
     for numbers, name in lists.made.items():
         yield f"{name}: /{_names(schema.tables[t].name for t in numbers)}/"
@@ -256,11 +257,13 @@ class _Links:
         number = {table.name: t for t, table in enumerate(schema.tables)}
         names = [{c.name.lower() for c in table.columns} for table in schema.tables]
         keys = [(number[key.table], number[key.parent], key.composite) for key in schema.foreign_keys]
-        self.links = [{b: _NAME for b, others in enumerate(names) if own & others} for own in names]
+        self.between = [{b: _NAME for b, others in enumerate(names) if own & others} for own in names]
         for a, b, _ in keys:
-            self.links[a][b] = self.links[b][a] = _KEY
-        self.alone = {a for a, others in enumerate(self.links) if len(others) == 1}  # each has its own names
-        for a, others in enumerate(self.links):
+            self.between[a][b] = self.between[b][a] = _KEY
+        self.alone = {
+            a for a, others in enumerate(self.between) if len(others) == 1
+        }  # a table shares its names with itself
+        for a, others in enumerate(self.between):
             for b in range(len(names)) if a in self.alone else self.alone:
                 others.setdefault(b, _ALONE)
             if others[a] == _NAME:
@@ -276,15 +279,15 @@ class _Links:
         """
         found: dict[int, int] = {}
         for a in join:
-            for b, how in self.links[a].items():
-                again = join.count(b)
-                if not again or len(join) == 1 or (again == 1 and frozenset((a, b)) in self._repeatable):
+            for b, how in self.between[a].items():
+                times = join.count(b)
+                if not times or len(join) == 1 or (times == 1 and frozenset((a, b)) in self._repeatable):
                     found[b] = min(how, found.get(b, how))
         return found
 
     def joins(self) -> list[list[tuple[int, ...]]]:
-        """Those of two, three and four tables that may have scopes, each list in the order of their worst link."""
-        grown: list[tuple[int, tuple[int, ...]]] = [(_KEY, (a,)) for a in range(len(self.links))]
+        """The joins of two, three and four tables that may have scopes. Those whose worst link is best come first."""
+        grown: list[tuple[int, tuple[int, ...]]] = [(_KEY, (a,)) for a in range(len(self.between))]
         joins: list[list[tuple[int, ...]]] = []
         for most in (_MOST_PAIRS, _MOST_TRIPLES, _MOST_JOINS):
             longer = ((max(worst, how), (*join, b)) for worst, join in grown for b, how in self.after(join).items())
@@ -301,7 +304,7 @@ class _Lists:
         self._common = frozenset(common)
 
     def name(self, tables: Collection[int]) -> str:
-        """A rule for any of the tables. What many lists have in common is a list of its own."""
+        """An expression for any of the tables. What many lists have in common is a list of its own."""
         common = self._common if self._common.issubset(tables) else frozenset()
         parts = [tuple(sorted(part)) for part in (common, frozenset(tables) - common) if part]
         return f"({' | '.join(self.made.setdefault(part, f'TABLES{len(self.made)}') for part in parts)})"
@@ -309,7 +312,7 @@ class _Lists:
 
 def _scopes(links: _Links) -> list[_Scope]:
     """The scopes with rules of their own, the most useful first."""
-    single = [_Scope((t,), aliased) for aliased in (False, True) for t in range(len(links.links))]
+    single = [_Scope((t,), aliased) for aliased in (False, True) for t in range(len(links.between))]
     pairs, triples, longest = links.joins()
     joins = [_Scope(join, True) for join in [*pairs, *triples]]
     joins += [_Scope(pair, False) for pair in pairs if pair[0] != pair[1]][:_MOST_NAMED_PAIRS]
@@ -318,18 +321,18 @@ def _scopes(links: _Links) -> list[_Scope]:
 
 
 def _shared_scopes(scopes: Iterable[_Scope], links: _Links, lists: _Lists) -> Iterator[tuple[str, str, str]]:
-    """The scopes l and j: name, columns, FROM."""
+    """The scopes l and j, as (name, columns, FROM)."""
     known = {scope.tables for scope in scopes if scope.aliased}
     for a, b in sorted(join for join in known if len(join) == 2):
         s = f"l{a}_{b}"
         if rest := _continued((a, b), s, known, links, lists):
             yield s, f"COLUMN{a}T1 | COLUMN{b}T2 | ANY3", f"TABLE{a} AS1 JOIN TABLE{b} AS2 ON on_{s} {rest}"
     firsts: dict[str, list[int]] = {}  # by the tables that may follow
-    for a, others in enumerate(links.links):
+    for a, others in enumerate(links.between):
         if seconds := [b for b in others if (a, b) not in known]:
             firsts.setdefault(lists.name(seconds), []).append(a)
     source = [f"{lists.name(a)} AS1 JOIN {seconds} AS2 ON on_j more3_j?" for seconds, a in firsts.items()]
-    if single := [t for t in range(len(links.links)) if (t,) not in known]:
+    if single := [t for t in range(len(links.between)) if (t,) not in known]:
         source.append(f"{lists.name(single)} AS1")
     if source:
         yield "j", "ANY", " | ".join(source)
