@@ -18,20 +18,12 @@ SQLite may still refuse columns of l, j, u and o, ambiguous names, and an aggreg
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from sqlr1.database import Schema
 from sqlr1.database.schema import is_plain, quote
+from sqlr1.model.joins import Links, Scope, scopes_of
 
-# llguidance takes 65,535 symbols. A scope has about 190: 100 of single tables, 120 of joins and 40 shared ones fit. The
-# first masks of 200 scopes take half a second.
-_MOST_SINGLE = 100
-_MOST_PAIRS, _MOST_NAMED_PAIRS, _MOST_TRIPLES, _MOST_JOINS = 40, 20, 60, 120
 _MOST_TABLES = 5  # of any join
-
-# How two tables are linked, the best first: by a foreign key, by a shared column name, or not at all (nothing links one
-# of them to any other, or it is one table twice).
-_KEY, _NAME, _ALONE = range(3)
 
 # Words that SQLite does not take as an alias.
 _RESERVED = (
@@ -151,25 +143,14 @@ htest_{s}: val_{s} is_{s} | val_{s} COMPARE val_{s} | LEFT hcond_{s} RIGHT
 """
 
 
-@dataclass(frozen=True)
-class _Scope:
-    """Tables (by number) in the order of FROM, as T1, T2, ... if `aliased`."""
-
-    tables: tuple[int, ...]
-    aliased: bool
-
-    def __str__(self) -> str:
-        return ("t" if self.aliased else "n") + "_".join(map(str, self.tables))
-
-
 def response_grammar(schema: Schema) -> str:
     """The responses whose SQL names tables and columns of `schema` alone, in llguidance's dialect of Lark."""
     return "\n".join(_lines(schema))
 
 
 def _lines(schema: Schema) -> Iterator[str]:
-    tables, links = range(len(schema.tables)), _Links(schema)
-    scopes = _scopes(links)
+    tables, links = range(len(schema.tables)), Links(schema)
+    scopes = scopes_of(links)
     columns = [[c.name for c in table.columns] for table in schema.tables]
     yield _blanks(_TERMINALS.replace("RESERVED", _RESERVED))
     for t, table in enumerate(schema.tables):
@@ -189,7 +170,7 @@ def _lines(schema: Schema) -> Iterator[str]:
         if unique := _unique(together, columns):
             yield f"UNIQUE{'_'.join(map(str, together))}: /{_names(unique)}/"
     yield _RULES
-    own = [t for t in tables if _Scope((t,), False) in scopes]
+    own = [t for t in tables if Scope((t,), False) in scopes]
     lists = _Lists(links.alone)
     names = [*map(str, scopes)]
     for s, column, source in _shared_scopes(scopes, links, lists):
@@ -217,7 +198,7 @@ def _lines(schema: Schema) -> Iterator[str]:
         yield f"derived{t}: sel COLUMN{t} (COMMA COLUMN{t})* {rest}"
 
 
-def _scope_rules(scope: _Scope, scopes: Sequence[_Scope], columns: Sequence[Sequence[str]]) -> Iterator[str]:
+def _scope_rules(scope: Scope, scopes: Sequence[Scope], columns: Sequence[Sequence[str]]) -> Iterator[str]:
     tables, single = scope.tables, len(scope.tables) == 1
     if scope.aliased:
         names = [f"COLUMN{t}T{place}" for place, t in enumerate(tables, 1)]
@@ -250,52 +231,6 @@ def _unique(tables: Sequence[int], columns: Sequence[Sequence[str]]) -> list[str
     return [name for t in tables for name in columns[t] if seen[name.lower()] == 1]
 
 
-class _Links:
-    """Which tables may be joined with which, and how they are linked; `alone` are those that nothing links."""
-
-    def __init__(self, schema: Schema) -> None:
-        number = {table.name: t for t, table in enumerate(schema.tables)}
-        names = [{c.name.lower() for c in table.columns} for table in schema.tables]
-        keys = [(number[key.table], number[key.parent], key.composite) for key in schema.foreign_keys]
-        self.between = [{b: _NAME for b, others in enumerate(names) if own & others} for own in names]
-        for a, b, _ in keys:
-            self.between[a][b] = self.between[b][a] = _KEY
-        self.alone = {
-            a for a, others in enumerate(self.between) if len(others) == 1
-        }  # a table shares its names with itself
-        for a, others in enumerate(self.between):
-            for b in range(len(names)) if a in self.alone else self.alone:
-                others.setdefault(b, _ALONE)
-            if others[a] == _NAME:
-                others[a] = _ALONE  # few join a table with itself without a key
-        count = Counter(frozenset((a, b)) for a, b, composite in keys if not composite)
-        self._repeatable = {pair for pair, n in count.items() if n > 1 or len(pair) == 1}
-
-    def after(self, join: Sequence[int]) -> dict[int, int]:
-        """The tables that may be joined next, and how they are linked.
-
-        From the third on no table comes again, unless two keys link it (a flight has two airports) or one to itself.
-        The keys of several columns count for nothing here: a schema does not tell them apart.
-        """
-        found: dict[int, int] = {}
-        for a in join:
-            for b, how in self.between[a].items():
-                times = join.count(b)
-                if not times or len(join) == 1 or (times == 1 and frozenset((a, b)) in self._repeatable):
-                    found[b] = min(how, found.get(b, how))
-        return found
-
-    def joins(self) -> list[list[tuple[int, ...]]]:
-        """The joins of two, three and four tables that may have scopes. Those whose worst link is best come first."""
-        grown: list[tuple[int, tuple[int, ...]]] = [(_KEY, (a,)) for a in range(len(self.between))]
-        joins: list[list[tuple[int, ...]]] = []
-        for most in (_MOST_PAIRS, _MOST_TRIPLES, _MOST_JOINS):
-            longer = ((max(worst, how), (*join, b)) for worst, join in grown for b, how in self.after(join).items())
-            grown = sorted(longer, key=lambda found: found[0])[:most]
-            joins.append([join for _, join in grown])
-        return joins
-
-
 class _Lists:
     """Terminals for lists of tables: a list of 1,000 symbols, many times, would be too long."""
 
@@ -310,17 +245,7 @@ class _Lists:
         return f"({' | '.join(self.made.setdefault(part, f'TABLES{len(self.made)}') for part in parts)})"
 
 
-def _scopes(links: _Links) -> list[_Scope]:
-    """The scopes with rules of their own, the most useful first."""
-    single = [_Scope((t,), aliased) for aliased in (False, True) for t in range(len(links.between))]
-    pairs, triples, longest = links.joins()
-    joins = [_Scope(join, True) for join in [*pairs, *triples]]
-    joins += [_Scope(pair, False) for pair in pairs if pair[0] != pair[1]][:_MOST_NAMED_PAIRS]
-    joins += [_Scope(join, True) for join in longest]
-    return single[:_MOST_SINGLE] + joins[:_MOST_JOINS]
-
-
-def _shared_scopes(scopes: Iterable[_Scope], links: _Links, lists: _Lists) -> Iterator[tuple[str, str, str]]:
+def _shared_scopes(scopes: Iterable[Scope], links: Links, lists: _Lists) -> Iterator[tuple[str, str, str]]:
     """The scopes l and j, as (name, columns, FROM)."""
     known = {scope.tables for scope in scopes if scope.aliased}
     for a, b in sorted(join for join in known if len(join) == 2):
@@ -338,7 +263,7 @@ def _shared_scopes(scopes: Iterable[_Scope], links: _Links, lists: _Lists) -> It
         yield "j", "ANY", " | ".join(source)
 
 
-def _continued(join: tuple[int, ...], s: str, known: Collection[tuple[int, ...]], links: _Links, lists: _Lists) -> str:
+def _continued(join: tuple[int, ...], s: str, known: Collection[tuple[int, ...]], links: Links, lists: _Lists) -> str:
     """What may follow tables `join` so that they become a join without a scope of its own; empty if nothing."""
     place = len(join) + 1
     if place > _MOST_TABLES:
