@@ -22,12 +22,6 @@ include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 
 
-localrules:
-    all,
-    ablation_reward,
-    ablation_cold_start,
-
-
 # Each file is asked for by name: Snakemake looks for missing files of a target's own inputs only.
 EVERYTHING = rules.base_model.output + rules.synthesize.output + rules.filter.output
 

@@ -62,6 +62,16 @@ def test_a_mixed_in_class_that_does_not_exist_is_named(checkout):
         load(config)
 
 
+def test_a_mixed_in_limit_beside_classes_is_refused(checkout):
+    config = default_config(checkout)
+    config["synthesize"]["mix"] = [{"questions": "q", "databases": "d", "limit": 100, "classes": {"Simple": 5000}}]
+    config["synthesize"]["mix"][0]["layout"] = "synsql"
+    with pytest.raises(
+        InputError, match=r"config key synthesize\.mix\.0\.classes: .*already say how many.*remove limit"
+    ):
+        load(config)
+
+
 def test_all_faulty_keys_are_named_at_once(checkout):
     config = default_config(checkout)
     config["grpo"] |= {"learning_rat": 1, "beta": -1}

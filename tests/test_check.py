@@ -200,6 +200,7 @@ def test_a_batch_that_fails_is_one_line(folder, script, message):
         (["grpo:gpu=2", "grpo:mem_mb=10"], "ok"),
         (["grpo:gpu=2", "grpo:mem_mb=attempt * 8000"], "skipped"),
         (["grpo:gpu=1"], "problem"),
+        (["grpo:gpu"], "problem"),
     ],
 )
 def test_profiles_are_read_as_snakemake_reads_them(resources, word, tmp_path, capsys):

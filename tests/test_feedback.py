@@ -137,6 +137,15 @@ def test_a_line_that_is_not_utf8_leaves_the_others(monkeypatch):
     assert list(_lines()) == ["How many \udcff?", "How many?"]
 
 
+def test_a_history_that_cannot_be_kept_costs_a_warning(tmp_path, monkeypatch, capsys):
+    """As in a container whose home folder may not be written to; here it is a folder of that name."""
+    monkeypatch.setattr("sqlr1.ask._HISTORY", tmp_path)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda prompt: "How many?")
+    assert next(_lines()) == "How many?"
+    assert "warning: no history: " in capsys.readouterr().err
+
+
 def test_a_script_gets_exit_code_1_for_a_correction_that_does_not_run(ask, taught):
     with pytest.raises(SystemExit, match="the SQL does not run: no such table: nope"):
         ask("How many?", "--correct", "SELECT * FROM nope")

@@ -6,7 +6,7 @@ from tiny_models import smollm2, tiny_model
 
 from sqlr1.model.base import eos_token_ids, load_model, load_tokenizer
 from sqlr1.model.prefix_cache import shared_prefixes, why_not_shared
-from sqlr1.model.sampler import GREEDY, Sampling, batches, choose, complete_all, row_seed, sample
+from sqlr1.model.sampler import GREEDY, Sampling, batches, choose, row_seed, sample
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [20, 21, 22], [30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41], [50]]
 
@@ -141,7 +141,9 @@ def test_batches_keep_the_budget_and_every_prompt():
     planned = batches(lengths, rows=4, sampling=Sampling(20), batch_tokens=800)
     assert sorted(i for batch in planned for i in batch) == list(range(6))
     assert all(len(b) * (lengths[b[0]] + 80) <= 800 or len(b) == 1 for b in planned)
-    model = tiny_model().eval()
-    seeds = [[GREEDY], [1], [2], [3]]
-    small = complete_all(model, PROMPTS, seeds, Sampling(6), [2], batch_tokens=20, progress="test")
-    assert small == complete_all(model, PROMPTS, seeds, Sampling(6), [2], batch_tokens=10_000, progress="test")
+
+
+def test_completions_are_the_same_in_other_batches():
+    model, seeds = tiny_model().eval(), [[GREEDY], [1], [2], [3]]
+    alone = [sample(model, [prompt], [own], Sampling(6), [2])[0] for prompt, own in zip(PROMPTS, seeds, strict=True)]
+    assert alone == sample(model, PROMPTS, seeds, Sampling(6), [2])

@@ -14,7 +14,7 @@ from sqlr1.config import Prompt
 from sqlr1.data import readers
 from sqlr1.evaluate.formats import read_questions
 from sqlr1.evaluate.vote import majority, vote_share
-from sqlr1.records import InputError, read_json, write_json
+from sqlr1.records import read_json, write_json
 from sqlr1.report import paper
 from sqlr1.report.policies import load_runs
 from sqlr1.stages import paper_tables
@@ -146,13 +146,6 @@ def test_votes_over_some_are_means_over_the_choices(n):
     k = 2
     pairs = [right[i if results[i] else j] for i, j in itertools.combinations(range(n), k)]  # the first that ran
     assert vote_share(results, right, k) == pytest.approx(sum(pairs) / comb(n, k))
-
-
-def test_rows_without_samples_one_by_one_are_named(results):
-    rows = [{key: value for key, value in row.items() if key != "each"} for row in results.runs[0].rows]
-    old = replace(results, runs=[replace(results.runs[0], rows=rows)])
-    with pytest.raises(InputError, match=r"tiny: questions\.jsonl does not note each sample; run stage score again"):
-        paper.votes(old, [("none", "no_rl")])
 
 
 def test_rows_that_need_the_same_are_one_in_the_page(results):

@@ -232,6 +232,10 @@ def test_a_launch_command_may_name_files_with_spaces_but_no_processes_in_words(t
     assert (launched(command)[0], launcher_files(command)) == (2, [f"{tmp_path}/my zero.yaml"])
     with pytest.raises(InputError, match="--nproc-per-node=gpu: write a number"):
         launched("torchrun --nproc-per-node=gpu")
+    for value in ('"8"', "", "gpu"):
+        (tmp_path / "my zero.yaml").write_text(f"num_processes: {value}")
+        with pytest.raises(InputError, match=r"my zero\.yaml: num_processes: .* is not a number"):
+            launched(command)
 
 
 @pytest.mark.parametrize(

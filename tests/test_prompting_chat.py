@@ -7,6 +7,7 @@ from tiny_models import TEMPLATE, tiny_model, tiny_tokenizer
 from tiny_stages import GRPO, prepare
 
 from sqlr1.config import Prompt, Reward
+from sqlr1.model.base import load_tokenizer
 from sqlr1.model.chat import Chat
 from sqlr1.model.prompts import Prompts
 from sqlr1.prompt import format_response, prompt_messages
@@ -88,6 +89,20 @@ def test_a_template_with_todays_date_gets_a_fixed_one(date, caplog):
     with caplog.at_level(logging.INFO):
         assert text(f"Today: {date}\n{TEMPLATE}").startswith("Today: 26 Jul 2024\n<|im_start|>system")
     assert "always 26 Jul 2024" in caplog.text
+
+
+def test_of_several_templates_the_default_is_used():
+    assert text({"tool_use": "Tools", "default": TEMPLATE}) == text(TEMPLATE)
+    with pytest.raises(InputError, match=r"chat template cannot be used: .* multiple chat templates"):
+        chat({"tool_use": "Tools", "rag": "Documents"})
+
+
+def test_a_tokenizer_without_an_end_token_is_refused(tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"has no end token: set eos_token in tokenizer_config\.json"):
+        load_tokenizer(tmp_path)
 
 
 def test_a_template_that_refuses_everything_is_named():

@@ -17,6 +17,7 @@ FUNNEL = {
     "input": 100,
     "dropped": {"empty": 7, "duplicate": 13, "failed": 0},
     "subsets": {"cold_start": 60, "rl": 15, "validation": 5},
+    "asked_again": 0,
     "classes": {"cold_start": {"Simple": 60}, "rl": {"Complex": 15}, "validation": {"Complex": 5}},
     "styles": {"cold_start": {"formal": 30, "vague": 30}, "rl": {"formal": 15}, "validation": {"formal": 5}},
 }

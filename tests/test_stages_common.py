@@ -20,6 +20,21 @@ def away_from_the_checkout(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--settings", "[]"], "--settings: not a JSON object"),
+        (["--tag", "strategy"], "--tag strategy: write NAME=VALUE"),
+    ],
+)
+def test_arguments_of_another_shape_are_one_line(tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit, match="1"), start(tmp_path, *arguments):
+        pass
+    told = capsys.readouterr().err
+    assert message in told
+    assert "Traceback" not in told
+
+
 def test_work_is_kept_until_the_manifest_is_written(tmp_path):
     def cut_short():
         with start(tmp_path) as job:

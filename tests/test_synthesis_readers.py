@@ -232,6 +232,13 @@ def test_bad_files_are_named(tmp_path):
         (tmp_path / name).write_text(text)
         with pytest.raises(InputError, match=name):
             list(read_questions("synsql", tmp_path / name))
+    table = pyarrow.table({name: ["text" * 1000] * 1000 for name in SYNSQL})
+    pyarrow.parquet.write_table(table, tmp_path / "data.parquet", compression="zstd")
+    with (tmp_path / "data.parquet").open("r+b") as file:
+        file.seek(40)
+        file.write(b"x" * 200)
+    with pytest.raises(InputError, match=r"data\.parquet: not a readable Parquet file"):
+        list(read_questions("synsql", tmp_path / "data.parquet"))
 
 
 def test_a_class_that_is_none_of_synsqls_is_named_or_counted(tmp_path):

@@ -76,12 +76,12 @@ def test_a_run_names_its_stage_wildcards_settings_inputs_and_model(folder):
 
 
 def test_the_same_result_made_again_replaces_its_run_and_no_other(folder):
-    for value, out in ((1, "results/again"), (2, "results/beside"), (3, "results/again")):
+    for value, out in ((1, "results/o'again"), (2, "results/beside"), (3, "results/o'again")):
         with start("again", out) as job:
             job.run.metrics({"loss": value}, step=5)
     assert {(r.data.tags["key"], r.data.metrics["loss"]) for r in runs("again")} == {
         ("results/beside", 2),
-        ("results/again", 3),
+        ("results/o'again", 3),
     }
     [replaced] = runs("again", ViewType.DELETED_ONLY)
     assert replaced.data.metrics == {"loss": 1}

@@ -60,6 +60,8 @@ SEEDS = CONFIG.seeds
 STRATEGY = CONFIG.cold_start.strategy
 VARIANTS = CONFIG.reward.variants
 WITHOUT_RL = "no_rl"
+# Wildcards of the experiment's own trained policies, those of the first variant first.
+MAIN_RUNS = dict(strategy=STRATEGY, reward=VARIANTS, seed=SEEDS)
 ABLATED = [name for name, reward in REWARDS.items() if reward.ablated]
 PLAIN = plain(CONFIG)
 # A policy does not depend on which strategy is this experiment's main one.
@@ -231,10 +233,12 @@ def question_rows(summaries):
     return [path.replace("summary.json", "questions.jsonl") for path in summaries]
 
 
-def training_files(name):
-    """A file of each GRPO run, those of the first variant first."""
-    folder = "<results>/grpo/{strategy}/{reward}/seed-{seed}/"
-    return expand(folder + name, strategy=STRATEGY, reward=VARIANTS, seed=SEEDS)
+def shown(path, caption, category, **labels):
+    """An output in Snakemake's HTML report."""
+    kind = {".md": "text", ".csv": "table", ".svg": "figure"}[Path(path).suffix]
+    return report(
+        f"<results>/{path}", caption=f"../report/{caption}.rst", category=category, labels=labels | {"kind": kind}
+    )
 
 
 def policies(strategies, rewards):

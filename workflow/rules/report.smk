@@ -7,77 +7,27 @@ rule report:
         code=sources("sqlr1.stages.report"),
         funnel="<results>/filter/funnel.json",
         catalogue="<results>/synthesize/catalogue.jsonl",
-        cold_start=expand(
-            "<results>/cold_start/{strategy}/seed-{seed}/metrics.jsonl",
-            strategy=STRATEGY,
-            seed=SEEDS,
-        ),
-        pass_rates=expand(
-            "<results>/select/{strategy}/seed-{seed}/pass_rates.jsonl",
-            strategy=STRATEGY,
-            seed=SEEDS,
-        ),
-        linking=expand(
-            "<results>/select/{strategy}/seed-{seed}/linking.json",
-            strategy=STRATEGY,
-            seed=SEEDS,
-        ),
-        grpo=training_files("metrics.jsonl"),
-        validation=training_files("validation.jsonl"),
+        cold_start=expand(rules.cold_start.output.metrics, **MAIN_RUNS),
+        pass_rates=expand(rules.select.output.rates, **MAIN_RUNS),
+        linking=expand(rules.select.output.linking, **MAIN_RUNS),
+        grpo=expand(rules.grpo.output.metrics, **MAIN_RUNS),
+        validation=expand(rules.grpo.output.validation, **MAIN_RUNS),
         scores=SCORES,
         questions=question_rows(SCORES),
-        policy=training_files("manifest.json")[0],
+        policy=expand(rules.grpo.output.manifest, **MAIN_RUNS)[0],
     output:
         manifest="<results>/report/manifest.json",
-        markdown=report(
-            "<results>/report.md",
-            caption="../report/report.rst",
-            category="Report",
-            labels={"content": "report", "kind": "text"},
-        ),
+        markdown=shown("report.md", "report", "Report", content="report"),
         conclusion="<results>/report/conclusion.txt",
-        funnel=report(
-            "<results>/report/funnel.svg",
-            caption="../report/funnel.rst",
-            category="Data",
-            labels={"content": "dropped and kept questions", "kind": "figure"},
+        funnel=shown("report/funnel.svg", "funnel", "Data", content="dropped and kept questions"),
+        selection=shown("report/selection.svg", "selection", "Data", content="pass rates of the RL questions"),
+        training=shown("report/training.svg", "training", "Training", content="cold start and GRPO"),
+        scores=shown("report/scores.svg", "scores", "Scores", content="execution accuracy"),
+        errors=shown("report/errors.svg", "scores", "Scores", content="kinds of error"),
+        error_flow=shown(
+            "report/error_flow.svg", "error_flow", "Scores", content="kinds of error, before to after GRPO"
         ),
-        selection=report(
-            "<results>/report/selection.svg",
-            caption="../report/selection.rst",
-            category="Data",
-            labels={"content": "pass rates of the RL questions", "kind": "figure"},
-        ),
-        training=report(
-            "<results>/report/training.svg",
-            caption="../report/training.rst",
-            category="Training",
-            labels={"content": "cold start and GRPO", "kind": "figure"},
-        ),
-        scores=report(
-            "<results>/report/scores.svg",
-            caption="../report/scores.rst",
-            category="Scores",
-            labels={"content": "execution accuracy", "kind": "figure"},
-        ),
-        errors=report(
-            "<results>/report/errors.svg",
-            caption="../report/scores.rst",
-            category="Scores",
-            labels={"content": "kinds of error", "kind": "figure"},
-        ),
-        error_flow=report(
-            "<results>/report/error_flow.svg",
-            caption="../report/error_flow.rst",
-            category="Scores",
-            labels={"content": "kinds of error, before to after GRPO", "kind": "figure"},
-        ),
-        table=report(
-            "<results>/report/scores.csv",
-            caption="../report/scores.rst",
-            category="Scores",
-            labels={"content": "execution accuracy", "kind": "table"},
-        ),
+        table=shown("report/scores.csv", "scores", "Scores", content="execution accuracy"),
     log:
         "<results>/logs/report.log",
     benchmark:
@@ -115,19 +65,9 @@ rule ablation:
         questions=lambda wildcards: question_rows(ABLATION_INPUTS[wildcards.ablation]),
     output:
         manifest="<results>/{ablation}/manifest.json",
-        table=report(
-            "<results>/{ablation}/table.csv",
-            caption="../report/ablation.rst",
-            category="Ablations",
-            labels={"ablation": "{ablation}", "kind": "table"},
-        ),
+        table=shown("{ablation}/table.csv", "ablation", "Ablations", ablation="{ablation}"),
         markdown="<results>/{ablation}/table.md",
-        figure=report(
-            "<results>/{ablation}/figure.svg",
-            caption="../report/ablation.rst",
-            category="Ablations",
-            labels={"ablation": "{ablation}", "kind": "figure"},
-        ),
+        figure=shown("{ablation}/figure.svg", "ablation", "Ablations", ablation="{ablation}"),
     log:
         "<results>/logs/{ablation}.log",
     benchmark:
@@ -190,21 +130,10 @@ rule paper_tables:
             for path in PAPER_SCORES
         ],
         other=[path for path in OTHER_PROMPT if os.path.exists(path)],
-        policy=training_files("manifest.json"),
+        policy=expand(rules.grpo.output.manifest, **MAIN_RUNS),
     output:
         manifest="<results>/paper/manifest.json",
-        files=[
-            report(
-                f"<results>/paper/{name}",
-                caption="../report/paper.rst",
-                category="Paper",
-                labels={
-                    "content": content,
-                    "kind": {"md": "text", "csv": "table", "svg": "figure"}[name.split(".")[1]],
-                },
-            )
-            for name, content in PAPER_FILES.items()
-        ],
+        files=[shown(f"paper/{name}", "paper", "Paper", content=content) for name, content in PAPER_FILES.items()],
     log:
         "<results>/logs/paper_tables.log",
     benchmark:

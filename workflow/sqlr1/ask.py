@@ -109,11 +109,11 @@ def newest_policy(experiment: str | None = None) -> Path:
 
     Raises InputError if there is none.
     """
+    where = RESULTS / experiment if experiment else RESULTS
     for stage in ("grpo", "cold_start"):
-        manifests = [*RESULTS.glob(f"{experiment or '*'}/{stage}/**/manifest.json")]
+        manifests = [*where.glob(f"{'' if experiment else '*/'}{stage}/**/manifest.json")]
         if manifests:
             return max(manifests, key=lambda path: path.stat().st_mtime).parent / "model"
-    where = RESULTS / experiment if experiment else RESULTS
     raise InputError(f"{where}: no trained policy; run `snakemake --cores all` first, or name a model with --model")
 
 
@@ -200,8 +200,12 @@ def _lines() -> Iterator[str]:
     import readline
 
     history = _HISTORY.expanduser()
-    if history.exists():
+    try:
         readline.read_history_file(history)
+    except FileNotFoundError:
+        pass  # the first session
+    except OSError as error:
+        print(f"warning: no history: {error}", file=sys.stderr)
     print(f"Ask a question. After an answer: {_COMMANDS}. Ctrl-D ends.", file=sys.stderr)
     try:
         while True:
@@ -211,7 +215,10 @@ def _lines() -> Iterator[str]:
         print(file=sys.stderr)
     finally:
         readline.set_history_length(1000)
-        readline.write_history_file(history)
+        try:
+            readline.write_history_file(history)
+        except OSError as error:
+            print(f"warning: the history is not kept: {error}", file=sys.stderr)
 
 
 def _as_text(record: dict[str, Any]) -> str:

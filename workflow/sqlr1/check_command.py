@@ -174,6 +174,8 @@ class Preflight:
         given = profile.get("set-resources") or {}
         if isinstance(given, dict):  # Snakemake reads both ways of writing
             given = [f"{rule}:{name}={value}" for rule, named in given.items() for name, value in named.items()]
+        if unclear := [line for line in given if "=" not in str(line)]:
+            raise InputError(f"{self.profile}: set-resources: write {unclear[0]!r} as RULE:NAME=VALUE")
         asked = dict(line.split("=", 1) for line in given)
         if code := [
             f"{name}={value}"
@@ -218,7 +220,7 @@ def run(args: argparse.Namespace) -> None:
     end, files = time.monotonic() + args.seconds, [Path("config.yaml"), *args.configfile]
     with TemporaryDirectory(prefix="sqlr1-check-") as temporary:
         check = Preflight(read_config(files), Path(temporary), args.workflow_profile)
-        os.environ.setdefault("SQLR1_DATA", check.config.data.root)
+        os.environ["SQLR1_DATA"] = os.environ.get("SQLR1_DATA") or check.config.data.root
         for name, of_data in check.data():
             check(name, of_data)
         writable = check("results", _writable)

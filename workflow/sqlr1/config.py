@@ -140,6 +140,8 @@ class Mix(Section):
     def _with_classes(cls, classes: dict[str, int] | None, info: ValidationInfo) -> dict[str, int] | None:
         if classes and info.data.get("layout", "synsql") != "synsql":
             raise _error("only rows of layout synsql have a class; use limit")
+        if classes and info.data.get("limit"):
+            raise _error("the classes already say how many rows; remove limit")
         return classes
 
 

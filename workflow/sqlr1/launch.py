@@ -22,6 +22,8 @@ def launched(command: str) -> tuple[int, dict[str, Any]]:
         raise InputError(f"config key launch: {count[0]}: write a number, so that the processes can be planned")
     nodes = re.search(r"--nnodes(?:\s+|=)['\"]?(\d+)", command)  # torchrun's processes are those of one node
     devices = int(count[1]) * int(nodes[1] if nodes else 1) if count else launcher.get("num_processes", 1)
+    if not isinstance(devices, int):
+        raise InputError(f"{next(filter(None, given.groups()))}: num_processes: {devices!r} is not a number")
     return max(1, devices), launcher.get("deepspeed_config") or {}
 
 

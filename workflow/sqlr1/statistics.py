@@ -50,14 +50,8 @@ class Bootstrap:
         means = np.sort((drawn * distinct).sum(axis=1) / len(values))  # not @: starting its threads takes longer
         return _quantile(means, tail), _quantile(means, 1 - tail)
 
-    def mean(self, values: Sequence[float], most: float = 1.0) -> Estimate:
-        """Mean of `values` in [0, most], one per question, with its interval. Raises ValueError if there are none."""
-        if not values:
-            raise ValueError("no values to estimate a mean from")
-        return self._mean(values, 0.0, most)
-
-    def _mean(self, values: Sequence[float], least: float, most: float) -> Estimate:
-        """Mean of `values` in [least, most].
+    def mean(self, values: Sequence[float], most: float = 1.0, least: float = 0.0) -> Estimate:
+        """Mean of `values` in [least, most], one per question (at least one), with its interval.
 
         If all are equal, resampling gives an interval of width 0, which would be wrong for 0 of 8. The exact bound on
         the share of questions with another value (Clopper and Pearson 1934) replaces it: these may have any value.
@@ -76,7 +70,7 @@ class Bootstrap:
 
     def difference(self, differences: Sequence[float]) -> Estimate | None:
         """Mean of paired differences in [-1, 1], one per question; None if there are none."""
-        return self._mean(differences, -1.0, 1.0) if differences else None
+        return self.mean(differences, least=-1.0) if differences else None
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:

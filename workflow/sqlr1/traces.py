@@ -40,9 +40,7 @@ class Answer:
     def of(cls, row: Mapping[str, Any], measure: str, name: str = "") -> Self:
         """The greedy answer of an evaluator's row, judged by `measure` (spider_exec or bird_ex)."""
         greedy = row["greedy"]
-        feedback = {"verdict": greedy["verdict"]}
-        if "kinds" in greedy:  # scores of older versions have none
-            feedback["error_kind"] = (greedy["kinds"] or ["none"])[0]
+        feedback = {"verdict": greedy["verdict"], "error_kind": (greedy["kinds"] or ["none"])[0]}
         judged = {"right": greedy[measure]}
         outputs = {"sql": greedy["sql"], "reasoning": greedy["reasoning"]}
         if row["samples"]["n"] > 1:

@@ -359,8 +359,9 @@ def experiments(uri: str) -> dict[str, str]:
 
 
 def _with(tags: Mapping[str, str]) -> str:
-    """MLflow's filter for what has these tags."""
-    return " AND ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
+    """MLflow's filter for what has these tags; it takes either kind of quotes around a value."""
+    quoted = {name: f'"{value}"' if "'" in value else f"'{value}'" for name, value in tags.items()}
+    return " AND ".join(f"tags.{name} = {value}" for name, value in quoted.items())
 
 
 def _checkout() -> str:

@@ -22,7 +22,7 @@ from sqlr1.database.sql import normal_form, parse, to_sql, without_literals
 from sqlr1.prompt import parse_response
 from sqlr1.records import Question
 from sqlr1.sandbox import Executor, Limits, Query, Status, instances
-from sqlr1.strategies import STRATEGIES, Strategy
+from sqlr1.strategies import STRATEGIES
 
 if TYPE_CHECKING:
     from sqlr1.config import FilterRules
@@ -89,14 +89,6 @@ def filter_rows(
     return reasons
 
 
-def _parses_back(row: Question, strategy: Strategy) -> bool:
-    """Whether the gold is read back from the response that teaches it: not with three backticks or a tag inside."""
-    if not strategy.response:
-        return True
-    response = parse_response(strategy.response(row))
-    return response.well_formed and response.sql == row.sql.strip()
-
-
 @dataclass
 class _Candidate:
     """A row with what the checks found out: its SQL's normal form, and `result`, its rows."""
@@ -148,8 +140,9 @@ class _Filter:
             return reason
         if row.db_id.lower() in self._benchmark.db_ids:
             return "contaminated_database"
-        if not all(_parses_back(row, strategy) for strategy in STRATEGIES.values()):
-            return "response_not_parsed"
+        taught = [parse_response(strategy.response(row)) for strategy in STRATEGIES.values() if strategy.response]
+        if not all(response.well_formed and response.sql == row.sql.strip() for response in taught):
+            return "response_not_parsed"  # three backticks or a tag inside the gold
         if is_volatile(expression):
             return "non_deterministic"
         candidate.expression, candidate.form = expression, normal_form(expression.copy())

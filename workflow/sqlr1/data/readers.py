@@ -146,7 +146,7 @@ def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
         check_names(path, file.schema_arrow.names)
         for batch in file.iter_batches(batch_size=1000):
             yield from batch.to_pylist()
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{path}: not a readable Parquet file ({error})") from error
 
 

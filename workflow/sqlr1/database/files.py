@@ -41,7 +41,7 @@ _HOT_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # first bytes of a rollback jo
 
 def data_root() -> Path:
     """The folder of benchmarks and databases: SQLR1_DATA, which the Snakefile sets from `data.root`."""
-    return Path(os.environ.get("SQLR1_DATA", "data")).expanduser()
+    return Path(os.environ.get("SQLR1_DATA") or "data").expanduser()
 
 
 def database_files(databases: Path, db_ids: Path | None = None) -> dict[str, Path]:

@@ -5,7 +5,7 @@ import logging
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -190,7 +190,8 @@ def read_schema(path: Path) -> Schema:
         ).fetchall()
         found = (_read_table(connection, *row, unreadable) for row in created)
         tables = tuple(table for table in found if table)
-        foreign_keys = tuple(key for table in tables for key in _read_foreign_keys(connection, table, tables))
+        parents = {table.name.lower(): (table, {c.name.lower(): c.name for c in table.columns}) for table in tables}
+        foreign_keys = tuple(key for table in tables for key in _read_foreign_keys(connection, table, parents))
     named = "; ".join(f"{name} ({reason})" for name, reason in unreadable.items())
     if not tables:
         raise InputError(f"{path}: the database has no tables" + (f" that can be read: {named}" if named else ""))
@@ -270,22 +271,23 @@ def row_counts(schema: Schema) -> list[int]:
     return counts
 
 
-def _read_foreign_keys(connection: sqlite3.Connection, table: Table, tables: tuple[Table, ...]) -> list[ForeignKey]:
+def _read_foreign_keys(
+    connection: sqlite3.Connection, table: Table, parents: Mapping[str, tuple[Table, Mapping[str, str]]]
+) -> list[ForeignKey]:
     """The table's foreign keys, in the order of their declaration; those to tables or columns that are not there do
-    not count, which SQLite accepts.
+    not count, which SQLite accepts. `parents` has each table and its columns' names, by the names in lower case.
     """
-    columns = {t.name.lower(): {c.name.lower(): c.name for c in t.columns} for t in tables}
-    parents = {t.name.lower(): t for t in tables}
     keys = []
     rows = connection.execute(f"PRAGMA foreign_key_list({quote(table.name)})").fetchall()
     widths = Counter(number for number, *_ in rows)
     for number, sequence, parent_name, column, target, *_ in sorted(rows):
-        if not (parent := parents.get(parent_name.lower())):
+        if parent_name.lower() not in parents:
             continue
+        parent, names = parents[parent_name.lower()]
         if target is None:  # means the parent's primary key
             target = next(iter(parent.primary_key[sequence:]), "")
-        own = columns[table.name.lower()].get(column.lower())
-        parent_column = columns[parent.name.lower()].get(target.lower())
+        own = parents[table.name.lower()][1].get(column.lower())
+        parent_column = names.get(target.lower())
         if own and parent_column:
             keys.append(ForeignKey(table.name, own, parent.name, parent_column, composite=widths[number] > 1))
     return keys

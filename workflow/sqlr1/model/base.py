@@ -113,7 +113,7 @@ def load_model(folder: Path | str, dtype: str, gguf_file: str = "", **options: A
 
 
 def load_tokenizer(folder: Path | str, gguf_file: str = "", **options: Any) -> "PreTrainedTokenizerBase":
-    """Load the tokenizer of a model folder. Raises InputError when it is missing or has no chat template."""
+    """Load the tokenizer of a model folder. Raises InputError if it, its chat template or its end token is missing."""
     from transformers import AutoTokenizer
 
     if Path(folder).is_dir() and not gguf_file and not Path(folder, "tokenizer_config.json").is_file():
@@ -125,6 +125,8 @@ def load_tokenizer(folder: Path | str, gguf_file: str = "", **options: Any) -> "
         raise InputError(f"{folder}: no tokenizer could be loaded: {reason}") from error
     if not tokenizer.chat_template:
         raise InputError(f"{folder}: the tokenizer has no chat template; name an instruction-tuned model")
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"{folder}: the tokenizer has no end token: set eos_token in tokenizer_config.json")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -91,10 +91,6 @@ class Prompts:
             messages, ids = written(shown)
         return shown, messages, ids if len(ids) <= limit else None
 
-    def response_ids(self, response: str) -> list[int]:
-        """A response as token ids, with the end token."""
-        return self.chat.response_ids(response)
-
 
 @dataclass
 class _Database:

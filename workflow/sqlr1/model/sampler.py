@@ -11,12 +11,11 @@ So its tokens do not depend on the other rows of the batch, except through the l
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm.auto import tqdm
 
 from sqlr1.model.prefix_cache import decode, start, use_shared_attention, why_not_shared
 
@@ -155,29 +154,6 @@ def batches(lengths: Sequence[int], rows: int, sampling: Sampling, batch_tokens:
             grouped.append([])
         grouped[-1].append(index)
     return grouped
-
-
-def complete_all(
-    model: "PreTrainedModel",
-    prompts: Sequence[Sequence[int]],
-    seeds: Sequence[Sequence[int | None]],
-    sampling: Sampling,
-    eos_token_ids: Sequence[int],
-    batch_tokens: int,
-    progress: str,
-    constrain: "Callable[[list[int]], Constraint | None]" = lambda batch: None,
-) -> list[list[list[int]]]:
-    """`sample` over any number of prompts; results in their order. `constrain` is given the prompts' numbers."""
-    results: list[list[list[int]]] = [[] for _ in prompts]
-    rows = max((len(group) for group in seeds), default=0)
-    with tqdm(total=len(prompts), desc=progress, disable=None, leave=False) as bar:
-        for batch in batches([len(p) for p in prompts], rows, sampling, batch_tokens):
-            asked, own_seeds = [prompts[i] for i in batch], [seeds[i] for i in batch]
-            drawn = sample(model, asked, own_seeds, sampling, eos_token_ids, constrain(batch))
-            for index, group in zip(batch, drawn, strict=True):
-                results[index] = group
-            bar.update(len(batch))
-    return results
 
 
 def choose(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> torch.Tensor:

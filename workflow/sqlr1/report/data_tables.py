@@ -23,7 +23,7 @@ def funnel_counts(funnel: Mapping[str, Any]) -> dict[str, int]:
     """The steps of the funnel: all rows, each reason that dropped some (the greatest first), each subset."""
     reasons = sorted(funnel["dropped"].items(), key=lambda item: -item[1])
     dropped = {f"dropped: {reason.replace('_', ' ')}": n for reason, n in reasons if n}
-    again = {"in RL: answers marked wrong": funnel["asked_again"]} if funnel.get("asked_again") else {}
+    again = {"in RL: answers marked wrong": funnel["asked_again"]} if funnel["asked_again"] else {}
     subsets = {_readable(name): n for name, n in funnel["subsets"].items()}
     return {"synthesized": funnel["input"], **dropped, **subsets, **again}
 

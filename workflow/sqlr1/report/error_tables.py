@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from sqlr1.evaluate.errors import KINDS
-from sqlr1.records import InputError
 from sqlr1.report.figures import Flow, Rows
 from sqlr1.report.policies import WITHOUT_RL, ScoreRun, benchmarks_of, select
 from sqlr1.report.tables import markdown_table
@@ -73,11 +72,6 @@ def error_flow(strategy: str, reward: str, runs: Sequence[ScoreRun]) -> dict[str
 
 
 def _primary(run: ScoreRun) -> dict[str, str]:
-    """The primary kind by question id, "" for a right answer. Questions whose gold cannot be judged are left out.
-
-    Raises InputError if the rows were written by a version that did not name kinds.
-    """
+    """The primary kind by question id, "" for a right answer. Questions whose gold cannot be judged are left out."""
     judged = [row for row in run.rows if not Verdict(row["greedy"]["verdict"]).is_gold_fault]
-    if any("kinds" not in row["greedy"] for row in judged):
-        raise InputError(f"{run.benchmark}: questions.jsonl does not name kinds of error; run stage score again")
     return {row["id"]: (row["greedy"]["kinds"] or [""])[0] for row in judged}

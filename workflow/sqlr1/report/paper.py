@@ -15,7 +15,6 @@ from typing import Any
 
 from sqlr1.config import Prompt
 from sqlr1.evaluate.evaluator import in_order
-from sqlr1.records import InputError
 from sqlr1.report.figures import Rows
 from sqlr1.report.policies import (
     WITHOUT_RL,
@@ -37,7 +36,7 @@ from sqlr1.report.published import (
     VALUES,
     VOTES,
 )
-from sqlr1.report.score_tables import paper_number
+from sqlr1.report.score_tables import estimate_of, paper_number
 from sqlr1.report.tables import markdown_table
 from sqlr1.rewards import REWARDS
 from sqlr1.statistics import Bootstrap, Estimate
@@ -157,29 +156,24 @@ def by_difficulty(results: Results) -> list[Row]:
     return rows
 
 
-def _on_each_benchmark(results: Results, name: str, policy: Policy, paper: float | None) -> list[Row]:
-    return [results.row(name, policy, benchmark, paper, ABLATED_ON) for benchmark in results.benchmarks]
-
-
 def cold_start(results: Results) -> list[Row]:
     """Each cold start, without RL and with the paper's reward."""
-    policies = itertools.product(STRATEGIES, (WITHOUT_RL, FULL))
-    rows = [
-        _on_each_benchmark(results, policy_label(*policy), policy, paper_number("ablation_cold_start", policy))
-        for policy in policies
+    return [
+        results.row(policy_label(*policy), policy, benchmark, paper_number("ablation_cold_start", policy), ABLATED_ON)
+        for policy in itertools.product(STRATEGIES, (WITHOUT_RL, FULL))
+        for benchmark in results.benchmarks
     ]
-    return list(itertools.chain(*rows))
 
 
 def reward(results: Results) -> list[Row]:
     """The reward and each of its parts dropped, after our cold start; the paper starts from the base model."""
     ablated = {name: variant.label for name, variant in REWARDS.items() if variant.ablated}
-    rows = [
-        _on_each_benchmark(results, label, policy, paper_number("ablation_reward", policy))
+    return [
+        results.row(label, policy, benchmark, paper_number("ablation_reward", policy), ABLATED_ON)
         for name, label in {WITHOUT_RL: "without GRPO", **ablated}.items()
         if (policy := (results.main[0], name))
+        for benchmark in results.benchmarks
     ]
-    return list(itertools.chain(*rows))
 
 
 def has_values(prompt: Prompt) -> bool:
@@ -217,7 +211,7 @@ def vote_panels(rows: Sequence[Row]) -> dict[str, dict[str, list[tuple[float, Es
     """What `figures.curve_panels` draws of the rows of `votes`: a panel per benchmark, a line per policy."""
     panels: dict[str, dict[str, list[tuple[float, Estimate]]]] = {}
     for row in rows:
-        if row["row"] != "greedy" and (ours := estimate(row)):
+        if row["row"] != "greedy" and (ours := estimate_of(row)):
             lines = panels.setdefault(f"{row['benchmark']}: execution accuracy", {})
             lines.setdefault(row["policy"], []).append((int(row["row"].split()[-1]), ours))
     return panels
@@ -229,8 +223,7 @@ def efficiency(
     """Mean tokens of prompt and answers, and seconds per answer, over the seeds; no number of the paper is known.
 
     `manifests` are the candidates' by (strategy, reward, seed-N, benchmark). Seconds are those of the whole job, by the
-    file that Snakemake wrote below `times`, divided by its answers; None if it is missing. Raises InputError for the
-    manifest of a version that noted no tokens.
+    file that Snakemake wrote below `times`, divided by its answers; None if it is missing.
     """
     rows = []
     for policy, benchmark in itertools.product(policies, results.benchmarks):
@@ -238,8 +231,6 @@ def efficiency(
         if not runs:
             continue
         keys = [(*policy, f"seed-{run.summary['seed']}", benchmark) for run in runs]
-        if old := ["/".join(key) for key in keys if "tokens" not in manifests[key]]:
-            raise InputError(f"candidates/{old[0]}/manifest.json: notes no tokens; run stage candidates again")
         tokens = [manifests[key]["tokens"] for key in keys]
         answers = sum(manifests[key]["answers"] for key in keys)
         seconds = [_seconds(times.joinpath(*key).with_suffix(".tsv")) for key in keys]
@@ -260,11 +251,6 @@ def _seconds(path: Path) -> float | None:
         return float(next(csv.DictReader(file, delimiter="\t"))["s"])
 
 
-def estimate(row: Row) -> Estimate | None:
-    """Ours."""
-    return None if row["value"] is None else Estimate(row["value"], row["low"], row["high"], row["n"])
-
-
 def comparison_panels(tables: Mapping[str, Sequence[Row]], benchmark: str) -> dict[str, Rows]:
     """What `figures.interval_panels` draws: the paper's number beside ours on a benchmark, a panel per table."""
     panels = {}
@@ -273,7 +259,7 @@ def comparison_panels(tables: Mapping[str, Sequence[Row]], benchmark: str) -> di
         for row in rows:
             paper = row["paper_percent"]
             series = {} if paper is None else {"paper": Estimate(paper / 100, paper / 100, paper / 100, 0)}
-            series |= {"ours": ours} if (ours := estimate(row)) else {}
+            series |= {"ours": ours} if (ours := estimate_of(row)) else {}
             drawn += [(row["row"], series)] if row["benchmark"] == benchmark and series else []
         panels[TITLES[name]] = drawn
     return panels
@@ -291,7 +277,7 @@ def markdown(rows: Sequence[Row]) -> str:
             wanted.append(not_run)
         for some in [same] if not_run else [[row] for row in same]:
             first = some[0]
-            ours = f"not run ({wanted.index(not_run) + 1})" if not_run else estimate(first).percent()
+            ours = f"not run ({wanted.index(not_run) + 1})" if not_run else estimate_of(first).percent()
             facts = [first[column] or "-" for column in ("policy", "answers", "n", "seeds", "model")]
             benchmarks, papers = ", ".join(row["benchmark"] for row in some), dict.fromkeys(map(_paper, some))
             lines.append([name, benchmarks, ", ".join(papers), ours, *facts, short(first["commit"] or "-")])

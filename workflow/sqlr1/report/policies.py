@@ -46,8 +46,7 @@ class ScoreRun:
         """Each question's score by question id, for questions that have one; by default by the headline metric.
 
         `method` is one of `methods`, or vote@k: the mean over votes of k of the samples. `difficulty` may also be one
-        of `features.FEATURES`. Raises InputError for vote@k if the rows were written by a version that did not note
-        each sample.
+        of `features.FEATURES`.
         """
         measure = measure or self.summary["metric"]
         rows = [row for row in self.rows if row["greedy"].get(measure) is not None]
@@ -56,8 +55,6 @@ class ScoreRun:
             return {row["id"]: float(row[method][measure]) for row in rows}
         kind, k = method.split("@")[0], int(method.split("@")[1])
         if kind == "vote":
-            if rows and "each" not in rows[0]:
-                raise InputError(f"{self.benchmark}: questions.jsonl does not note each sample; run stage score again")
             return {row["id"]: vote_share(row["each"]["result"], row["each"][measure], k) for row in rows}
         return {row["id"]: pass_at_k(row["samples"]["n"], row["samples"][measure], k) for row in rows}
 

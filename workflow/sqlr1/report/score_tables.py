@@ -51,8 +51,9 @@ def score_rows(policies: Sequence[Policy], runs: Sequence[ScoreRun], bootstrap: 
     return rows
 
 
-def _estimate(row: Mapping[str, Any]) -> Estimate:
-    return Estimate(row["value"], row["low"], row["high"], row["n"])
+def estimate_of(row: Mapping[str, Any]) -> Estimate | None:
+    """The estimate in a row of a table; None if it has none."""
+    return None if row["value"] is None else Estimate(row["value"], row["low"], row["high"], row["n"])
 
 
 def score_panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, Rows]:
@@ -61,7 +62,7 @@ def score_panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, Rows]:
     for row in rows:
         if row["difficulty"] == "all":
             labels = panels.setdefault(row["benchmark"], {})
-            labels.setdefault(row["policy"], {})[row["method"]] = _estimate(row)
+            labels.setdefault(row["policy"], {})[row["method"]] = estimate_of(row)
     return {benchmark: list(labels.items()) for benchmark, labels in panels.items()}
 
 
@@ -70,7 +71,7 @@ def headline_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     lines: dict[tuple[str, str], list[Any]] = {}
     overall = [row for row in rows if row["difficulty"] == "all"]
     for row in overall:
-        lines.setdefault((row["benchmark"], row["policy"]), []).append(_estimate(row).percent())
+        lines.setdefault((row["benchmark"], row["policy"]), []).append(estimate_of(row).percent())
     counts = {(row["benchmark"], row["policy"]): [row["n"], row["seeds"]] for row in overall}
     methods = list(dict.fromkeys(row["method"] for row in overall))[:3]
     columns = ["benchmark", "policy", *methods, "questions", "seeds"]
@@ -83,7 +84,7 @@ def difficulty_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     wanted = [row for row in rows if row["method"] in ("greedy", "vote") and row["difficulty"] != "all"]
     for benchmark, method in dict.fromkeys((row["benchmark"], row["method"]) for row in wanted):
         mine = [row for row in wanted if (row["benchmark"], row["method"]) == (benchmark, method)]
-        here = {(row["policy"], row["difficulty"]): _estimate(row) for row in mine}
+        here = {(row["policy"], row["difficulty"]): estimate_of(row) for row in mine}
         levels = in_order({level for _, level in here})
         lines = [
             [label, *(f"{e.percent()}, n {e.n}" if (e := here.get((label, level))) else "-" for level in levels)]

@@ -12,7 +12,7 @@ from sqlr1.report.figures import interval_panels, save
 from sqlr1.report.policies import benchmarks_of, load_runs
 from sqlr1.report.score_tables import ABLATIONS, ablation_markdown, ablation_panels, ablation_rows, csv_rows
 from sqlr1.report.tables import write_csv
-from sqlr1.stages.common import Job, stage, stage_parser
+from sqlr1.stages.common import stage, stage_parser
 from sqlr1.statistics import Bootstrap
 
 
@@ -22,27 +22,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--summaries", type=Path, nargs="+", required=True, help="summary.json of every variant")
     parser.add_argument("--questions", type=Path, nargs="+", required=True, help="questions.jsonl beside each summary")
     with stage("ablation", parser, argv, inputs=["summaries", "questions"]) as job:
-        _ablation(job)
-
-
-def _ablation(job: Job) -> None:
-    runs = load_runs(job.args.summaries, job.args.questions)
-    bootstrap = Bootstrap(job.settings["score"].confidence, job.settings["score"].resamples)
-    rows = ablation_rows(job.args.ablation, runs, bootstrap)
-    benchmarks = benchmarks_of(runs)
-    flat = csv_rows(rows, benchmarks)
-    write_csv(job.out / "table.csv", flat)
-    with atomic_write(job.out / "table.md") as file:
-        file.write(ablation_markdown(job.args.ablation, rows, runs, bootstrap))
-    figure = interval_panels(ablation_panels(rows, benchmarks), "execution accuracy, %")
-    save(figure, job.out / "figure.svg")
-    job.outputs("table.csv", "table.md", "figure.svg")
-    job.run.table(flat, "table.json")
-    job.run.figure(figure, "figure.png")
-    for row in rows:
-        for name in benchmarks:
-            prefix = f"{name}/{'.'.join(row['policy'])}"
-            job.run.metrics({f"{prefix}/{m}": row[name][m].value for m in ("greedy", "vote") if row[name][m]})
+        runs = load_runs(job.args.summaries, job.args.questions)
+        bootstrap = Bootstrap(job.settings["score"].confidence, job.settings["score"].resamples)
+        rows = ablation_rows(job.args.ablation, runs, bootstrap)
+        benchmarks = benchmarks_of(runs)
+        flat = csv_rows(rows, benchmarks)
+        write_csv(job.out / "table.csv", flat)
+        with atomic_write(job.out / "table.md") as file:
+            file.write(ablation_markdown(job.args.ablation, rows, runs, bootstrap))
+        figure = interval_panels(ablation_panels(rows, benchmarks), "execution accuracy, %")
+        save(figure, job.out / "figure.svg")
+        job.outputs("table.csv", "table.md", "figure.svg")
+        job.run.table(flat, "table.json")
+        job.run.figure(figure, "figure.png")
+        for row in rows:
+            for name in benchmarks:
+                prefix = f"{name}/{'.'.join(row['policy'])}"
+                job.run.metrics({f"{prefix}/{m}": row[name][m].value for m in ("greedy", "vote") if row[name][m]})
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def _train(job: Job, source: Path) -> None:
     from sqlr1.model.prompts import Prompts
     from sqlr1.train import sft
     from sqlr1.train.checkpoints import train_on, write_metrics
-    from sqlr1.train.policy import load_policy, save_policy, whole_weights
+    from sqlr1.train.policy import load_policy, save_policy
 
     settings = job.settings["cold_start"]
     fix_numerics(settings.threads)
@@ -60,10 +60,7 @@ def _train(job: Job, source: Path) -> None:
     history = train_on(trainer, job.work)
     if trainer.is_world_process_zero():
         write_metrics(job.out / "metrics.jsonl", history)
-    with whole_weights(trainer) as policy:
-        if trainer.is_world_process_zero():
-            save_policy(policy, source, tokenizer, job.out / "model", settings)
-    trainer.accelerator.wait_for_everyone()
+    save_policy(trainer, source, job.out / "model", settings)
 
 
 if __name__ == "__main__":

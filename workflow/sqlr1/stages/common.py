@@ -125,9 +125,14 @@ def stage(
     signal.signal(signal.SIGTERM, _stop)
     try:
         try:
-            settings = load_sections(json.loads(args.settings))
+            sections = json.loads(args.settings)
         except json.JSONDecodeError as error:
             raise InputError(f"--settings: not valid JSON ({error.msg}, column {error.colno})") from error
+        if not isinstance(sections, dict):
+            raise InputError("--settings: not a JSON object with the sections of the configuration")
+        if unnamed := [tag for tag in args.tag if "=" not in tag]:
+            raise InputError(f"--tag {unnamed[0]}: write NAME=VALUE")
+        settings = load_sections(sections)
         origin, hashes, tags = _identify(name, args, settings, inputs, precision)
         of_out = _short_hash(os.path.relpath(args.out))  # relative: in a moved folder it is the same
         work = WORK / f"{name}-{tags['identity']}-{of_out}"

@@ -42,7 +42,7 @@ def _train(job: Job) -> None:
     from sqlr1.answer_traces import validation_answers
     from sqlr1.train.checkpoints import load_best, train_on, write_metrics
     from sqlr1.train.grpo_trainer import ExecutionReward, make_trainer
-    from sqlr1.train.policy import load_policy, save_policy, whole_weights
+    from sqlr1.train.policy import load_policy, save_policy
     from sqlr1.train.validation import PREFIX, Validate
 
     settings, weights = job.settings["grpo"], job.settings["reward"]
@@ -65,10 +65,7 @@ def _train(job: Job) -> None:
         if trainer.is_world_process_zero():
             write_metrics(job.out / "validation.jsonl", scored)
             write_metrics(job.out / "metrics.jsonl", [line for line in history if line not in scored])
-        with whole_weights(trainer) as policy:
-            if trainer.is_world_process_zero():
-                save_policy(policy, source, tokenizer, job.out / "model", settings)
-        trainer.accelerator.wait_for_everyone()
+        save_policy(trainer, source, job.out / "model", settings)
         # After the policy, which a fault of its traces must not cost; on the first process, and only if it is tracked.
         job.run.traces(lambda: validation_answers(validation, completions, executor, weights.semantics))
 

@@ -191,9 +191,6 @@ class WarnOfStalls(TrainerCallback):
 
 def write_metrics(path: Path, history: list[dict[str, Any]]) -> None:
     """Write lines of the log history as JSONL, keys sorted, without the values that differ between equal runs."""
-    lines = []
-    for line in history:
-        kept = {n: v for n, v in line.items() if not any(word in n for word in _VARYING)}
-        if len(set(kept) - {"step", "epoch", "train_loss"}) > 0:
-            lines.append({"step": line["step"], **{n: kept[n] for n in sorted(kept) if n != "step"}})
-    write_jsonl(path, lines)
+    kept = ({n: v for n, v in line.items() if not any(word in n for word in _VARYING)} for line in history)
+    lines = (line for line in kept if line.keys() - {"step", "epoch", "train_loss"})
+    write_jsonl(path, ({"step": line["step"]} | dict(sorted(line.items())) for line in lines))

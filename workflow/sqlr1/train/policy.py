@@ -4,18 +4,21 @@ import copy
 import functools
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from trl.models import unwrap_model_for_generation
 
 from sqlr1.config import Training
 from sqlr1.model.base import load_model, save_model
 from sqlr1.train.trainer_config import multiplies_in_bf16
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -32,22 +35,20 @@ def load_policy(folder: Path, settings: Training) -> "PreTrainedModel":
     return load_model(folder, weights)
 
 
-def save_policy(
-    trained: Any, source: Path, tokenizer: "PreTrainedTokenizerBase", folder: Path, settings: Training
-) -> None:
-    """Write the policy to `folder`.
+def save_policy(trainer: Any, source: Path, folder: Path, settings: Training) -> None:
+    """Write the policy to `folder`, on the first process; all of them call this.
 
     An adapter is merged into the weights that `source` has on disk, not into the copy rounded for training: otherwise
     rounding errors would add up over the stages.
     """
-    from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-
-    model = trained
-    if isinstance(trained, PeftModel):
-        adapted = get_peft_model(load_model(source, "float32"), trained.peft_config["default"])
-        set_peft_model_state_dict(adapted, get_peft_model_state_dict(trained))
-        model = adapted.merge_and_unload()
-    save_model(model, tokenizer, folder, settings.dtype)
+    with whole_weights(trainer) as model:
+        if trainer.is_world_process_zero():
+            if isinstance(model, PeftModel):
+                adapted = get_peft_model(load_model(source, "float32"), model.peft_config["default"])
+                set_peft_model_state_dict(adapted, get_peft_model_state_dict(model))
+                model = adapted.merge_and_unload()
+            save_model(model, trainer.processing_class, folder, settings.dtype)
+    trainer.accelerator.wait_for_everyone()
 
 
 def rollout_policy(model: Any, trainer: Any) -> "PreTrainedModel":
@@ -56,8 +57,6 @@ def rollout_policy(model: Any, trainer: Any) -> "PreTrainedModel":
     Sampling reads all weights for each token; an unmerged adapter would add products, and float32 would double the
     memory traffic. The copy is kept in `trainer.rollout_model` and gets the present weights at each call.
     """
-    from peft import PeftModel
-
     dtype = torch.bfloat16 if trainer.args.bf16 else None
     if not isinstance(model, PeftModel) and (dtype is None or model.dtype == dtype):
         return model
@@ -67,14 +66,10 @@ def rollout_policy(model: Any, trainer: Any) -> "PreTrainedModel":
     return trainer.rollout_model
 
 
-@contextmanager
-def whole_weights(trainer: Any) -> Iterator[Any]:
+def whole_weights(trainer: Any) -> AbstractContextManager[Any]:
     """The trained model with all of its weights, of which ZeRO stage 3 keeps a part in each process: all call this."""
-    from trl.models import unwrap_model_for_generation
-
     kept = {"gradient_checkpointing_kwargs": trainer.args.gradient_checkpointing_kwargs}
-    with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, **kept) as model:
-        yield model
+    return unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, **kept)
 
 
 @contextmanager
@@ -97,8 +92,6 @@ def vllm_weights_in(dtype: str) -> Iterator[None]:
 
 def _plain_copy(model: Any, dtype: torch.dtype | None) -> "PreTrainedModel":
     """A model of the same configuration without adapters, weights in `dtype` (None: as in `model`), not yet set."""
-    from peft import PeftModel
-
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     with torch.device("meta"):  # initializing weights would take time, and numbers from the run's generator
         plain = type(base)(copy.deepcopy(base.config))
@@ -114,9 +107,6 @@ def _plain_copy(model: Any, dtype: torch.dtype | None) -> "PreTrainedModel":
 @torch.no_grad()
 def _refill(target: "PreTrainedModel", source: Any) -> None:
     """Copy `source`'s weights, adapters merged in float32, into `target`."""
-    from peft import PeftModel
-    from peft.tuners.lora import LoraLayer
-
     base = source.get_base_model() if isinstance(source, PeftModel) else source
     for name, parameter in target.named_parameters():
         layer, _, field = name.rpartition(".")

@@ -52,7 +52,7 @@ def encode(
         if prompt is None:
             dropped["prompt_over_max_length"] += 1
             continue
-        response = prompts.response_ids(STRATEGIES[strategy].response(question))
+        response = prompts.chat.response_ids(STRATEGIES[strategy].response(question))
         if max_length and len(prompt) + len(response) > max_length:
             dropped["row_over_max_row_length"] += 1
             continue

@@ -10,9 +10,10 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import gather_object
+from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from sqlr1.model.sampler import BATCH_TOKENS, GREEDY, Sampling, complete_all
+from sqlr1.model.sampler import BATCH_TOKENS, GREEDY, Sampling, batches, sample
 from sqlr1.train.checkpoints import LogToRun
 from sqlr1.train.monitor import COLLAPSE, collapse_signs, summary
 from sqlr1.train.policy import rollout_policy, whole_weights
@@ -76,16 +77,17 @@ class Validate(TrainerCallback):
         rows = self.rows[accelerator.process_index :: accelerator.num_processes]
         sampling = Sampling(trainer.max_completion_length)
         prompts = [row["prompt_ids"] for row in rows]
+        drawn: list[list[int]] = [[] for _ in rows]
         with whole_weights(trainer) as model:
             policy = rollout_policy(model, trainer)
-            seeds, eos = [[GREEDY]] * len(rows), trainer.eos_token_ids
-
-            def constrain(batch: list[int]) -> Any:
-                paths = [Path(rows[i]["database"]) for i in batch]
-                return trainer.grammars.over(paths, [[GREEDY]] * len(batch)) if trainer.grammars else None
-
-            groups = complete_all(policy, prompts, seeds, sampling, eos, BATCH_TOKENS, "validate", constrain)
-        drawn = [group[0] for group in groups]
+            grouped = batches([len(prompt) for prompt in prompts], 1, sampling, BATCH_TOKENS)
+            for batch in tqdm(grouped, desc="validate", disable=None, leave=False):
+                seeds, paths = [[GREEDY]] * len(batch), [Path(rows[i]["database"]) for i in batch]
+                masks = trainer.grammars.over(paths, seeds) if trainer.grammars else None
+                own_prompts = [prompts[i] for i in batch]
+                answers = sample(policy, own_prompts, seeds, sampling, trainer.eos_token_ids, masks)
+                for i, [tokens] in zip(batch, answers, strict=True):
+                    drawn[i] = tokens
         decode = trainer.processing_class.decode  # not `batch_decode`: a process may have no rows
         own = [decode(tokens, skip_special_tokens=True) for tokens in drawn]
         outcomes = self.reward.outcomes(own, [r["gold"] for r in rows], [r["database"] for r in rows])
