@@ -201,6 +201,10 @@ def test_a_batch_that_fails_is_one_line(folder, script, message):
         (["grpo:gpu=2", "grpo:mem_mb=attempt * 8000"], "skipped"),
         (["grpo:gpu=1"], "problem"),
         (["grpo:gpu"], "problem"),
+        ([{"grpo": "gpu=2"}], "problem"),
+        ({"grpo": "gpu=2"}, "problem"),
+        ("grpo:gpu=2", "ok"),
+        (["gpu=2"], "problem"),
     ],
 )
 def test_profiles_are_read_as_snakemake_reads_them(resources, word, tmp_path, capsys):

@@ -241,7 +241,7 @@ def test_a_strategy_whose_manifest_changed_is_that_of_the_folder_or_unknown(fold
     ("arguments", "message"),
     [
         (["hub", "--experiment", "absent"], "results/absent: no trained policy; run `snakemake --cores all` first"),
-        (["hub", "--experiment", "/absent"], "/absent: no trained policy; run `snakemake --cores all` first"),
+        (["hub", "--experiment", "/absent"], "error: /absent: no trained policy; run `snakemake --cores all` first"),
         (["databases"], "databases: exists and is not empty; choose another folder, or delete this one"),
         (["dev.json"], "dev.json: exists and is not empty"),
         (["dev.json/hub"], "Not a directory"),

@@ -142,8 +142,12 @@ def test_a_history_that_cannot_be_kept_costs_a_warning(tmp_path, monkeypatch, ca
     monkeypatch.setattr("sqlr1.ask._HISTORY", tmp_path)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     monkeypatch.setattr("builtins.input", lambda prompt: "How many?")
-    assert next(_lines()) == "How many?"
-    assert "warning: no history: " in capsys.readouterr().err
+    lines = _lines()
+    assert next(lines) == "How many?"
+    lines.close()
+    told = capsys.readouterr().err
+    assert f"warning: {tmp_path}: no history (" in told
+    assert f"warning: {tmp_path}: the history is not kept (" in told
 
 
 def test_a_script_gets_exit_code_1_for_a_correction_that_does_not_run(ask, taught):

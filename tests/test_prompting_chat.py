@@ -93,8 +93,14 @@ def test_a_template_with_todays_date_gets_a_fixed_one(date, caplog):
 
 def test_of_several_templates_the_default_is_used():
     assert text({"tool_use": "Tools", "default": TEMPLATE}) == text(TEMPLATE)
-    with pytest.raises(InputError, match=r"chat template cannot be used: .* multiple chat templates"):
-        chat({"tool_use": "Tools", "rag": "Documents"})
+
+
+def test_several_templates_without_a_default_are_refused(tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = {"tool_use": "Tools", "rag": "Documents"}
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"none of the tokenizer's chat templates \(rag, tool_use\) is named default"):
+        load_tokenizer(tmp_path)
 
 
 def test_a_tokenizer_without_an_end_token_is_refused(tmp_path):

@@ -76,12 +76,12 @@ def test_a_run_names_its_stage_wildcards_settings_inputs_and_model(folder):
 
 
 def test_the_same_result_made_again_replaces_its_run_and_no_other(folder):
-    for value, out in ((1, "results/o'again"), (2, "results/beside"), (3, "results/o'again")):
+    for value, out in ((1, "results/again"), (2, "results/beside"), (3, "results/again")):
         with start("again", out) as job:
             job.run.metrics({"loss": value}, step=5)
     assert {(r.data.tags["key"], r.data.metrics["loss"]) for r in runs("again")} == {
         ("results/beside", 2),
-        ("results/o'again", 3),
+        ("results/again", 3),
     }
     [replaced] = runs("again", ViewType.DELETED_ONLY)
     assert replaced.data.metrics == {"loss": 1}
@@ -293,6 +293,18 @@ def make_policy(name):
         (job.out / "model/model.safetensors").write_text(name)
         job.outputs("model/model.safetensors")
     return job.out
+
+
+def test_a_folder_with_an_apostrophe_is_one_run_and_one_model(folder):
+    for _ in range(2):
+        with start("again", "results/o'hara") as job:
+            job.run.metrics({"loss": 1}, step=5)
+        evaluate(make_policy("o'hara"), 0.5)
+    assert len([run for run in runs("again") if run.data.tags["key"] == "results/ohara"]) == 1
+    client = mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE}")
+    experiment = client.get_experiment_by_name("ranked").experiment_id
+    found = client.search_logged_models([experiment], max_results=50)
+    assert [model.tags["key"] for model in found] == ["results/ranked/ohara"]
 
 
 def evaluate(policy, score):

@@ -126,6 +126,7 @@ def test_validation_warns_in_the_log_and_in_mlflow(tmp_path, monkeypatch, caplog
         make_trainer(tiny_model(), tokenizer, rows, reward, validate, GRPO, tmp_path, 0, run)
         validate.on_step_end(SimpleNamespace(), state, SimpleNamespace())
         completions = validate.completions_of(0)
+        monkeypatch.setattr("sqlr1.train.validation.BATCH_TOKENS", 1)  # in as many batches as questions
         assert validate.completions_of(7) == completions  # not known, as after a resumption: answered again
         run.traces(lambda: validation_answers(rows, completions, executor, "bird"))
     fell = "only 30 % of the rollouts differ from one another; match share fell, 50 % -> 0 %; mean reward -10.00 ->"

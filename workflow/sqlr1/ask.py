@@ -22,7 +22,7 @@ from tabulate import tabulate
 from sqlr1.config import Candidates, Prompt
 from sqlr1.data.feedback import append
 from sqlr1.database import read_schema
-from sqlr1.database.files import data_root, portable
+from sqlr1.database.files import portable
 from sqlr1.evaluate.vote import majority
 from sqlr1.prompt import parse_response
 from sqlr1.records import Feedback, InputError, Question, read_json
@@ -185,7 +185,7 @@ def _feedback(
         raise InputError(":right: the SQL of this answer does not run; give the right one with :sql")
     if sql and (execution := executor.execute([Query(args.database, sql)])[0]).rows is None:
         raise InputError(f"the SQL does not run: {execution.error or execution.status.value.replace('_', ' ')}")
-    asked = answer["question"], args.evidence, portable(args.database, data_root()), args.database.stem
+    asked = answer["question"], args.evidence, portable(args.database), args.database.stem
     verdict, now = "corrected" if sql else command[1:], datetime.now(UTC).isoformat(timespec="seconds")
     return Feedback(*asked, answer["sql"], verdict, sql, policy.sha256, now)
 
@@ -205,7 +205,7 @@ def _lines() -> Iterator[str]:
     except FileNotFoundError:
         pass  # the first session
     except OSError as error:
-        print(f"warning: no history: {error}", file=sys.stderr)
+        print(f"warning: {history}: no history ({error.strerror})", file=sys.stderr)
     print(f"Ask a question. After an answer: {_COMMANDS}. Ctrl-D ends.", file=sys.stderr)
     try:
         while True:
@@ -218,7 +218,7 @@ def _lines() -> Iterator[str]:
         try:
             readline.write_history_file(history)
         except OSError as error:
-            print(f"warning: the history is not kept: {error}", file=sys.stderr)
+            print(f"warning: {history}: the history is not kept ({error.strerror})", file=sys.stderr)
 
 
 def _as_text(record: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import importlib.util
 import itertools
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,7 +34,7 @@ from sqlr1.config_files import read_config, read_yaml
 from sqlr1.data.readers import locate
 from sqlr1.data.readers import read_questions as read_rows
 from sqlr1.database import read_schema
-from sqlr1.database.files import SQLITE_MAGIC, data_root, database_files, resolve, start_of
+from sqlr1.database.files import SQLITE_MAGIC, database_files, resolve, start_of
 from sqlr1.evaluate.formats import database_path, excluded_questions, read_questions
 from sqlr1.launch import launched, runs_on_cpu
 from sqlr1.model.base import context_length, load_tokenizer, make_base_model, model_folder
@@ -48,6 +49,7 @@ _FIRST_ROWS = 1000  # read of each file of questions to train on; SynSQL's has 9
 _FIRST_DATABASES = 100  # of each folder to train on
 _RESULTS = Path("results")
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "afs"}  # SQLite's locks may not hold
+_SETTING = re.compile(r"[^:=]+:[^=]+=.+")  # of set-resources
 _BYTES = {"float32": 4, "bfloat16": 2}
 _LESS = "lower per_device_train_batch_size (and raise gradient_accumulation_steps), or the longest prompt or answer"
 _PACKAGES = Path(__file__).parents[1]
@@ -117,10 +119,7 @@ class Preflight:
         """Some databases to train on have schemas that fit `prompt.max_length`."""
         folders, settings = self.config.synthesize, self.config.prompt.model_copy(update={"retrieved_values": 0})
         entries = [(e.databases, e.db_ids) for e in folders.folders] + [(e.databases, None) for e in folders.mix]
-        found = (
-            database_files(resolve(folder, data_root()), ids and resolve(ids, data_root())).values()
-            for folder, ids in entries
-        )
+        found = (database_files(resolve(folder), ids and resolve(ids)).values() for folder, ids in entries)
         paths = list(dict.fromkeys(p for files in found for p in itertools.islice(files, _FIRST_DATABASES)))
         prompts = Prompts(load_tokenizer(self.model), settings)
         long = [path for path in paths if prompts.token_ids(Question("", "", "", ""), path) is None]
@@ -173,9 +172,11 @@ class Preflight:
         profile, memory = read_yaml(self.profile / "config.yaml"), psutil.virtual_memory().total / 1e6
         given = profile.get("set-resources") or {}
         if isinstance(given, dict):  # Snakemake reads both ways of writing
-            given = [f"{rule}:{name}={value}" for rule, named in given.items() for name, value in named.items()]
-        if unclear := [line for line in given if "=" not in str(line)]:
-            raise InputError(f"{self.profile}: set-resources: write {unclear[0]!r} as RULE:NAME=VALUE")
+            nested = {rule: named if isinstance(named, dict) else {"": named} for rule, named in given.items()}
+            given = [f"{rule}:{name}={value}" for rule, named in nested.items() for name, value in named.items()]
+        given = [given] if isinstance(given, str) else given
+        if unclear := [line for line in given if not (isinstance(line, str) and _SETTING.fullmatch(line))]:
+            raise InputError(f"{self.profile}: set-resources: {unclear[0]!r} is not RULE:NAME=VALUE")
         asked = dict(line.split("=", 1) for line in given)
         if code := [
             f"{name}={value}"
@@ -247,9 +248,9 @@ def run(args: argparse.Namespace) -> None:
 
 def _mix(entry: Mix) -> str:
     """The first rows, read as the stage does."""
-    paths, skip = database_files(resolve(entry.databases, data_root())), entry.missing == "skip"
+    paths, skip = database_files(resolve(entry.databases)), entry.missing == "skip"
     unusable, missing = Counter[str](), Counter[str]()
-    rows = read_rows(entry.layout, resolve(entry.questions, data_root()), unusable if skip else None)
+    rows = read_rows(entry.layout, resolve(entry.questions), unusable if skip else None)
     usable = list(locate(itertools.islice(rows, _FIRST_ROWS), paths, missing if skip else None))
     if not usable and entry.layout != "feedback":
         raise InputError(f"{entry.questions}: none of the first rows has its database, or all of its fields")
@@ -258,23 +259,23 @@ def _mix(entry: Mix) -> str:
 
 
 def _folder(entry: DatabaseFolder) -> str:
-    db_ids, tables = (resolve(path, data_root()) if path else None for path in (entry.db_ids, entry.tables))
+    db_ids, tables = (resolve(path) if path else None for path in (entry.db_ids, entry.tables))
     if tables and not tables.is_file():
         raise InputError(f"{tables}: no such file")
-    paths = database_files(resolve(entry.databases, data_root()), db_ids)
+    paths = database_files(resolve(entry.databases), db_ids)
     _readable(paths.values())
     return f"{len(paths)} databases"
 
 
 def _benchmark(entry: Benchmark) -> str:
-    questions, databases = (resolve(path, data_root()) for path in (entry.questions, entry.databases))
+    questions, databases = (resolve(path) for path in (entry.questions, entry.databases))
     if absent := [str(path) for path in (questions, databases) if not path.exists()]:
         if entry.required:
             raise InputError(f"{absent[0]} is missing. {entry.download}")
         raise NotCheckedError(f"{absent[0]} is missing, so it will not be scored. {entry.download}")
     asked = read_questions(entry.layout, questions)
-    if entry.exclude and resolve(entry.exclude, data_root()).exists():
-        excluded_questions(resolve(entry.exclude, data_root()), len(asked))
+    if entry.exclude and resolve(entry.exclude).exists():
+        excluded_questions(resolve(entry.exclude), len(asked))
     paths = {question.db_id: database_path(databases, question.db_id) for question in asked}
     left_out = ""
     if missing := sorted(name for name, path in paths.items() if not path):

@@ -130,7 +130,7 @@ class Mix(Section):
     evidence. feedback: what `sqlr1 ask` notes."""
     questions: str = key(..., "Questions file. {data} is the data root.")
     databases: str = key(..., "Folder with the databases, or one SQLite file.")
-    limit: PositiveInt | None = key(None, "Maximum number of rows, sampled with the seed.")
+    limit: PositiveInt | None = key(None, "Maximum number of rows, sampled with the seed; not beside classes.")
     missing: Literal["error", "skip"] = "error"
     """What to do with rows whose database is absent or that lack a field, and with feedback that nobody gave yet."""
     classes: dict[SqlClass, PositiveInt] | None = key(None, "Rows of each class, drawn by seed (SynSQL's subsets).")

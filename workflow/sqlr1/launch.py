@@ -13,7 +13,7 @@ from sqlr1.records import InputError
 def launched(command: str) -> tuple[int, dict[str, Any]]:
     """Devices and DeepSpeed's settings: from the file that `accelerate launch --config_file` names, and the command.
 
-    Raises InputError if the file is missing, or if the command has a word where the number of processes belongs.
+    Raises InputError if the file is missing, or if it or the command has no number of processes where one belongs.
     """
     given = re.search(r"""--config[_-]file(?:\s+|=)(?:'([^']+)'|"([^"]+)"|([^\s'"]+))""", command)
     launcher = read_yaml(Path(next(filter(None, given.groups())))) if given else {}
@@ -23,7 +23,7 @@ def launched(command: str) -> tuple[int, dict[str, Any]]:
     nodes = re.search(r"--nnodes(?:\s+|=)['\"]?(\d+)", command)  # torchrun's processes are those of one node
     devices = int(count[1]) * int(nodes[1] if nodes else 1) if count else launcher.get("num_processes", 1)
     if not isinstance(devices, int):
-        raise InputError(f"{next(filter(None, given.groups()))}: num_processes: {devices!r} is not a number")
+        raise InputError(f"{next(filter(None, given.groups()))}: num_processes: {devices!r} is no number (quotes?)")
     return max(1, devices), launcher.get("deepspeed_config") or {}
 
 

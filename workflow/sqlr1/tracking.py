@@ -159,7 +159,7 @@ class Run:
         from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
 
         manifest = read_json(folder / "manifest.json")
-        tags = {"key": str(folder), "model_sha256": manifest["outputs"].get(WEIGHTS, "")} | self._own
+        tags = {"key": _plain(str(folder)), "model_sha256": manifest["outputs"].get(WEIGHTS, "")} | self._own
         if found := self.client.search_logged_models([self._experiment_id], _with(tags), max_results=1):
             return found[0]
         name = str(folder).removeprefix(self._prefix)
@@ -359,9 +359,13 @@ def experiments(uri: str) -> dict[str, str]:
 
 
 def _with(tags: Mapping[str, str]) -> str:
-    """MLflow's filter for what has these tags; it takes either kind of quotes around a value."""
-    quoted = {name: f'"{value}"' if "'" in value else f"'{value}'" for name, value in tags.items()}
-    return " AND ".join(f"tags.{name} = {value}" for name, value in quoted.items())
+    """MLflow's filter for what has these tags; paths in them are `_plain`."""
+    return " AND ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
+
+
+def _plain(path: str) -> str:
+    """A path without apostrophes, which not every filter of MLflow can quote."""
+    return path.replace("'", "")
 
 
 def _checkout() -> str:
@@ -369,7 +373,7 @@ def _checkout() -> str:
 
     A file keeps it, because the nodes of a cluster share a folder. A copy of the folder has a name of its own.
     """
-    file, here = DEFAULT_STORE.with_suffix(".checkout"), str(Path.cwd()).replace("'", "")
+    file, here = DEFAULT_STORE.with_suffix(".checkout"), _plain(str(Path.cwd()))
     if not file.exists() or file.read_text().partition(":")[2] != here:
         file.write_text(f"{socket.gethostname()}:{here}")
     return file.read_text()
@@ -397,7 +401,7 @@ def track(
     `system_metrics` (CPU, memory, disk, GPU every 10 s) are for jobs of minutes.
     The run ends as FINISHED, or as FAILED if the block raises (also SystemExit, which the stages raise on SIGTERM).
     """
-    run, status = _open(experiment, key, tags), "FAILED"
+    run, status = _open(experiment, _plain(key), tags), "FAILED"
     run.params(settings)
     run.inputs(datasets)
     monitor = _monitor(run) if system_metrics and run.client else None

@@ -45,7 +45,7 @@ class MixedQuestions:
 
 
 def read_mix(
-    entries: Sequence[Mix], length: str, seed: int, data_root: Path, limits: Limits, workers: int, scratch: Path
+    entries: Sequence[Mix], length: str, seed: int, limits: Limits, workers: int, scratch: Path
 ) -> MixedQuestions:
     """Read and prepare the questions of every entry; `length` is that of the reasoning traces.
 
@@ -55,8 +55,8 @@ def read_mix(
     mixed = MixedQuestions()
     stems: set[str] = set()
     for number, entry in enumerate(entries):
-        paths = database_files(resolve(entry.databases, data_root))
-        file = resolve(entry.questions, data_root)
+        paths = database_files(resolve(entry.databases))
+        file = resolve(entry.questions)
         skip = entry.missing == "skip"
         rows = read_questions(entry.layout, file, mixed.unusable if skip else None)
         rows = locate(rows, paths, mixed.missing if skip else None)

@@ -137,7 +137,7 @@ def check_names(path: Path, names: Sequence[str]) -> None:
 
 
 def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a Parquet file. Raises InputError if it is none."""
+    """Yield the rows of a Parquet file. Raises InputError if it is none, or damaged."""
     import pyarrow
     import pyarrow.parquet
 
@@ -146,7 +146,7 @@ def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
         check_names(path, file.schema_arrow.names)
         for batch in file.iter_batches(batch_size=1000):
             yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable Parquet file ({error})") from error
 
 

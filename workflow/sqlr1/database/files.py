@@ -112,14 +112,14 @@ def merged(databases: Iterable[tuple[str, Path]]) -> dict[str, Path]:
 
 
 def catalogue_entry(
-    db_id: str, files: Sequence[Path], source: str, split: str, out: Path, root: Path, hashes: Mapping[str, str]
+    db_id: str, files: Sequence[Path], source: str, split: str, out: Path, hashes: Mapping[str, str]
 ) -> Database:
     """The catalogue line of a database whose instances are `files`; the first one stands for all.
 
     `hashes` has those of files that were hashed already. The path is relative to the catalogue's folder `out` if it is
     inside, else to the data root if it is inside there.
     """
-    shown = files[0].relative_to(out).as_posix() if files[0].is_relative_to(out) else portable(files[0], root)
+    shown = files[0].relative_to(out).as_posix() if files[0].is_relative_to(out) else portable(files[0])
     # Of all that training depends on: each instance, and the descriptions that prompts are made with.
     descriptions = sorted(files[0].parent.glob("database_description/*.csv")) if split == "train" else []
     contents = [hashes.get(str(file)) or sha256(file) for file in (*files, *filter(Path.is_file, descriptions))]
@@ -128,12 +128,12 @@ def catalogue_entry(
     return Database(db_id, shown, source, split, combined)
 
 
-def portable(path: Path, root: Path) -> str:
+def portable(path: Path) -> str:
     """`{data}/...` for a path inside the data root, so that it holds on other machines; else the absolute path."""
-    root, path = root.resolve(), path.resolve()
+    root, path = data_root().resolve(), path.resolve()
     return "{data}/" + path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
-def resolve(path: str, root: Path) -> Path:
+def resolve(path: str) -> Path:
     """A path of the configuration, with the data root for `{data}`."""
-    return Path(path.replace("{data}", str(root)))
+    return Path(path.replace("{data}", str(data_root())))

@@ -125,6 +125,9 @@ def load_tokenizer(folder: Path | str, gguf_file: str = "", **options: Any) -> "
         raise InputError(f"{folder}: no tokenizer could be loaded: {reason}") from error
     if not tokenizer.chat_template:
         raise InputError(f"{folder}: the tokenizer has no chat template; name an instruction-tuned model")
+    if isinstance(tokenizer.chat_template, dict) and "default" not in tokenizer.chat_template:
+        names = ", ".join(sorted(tokenizer.chat_template))
+        raise InputError(f"{folder}: none of the tokenizer's chat templates ({names}) is named default; rename one")
     if tokenizer.eos_token_id is None:
         raise InputError(f"{folder}: the tokenizer has no end token: set eos_token in tokenizer_config.json")
     if tokenizer.pad_token_id is None:

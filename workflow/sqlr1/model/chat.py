@@ -34,10 +34,7 @@ class Chat:
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._tokenizer = tokenizer
         self._special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-        try:
-            template = tokenizer.get_chat_template()  # of several with names, that named default
-        except ValueError as error:
-            raise InputError(f"{tokenizer.name_or_path}: the chat template cannot be used: {error}") from error
+        template = tokenizer.get_chat_template()  # of several with names, that named default
         self._template = _FIXED_DATE + template if "strftime_now" in template else template
         try:
             self._takes_system = "Be brief" in self._text([_message("system", "Be brief"), _message("user", "Hello")])

@@ -30,7 +30,7 @@ from sqlr1.data.mix import MixedQuestions, read_mix
 from sqlr1.data.paraphrase import paraphrase_and_explain
 from sqlr1.data.perturbed import balanced, determined_on_all
 from sqlr1.data.split import shares
-from sqlr1.database.files import catalogue_entry, data_root, merged, portable, resolve
+from sqlr1.database.files import catalogue_entry, merged, portable, resolve
 from sqlr1.database.instances import write_instances
 from sqlr1.records import Database, InputError, Question, RecordFile, write_jsonl
 from sqlr1.sandbox import Executor, Limits
@@ -80,8 +80,8 @@ def _folders(settings: Synthesize) -> list[Source]:
     """The databases of the configured folders, each once."""
     found: list[Source] = []
     for entry in settings.folders:
-        db_ids, tables = (resolve(path, data_root()) if path else None for path in (entry.db_ids, entry.tables))
-        found += folder_sources(resolve(entry.databases, data_root()), db_ids, tables)
+        db_ids, tables = (resolve(path) if path else None for path in (entry.db_ids, entry.tables))
+        found += folder_sources(resolve(entry.databases), db_ids, tables)
     merged((source.db_id, source.path) for source in found)  # raises if two databases have one name
     first: dict[str, Source] = {}
     for source in found:
@@ -92,7 +92,7 @@ def _folders(settings: Synthesize) -> list[Source]:
 def _listed_files(settings: Synthesize) -> list[Path]:
     """The question files and tables.json that the settings name."""
     names = [path for entry in settings.folders for path in (entry.db_ids, entry.tables) if path]
-    files = [resolve(path, data_root()) for path in [*names, *(entry.questions for entry in settings.mix)]]
+    files = [resolve(path) for path in [*names, *(entry.questions for entry in settings.mix)]]
     return [path for path in files if path.exists()]  # all have been read; absent is feedback that nobody gave yet
 
 
@@ -103,7 +103,7 @@ def _mixed(job: Job) -> MixedQuestions:
     if settings.mix:
         limits = Limits.of(job.settings["execution"])
         scratch = job.work / "mix"
-        mixed = read_mix(settings.mix, settings.reasoning, job.seed, data_root(), limits, job.args.workers, scratch)
+        mixed = read_mix(settings.mix, settings.reasoning, job.seed, limits, job.args.workers, scratch)
     if missing := mixed.missing:
         log.warning("%d mixed-in questions skipped: no database %s", missing.total(), ", ".join(sorted(missing)[:20]))
     for reason, count in mixed.unusable.items():
@@ -144,7 +144,7 @@ def _improved(job: Job, rows: list[Question], paths: dict[str, Path]) -> list[Qu
 
 def _catalogue(job: Job, own: list[Source], held_out: list[Source], others: dict[str, Path]) -> Iterator[Database]:
     """The catalogue's lines; for training databases, with instances if so configured."""
-    root, settings = data_root(), job.settings["synthesize"]
+    settings = job.settings["synthesize"]
     databases = [(s.db_id, s.path, "embedded", "train") for s in own]
     databases += [(s.db_id, s.path, "embedded", "benchmark") for s in held_out]
     builtin = {db_id for db_id, *_ in databases}
@@ -152,7 +152,7 @@ def _catalogue(job: Job, own: list[Source], held_out: list[Source], others: dict
         if db_id in builtin:
             raise InputError(f"{path}: the database {db_id!r} has the name of a built-in domain; leave one out")
         folder = path.parent.parent if path.parent.name == db_id else path.parent
-        databases.append((db_id, path, portable(folder, root), "train"))
+        databases.append((db_id, path, portable(folder), "train"))
     write = partial(_instances, settings.instances, job.seed, settings.instance_rows)
     tasks = [(split, path, job.out / "instances" / db_id) for db_id, path, _, split in databases]
     with ProcessPoolExecutor(job.args.workers, multiprocessing.get_context("spawn")) as pool:
@@ -161,7 +161,7 @@ def _catalogue(job: Job, own: list[Source], held_out: list[Source], others: dict
         for (db_id, _, source, split), files in zip(databases, shown, strict=True):
             if split == "train" and settings.instances:
                 job.outputs(*(file.relative_to(job.out) for file in files))
-            yield catalogue_entry(db_id, files, source, split, job.out, root, job.read)
+            yield catalogue_entry(db_id, files, source, split, job.out, job.read)
 
 
 def _instances(count: int, seed: int, rows: int, task: tuple[str, Path, Path]) -> list[Path]:
