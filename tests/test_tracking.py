@@ -287,8 +287,8 @@ def test_a_run_of_which_the_store_refused_something_ends(capsys):
 PROMPT = [{"role": "user", "content": "{{question}}"}]
 
 
-def make_policy(name):
-    with start("ranked", f"results/ranked/{name}") as job:
+def make_policy(name, experiment="ranked"):
+    with start(experiment, f"results/{experiment}/{name}") as job:
         (job.out / "model").mkdir(exist_ok=True)
         (job.out / "model/model.safetensors").write_text(name)
         job.outputs("model/model.safetensors")
@@ -297,22 +297,20 @@ def make_policy(name):
 
 def test_a_folder_with_an_apostrophe_is_one_run_and_one_model(folder):
     for _ in range(2):
-        with start("again", "results/o'hara") as job:
-            job.run.metrics({"loss": 1}, step=5)
-        evaluate(make_policy("o'hara"), 0.5)
-    assert len([run for run in runs("again") if run.data.tags["key"] == "results/ohara"]) == 1
+        evaluate(make_policy("o'hara", "odd"), 0.5, "odd")
+    assert sorted(run.data.tags["key"] for run in runs("odd")) == ["results/odd/ohara", "results/odd/score/ohara"]
     client = mlflow.MlflowClient(f"sqlite:///{tracking.DEFAULT_STORE}")
-    experiment = client.get_experiment_by_name("ranked").experiment_id
+    experiment = client.get_experiment_by_name("odd").experiment_id
     found = client.search_logged_models([experiment], max_results=50)
-    assert [model.tags["key"] for model in found] == ["results/ranked/ohara"]
+    assert [model.tags["key"] for model in found] == ["results/odd/ohara"]
 
 
-def evaluate(policy, score):
+def evaluate(policy, score, experiment="ranked"):
     from sqlr1.traces import Answer
 
     feedback = {"right": score > 0.5, "error_kind": "none"}
     answer = Answer("pets 0", {"question": "How many?"}, {"sql": f"SELECT {score}"}, "SELECT 1", feedback)
-    with start("ranked", f"results/ranked/score/{policy.name}") as job:
+    with start(experiment, f"results/{experiment}/score/{policy.name}") as job:
         job.run.evaluation(policy, ("pets", "0123456789"), {"bird_ex/greedy": score}, [answer])
         job.run.prompt(PROMPT, policy)
 

@@ -26,7 +26,7 @@ def error_rows(strategy: str, reward: str, runs: Sequence[ScoreRun], bootstrap: 
             for side, trained in sides.items()
         }
         kinds = {kind for side in primary.values() for run in side for kind in run.values() if kind}
-        if not kinds or not all(pooled(side) for side in primary.values()):
+        if not kinds or not all(side and set.intersection(*map(set, side)) for side in primary.values()):
             continue
         found[benchmark] = [
             (kind.replace("_", " "), {side: _share_of(kind, named, bootstrap) for side, named in primary.items()})
