@@ -2,13 +2,14 @@
 
 import contextlib
 import sqlite3
+from pathlib import Path
 
 import pytest
 import sqlglot
 from sqlglot import exp
 
 from sqlr1.database import identifier, read_profile, read_schema, schema_text
-from sqlr1.database.files import database_files
+from sqlr1.database.files import data_root, database_files
 from sqlr1.database.profile import implied_primary_key
 from sqlr1.evaluate.formats import database_path
 from sqlr1.records import InputError
@@ -257,3 +258,12 @@ def test_every_spider_database_has_a_schema_text_and_statistics(data_root):
         schema = read_schema(path)
         assert len(schema_text(schema, "compact", 0).splitlines()) == len(schema.tables)
         assert set(read_profile(path).rows) == {t.name for t in schema.tables}
+
+
+@pytest.mark.parametrize(("value", "root"), [(None, "data"), ("", "data"), ("there", "there")])
+def test_an_empty_data_root_is_the_default(value, root, monkeypatch):
+    """As in the Snakefile, which takes an empty SQLR1_DATA for none."""
+    monkeypatch.delenv("SQLR1_DATA", raising=False)
+    if value is not None:
+        monkeypatch.setenv("SQLR1_DATA", value)
+    assert data_root() == Path(root)

@@ -395,3 +395,5 @@ def test_the_report_pairs_kinds_before_and_after_grpo():
         (names[round(t.get_position()[1])], names[round(t.get_position()[0])]): int(t.get_text()) for t in axes.texts
     }
     assert shown == wanted
+    unjudged = scored("full", [])  # no gold of its questions runs
+    assert error_rows("none", "full", [runs[0], unjudged], Bootstrap(resamples=100)) == {}

@@ -172,8 +172,9 @@ class Preflight:
         profile, memory = read_yaml(self.profile / "config.yaml"), psutil.virtual_memory().total / 1e6
         given = profile.get("set-resources") or {}
         if isinstance(given, dict):  # Snakemake reads both ways of writing
-            nested = {rule: named if isinstance(named, dict) else {"": named} for rule, named in given.items()}
-            given = [f"{rule}:{name}={value}" for rule, named in nested.items() for name, value in named.items()]
+            if flat := [rule for rule, named in given.items() if not isinstance(named, dict)]:
+                raise InputError(f"{self.profile}: set-resources: {flat[0]}: write NAME: VALUE below it")
+            given = [f"{rule}:{name}={value}" for rule, named in given.items() for name, value in named.items()]
         given = [given] if isinstance(given, str) else given
         if unclear := [line for line in given if not (isinstance(line, str) and _SETTING.fullmatch(line))]:
             raise InputError(f"{self.profile}: set-resources: {unclear[0]!r} is not RULE:NAME=VALUE")

@@ -23,7 +23,8 @@ def launched(command: str) -> tuple[int, dict[str, Any]]:
     nodes = re.search(r"--nnodes(?:\s+|=)['\"]?(\d+)", command)  # torchrun's processes are those of one node
     devices = int(count[1]) * int(nodes[1] if nodes else 1) if count else launcher.get("num_processes", 1)
     if not isinstance(devices, int):
-        raise InputError(f"{next(filter(None, given.groups()))}: num_processes: {devices!r} is no number (quotes?)")
+        file = next(filter(None, given.groups()))
+        raise InputError(f"{file}: num_processes: write a number, without quotes, in place of {devices!r}")
     return max(1, devices), launcher.get("deepspeed_config") or {}
 
 
