@@ -109,6 +109,11 @@ def test_only_tracking_imports_mlflow(path):
         assert not [n for n in imports(path) if n.split(".")[0] == "mlflow"]
 
 
+def test_no_setting_has_a_default_outside_of_the_configuration():
+    for path in [*modules(), ROOT / "Snakefile", *(WORKFLOW / "rules").iterdir()]:
+        assert not re.search(r"(settings|config)\.get\(", path.read_text()), path
+
+
 def test_no_machine_paths_in_the_repository():
     for path in [
         *(path for path in ROOT.glob("*.*") if path.name != ".git"),  # a file in a worktree

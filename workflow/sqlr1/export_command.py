@@ -108,8 +108,7 @@ def _export(manifest: Path, out: Path) -> str:
     settings = _settings([read_json(report), *stages] if reported else stages)
     settings |= {"experiment": root.name, "seeds": [made["seed"]]}
     absent = [name for name in Config.model_fields if name not in settings]
-    start = {"strategy": policy[0]} if policy[0] != _UNKNOWN else {}
-    settings["cold_start"] = settings.get("cold_start", {}) | start
+    settings.setdefault("cold_start", {}).update({} if policy[0] == _UNKNOWN else {"strategy": policy[0]})
     if policy[1] != WITHOUT_RL:
         settings["reward"] |= {"variants": [policy[1]]}
     runs = load_runs(*([score.with_name(name) for score in scored] for name in ("summary.json", "questions.jsonl")))

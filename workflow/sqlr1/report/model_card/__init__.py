@@ -56,9 +56,11 @@ def model_card(
     `runs` are the scores of the policy and of those before it, `facts` what else the card says about the training.
     Raises InputError for a folder without a usable tokenizer.
     """
-    base = _base_model(settings.get("base_model", {"source": "unknown"}))  # if its stage's results are gone
+    # Sections of stages whose results are gone.
+    settings = {"base_model": {"source": "unknown"}, "synthesize": {}, "prompt": {}, "score": {}} | dict(settings)
+    base = _base_model(settings["base_model"])
     title, own = f"sqlr1-{settings['experiment']}", [run for run in runs if run.policy == policy]
-    mixed = {entry["layout"] for entry in settings.get("synthesize", {}).get("mix", ())}
+    mixed = {entry["layout"] for entry in settings["synthesize"].get("mix", ())}
     results = [result for run in own for result in _results(run)]
     data = ModelCardData(
         license=_LICENSES.get(base or ""),
@@ -71,9 +73,9 @@ def model_card(
         model_name=title if results else None,
         eval_results=results or None,
     )
-    prompt = Prompt.model_validate(settings.get("prompt", {}))
+    prompt = Prompt.model_validate(settings["prompt"])
     # A commit with edits of its own (-dirty), or none (unknown), leads to no checkout.
-    local, commit = "a local model" if "base_model" in settings else "unknown", facts.get("commit", "")
+    local, commit = "unknown" if settings["base_model"]["source"] == "unknown" else "a local model", facts.get("commit", "")
     messages = prompt_messages("SCHEMA", "QUESTION", "EVIDENCE", ["TABLE.COLUMN = 'VALUE'"])
     written = [
         *(f"{m['role']}:\n{m['content']}" for m in messages),
@@ -106,7 +108,7 @@ def _base_model(settings: Mapping[str, Any]) -> str | None:
 
 
 def _statistics(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.get("score", {}).items() if key in ("confidence", "resamples")}
+    return {key: value for key, value in settings["score"].items() if key in ("confidence", "resamples")}
 
 
 def _results(run: ScoreRun) -> Iterator[EvalResult]:
