@@ -30,6 +30,7 @@ _LICENSES = dict.fromkeys(
 )
 # Layout of questions that were mixed in -> their dataset on the Hub.
 _DATASETS = {"spider": "xlangai/spider", "synsql": "seeklhy/SynSQL-2.5M"}
+_UNKNOWN = "unknown"
 _SNIPPET = '''\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -57,8 +58,10 @@ def model_card(
     Raises InputError for a folder without a usable tokenizer.
     """
     # Sections of stages whose results are gone.
-    settings = {"base_model": {"source": "unknown"}, "synthesize": {}, "prompt": {}, "score": {}} | dict(settings)
-    base = _base_model(settings["base_model"])
+    settings = {"base_model": {"source": _UNKNOWN}, "synthesize": {}, "prompt": {}, "score": {}} | dict(settings)
+    base, unnamed = _base_model(settings["base_model"]), "a local model"
+    if settings["base_model"]["source"] == _UNKNOWN:
+        unnamed = _UNKNOWN
     title, own = f"sqlr1-{settings['experiment']}", [run for run in runs if run.policy == policy]
     mixed = {entry["layout"] for entry in settings["synthesize"].get("mix", ())}
     results = [result for run in own for result in _results(run)]
@@ -75,7 +78,7 @@ def model_card(
     )
     prompt = Prompt.model_validate(settings["prompt"])
     # A commit with edits of its own (-dirty), or none (unknown), leads to no checkout.
-    local, commit = "unknown" if settings["base_model"]["source"] == "unknown" else "a local model", facts.get("commit", "")
+    commit = facts.get("commit", "")
     messages = prompt_messages("SCHEMA", "QUESTION", "EVIDENCE", ["TABLE.COLUMN = 'VALUE'"])
     written = [
         *(f"{m['role']}:\n{m['content']}" for m in messages),
@@ -85,7 +88,7 @@ def model_card(
         data,
         template_path=str(Path(__file__).with_name("model_card.md.j2")),
         title=title,
-        base=f"[{base}](https://huggingface.co/{base})" if base else local,
+        base=f"[{base}](https://huggingface.co/{base})" if base else unnamed,
         label=policy_label(*policy),
         measured=_measured(runs, Bootstrap(**_statistics(settings))),
         format=fence("\n\n".join(written), "text"),
