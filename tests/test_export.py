@@ -65,7 +65,7 @@ def manifest(path, stage, inputs=(), settings=None, arguments=None, outputs=None
     write_json(path, made | {"inputs": {str(p): sha256(p) for p in inputs}, "outputs": outputs or {}})
 
 
-def answer_and_score():
+def answer_and_score(**candidates):
     """Greedy answers: three right, one wrong, one that fails, one without SQL. The votes are others."""
     right = [row["query"] for row in read_json(Path("dev.json"))]
     greedy = [*right[:3], "SELECT name FROM pet", "SELECT nothing FROM pet", ""]
@@ -75,7 +75,7 @@ def answer_and_score():
     answers = [Candidates(str(i), "pets", format_response("", g), [format_response("", v)] * 2) for i, g, v in rows]
     write_jsonl(out / "candidates.jsonl", answers)
     outputs = {"candidates.jsonl": sha256(out / "candidates.jsonl")}
-    settings = {"candidates": {"max_new_tokens": 96}}
+    settings = {"candidates": {"max_new_tokens": 96} | candidates}
     manifest(out / "manifest.json", "candidates", [POLICY / "manifest.json"], settings, outputs=outputs)
     settings = {"benchmark": {"layout": "spider", "limit": 6}, "score": {"resamples": 200}, "execution": {}}
     arguments = ["--settings", json.dumps(settings), "--out", str(SCORED), "--questions", "dev.json", "--databases"]
@@ -140,6 +140,13 @@ def test_the_predictions_are_scored_as_the_stage_did(folder, method):
     write_json(Path("golds.json"), [{"db_id": db, "question": "?", "query": sql} for sql, db in golds])
     found = verdicts(f"hub/predictions/pets/{method}.txt", "golds.json")
     assert list(found.values()) == list(expected.values())
+
+
+def test_the_card_says_whether_answers_were_given_under_masks(folder):
+    main(["export", "free"])
+    answer_and_score(constrained=True)
+    main(["export", "masked"])
+    assert ["under masks" in Path(name, "README.md").read_text() for name in ("free", "masked")] == [False, True]
 
 
 def test_the_folder_answers_as_the_policy_in_results_does(folder, monkeypatch, capsys):

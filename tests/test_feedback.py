@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -17,7 +18,8 @@ from sqlr1.ask import _lines, feedback_file
 from sqlr1.cli import main
 from sqlr1.data.feedback import append
 from sqlr1.data.readers import read_questions
-from sqlr1.records import Feedback, InputError, Question, read_json, read_jsonl, read_records, sha256
+from sqlr1.model.answers import SamplerBackend
+from sqlr1.records import Feedback, InputError, Question, read_json, read_jsonl, read_records, sha256, write_json
 from sqlr1.report.data_tables import funnel_markdown
 from sqlr1.stages import cold_start, filter, synthesize
 
@@ -114,6 +116,24 @@ def test_a_line_says_what_was_asked_answered_and_meant(ask, taught):
     assert "noted in base/feedback.jsonl" in told or f"noted in {taught}/base/feedback.jsonl" in told
 
 
+def test_a_policy_is_asked_under_masks_if_it_was_trained_under_them_or_on_request(ask, taught, monkeypatch):
+    shutil.copytree("base", "masked")
+    manifest = read_json(Path("masked/manifest.json"))
+    write_json(Path("masked/manifest.json"), manifest | {"settings": {"grpo": {"constrained": True}}})
+    under, complete = [], SamplerBackend.complete
+
+    def noting(self, prompts, seeds, sampling, databases=None):
+        under.append(databases)
+        return complete(self, prompts, seeds, sampling, databases)
+
+    monkeypatch.setattr(SamplerBackend, "complete", noting)
+    for model in ("base/model", "masked/model"):
+        for arguments in ([], ["--constrained"], ["--no-constrained"]):
+            ask("How many pets are older than 3?", *arguments, model=model)
+    masks = [Path(DATABASE)]
+    assert under == [None, masks, None, masks, masks, None]
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
@@ -172,6 +192,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from sqlr1.data.feedback import append
+from sqlr1.model.answers import SamplerBackend
 from sqlr1.records import Feedback
 print("ready", flush=True)
 input()

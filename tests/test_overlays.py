@@ -130,9 +130,10 @@ def test_the_reference_has_each_key_of_each_section():
     assert not [key for key in keys if f"| `{key}` |" not in page]
 
 
-def test_an_overlay_without_the_one_before_it_is_refused():
+@pytest.mark.parametrize("overlays", [["paper-7b"], ["qwen-0.5b-cpu"], ["spider", "qwen-0.5b-cpu"]])
+def test_an_overlay_without_the_one_before_it_is_refused(overlays):
     with pytest.raises(InputError, match="name the overlay that comes before this one"):
-        read_config([ROOT / "config.yaml", FOLDER / "paper-7b.yaml"])
+        read_config([ROOT / "config.yaml", *(FOLDER / f"{name}.yaml" for name in overlays)])
 
 
 @pytest.mark.parametrize("path", [ROOT / "config.yaml", *sorted(FOLDER.glob("*.yaml"))], ids=lambda p: p.stem)

@@ -42,6 +42,7 @@ class Answering:
     temperature: float = Candidates().temperature
     seed: int = 0
     max_new_tokens: int = Candidates().max_new_tokens
+    constrained: bool | None = None  # under masks, as `candidates.constrained`; None: as its training drew rollouts
 
 
 def add_parser(commands: Any) -> None:
@@ -61,6 +62,8 @@ def add_parser(commands: Any) -> None:
         ("seconds", Limits().seconds, "wall time a query may take"),
     ):
         parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{about} (default: {default})")
+    masks = "name only tables and columns that the database has (default: as in the policy's training)"
+    parser.add_argument("--constrained", action=argparse.BooleanOptionalAction, default=None, help=masks)
     parser.add_argument("--json", action="store_true", help="print one JSON object per question")
     said = parser.add_mutually_exclusive_group()
     said.add_argument("--feedback", choices=["right", "wrong"], help="note what the answer to the question was")
@@ -135,10 +138,12 @@ class Policy:
         room = context_length(folder) - how.max_new_tokens
         manifests = (folder / "manifest.json", folder.parent / "manifest.json")  # `sqlr1 export` puts it inside
         made = next((read_json(path) for path in manifests if path.is_file()), {})
-        trained_on = made.get("settings", {}).get("prompt", {})
+        trained_on = {"prompt": {}, "grpo": {}} | made.get("settings", {})
+        as_trained = trained_on["grpo"].get("constrained", False)
+        self.constrained = as_trained if how.constrained is None else how.constrained
         self.folder, self.sha256 = folder, made.get("outputs", {}).get("model/model.safetensors", "")
         self.backend = SamplerBackend(folder, native_precision())
-        self.prompts = Prompts(self.backend.tokenizer, Prompt.model_validate(trained_on), room)
+        self.prompts = Prompts(self.backend.tokenizer, Prompt.model_validate(trained_on["prompt"]), room)
         self.sampling = Sampling(how.max_new_tokens, how.temperature)
         self.seeds = [row_seed(how.seed, k) for k in range(how.samples)] or [GREEDY]
 
@@ -149,7 +154,8 @@ class Policy:
         ids = self.prompts.token_ids(Question("", "", question, "", evidence), database)
         if ids is None:
             raise InputError(f"{database}: schema and question do not fit into the model's context")
-        [(_, texts)] = self.backend.complete([ids], [self.seeds], self.sampling)
+        masks = [database] if self.constrained else None
+        [(_, texts)] = self.backend.complete([ids], [self.seeds], self.sampling, masks)
         responses = [parse_response(text) for text in texts]
         queries = [Query(database, response.sql) for response in responses]
         chosen, record = 0, {"question": question}

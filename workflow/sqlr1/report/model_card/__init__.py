@@ -58,10 +58,10 @@ def model_card(
     Raises InputError for a folder without a usable tokenizer.
     """
     # Sections of stages whose results are gone.
-    settings = {"base_model": {"source": _UNKNOWN}, "synthesize": {}, "prompt": {}, "score": {}} | dict(settings)
-    base, unnamed = _base_model(settings["base_model"]), "a local model"
-    if settings["base_model"]["source"] == _UNKNOWN:
-        unnamed = _UNKNOWN
+    gone: dict[str, Any] = {name: {} for name in ("synthesize", "prompt", "candidates", "score")}
+    settings = {"base_model": {"source": _UNKNOWN}} | gone | dict(settings)
+    base = _base_model(settings["base_model"])
+    unnamed = _UNKNOWN if settings["base_model"]["source"] == _UNKNOWN else "a local model"
     title, own = f"sqlr1-{settings['experiment']}", [run for run in runs if run.policy == policy]
     mixed = {entry["layout"] for entry in settings["synthesize"].get("mix", ())}
     results = [result for run in own for result in _results(run)]
@@ -91,6 +91,7 @@ def model_card(
         base=f"[{base}](https://huggingface.co/{base})" if base else unnamed,
         label=policy_label(*policy),
         measured=_measured(runs, Bootstrap(**_statistics(settings))),
+        masks=bool(own) and settings["candidates"].get("constrained", False),
         format=fence("\n\n".join(written), "text"),
         schema=prompt.schema_format,
         snippet=fence(_snippet(folder, prompt), "python"),
