@@ -251,6 +251,14 @@ def test_databases_in_folders_and_flat_are_found_by_training_and_scoring_alike(t
         database_files(tmp_path)
 
 
+@pytest.mark.parametrize("rows", ['{"db_id": "a"}', '["a"]', '[{"id": "a"}]', '[{"db_id": ["a"]}]'])
+def test_a_file_of_another_layout_names_no_databases(tmp_path, rows):
+    (tmp_path / "a.sqlite").touch()
+    (tmp_path / "questions.json").write_text(rows)
+    with pytest.raises(InputError, match=r"questions\.json: not a list of questions in Spider's layout"):
+        database_files(tmp_path, tmp_path / "questions.json")
+
+
 def test_every_spider_database_has_a_schema_text_and_statistics(data_root):
     paths = sorted((data_root / "spider/database").glob("*/*.sqlite"))
     assert len(paths) > 100

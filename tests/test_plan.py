@@ -1,5 +1,6 @@
 """The plan against counted FLOPs, kept bytes and measured times and memory of real runs, and the command."""
 
+import json
 import re
 from pathlib import Path
 
@@ -93,6 +94,17 @@ def test_the_plan_of_the_spider_overlay_is_what_was_measured(tmp_path):
     assert answers.hours / answers.runs * 500 / (500 + 64) * 3600 == pytest.approx(480, rel=0.25)
     assert found["grpo"].hours * 3600 == pytest.approx(4348, rel=0.25)
     assert found["grpo"].memory / 1e9 == pytest.approx(5.9, rel=0.25)
+
+
+def test_only_what_is_trained_and_asked_counts(tmp_path, monkeypatch):
+    """The strategy `none` trains nothing, and the questions of a file of one's own are counted."""
+    monkeypatch.chdir(tmp_path)
+    Path("own.json").write_text(json.dumps([{"db_id": "d", "question": "?", "query": "SELECT 1"}] * 3))
+    own = {"layout": "spider", "questions": "own.json", "databases": "d"}
+    asked = [{"built_in": None, "own": own | limit} for limit in ({}, {"limit": 3}, {"limit": 1})]
+    whole, three, one = (stages(tmp_path, benchmarks=benchmarks)["candidates"] for benchmarks in asked)
+    assert whole == three != one
+    assert list(stages(tmp_path, cold_start={"strategy": "none"})) == ["grpo", "candidates"]
 
 
 @pytest.mark.parametrize("size", ["3b", "7b", "14b"])

@@ -341,7 +341,7 @@ def test_policies_are_ranked_by_score_and_their_answers_compared_by_question(fol
 
 
 def test_traces_that_cannot_be_made_cost_a_warning(caplog):
-    tracking.SilentRun().traces(lambda: 1 / 0)
+    tracking.Run().traces(lambda: 1 / 0)
     assert not caplog.text
     with tracking.track("untraced", "k", {}, {}, {}) as run:
         run.traces(lambda: 1 / 0)

@@ -46,7 +46,6 @@ class Answering:
 
 
 def add_parser(commands: Any) -> None:
-    """Add the sub-command `ask` to argparse's sub-parsers."""
     parser = commands.add_parser("ask", help="ask a database", description=__doc__, allow_abbrev=False)
     parser.add_argument("database", type=Path, metavar="DATABASE.sqlite")
     parser.add_argument("question", nargs="?", help="without one: asks for questions")

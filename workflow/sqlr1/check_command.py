@@ -130,7 +130,8 @@ class Preflight:
 
     def plan(self) -> str:
         """Plan the experiment for the devices of this machine."""
-        accelerator, config = ACCELERATORS["a100-80gb" if _gpus() else "cpu"]._replace(memory=_memory()), self.config
+        (gpus, memory), config = _devices(), self.config
+        accelerator = ACCELERATORS["a100-80gb" if gpus else "cpu"]._replace(memory=memory)
         if self.model != Path():
             local = config.base_model.model_copy(update={"source": "path", "name": str(self.model)})
             config = config.model_copy(update={"base_model": local})
@@ -156,7 +157,7 @@ class Preflight:
         """As many GPUs as `launch` starts processes. Whether their memory suffices is seen in the batches."""
         from accelerate.utils import parse_flag_from_env
 
-        count, memory, on_cpu = _gpus(), _memory(), parse_flag_from_env("ACCELERATE_USE_CPU")
+        (count, memory), on_cpu = _devices(), parse_flag_from_env("ACCELERATE_USE_CPU")
         for cost in self.costs:
             command = getattr(self.config.launch, cost.stage, "")
             if cost.devices > max(1, count) and not on_cpu and not runs_on_cpu(command):
@@ -179,11 +180,8 @@ class Preflight:
         if unclear := [line for line in given if not (isinstance(line, str) and _SETTING.fullmatch(line))]:
             raise InputError(f"{self.profile}: set-resources: {unclear[0]!r} is not RULE:NAME=VALUE")
         asked = dict(line.split("=", 1) for line in given)
-        if code := [
-            f"{name}={value}"
-            for name, value in asked.items()
-            if name.endswith((":gpu", ":mem_mb")) and not value.strip().isdecimal()
-        ]:
+        counted = {name: value for name, value in asked.items() if name.endswith((":gpu", ":mem_mb"))}
+        if code := [f"{name}={value}" for name, value in counted.items() if not value.strip().isdecimal()]:
             raise NotCheckedError(f"{self.profile}: {code[0]} is computed when a job starts")
         for cost in self.costs:
             if cost.devices > int(asked.get(f"{cost.stage}:gpu", 1)):
@@ -330,18 +328,12 @@ def _library(name: str) -> str:
     return version
 
 
-def _gpus() -> int:
+def _devices() -> tuple[int, int]:
+    """How many GPUs there are, and the bytes of the smallest one; of main memory if there is none."""
     import torch
 
-    return torch.cuda.device_count()
-
-
-def _memory() -> int:
-    """Bytes of the smallest GPU, or of main memory if there is none."""
-    import torch
-
-    sizes = [torch.cuda.get_device_properties(number).total_memory for number in range(_gpus())]
-    return min(sizes, default=psutil.virtual_memory().total)
+    sizes = [torch.cuda.get_device_properties(number).total_memory for number in range(torch.cuda.device_count())]
+    return len(sizes), min(sizes, default=psutil.virtual_memory().total)
 
 
 def _batch(command: Sequence[str], seconds: float, verbose: bool) -> str:

@@ -29,7 +29,6 @@ _UNKNOWN = "unknown"
 
 
 def add_parser(commands: Any) -> None:
-    """Add the sub-command `export` to argparse's sub-parsers."""
     parser = commands.add_parser("export", help="a policy for the Hub", description=__doc__, allow_abbrev=False)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="what to write; must not exist, or be empty")
     which = parser.add_mutually_exclusive_group()

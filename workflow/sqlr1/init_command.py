@@ -244,21 +244,12 @@ def _config_text(
     answer = _rounded(max([generated_answer, *(_AROUND + _tokens(q.sql) for q in given)]), 8)
     room, linking = "Enough for the largest schema", ""
     if prompt > _LONGEST:
-        room = (
-            f"The largest schema takes some {prompt} tokens: prompts leave out what is least relevant to the question"
-        )
+        room = f"The largest schema takes some {prompt} tokens: prompts leave out what is least relevant to a question"
         prompt, linking = _LONGEST, "  linking: fit\n"
-    known = {
-        "room": room,
-        "linking": linking,
-        "path": place,
-        "name": name,
-        "databases": databases,
-        "mix": mix,
-        "classes": classes,
-        "test": test,
-    }
-    text = _TEMPLATE.format(**known, generated=generated, prompt=max(384, prompt), answer=max(56, answer))
+    text = _TEMPLATE.format(
+        path=place, name=name, databases=databases, generated=generated, mix=mix, classes=classes, room=room,
+        linking=linking, prompt=max(384, prompt), answer=max(56, answer), test=test,
+    )  # fmt: skip
     return text, f"\n\n{room} (prompt.linking)." if linking else ""
 
 

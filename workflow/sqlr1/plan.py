@@ -30,9 +30,11 @@ import numpy as np
 
 from sqlr1.config import Config, PretrainedModel, Training
 from sqlr1.config_files import read_config
+from sqlr1.evaluate.formats import read_questions
 from sqlr1.launch import launched
 from sqlr1.records import InputError
 from sqlr1.report.tables import markdown_table
+from sqlr1.strategies import STRATEGIES
 from sqlr1.train.trainer_config import checkpoints_kept
 
 _BENCHMARK_QUESTIONS = {"spider": 1034, "bird": 1534}  # the dev sets, where a benchmark is scored whole
@@ -200,11 +202,14 @@ class Planner:
         self.model = Model(shape(config.base_model), config.grpo)
         for entry in filter(None, config.benchmarks.values()):
             made = {"synthesize": config.synthesize.benchmark_questions, "filter": config.filter.test_rows}
-            asked += entry.limit or made.get(entry.made_by) or _BENCHMARK_QUESTIONS[entry.layout]
-        policies = 1 + seeds * ((config.cold_start.strategy != "none") + len(config.reward.variants))
+            own = Path(entry.questions)  # of a benchmark under {data} the number is known
+            there = len(read_questions(entry.layout, own)) if own.is_file() else _BENCHMARK_QUESTIONS[entry.layout]
+            asked += entry.limit or made.get(entry.made_by) or there
+        trains = STRATEGIES[config.cold_start.strategy].response is not None
+        policies = 1 + seeds * (trains + len(config.reward.variants))
         select = [self._answers("select", seeds, config.filter.rl_rows, config.select.n)] if config.select.n else []
         candidates = self._answers("candidates", policies, asked, config.candidates.n + 1)
-        return [self._cold_start(), *select, self._grpo(), candidates]
+        return [*([self._cold_start()] if trains else []), *select, self._grpo(), candidates]
 
     def _cold_start(self) -> Cost:
         settings, (devices, deepspeed) = self.config.cold_start, launched(self.config.launch.cold_start)

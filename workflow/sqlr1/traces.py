@@ -71,19 +71,10 @@ def _span(answer: Answer) -> Span:
         SpanAttributeKey.INPUTS: answer.inputs,
         SpanAttributeKey.OUTPUTS: answer.outputs,
     }
-    return Span.from_dict(
-        {
-            "trace_id": f"tr-{number}",
-            "span_id": number[:16],
-            "parent_span_id": None,
-            "name": answer.name,
-            "start_time_unix_nano": now,
-            "end_time_unix_nano": now,
-            "status": {"code": "STATUS_CODE_OK"},
-            "attributes": {key: json.dumps(value, ensure_ascii=False) for key, value in attributes.items()},
-            "events": [],
-        }
-    )
+    span = {"trace_id": f"tr-{number}", "span_id": number[:16], "parent_span_id": None, "name": answer.name}
+    span |= {"start_time_unix_nano": now, "end_time_unix_nano": now, "status": {"code": "STATUS_CODE_OK"}}
+    span |= {"attributes": {key: json.dumps(value, ensure_ascii=False) for key, value in attributes.items()}}
+    return Span.from_dict(span | {"events": []})
 
 
 def _info(span: Span, answer: Answer, experiment_id: str, metadata: Mapping[str, str]) -> TraceInfo:

@@ -71,10 +71,18 @@ def _reason(error: Exception) -> str:
 
 
 class Run:
-    """An active MLflow run. `metrics` may be called at every step, the other methods only now and then."""
+    """An active MLflow run. `metrics` may be called at every step, the other methods only now and then.
+
+    Without a client nothing is logged: so in all processes of a distributed job except the first.
+    """
 
     def __init__(
-        self, client: Any, run_id: str, experiment_id: str = "", prefix: str = "", own: Mapping[str, str] | None = None
+        self,
+        client: Any = None,
+        run_id: str = "",
+        experiment_id: str = "",
+        prefix: str = "",
+        own: Mapping[str, str] | None = None,
     ) -> None:
         self.client = self._store = client  # None: nothing is logged
         self.run_id = run_id
@@ -189,11 +197,7 @@ class Run:
 
     @_optional
     def evaluation(
-        self,
-        policy: Path | None,
-        dataset: tuple[str, str],
-        scores: Mapping[str, float],
-        answers: Sequence["Answer"],
+        self, policy: Path | None, dataset: tuple[str, str], scores: Mapping[str, float], answers: Sequence["Answer"]
     ) -> None:
         """Log what the policy in a folder scored on a dataset (name, sha256), with a trace per answer.
 
@@ -272,13 +276,6 @@ class Run:
         except _mlflow_errors() as error:
             if self.client:  # or it has been warned of
                 _warn(error)
-
-
-class SilentRun(Run):
-    """Logs nothing; for all processes of a distributed job except the first."""
-
-    def __init__(self) -> None:
-        super().__init__(client=None, run_id="")
 
 
 def _metrics(values: Mapping[str, float], step: int, **link: str) -> list[Any]:
@@ -457,7 +454,7 @@ def _open(experiment: str, key: str, tags: Mapping[str, Any]) -> Run:
         if not uri.startswith("http"):
             raise
         _warn(error)
-        return SilentRun()
+        return Run()
     return Run(client, info.run_id, experiment_id, f"results/{experiment}/", own)
 
 

@@ -57,8 +57,11 @@ def database_files(databases: Path, db_ids: Path | None = None) -> dict[str, Pat
         found = own or [p for p in found if p.parent in (databases, databases / p.stem)]
     paths = merged((path.stem, path) for path in found)
     if db_ids:
-        wanted = {row.get("db_id") for row in read_json(db_ids)}
-        if absent := sorted(map(str, wanted - set(paths))):
+        rows = read_json(db_ids)
+        if not (isinstance(rows, list) and all(isinstance(r, dict) and isinstance(r.get("db_id"), str) for r in rows)):
+            raise InputError(f"{db_ids}: not a list of questions in Spider's layout, each with its db_id")
+        wanted = {row["db_id"] for row in rows}
+        if absent := sorted(wanted - set(paths)):
             log.warning("%s: %d databases of %s are absent: %s", databases, len(absent), db_ids, ", ".join(absent[:20]))
         paths = {db_id: path for db_id, path in paths.items() if db_id in wanted}
     if not paths:

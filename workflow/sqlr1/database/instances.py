@@ -8,6 +8,7 @@ queries match by coincidence. The reward, like Spider's evaluator, demands a mat
 database's folder (test-suite accuracy: Zhong et al. 2020, arXiv 2010.02840).
 """
 
+import glob
 import itertools
 import logging
 import random
@@ -59,7 +60,7 @@ def write_instances(source: Path, folder: Path, count: int, seed: int, rows: int
             paths.remove(path)
         else:
             temporary.replace(path)
-    for path in set(folder.glob(f"{source.stem}_*.sqlite")) - set(paths):
+    for path in set(folder.glob(f"{glob.escape(source.stem)}_*.sqlite")) - set(paths):
         if path.stem.removeprefix(f"{source.stem}_").isdigit():
             path.unlink()
     return paths

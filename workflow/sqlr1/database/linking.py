@@ -142,17 +142,9 @@ def gold_parts(sql: str, columns: Mapping[str, set[str]]) -> tuple[set[str], set
 def recall_counts(tables: set[str], columns: set[tuple[str, str]], kept: Mapping[str, set[str]]) -> Counter[str]:
     """How many of a gold's tables and columns there are, and are in `kept`; sums over questions give the recall."""
     missed = {(table, column) for table, column in columns if column not in kept.get(table, ())}
-    return Counter(
-        {
-            "questions": 1,
-            "tables": len(tables),
-            "tables kept": len(tables & set(kept)),
-            "all tables": int(tables <= set(kept)),
-            "columns": len(columns),
-            "columns kept": len(columns) - len(missed),
-            "all columns": int(not missed),
-        }
-    )
+    counts = {"questions": 1, "tables": len(tables), "tables kept": len(tables & set(kept))}
+    counts |= {"columns": len(columns), "columns kept": len(columns) - len(missed)}
+    return Counter(counts | {"all tables": int(tables <= set(kept)), "all columns": int(not missed)})
 
 
 def _letters(text: str) -> str:

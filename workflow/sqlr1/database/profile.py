@@ -47,7 +47,6 @@ class ColumnStatistics:
     distinct: int
     values: tuple[tuple[object, int], ...] = ()
     quantiles: tuple[object, ...] = ()
-    integral: bool = True
 
     @property
     def unique(self) -> bool:
@@ -146,8 +145,7 @@ def _statistics(
         quantiles = tuple(row[0] for row in found if row)
         kind = kind if quantiles else "text"  # all values are infinite
     values = tuple((v, n) for v, n in frequent if _is_quotable(v))
-    integral = all(isinstance(v, int) for v, _ in frequent)
-    return ColumnStatistics(kind, rows, filled, distinct, values, quantiles, integral)
+    return ColumnStatistics(kind, rows, filled, distinct, values, quantiles)
 
 
 def _is_quotable(value: object) -> bool:

@@ -274,8 +274,10 @@ def row_counts(schema: Schema) -> list[int]:
 def _read_foreign_keys(
     connection: sqlite3.Connection, table: Table, parents: Mapping[str, tuple[Table, Mapping[str, str]]]
 ) -> list[ForeignKey]:
-    """The table's foreign keys, in the order of their declaration; those to tables or columns that are not there do
-    not count, which SQLite accepts. `parents` has each table and its columns' names, by the names in lower case.
+    """The table's foreign keys, the one declared last first, as SQLite lists them.
+
+    Those to tables or columns that are not there do not count; SQLite accepts them. `parents` has each table and its
+    columns' names, by the names in lower case.
     """
     keys = []
     rows = connection.execute(f"PRAGMA foreign_key_list({quote(table.name)})").fetchall()

@@ -16,7 +16,6 @@ _SHOWN = 10  # indices named per kind
 
 
 def add_parser(commands: Any) -> None:
-    """Add the sub-command `compare` to argparse's sub-parsers."""
     parser = commands.add_parser("compare", help="compare two scored files", description=__doc__, allow_abbrev=False)
     parser.add_argument("a", type=Path, metavar="A.jsonl", help="of `sqlr1 score --kinds --out`, or a questions.jsonl")
     parser.add_argument("b", type=Path, metavar="B.jsonl", help="the same, of the other policy")

@@ -37,7 +37,6 @@ _RANGES = {
 
 
 def add_parser(commands: Any) -> None:
-    """Add the sub-command `score` to argparse's sub-parsers."""
     parser = commands.add_parser("score", help="score a predictions file", description=__doc__, allow_abbrev=False)
     parser.add_argument("--benchmark", choices=LAYOUTS, required=True, help="file layout and meaning of the verdict")
     parser.add_argument("--questions", type=Path, required=True, metavar="FILE", help="the benchmark's dev.json")

@@ -92,21 +92,16 @@ class Results:
         n = runs[0].summary["n_samples"] if runs else 0
         method = method or ("vote" if n > 1 else "greedy")
         ours = pooled_estimate(runs, method, self.bootstrap, level)
-        there = ours is not None
+        row = {"row": name, "benchmark": benchmark, "paper_percent": paper}
+        row |= {"paper_on": None if paper is None else paper_on or benchmark}
+        row |= {part: getattr(ours, part, None) for part in ("value", "low", "high", "n")}
+        if not ours:
+            nothing = dict.fromkeys(("policy", "answers", "model", "seeds", "commit"))
+            return row | nothing | {"not_run": not_run or self._to_run(policy, benchmark, level)}
+        answers = f"vote of {n}" if method == "vote" else method.replace("@", " of ")
         seeds = ", ".join(str(run.summary["seed"]) for run in runs)
-        return {
-            "row": name,
-            "benchmark": benchmark,
-            "paper_percent": paper,
-            "paper_on": None if paper is None else paper_on or benchmark,
-            **{part: getattr(ours, part, None) for part in ("value", "low", "high", "n")},
-            "policy": policy_label(*policy) if there else None,
-            "answers": (f"vote of {n}" if method == "vote" else method.replace("@", " of ")) if there else None,
-            "model": self.model if there else None,
-            "seeds": seeds if there else None,
-            "commit": self.commit if there else None,
-            "not_run": "" if there else not_run or self._to_run(policy, benchmark, level),
-        }
+        facts = {"policy": policy_label(*policy), "answers": answers, "model": self.model, "seeds": seeds}
+        return row | facts | {"commit": self.commit, "not_run": ""}
 
     def _to_run(self, policy: Policy, benchmark: str, level: str) -> str:
         if benchmark in self.skipped:

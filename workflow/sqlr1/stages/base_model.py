@@ -13,7 +13,6 @@ from sqlr1.stages.common import stage, stage_parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the stage."""
     with stage("base_model", stage_parser(__doc__), argv) as job:
         settings = job.settings["base_model"]
         job.reads(local_files(settings))

@@ -138,7 +138,7 @@ def stage(
         work = WORK / f"{name}-{tags['identity']}-{of_out}"
         with _sole_writer(args.out, rank):
             if rank != "0":
-                yield Job(args, settings, tracking.SilentRun(), work, first=False)
+                yield Job(args, settings, tracking.Run(), work, first=False)
                 return
             if args.log and args.log.is_file() and not work.exists():
                 os.truncate(args.log, 0)  # this run resumes nothing

@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the stage."""
     parser = stage_parser(__doc__)
     parser.add_argument("--questions", type=Path, required=True, help="rows to filter (JSONL)")
     parser.add_argument("--catalogue", type=Path, required=True, help="databases of the rows (JSONL)")

@@ -42,7 +42,6 @@ _FEW = 200  # databases whose instances are written in the time in which process
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the stage."""
     parser = stage_parser(__doc__)
     add_workers(parser)
     with stage("synthesize", parser, argv) as job:
