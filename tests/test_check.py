@@ -10,7 +10,7 @@ import yaml
 from conftest import ROOT
 from tiny_models import smollm2, tiny_folder
 
-from sqlr1 import check_command, cli
+from sqlr1 import check_batches, check_command, cli
 from sqlr1.check_command import NotCheckedError, Preflight
 from sqlr1.config_files import read_config
 from sqlr1.plan import Cost
@@ -75,6 +75,16 @@ def test_a_batch_of_each_stage_runs_as_it_is_launched_and_nothing_is_kept(folder
     assert found["grpo, one batch"][1].startswith(batch)
     assert found["candidates, one batch"][1].startswith("2 answers to a prompt of 299 tokens by transformers, ")
     assert list((folder / "results").iterdir()) == []
+
+
+def test_answers_under_masks_are_tried_under_them(folder, monkeypatch):
+    config = read_config(
+        [folder / "config.yaml", overlay(folder, candidates=SMALL["candidates"] | {"constrained": True})]
+    )
+    assert check_batches.candidates(config, folder / "tiny", folder).startswith("2 answers to a prompt of ")
+    monkeypatch.setattr("sqlr1.model.answers.why_not_shared", lambda model: "its layers are recurrent")
+    with pytest.raises(InputError, match=r"no masks \(`constrained`\) for this model: its layers are recurrent"):
+        check_batches.candidates(config, folder / "tiny", folder)
 
 
 @pytest.mark.slow

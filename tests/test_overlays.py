@@ -153,15 +153,19 @@ def test_the_defaults_of_the_trainers_keys_are_the_libraries_own():
 
 
 @pytest.mark.parametrize(
-    ("styles", "message"),
+    ("asked", "message"),
     [
-        ({"formal": 0.0}, "synthesize.styles: no style has a share above 0"),
-        ({"shouting": 1.0}, "synthesize.styles.shouting: 'shouting': input should be 'interrogative'"),
+        ({"styles": {"formal": 0.0}}, "synthesize.styles: no style has a share above 0"),
+        ({"styles": {"shouting": 1.0}}, "synthesize.styles.shouting: 'shouting': input should be 'interrogative'"),
+        (
+            {"llm": {"base_url": "u", "model": "m", "reasoning_samples": 2}},
+            "synthesize.llm.reasoning_samples: 2 samples are too few for a vote: at least three have to run",
+        ),
     ],
 )
-def test_styles_that_cannot_be_met_are_named(styles, message):
+def test_what_cannot_be_synthesized_is_named(asked, message):
     with pytest.raises(InputError, match=message):
-        load({"experiment": "x", "synthesize": {"styles": styles}})
+        load({"experiment": "x", "synthesize": asked})
 
 
 def test_the_conda_environments_hold_the_one_list_of_dependencies():

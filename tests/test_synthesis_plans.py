@@ -315,6 +315,11 @@ def test_short_reasoning_is_short_and_follows_the_query():
             "tables t, u, v; left join t.x = u.x; join v.y = u.y; output a",
             "They are left joined on t.x = u.x. They are joined on v.y = u.y.",
         ),
+        (
+            "SELECT a FROM t WHERE b = 'x:;y'",
+            "tables t; where b = 'x:;y'; output a",
+            "Only rows where b = 'x:;y' count.",
+        ),
         ("SELECT a FROM t JOIN u USING (x, y)", "tables t, u; join using x, y; output a", "joined on using x, y."),
         (
             "SELECT a FROM t ORDER BY b LIMIT 3 OFFSET 2",

@@ -341,6 +341,9 @@ def test_odd_description_files(tmp_path):
     folder.mkdir()
     (folder / "pet.csv").write_text("original_column_name,column_name,notes\nkind,species," + "x" * 200_000 + "\n")
     assert described_names(tmp_path / "pets.sqlite") == {("pet", "kind"): "species"}
+    for rows in ("kind,\n", "kind, \n", "kind,name\nname,how it is called by those who own it\n"):
+        (folder / "pet.csv").write_text(f"original_column_name,column_name\n{rows}")
+        assert described_names(tmp_path / "pets.sqlite") == {}
     (folder / "x.csv").mkdir()
     with pytest.raises(InputError, match=r"x\.csv: cannot be read \(Is a directory\)"):
         described_names(tmp_path / "pets.sqlite")

@@ -16,9 +16,9 @@ from sqlr1.database import read_profile
 
 DDL = """
 CREATE TABLE all_orders (order_id INTEGER PRIMARY KEY, buyer TEXT, city TEXT, total REAL, num_items INTEGER,
-  year_working INTEGER, year INTEGER);
-INSERT INTO all_orders VALUES (1, 'Ann', 'Oslo', 5.5, 1, 2, 2001), (2, 'Bo', 'Oslo', 7.5, 2, 3, 2002),
-  (3, 'Cy', 'Rome', 9.5, 3, 4, 2003), (4, 'Di', 'Rome', 4.5, 4, 5, 2004);
+  year_working INTEGER, year INTEGER, mean_average_price REAL);
+INSERT INTO all_orders VALUES (1, 'Ann', 'Oslo', 5.5, 1, 2, 2001, 1.5), (2, 'Bo', 'Oslo', 7.5, 2, 3, 2002, 2.5),
+  (3, 'Cy', 'Rome', 9.5, 3, 4, 2003, 3.5), (4, 'Di', 'Rome', 4.5, 4, 5, 2004, 4.5);
 """
 ORDERS = QueryPlan(("all_orders",), (Ref(0, "buyer"),))
 CITY, TOTAL = Ref(0, "city"), Ref(0, "total")
@@ -59,6 +59,11 @@ def test_given_nouns_and_tables_of_all_rows(db):
 def test_no_total_total(db):
     texts = sayings(db, ORDERS.with_(outputs=(Measure("sum", TOTAL),)))
     assert all("combined total" in text for text in texts)
+
+
+def test_a_column_that_has_all_words_of_a_measure_in_its_name_can_be_measured(db):
+    texts = sayings(db, ORDERS.with_(outputs=(Measure("avg", Ref(0, "mean_average_price")),)))
+    assert all("mean average price" in text for text in texts)
 
 
 def test_only_years_of_the_calendar_are_dates(db):

@@ -92,7 +92,8 @@ class Speaker:
             return f"number of {self.pick('different', 'distinct')} {self.columns(plan, [measure.ref], True)}"
         noun = self.noun(plan, measure.ref)
         # The sum of a column named "total" is not its "total total".
-        words = [word for word in WORDS["functions"][measure.function] if word not in noun.split()]
+        every = WORDS["functions"][measure.function]
+        words = [word for word in every if word not in noun.split()] or every
         return f"{'combined' if words == ['summed'] else self.pick(*words)} {slot(noun)}"
 
     def value(self, value: object) -> str:

@@ -71,13 +71,15 @@ def _spider_names(tables: Path) -> dict[str, Names]:
 
 
 def described_names(database: Path) -> Names:
-    """Column names of at most four words from BIRD's descriptions; none that two columns share."""
-    names: dict[tuple[str, str], str] = {}
+    """Column names of at most four words from BIRD's descriptions; none that two of the columns share."""
+    nouns, names = {}, {}
     for table, row in description_rows(database):
-        column, noun = row.get("original_column_name", ""), " ".join(words(row.get("column_name", "")))
+        column, given = row.get("original_column_name", "").strip(), row.get("column_name", "").strip()
+        key, noun = (table.lower(), column.lower()), " ".join(words(given)) if given else ""
+        nouns[key] = " ".join(words(column))
         if re.fullmatch(r"[a-z][a-z0-9]*( [a-z0-9]+){0,3}", noun):
-            names[table.lower(), column.strip().lower()] = noun
-    uses = Counter((table, noun) for (table, _), noun in names.items())
+            nouns[key] = names[key] = noun
+    uses = Counter((table, noun) for (table, _), noun in nouns.items())
     return {(table, column): noun for (table, column), noun in names.items() if uses[table, noun] == 1}
 
 

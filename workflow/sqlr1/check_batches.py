@@ -84,9 +84,7 @@ def grpo(config: Config, model: Path, work: Path) -> str:
     )
     tokenizer = load_tokenizer(model)
     size, number = settings.num_generations, -(-_rows(settings) // settings.num_generations)
-    database = work / f"check-{os.environ.get('RANK', '0')}.sqlite"
-    with sqlite3.connect(database) as connection:
-        connection.execute("CREATE TABLE IF NOT EXISTS t (a)")
+    database = _database(work)
     rows = [
         _longest(tokenizer, config, first) | {"gold": "SELECT 1", "database": str(database)} for first in range(number)
     ]
@@ -115,11 +113,19 @@ def candidates(config: Config, model: Path, work: Path) -> str:
     backend = make_backend(settings, model)
     backend.eos_token_ids = _NO_END  # vLLM's answers end where they like: its memory is taken beforehand
     sampling = Sampling(settings.max_new_tokens, settings.temperature, settings.top_p, settings.top_k)
-    answered = list(backend.complete([prompt], [[GREEDY, *range(settings.n)]], sampling))
+    masks = [[_database(work)]] if settings.constrained else []
+    answered = list(backend.complete([prompt], [[GREEDY, *range(settings.n)]], sampling, *masks))
     return f"{len(answered[0][1])} answers to a prompt of {len(prompt)} tokens by {settings.backend}"
 
 
 BATCHES = {"cold_start": cold_start, "grpo": grpo, "candidates": candidates}
+
+
+def _database(work: Path) -> Path:
+    path = work / f"check-{os.environ.get('RANK', '0')}.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS t (a)")
+    return path
 
 
 def _rows(settings: Any) -> int:

@@ -156,7 +156,16 @@ class LanguageModel(Section):
     timeout: PositiveFloat = key(120.0, "Seconds a request may take.")
     budget: PositiveInt = key(10_000_000, "Tokens of prompts and answers together, over all runs in this checkout.")
     paraphrase: Share = key(0.0, "Share of the questions to reword.")
-    reasoning_samples: NonNegativeInt = key(0, "Reasoning samples per question, voted on by execution; 0 samples none.")
+    reasoning_samples: NonNegativeInt = key(
+        0, "Reasoning samples per question, voted on by execution: none (0), or at least 3."
+    )
+
+    @field_validator("reasoning_samples")
+    @classmethod
+    def _of_a_vote(cls, samples: int) -> int:
+        if samples in (1, 2):
+            raise _error(f"{samples} samples are too few for a vote: at least three have to run")
+        return samples
 
 
 class Synthesize(Section):

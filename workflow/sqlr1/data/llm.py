@@ -81,8 +81,8 @@ class Client(ExitStack):
         key = hashlib.sha256(json.dumps([self._settings.model, asdict(prompt)], sort_keys=True).encode()).hexdigest()
         if key in self._answers:
             return self._answers[key]
-        letters = sum(len(content) for _, content in prompt.messages)
-        most = prompt.max_tokens + letters  # a token has at least one letter
+        # A token has at least one byte. What the endpoint writes around messages is not counted.
+        most = prompt.max_tokens + sum(len(content.encode()) for _, content in prompt.messages)
         with self._changed:  # wait for other requests if these may leave enough of the budget
             self._changed.wait_for(lambda: self._fits(most) or not self._reserved)
             if not self._fits(most):
@@ -120,4 +120,4 @@ class Client(ExitStack):
             log.warning("a prompt is skipped: %s", error)
             return None, 0
         tokens = reply.usage.total_tokens if reply.usage else most
-        return (reply.choices[0].message.content or "") if reply.choices else None, tokens
+        return reply.choices[0].message.content if reply.choices else None, tokens

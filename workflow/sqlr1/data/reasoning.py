@@ -16,18 +16,12 @@ _SHORT = {
     "with": "first {}:", "set": "{}:",
 }  # fmt: skip
 _LONG = {
-    "tables": "The question needs the tables {}.",
-    "join": "They are {}.",
-    "where": "Only rows where {} count.",
-    "group": "Rows are grouped by {}.",
-    "having": "Only groups with {} are kept.",
-    "order": "The result is sorted by {}.",
-    "offset": "The first {} of them are skipped.",
-    "limit": "Only the first {} of them are returned.",
-    "output": "The output is {}.",
-    "with": "First compute {}.",
-    "set": "Then combine both parts with {}.",
-}
+    "tables": "The question needs the tables {}.", "join": "They are {}.", "where": "Only rows where {} count.",
+    "group": "Rows are grouped by {}.", "having": "Only groups with {} are kept.",
+    "order": "The result is sorted by {}.", "offset": "The first {} of them are skipped.",
+    "limit": "Only the first {} of them are returned.", "output": "The output is {}.",
+    "with": "First compute {}.", "set": "Then combine both parts with {}.",
+}  # fmt: skip
 
 
 def trace(expression: exp.Expression, length: str, asked: str = "") -> str:
@@ -38,11 +32,11 @@ def trace(expression: exp.Expression, length: str, asked: str = "") -> str:
     'tables singer; where age > 20; order by age; first 1; output name'
     """
     forms = _SHORT if length == "short" else _LONG
-    steps = [forms[kind].format(text) for kind, text in _steps(expression, length)]
+    steps = [(kind, forms[kind].format(text)) for kind, text in _steps(expression, length)]
     if length == "short":
-        return "; ".join(steps).replace(":;", ":")
+        return "".join(step + (" " if kind in ("with", "set") else "; ") for kind, step in steps).removesuffix("; ")
     lead = [f"We are asked for {asked.rstrip('.?')}."] if asked else []
-    return " ".join([*lead, *steps])
+    return " ".join([*lead, *(step for _, step in steps)])
 
 
 def _steps(expression: exp.Expression, length: str) -> Iterator[tuple[str, str]]:
