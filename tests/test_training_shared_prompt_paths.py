@@ -1,12 +1,10 @@
 """The trainer's calls of the shared-prompt sampler and pass, and when it uses TRL's own code instead."""
 
-from unittest.mock import patch
-
 import pytest
 from datasets import Dataset
 from peft import LoraConfig
 from tiny_models import tiny_model, tiny_tokenizer
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
 from sqlr1.config import ColdStart, Lora
 from sqlr1.model.sampler import Sampling
@@ -64,18 +62,3 @@ def test_an_adapter_of_no_module_is_one_line(tmp_path):
     settings = ColdStart(bf16=False, lora=Lora(r=2, target_modules=["q_prj"]))
     with pytest.raises(InputError, match=r"config section cold_start: Target modules \{.q_prj.\} not found"):
         sft.make_trainer(tiny_model(), tiny_tokenizer(), ROWS, settings, tmp_path, seed=0)
-
-
-def test_logits_in_float32_are_left_to_trl(tmp_path):
-    trainer = trainer_of(tiny_model(tie_word_embeddings=False), tmp_path, cast_lm_head_to_fp32=True)
-    assert trainer.unshared_reason == "the logits are cast to float32"
-
-
-@pytest.mark.parametrize("settings", [{"min_p": 0.1}, {"repetition_penalty": 1.2}, {"generation_kwargs": {"top_k": 3}}])
-def test_a_setting_that_the_sampler_does_not_know_is_trls_and_the_log_says_so_once(tmp_path, caplog, settings):
-    trainer = trainer_of(tiny_model(), tmp_path, **settings)
-    with patch.object(GRPOTrainer, "_generate_single_turn", return_value=([[5]], None)) as own:
-        trainer._generate_single_turn([[5, 6]] * 4, None, None, 4)
-        trainer._generate_single_turn([[5, 6]] * 4, None, None, 4)
-    assert own.call_count == 2
-    assert caplog.text.count(f"TRL draws the rollouts, without a seed per rollout: grpo.{next(iter(settings))}") == 1

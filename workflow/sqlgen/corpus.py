@@ -53,39 +53,28 @@ def _in_rounds(
     """The files of what the sources yielded, in the order of the sources."""
     files: list[tuple[Path, ...]] = [() for _ in sources]
     missing = Counter(shares(request.total, request.classes))
-    wanted = quotas(len(sources), request)
+    # Each class starts at another source, so that few questions are not all asked of the first sources.
+    starts = {name: 7 * offset for offset, name in enumerate(request.classes)}
+    able = {name: [(start + i) % len(sources) for i in range(len(sources))] for name, start in starts.items()}
     for _ in range(_ROUNDS):
-        asked = [i for i, quota in enumerate(wanted) if sum(quota.values())]
+        wanted = [dict.fromkeys(request.classes, 0) for _ in sources]
+        for name, count in missing.items():
+            for turn in range(count if able[name] else 0):
+                wanted[able[name][turn % len(able[name])]][name] += 1
+        if not (asked := [i for i, quota in enumerate(wanted) if sum(quota.values())]):
+            break
         tasks = [(sources[i], wanted[i], files[i]) for i in asked]
         found = tqdm(run(tasks), total=len(tasks), desc="synthesize", unit="database", disable=None)
-        able: dict[str, list[int]] = {name: [] for name in request.classes}
+        able = {name: [] for name in request.classes}
         for i, (file, got) in zip(asked, found, strict=True):
             files[i] += (file,)
             missing.subtract(got)
             for name, count in wanted[i].items():
                 if count and got[name] == count:
                     able[name].append(i)
-        wanted = [dict.fromkeys(request.classes, 0) for _ in sources]
-        for name, count in missing.items():
-            for turn in range(count if able[name] else 0):
-                wanted[able[name][turn % len(able[name])]][name] += 1
-        if not any(sum(quota.values()) for quota in wanted):
-            break
     if short := {name: count for name, count in missing.items() if count}:
         log.warning("%d of %d questions could not be made: %s", sum(short.values()), request.total, short)
     return [file for own in files for file in own]
-
-
-def quotas(sources: int, request: GenerationRequest) -> list[dict[str, int]]:
-    """How many questions of each class each source should yield.
-
-    Each class starts at another source, so that few questions are not all asked of the first sources.
-    """
-    counts = [dict.fromkeys(request.classes, 0) for _ in range(sources)]
-    for offset, (name, count) in enumerate(shares(request.total, request.classes).items()):
-        for number in range(count):
-            counts[(number + offset * 7) % sources][name] += 1
-    return counts
 
 
 def _from_source(request: GenerationRequest, work: Path, executor: Executor, task: _Task) -> _Yield:

@@ -11,17 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from mlflow import MlflowClient
-from mlflow.entities import (
-    AssessmentSource,
-    AssessmentSourceType,
-    Expectation,
-    Feedback,
-    Span,
-    TraceInfo,
-    TraceLocation,
-    TraceState,
-)
+from mlflow import MlflowClient, entities
 from mlflow.tracing.client import TracingClient
 from mlflow.tracing.constant import AssessmentMetadataKey, SpanAttributeKey, TraceMetadataKey, TraceTagKey
 
@@ -63,7 +53,7 @@ def log_traces(
     return [span.trace_id for span in spans]
 
 
-def _span(answer: Answer) -> Span:
+def _span(answer: Answer) -> entities.Span:
     number, now = uuid.uuid4().hex, time.time_ns()
     attributes = {
         SpanAttributeKey.REQUEST_ID: f"tr-{number}",
@@ -74,24 +64,24 @@ def _span(answer: Answer) -> Span:
     span = {"trace_id": f"tr-{number}", "span_id": number[:16], "parent_span_id": None, "name": answer.name}
     span |= {"start_time_unix_nano": now, "end_time_unix_nano": now, "status": {"code": "STATUS_CODE_OK"}}
     span |= {"attributes": {key: json.dumps(value, ensure_ascii=False) for key, value in attributes.items()}}
-    return Span.from_dict(span | {"events": []})
+    return entities.Span.from_dict(span | {"events": []})
 
 
-def _info(span: Span, answer: Answer, experiment_id: str, metadata: Mapping[str, str]) -> TraceInfo:
-    source = AssessmentSource(AssessmentSourceType.CODE, "sqlr1")
+def _info(span: entities.Span, answer: Answer, experiment_id: str, metadata: Mapping[str, str]) -> entities.TraceInfo:
+    source = entities.AssessmentSource(entities.AssessmentSourceType.CODE, "sqlr1")
     run = {AssessmentMetadataKey.SOURCE_RUN_ID: metadata[TraceMetadataKey.SOURCE_RUN]}
     where = {"source": source, "trace_id": span.trace_id, "metadata": run, "span_id": span.span_id}
-    assessments = [Feedback(name=name, value=value, **where) for name, value in answer.feedback.items()]
+    assessments = [entities.Feedback(name=name, value=value, **where) for name, value in answer.feedback.items()]
     inputs, outputs = (json.dumps(value, ensure_ascii=False) for value in (answer.inputs, answer.outputs))
-    return TraceInfo(
+    return entities.TraceInfo(
         trace_id=span.trace_id,
-        trace_location=TraceLocation.from_experiment_id(experiment_id),
+        trace_location=entities.TraceLocation.from_experiment_id(experiment_id),
         request_time=span.start_time_ns // 1_000_000,
         execution_duration=0,
-        state=TraceState.OK,
+        state=entities.TraceState.OK,
         request_preview=answer.inputs["question"],
         response_preview=answer.outputs["sql"],
         trace_metadata={**metadata, TraceMetadataKey.INPUTS: inputs, TraceMetadataKey.OUTPUTS: outputs},
         tags={TraceTagKey.TRACE_NAME: answer.name},
-        assessments=[Expectation(name="gold", value=answer.gold, **where), *assessments],
+        assessments=[entities.Expectation(name="gold", value=answer.gold, **where), *assessments],
     )

@@ -183,20 +183,12 @@ def why_not_shared(model: "PreTrainedModel") -> str:
     # A few tokens would not show what depends on the length.
     if others := set(getattr(config, "layer_types", None) or []) - {"full_attention", "sliding_attention"}:
         return f"the model has layers of type {', '.join(sorted(others))}"
-    if {"dynamic", "longrope"} & set(_rope_types(getattr(config, "rope_parameters", None) or {})):
+    rope = getattr(config, "rope_parameters", None) or {}  # of the model, or of each type of layer
+    if {"dynamic", "longrope"} & {part.get("rope_type") for part in (rope, *rope.values()) if isinstance(part, dict)}:
         return "the model's rotary frequencies depend on the longest row of a batch"
     if model not in _unlike_plain:
         _unlike_plain[model] = _probe(model)
     return _unlike_plain[model]
-
-
-def _rope_types(parameters: dict[str, Any]) -> Iterator[str]:
-    """The types of rotary embedding in a configuration, which may have one for each type of layer."""
-    for name, value in parameters.items():
-        if isinstance(value, dict):
-            yield from _rope_types(value)
-        elif name == "rope_type":
-            yield value
 
 
 def _has_window(config: "PreTrainedConfig") -> bool:

@@ -13,6 +13,7 @@ So its tokens do not depend on the other rows of the batch, except through the l
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -131,14 +132,8 @@ def _generated(
 
 def _to_its_end(tokens: Sequence[int], eos_token_ids: Sequence[int]) -> list[int]:
     """`tokens` up to the first end token, or to the first -1."""
-    kept = []
-    for token in tokens:
-        if token < 0:
-            break
-        kept.append(token)
-        if token in eos_token_ids:
-            break
-    return kept
+    drawn = list(takewhile(lambda token: token >= 0, tokens))
+    return drawn[: next((n for n, token in enumerate(drawn, 1) if token in eos_token_ids), None)]
 
 
 def batches(lengths: Sequence[int], rows: int, sampling: Sampling, batch_tokens: int) -> list[list[int]]:

@@ -6,6 +6,7 @@ once for all parts of the reward.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +37,7 @@ class ExecutionReward:
 
     def __init__(self, executor: Executor, semantics: str, parts: Mapping[str, Reward]) -> None:
         self.executor, self.semantics, self.parts = executor, semantics, parts
-        self._batch: list[str] = []
-        self._outcomes: list[Outcome] = []
+        self._judged = lru_cache(maxsize=1)(partial(outcomes, executor, semantics=semantics))
 
     def functions(self) -> list[Callable[..., list[float | None]]]:
         """TRL's reward functions. Each has the name of its part, under which TRL logs it (`rewards/NAME/mean`)."""
@@ -45,12 +45,7 @@ class ExecutionReward:
 
     def outcomes(self, completions: Sequence[str], golds: Sequence[str], databases: Sequence[str]) -> list[Outcome]:
         """The outcomes of a batch; the last batch is not executed again."""
-        batch = [*completions, *golds, *databases]
-        if self._batch != batch:
-            paths = [Path(database) for database in databases]
-            self._outcomes = outcomes(self.executor, completions, golds, paths, self.semantics)
-            self._batch = batch
-        return self._outcomes
+        return self._judged(tuple(completions), tuple(golds), tuple(map(Path, databases)))
 
     def total(self, outcome: Outcome) -> float | None:
         """The sum of the parts; None if the outcome's gold cannot be run."""
@@ -125,16 +120,9 @@ def make_trainer(
     # Some settings are refused only when the model is known. Rollouts are in the precision of the products.
     with named_section("grpo"), vllm_weights_in("bfloat16" if args.bf16 else "float32"):
         trainer = SharedPromptTrainer(
-            model=model,
-            args=args,
-            reward_funcs=reward.functions(),
-            train_dataset=dataset,
-            processing_class=tokenizer,
-            peft_config=lora,
-            callbacks=callbacks,
-            shared_prompt=settings.shared_prompt,
-            refill_rounds=sampling.refill_rounds if sampling else None,
-            constrained=settings.constrained,
-        )
+            model=model, args=args, reward_funcs=reward.functions(), train_dataset=dataset, processing_class=tokenizer,
+            peft_config=lora, callbacks=callbacks, shared_prompt=settings.shared_prompt,
+            refill_rounds=sampling.refill_rounds if sampling else None, constrained=settings.constrained,
+        )  # fmt: skip
     validate.trainer = trainer
     return trainer

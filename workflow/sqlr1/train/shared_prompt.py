@@ -69,7 +69,7 @@ class SharedPromptTrainer(GRPOTrainer):
         if self.unshared_reason:
             costs = "each prompt is computed %d times, and a resumed run draws other rollouts, by TRL's own code"
             log.warning(f"{costs}: %s", self.num_generations, self.unshared_reason)
-        self.unsampled_reason = self._why_not_sampled()
+        self.unsampled_reason = "grpo.use_vllm" if self.args.use_vllm else self.unshared_reason
         if not self.unshared_reason and (reason := self.unsampled_reason):
             log.warning("TRL draws the rollouts, without a seed per rollout: %s; a resumed run draws others", reason)
         if refill_rounds is not None and (reason := self._why_not_refilled()):
@@ -91,24 +91,15 @@ class SharedPromptTrainer(GRPOTrainer):
 
     def _why_not_shared(self) -> str:
         model = self.model.get_base_model() if is_peft_model(self.model) else self.model
-        if self.args.cast_lm_head_to_fp32:
-            return "the logits are cast to float32"
         if DistributedBackend(self.accelerator).is_zero3:
             return "ZeRO stage 3 wants as many passes of each process, and packed ones differ in number"
         return why_not_shared(model)
 
-    def _why_not_sampled(self) -> str:
-        """The settings that our sampler does not support; empty if it can draw the rollouts."""
-        settings = ("use_vllm", "use_transformers_continuous_batching", "min_p", "generation_kwargs")
-        given = [f"grpo.{name}" for name in settings if getattr(self.args, name)]
-        given += ["grpo.repetition_penalty"] * (self.repetition_penalty != 1.0)
-        return " and ".join(filter(None, [*given, self.unshared_reason]))
-
     def _why_not_refilled(self) -> str:
         if self.args.per_device_train_batch_size * self.args.steps_per_generation % self.num_generations:
             return "each process needs whole groups: make its batch of rollouts a multiple of grpo.num_generations"
-        if self.scale_rewards == "batch" or self.multi_objective_aggregation == "normalize_then_sum":
-            return "grpo.scale_rewards batch and normalize_then_sum need all groups at once"
+        if self.scale_rewards == "batch":
+            return "grpo.scale_rewards batch needs all groups at once"
         return ""
 
     def _get_train_sampler(self, dataset: Any = None) -> ByEpoch:
