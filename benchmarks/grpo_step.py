@@ -38,7 +38,7 @@ def measure(kind: str, folder: str, prompt: int, completion: int, prompts: int, 
 
     torch.set_num_threads(threads)
     rows, precision = prompts * 8, native_precision()
-    # With generation_kwargs our trainer would let TRL sample; it gets no end tokens below.
+    # Our trainer does not read generation_kwargs: it gets no end tokens below.
     no_end = {"generation_kwargs": {"min_new_tokens": completion, "eos_token_id": None}} if kind == "stock" else {}
     config = GRPOConfig(
         "unused", num_generations=8, per_device_train_batch_size=rows, max_completion_length=completion, beta=0.0,

@@ -83,7 +83,7 @@ def test_answers_under_masks_are_tried_under_them(folder, monkeypatch):
     )
     assert check_batches.candidates(config, folder / "tiny", folder).startswith("2 answers to a prompt of ")
     monkeypatch.setattr("sqlr1.model.answers.why_not_shared", lambda model: "its layers are recurrent")
-    with pytest.raises(InputError, match=r"no masks \(`constrained`\) for this model: its layers are recurrent"):
+    with pytest.raises(InputError, match=r"no masks for this model \(its layers are recurrent\): set candidates"):
         check_batches.candidates(config, folder / "tiny", folder)
 
 

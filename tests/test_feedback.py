@@ -192,7 +192,6 @@ WRITER = """
 import sys
 from pathlib import Path
 from sqlr1.data.feedback import append
-from sqlr1.model.answers import SamplerBackend
 from sqlr1.records import Feedback
 print("ready", flush=True)
 input()

@@ -161,7 +161,7 @@ def test_prompts_over_wide_schemas_fit(folder, tmp_path, name):
 def test_a_schema_longer_than_the_models_context_is_cut_to_what_is_relevant(folder, tmp_path, capsys):
     wide(tmp_path / "t_huge.sqlite", 60, [f"VBELN_{number}" for number in range(40)])
     main(["init", str(tmp_path / "t_huge.sqlite")])
-    assert "prompts leave out what is least relevant to the question (prompt.linking)" in capsys.readouterr().out
+    assert "prompts leave out what is least relevant to a question (prompt.linking)" in capsys.readouterr().out
     config = configured(folder, "t_huge")
     assert config.prompt.linking == "fit"
     assert config.prompt.max_length + config.grpo.max_completion_length < 8192

@@ -159,7 +159,7 @@ def test_the_defaults_of_the_trainers_keys_are_the_libraries_own():
         ({"styles": {"shouting": 1.0}}, "synthesize.styles.shouting: 'shouting': input should be 'interrogative'"),
         (
             {"llm": {"base_url": "u", "model": "m", "reasoning_samples": 2}},
-            "synthesize.llm.reasoning_samples: 2 samples are too few for a vote: at least three have to run",
+            "synthesize.llm.reasoning_samples: 2 samples are too few for a vote: at least 3 have to run",
         ),
     ],
 )

@@ -101,9 +101,9 @@ def test_only_what_is_trained_and_asked_counts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("own.json").write_text(json.dumps([{"db_id": "d", "question": "?", "query": "SELECT 1"}] * 3))
     own = {"layout": "spider", "questions": "own.json", "databases": "d"}
-    asked = [{"built_in": None, "own": own | limit} for limit in ({}, {"limit": 3}, {"limit": 1})]
-    whole, three, one = (stages(tmp_path, benchmarks=benchmarks)["candidates"] for benchmarks in asked)
-    assert whole == three != one
+    asked = [{"built_in": None, "own": own | limit} for limit in ({}, {"limit": 3}, {"limit": 64}, {"limit": 1})]
+    whole, three, many, one = (stages(tmp_path, benchmarks=benchmarks)["candidates"] for benchmarks in asked)
+    assert whole == three == many != one
     assert list(stages(tmp_path, cold_start={"strategy": "none"})) == ["grpo", "candidates"]
 
 

@@ -93,11 +93,11 @@ class Faulty(http.server.BaseHTTPRequestHandler):
         text = json.loads(self.rfile.read(int(self.headers["content-length"])))["messages"][0]["content"]
         self.asked.append(text)
         reply = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": []}
+        content = {"null": None, "empty": ""}.get(text, f"re: {text}")
         if text != "no choices":
-            reply["choices"] = [
-                {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": f"re: {text}"}}
-            ]
-        if text != "no usage":
+            message = {"role": "assistant", "content": content}
+            reply["choices"] = [{"index": 0, "finish_reason": "stop", "message": message}]
+        if not text.startswith("no usage"):
             reply["usage"] = {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10}
         broken = text == "fails once" and self.asked.count(text) == 1
         body = json.dumps(reply).encode()
@@ -127,11 +127,15 @@ def prompts(*texts):
     return [Prompt((("user", text),), max_tokens=5) for text in texts]
 
 
-@pytest.mark.parametrize("fault", ["too long", "no choices"])
-def test_a_prompt_that_is_refused_or_unanswered_is_skipped_and_counted(faulty, tmp_path, fault):
+@pytest.mark.parametrize(("fault", "tokens"), [("too long", 0), ("no choices", 10), ("null", 10), ("empty", 10)])
+def test_a_prompt_that_is_refused_or_unanswered_is_skipped_and_counted(faulty, tmp_path, fault, tokens):
     with Client(faulty, tmp_path / "cache.jsonl") as client:
         assert client.ask(prompts("a", fault, "b"), "test") == ["re: a", None, "re: b"]
         assert client.failed == 1
+    with Client(faulty, tmp_path / "cache.jsonl") as client:
+        assert client.tokens == 20 + tokens
+        assert client.ask(prompts("a", fault), "test") == ["re: a", None]
+    assert Faulty.asked == ["a", fault, "b", fault]
 
 
 def test_an_endpoint_that_refuses_every_prompt_is_named(faulty, tmp_path):
@@ -155,8 +159,8 @@ def test_requests_at_once_stay_within_the_budget(faulty, tmp_path):
 
 def test_an_endpoint_that_counts_no_tokens_is_charged_the_most(faulty, tmp_path):
     with Client(faulty.model_copy(update={"budget": 30}), tmp_path / "cache.jsonl") as client:
-        assert client.ask(prompts("no usage", "another"), "test") == ["re: no usage", "re: another"]
-        assert client.tokens == len("no usage") + 5 + 10
+        assert client.ask(prompts("no usage é", "another"), "test") == ["re: no usage é", "re: another"]
+        assert client.tokens == len("no usage é".encode()) + 5 + 10
 
 
 def test_a_cache_cut_off_while_it_was_written_is_read_up_to_there(faulty, tmp_path):

@@ -9,12 +9,13 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import sqlglot
 from sqlglot import exp
 
-from sqlgen.corpus import generate
+from sqlgen.corpus import _in_rounds, generate
 from sqlgen.generate import GenerationRequest, generate_over, held_out
 from sqlgen.populate import build_database
 from sqlgen.shapes.catalogue import SHAPES
@@ -244,7 +245,7 @@ def test_output_and_databases_do_not_depend_on_string_hashing(tmp_path):
         "    quotas = {'Moderate': 12, 'Complex': 8}\n"
         "    request = GenerationRequest(20, {}, Synthesize().styles, 3)\n"
         "    db = SpeakableDatabase(read_profile(path))\n"
-        "    rows = list(generate_over(db, 'zoo', request, executor))\n"
+        "    rows = list(generate_over(db, 'zoo', quotas, request, executor))\n"
         "print(sha256(path), rows)"
     )
     outputs = set()
@@ -266,6 +267,23 @@ def test_other_seed_other_questions(sources):
 
 def test_shares_add_up():
     assert shares(10, {"a": 1, "b": 1, "c": 1}) == {"a": 4, "b": 3, "c": 3}
+
+
+@pytest.mark.parametrize(("total", "number"), [(4, 20), (100, 3)])
+def test_all_is_asked_once_and_few_questions_of_different_sources(total, number):
+    asked = []
+
+    def run(tasks):
+        for source, quota, _ in tasks:
+            asked.append(quota)
+            yield Path(source.db_id), Counter(quota)
+
+    sources = [Source(f"d{place}", Path(), {}) for place in range(number)]
+    _in_rounds(sources, GenerationRequest(total, dict.fromkeys(SQL_CLASSES, 0.25), STYLE_SHARES, 0), run)
+    assert {name: sum(quota[name] for quota in asked) for name in SQL_CLASSES} == dict.fromkeys(SQL_CLASSES, total / 4)
+    sizes = [sum(quota.values()) for quota in asked]
+    assert len(sizes) == min(total, number)
+    assert max(sizes) - min(sizes) <= len(SQL_CLASSES)
 
 
 def test_spider_training_databases_yield_all_classes(data_root, tmp_path):

@@ -1,10 +1,12 @@
 """The trainer's calls of the shared-prompt sampler and pass, and when it uses TRL's own code instead."""
 
+from unittest.mock import patch
+
 import pytest
 from datasets import Dataset
 from peft import LoraConfig
 from tiny_models import tiny_model, tiny_tokenizer
-from trl import GRPOConfig
+from trl import GRPOConfig, GRPOTrainer
 
 from sqlr1.config import ColdStart, Lora
 from sqlr1.model.sampler import Sampling
@@ -62,3 +64,11 @@ def test_an_adapter_of_no_module_is_one_line(tmp_path):
     settings = ColdStart(bf16=False, lora=Lora(r=2, target_modules=["q_prj"]))
     with pytest.raises(InputError, match=r"config section cold_start: Target modules \{.q_prj.\} not found"):
         sft.make_trainer(tiny_model(), tiny_tokenizer(), ROWS, settings, tmp_path, seed=0)
+
+
+def test_what_our_sampler_does_not_draw_is_left_to_trl(tmp_path):
+    trainer = trainer_of(tiny_model(), tmp_path)
+    trainer.unsampled_reason = "grpo.use_vllm"
+    with patch.object(GRPOTrainer, "_generate_single_turn", return_value=([[5]], None)) as own:
+        assert trainer._generate_single_turn([[5, 6]] * 4, None, None, 4) == ([[5]], None)
+    assert own.call_count == 1

@@ -71,12 +71,12 @@ def _spider_names(tables: Path) -> dict[str, Names]:
 
 
 def described_names(database: Path) -> Names:
-    """Column names of at most four words from BIRD's descriptions; none that two of the columns share."""
+    """Column names of at most four words from BIRD's descriptions; none that two of the described columns share."""
     nouns, names = {}, {}
     for table, row in description_rows(database):
         column, given = row.get("original_column_name", "").strip(), row.get("column_name", "").strip()
         key, noun = (table.lower(), column.lower()), " ".join(words(given)) if given else ""
-        nouns[key] = " ".join(words(column))
+        nouns.setdefault(key, " ".join(words(column)))
         if re.fullmatch(r"[a-z][a-z0-9]*( [a-z0-9]+){0,3}", noun):
             nouns[key] = names[key] = noun
     uses = Counter((table, noun) for (table, _), noun in nouns.items())

@@ -19,7 +19,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from sqlr1.config import Candidates, Prompt
+from sqlr1.config import Candidates, Grpo, Prompt
 from sqlr1.data.feedback import append
 from sqlr1.database import read_schema
 from sqlr1.database.files import portable
@@ -138,7 +138,7 @@ class Policy:
         manifests = (folder / "manifest.json", folder.parent / "manifest.json")  # `sqlr1 export` puts it inside
         made = next((read_json(path) for path in manifests if path.is_file()), {})
         trained_on = {"prompt": {}, "grpo": {}} | made.get("settings", {})
-        as_trained = trained_on["grpo"].get("constrained", False)
+        as_trained = trained_on["grpo"].get("constrained", Grpo().constrained)
         self.constrained = as_trained if how.constrained is None else how.constrained
         self.folder, self.sha256 = folder, made.get("outputs", {}).get("model/model.safetensors", "")
         self.backend = SamplerBackend(folder, native_precision())

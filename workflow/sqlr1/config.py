@@ -145,6 +145,9 @@ class Mix(Section):
         return classes
 
 
+LEAST_VOTES = 3  # OmniSQL's rule: with fewer samples that run, a vote says nothing
+
+
 class LanguageModel(Section):
     """An OpenAI-compatible endpoint that rewords questions and samples reasoning."""
 
@@ -163,8 +166,8 @@ class LanguageModel(Section):
     @field_validator("reasoning_samples")
     @classmethod
     def _of_a_vote(cls, samples: int) -> int:
-        if samples in (1, 2):
-            raise _error(f"{samples} samples are too few for a vote: at least three have to run")
+        if 0 < samples < LEAST_VOTES:
+            raise _error(f"{samples} samples are too few for a vote: at least {LEAST_VOTES} have to run")
         return samples
 
 

@@ -196,15 +196,16 @@ class Planner:
     def costs(self) -> list[Cost]:
         """The stages that compute with the model, in order.
 
-        Raises InputError for a model of unknown shape or if a launcher's file is missing.
+        Raises InputError for a model of unknown shape, a missing file of a launcher, or a faulty file of questions.
         """
         config, seeds, asked = self.config, len(self.config.seeds), 0
         self.model = Model(shape(config.base_model), config.grpo)
         for entry in filter(None, config.benchmarks.values()):
             made = {"synthesize": config.synthesize.benchmark_questions, "filter": config.filter.test_rows}
-            own = Path(entry.questions)  # of a benchmark under {data} the number is known
-            there = len(read_questions(entry.layout, own)) if own.is_file() else _BENCHMARK_QUESTIONS[entry.layout]
-            asked += entry.limit or made.get(entry.made_by) or there
+            own = Path(entry.questions)  # no file if it begins with {data} or {results}
+            there = len(read_questions(entry.layout, own)) if own.is_file() else made.get(entry.made_by)
+            most = there or _BENCHMARK_QUESTIONS[entry.layout]
+            asked += min(entry.limit or most, there or math.inf)
         trains = STRATEGIES[config.cold_start.strategy].response is not None
         policies = 1 + seeds * (trains + len(config.reward.variants))
         select = [self._answers("select", seeds, config.filter.rl_rows, config.select.n)] if config.select.n else []

@@ -52,7 +52,7 @@ class Client(ExitStack):
         cache.touch()
         os.truncate(cache, cache.read_bytes().rfind(b"\n") + 1)  # a stopped run may have left half a line
         rows = [row for _, row in read_jsonl(cache)]
-        self._answers = {row["key"]: row["answer"] for row in rows}
+        self._answers = {row["key"]: row["answer"] for row in rows if row["answer"] is not None}
         self.tokens = sum(row.get("tokens", 0) for row in rows)
         self._reserved = 0  # the most tokens that unanswered requests can use
         self.failed = 0
@@ -99,6 +99,7 @@ class Client(ExitStack):
                 self._changed.notify_all()
                 if answer is not None:
                     self._answers[key] = answer
+                if answer is not None or tokens:  # an empty answer has its price too
                     self._cache.write(json.dumps({"key": key, "answer": answer, "tokens": tokens}) + "\n")
                     self._cache.flush()
         return answer
@@ -120,4 +121,7 @@ class Client(ExitStack):
             log.warning("a prompt is skipped: %s", error)
             return None, 0
         tokens = reply.usage.total_tokens if reply.usage else most
-        return reply.choices[0].message.content if reply.choices else None, tokens
+        if answer := reply.choices[0].message.content if reply.choices else None:
+            return answer, tokens
+        log.warning("a prompt is skipped: the endpoint answered with nothing")
+        return None, tokens

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import sqlglot
 
-from sqlr1.config import LanguageModel
+from sqlr1.config import LEAST_VOTES, LanguageModel
 from sqlr1.data.llm import Client, Prompt
 from sqlr1.data.mentions import unmentioned_value
 from sqlr1.database import read_schema, schema_text
@@ -25,7 +25,6 @@ _PARAPHRASE = (
     "Rewrite the question about a database in other words, as a person would ask it. Keep its meaning, every value and "
     "every condition. Answer with the new question alone."
 )
-_LEAST_VALID = 3  # OmniSQL's rule: with fewer samples that run, a vote says nothing
 
 
 def paraphrase_and_explain(
@@ -93,7 +92,7 @@ def explain(
     for row, own in zip(rows, sampled, strict=True):
         gold, *votes = islice(fingerprints, samples + 1)
         valid = sum(vote is not None for vote in votes)
-        agrees = valid >= _LEAST_VALID and votes[majority(votes)] == gold
+        agrees = valid >= LEAST_VOTES and votes[majority(votes)] == gold
         reasoning = own[majority(votes)].think.strip() if agrees else ""
         explained.append(replace(row, reasoning=reasoning) if reasoning else None)
     return explained

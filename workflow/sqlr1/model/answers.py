@@ -48,7 +48,8 @@ class SamplerBackend:
         special tokens. Here the prompts are one batch and finish together.
         """
         if databases is not None and self.unshared_reason:
-            raise InputError(f"no masks (`constrained`) for this model: {self.unshared_reason}")
+            off = "set candidates.constrained and grpo.constrained to false, or ask with --no-constrained"
+            raise InputError(f"no masks for this model ({self.unshared_reason}): {off}")
         constraint = None if databases is None else self.grammars.over(databases, seeds)
         for number, group in enumerate(sample(self.model, prompts, seeds, sampling, self.eos_token_ids, constraint)):
             yield number, self.tokenizer.batch_decode(group, skip_special_tokens=True)

@@ -66,7 +66,7 @@ class Grammars:
                 matcher = llguidance.LLMatcher(self._llguidance_tokenizer, grammar, log_level=0, limits=_LIMITS)
                 if reason := _error(matcher):
                     refused = f"llguidance refuses the grammar of this schema ({reason})"
-                    raise InputError(f"{path}: {refused}; answer without constraint")
+                    raise InputError(f"{path}: {refused}; set constrained to false, or ask with --no-constrained")
                 self._databases[path] = _Database(path, matcher)
         rows = [self._databases[path] for path, group in zip(databases, seeds, strict=True) for _ in group]
         return Constraint(rows, self._vocabulary, self._eos_token_ids)

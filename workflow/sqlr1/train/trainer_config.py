@@ -76,13 +76,12 @@ def trainer_config(settings: ColdStart | Grpo, out: Path, seed: int) -> "SFTConf
             # With use_cpu, accelerate leaves DeepSpeed out without a word; without it, it finds no backend for CPUs.
             use_cpu=on_cpu and not by_deepspeed,
             ddp_backend="gloo" if on_cpu and by_deepspeed else None,
-            **{"output_dir": str(out), "seed": seed, "data_seed": seed, "report_to": "none"},
-            **{"save_strategy": "steps", "save_total_limit": checkpoints_kept(settings)},
-            **{"remove_unused_columns": False, "dataloader_num_workers": 0},
+            output_dir=str(out), seed=seed, data_seed=seed, report_to="none", save_strategy="steps",
+            save_total_limit=checkpoints_kept(settings), remove_unused_columns=False, dataloader_num_workers=0,
             # Half an hour, the default, is too little where one process works alone: it flushes 120 GB to a slow disk,
             # deletes an old checkpoint, or waits for MLflow's server to come back.
             ddp_timeout=7200,
-        )
+        )  # fmt: skip
     if made.n_gpu > 1:  # one process trains on one GPU; TRL refuses nn.DataParallel, which several would mean
         made._n_gpu = 1
     plugin = made.deepspeed_plugin  # from `accelerate launch`

@@ -91,7 +91,7 @@ def model_card(
         base=f"[{base}](https://huggingface.co/{base})" if base else unnamed,
         label=policy_label(*policy),
         measured=_measured(runs, Bootstrap(**_statistics(settings))),
-        masks=bool(own) and settings["candidates"].get("constrained", False),
+        masks=bool(runs) and settings["candidates"].get("constrained", Candidates().constrained),
         format=fence("\n\n".join(written), "text"),
         schema=prompt.schema_format,
         snippet=fence(_snippet(folder, prompt), "python"),
