@@ -53,9 +53,9 @@ BACKENDS = (CONFIG.select.backend, CONFIG.candidates.backend)
 WITH_EXTRA = "vllm" in BACKENDS or CONFIG.grpo.use_vllm or {"python"} != set(plain(CONFIG.launch).values())
 ENV = "../../envs/gpu.yaml" if WITH_EXTRA else "../../envs/sqlr1.yaml"
 EMBEDDED = CONFIG.base_model.source == "wheel"
-# Main memory of a job with the model. The embedded one takes up to 8.8 GB (GRPO on Spider, under masks). The largest of
+# Main memory of a job with the model. The embedded one takes up to 9.2 GB (GRPO on Spider, under masks). The largest of
 # the overlays for one GPU, 3B, is loaded in float32: 12.4 GB.
-MODEL_MB = 10000 if EMBEDDED else 32000
+MODEL_MB = 11000 if EMBEDDED else 32000
 CORES = workflow.cores or 1
 SEEDS = CONFIG.seeds
 STRATEGY = CONFIG.cold_start.strategy
