@@ -107,6 +107,7 @@ def test_an_empty_band_is_one_clear_line(folder):
 def test_no_samples_keep_all_questions(folder):
     assert run(folder, "all", n=0).returncode == 0
     assert (folder / "all/rl.jsonl").read_text().count("\n") == 12
+    assert json.loads((folder / "all/linking.json").read_text()) == {}
 
 
 def test_what_linking_keeps_of_the_golds_is_counted_where_it_cuts(folder):
@@ -119,4 +120,3 @@ def test_what_linking_keeps_of_the_golds_is_counted_where_it_cuts(folder):
     assert (counts["asked"], counts["questions"], counts["tables"], counts["tables kept"]) == (12, 12, 12, 12)
     assert counts["columns"] >= counts["columns kept"] > 0
     assert "linking cut the schema of 12 of 12 questions; recall: {'tables': 1.0" in done.stderr
-    assert json.loads((folder / "all/linking.json").read_text()) == {}

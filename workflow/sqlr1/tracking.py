@@ -73,7 +73,7 @@ def _reason(error: Exception) -> str:
 class Run:
     """An active MLflow run. `metrics` may be called at every step, the other methods only now and then.
 
-    Without a client nothing is logged: so in all processes of a distributed job except the first.
+    Without a client nothing is logged: in all processes of a distributed job but the first, or if a server is down.
     """
 
     def __init__(

@@ -52,8 +52,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--scores", type=Path, nargs="+", required=True, help="summary.json of each scored policy")
     parser.add_argument("--questions", type=Path, nargs="+", required=True, help="questions.jsonl beside each summary")
     parser.add_argument("--policy", type=Path, help="manifest of the policy to register in MLflow")
-    files = ["funnel", "catalogue", "cold_start", "pass_rates", "linking", "grpo", "validation", "scores", "questions"]
-    with stage("report", parser, argv, inputs=[*files, "policy"]) as job:
+    files = [
+        "funnel", "catalogue", "cold_start", "pass_rates", "linking", "grpo", "validation", "scores", "questions",
+        "policy",
+    ]  # fmt: skip
+    with stage("report", parser, argv, inputs=files) as job:
         _report(job)
         if job.args.policy:
             job.run.register(job.args.policy, job.args.experiment)
