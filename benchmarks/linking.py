@@ -25,10 +25,10 @@ from tqdm import tqdm
 
 from sqlr1.config import Prompt
 from sqlr1.data.readers import locate, read_questions
-from sqlr1.database import identifier, read_schema, schema_text
 from sqlr1.database.linking import Linker, gold_parts, recall_counts
 from sqlr1.database.retrieval import ValueIndex
-from sqlr1.database.schema import columns_of
+from sqlr1.database.schema import columns_of, identifier, read_schema
+from sqlr1.database.text import schema_text
 from sqlr1.model.prompts import Prompts
 from sqlr1.prompt import prompt_messages
 from sqlr1.records import Question, read_json

@@ -8,9 +8,10 @@ import pytest
 import sqlglot
 from sqlglot import exp
 
-from sqlr1.database import identifier, read_profile, read_schema, schema_text
 from sqlr1.database.files import data_root, database_files
-from sqlr1.database.profile import implied_primary_key
+from sqlr1.database.profile import implied_primary_key, read_profile
+from sqlr1.database.schema import identifier, read_schema
+from sqlr1.database.text import schema_text
 from sqlr1.evaluate.formats import database_path
 from sqlr1.records import InputError
 

@@ -22,7 +22,6 @@ OPENERS = {
 # What hands an open connection to others, and the modules that may so much as name it.
 HANDED_ON = {
     "open_read_only": {
-        "sqlr1/database/__init__.py",
         "sqlr1/database/schema.py",
         "sqlr1/database/profile.py",
         "sqlr1/database/text.py",
@@ -110,7 +109,7 @@ SNEAKY = {
     "check_openers": ("stages/sneaky.py", "import sqlite3\nsqlite3.connect(path).execute(answer)"),
     "check_what_is_handed_on": (
         "stages/sneaky.py",
-        "from sqlr1.database import open_read_only as look\nwith look(path) as c: c.execute(answer)",
+        "from sqlr1.database.schema import open_read_only as look\nwith look(path) as c: c.execute(answer)",
     ),
     "check_nothing_is_imported_from_sqlite_by_name": ("sqlgen/sneaky.py", "from sqlite3 import connect as look"),
     "check_drivers": ("sqlgen/sneaky.py", "import duckdb"),

@@ -174,7 +174,7 @@ def test_waiting_for_the_cpu_is_not_charged_to_a_comparison(swapped):
 
 
 def test_a_slow_query_does_not_slow_the_others(database):
-    """The quick ones are all done while the first is still running."""
+    """The quick ones are done while the first is still running, but for one, which waits at its worker."""
     with Executor(workers=2, limits=Limits(seconds=2.0)) as executor:
         executor.execute([Query(database, f"SELECT {i}") for i in range(2)])  # the workers are there
         tasks = [("execute", str(database), sql) for sql in [ENDLESS, *(f"SELECT {i} FROM t" for i in range(400))]]
@@ -182,7 +182,37 @@ def test_a_slow_query_does_not_slow_the_others(database):
         done: list[float] = []
         replies = executor._pool.run(tasks, lambda: done.append(time.perf_counter() - start))
     assert [status for status, _, _ in replies] == ["timed_out"] + ["ok"] * 400
+    assert done[-3] < 1.5 < 2.0 <= done[-1] < 2.5
+
+
+def test_near_the_end_no_query_waits_behind_a_slow_one(database):
+    with Executor(workers=2, limits=Limits(seconds=2.0)) as executor:
+        executor.execute([Query(database, f"SELECT {i}") for i in range(2)])  # the workers are there
+        tasks = [("execute", str(database), sql) for sql in [ENDLESS, *(f"SELECT {i} FROM t" for i in range(16))]]
+        start = time.perf_counter()
+        done: list[float] = []
+        executor._pool.run(tasks, lambda: done.append(time.perf_counter() - start))
     assert done[-2] < 1.5 < 2.0 <= done[-1]
+
+
+def test_a_query_that_waits_at_a_worker_is_not_blamed_for_its_deaths(database):
+    """Whatever runs for 0.3 s is killed, twice: only the endless queries are called crashed."""
+    with Executor(workers=1, limits=Limits(seconds=20)) as executor:
+        stop = threading.Event()
+
+        def kill():
+            while not stop.wait(0.3):
+                os.kill(executor.worker_pids()[0], signal.SIGKILL)
+
+        killer = threading.Thread(target=kill, daemon=True)
+        killer.start()
+        endless = [Query(database, f"{ENDLESS} WHERE i > {i}") for i in range(3)]
+        quick = [Query(database, f"SELECT {i}, count(*) FROM t") for i in range(20)]
+        results = executor.execute([query for i in range(20) for query in (*endless[i : i + 1], quick[i])])
+        stop.set()
+        killer.join()
+    assert [result.status for result in results if result.status != "ok"] == ["crashed"] * 3
+    assert len(results) == 23
 
 
 def test_a_batch_stays_within_its_slow_queries_shared_among_the_workers(database):

@@ -9,7 +9,7 @@ import pytest
 from tiny_stages import PROMPT, command, prepare
 
 from sqlr1 import config
-from sqlr1.database import read_schema
+from sqlr1.database.schema import read_schema
 from sqlr1.model.answers import Prompted, SamplerBackend, generate, make_backend
 from sqlr1.model.base import load_tokenizer
 from sqlr1.model.grammar import response_grammar

@@ -21,9 +21,8 @@ from sqlr1.config import Synthesize
 from sqlr1.config_files import read_config
 from sqlr1.data.readers import read_questions
 from sqlr1.data.split import SUBSETS
-from sqlr1.database import read_schema
 from sqlr1.database.files import database_files
-from sqlr1.database.schema import quote
+from sqlr1.database.schema import quote, read_schema
 from sqlr1.evaluate.formats import database_path
 from sqlr1.evaluate.formats import read_questions as read_benchmark
 from sqlr1.model.base import load_tokenizer

@@ -11,10 +11,10 @@ import pytest
 from sqlglot.dialects.sqlite import SQLite
 
 from sqlgen import GenerationRequest, folder_sources, generate
-from sqlr1.database import identifier, read_schema, schema_text
 from sqlr1.database.instances import write_backward, write_instances
 from sqlr1.database.profile import read_profile
-from sqlr1.database.schema import quote
+from sqlr1.database.schema import identifier, quote, read_schema
+from sqlr1.database.text import schema_text
 from sqlr1.records import SQL_CLASSES, InputError
 from sqlr1.sandbox import Executor, Limits, Query
 

@@ -8,9 +8,10 @@ import pytest
 from tiny_models import tiny_tokenizer
 
 from sqlr1.config import Prompt
-from sqlr1.database import read_schema, schema_text
 from sqlr1.database.linking import Linker, first_tables
 from sqlr1.database.retrieval import LONGEST_VALUE, ValueIndex
+from sqlr1.database.schema import read_schema
+from sqlr1.database.text import schema_text
 from sqlr1.model import prompts as prompts_module
 from sqlr1.model.prefix_cache import shared_prefixes
 from sqlr1.model.prompts import Prompts

@@ -17,7 +17,7 @@ from sqlgen.shapes.computed import ranges_plan
 from sqlgen.speakable import SpeakableDatabase
 from sqlr1.config import Synthesize
 from sqlr1.data.mentions import unmentioned_value
-from sqlr1.database import read_profile
+from sqlr1.database.profile import read_profile
 from sqlr1.records import Question
 from sqlr1.sandbox import Executor
 

@@ -10,9 +10,11 @@ import sqlglot
 from mutants import mutants
 
 from sqlgen import builtin_sources
-from sqlr1.database import read_profile, read_schema, schema_text
 from sqlr1.database.instances import write_instances
+from sqlr1.database.profile import read_profile
+from sqlr1.database.schema import read_schema
 from sqlr1.database.sql import to_sql
+from sqlr1.database.text import schema_text
 from sqlr1.records import sha256
 from sqlr1.sandbox import Executor, Pair, Verdict
 

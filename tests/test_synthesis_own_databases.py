@@ -13,7 +13,7 @@ from sqlgen.query_plan import COUNT, Filter, Measure, QueryPlan, Ref
 from sqlgen.shapes import computed, groups, joined, nested, single
 from sqlgen.shapes.catalogue import draw, sql_of, unfiltered, wording_of
 from sqlgen.speakable import SpeakableDatabase
-from sqlr1.database import read_profile
+from sqlr1.database.profile import read_profile
 from sqlr1.records import SQL_CLASSES
 from sqlr1.sandbox import Limits
 

@@ -29,7 +29,8 @@ from sqlgen.shapes.joined import count_with_zero_plan, pairs_plan
 from sqlgen.shapes.nested import above_own_group_plan, existence_plan, set_plan
 from sqlgen.speakable import SpeakableDatabase
 from sqlr1.data.reasoning import trace
-from sqlr1.database import ForeignKey, read_profile
+from sqlr1.database.profile import read_profile
+from sqlr1.database.schema import ForeignKey
 from sqlr1.database.sql import sql_class, to_sql
 
 DDL = """

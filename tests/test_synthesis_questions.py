@@ -24,7 +24,7 @@ from sqlgen.speakable import SpeakableDatabase
 from sqlr1.config import DOMAINS, Synthesize
 from sqlr1.data.mentions import unmentioned_value
 from sqlr1.data.split import shares
-from sqlr1.database import read_profile
+from sqlr1.database.profile import read_profile
 from sqlr1.database.sql import sql_class, without_literals
 from sqlr1.records import SQL_CLASSES, STYLES, InputError, Question
 from sqlr1.sandbox import Executor, Limits
@@ -235,7 +235,7 @@ def test_few_rows_are_in_memory_while_they_are_read(sources, tmp_path):
 
 def test_output_and_databases_do_not_depend_on_string_hashing(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from sqlr1.database import read_profile\n"
+        "import sys; from pathlib import Path; from sqlr1.database.profile import read_profile\n"
         "from sqlr1.sandbox import Executor\n"
         "from sqlr1.config import Synthesize; from sqlgen.generate import GenerationRequest, generate_over\n"
         "from sqlgen.populate import build_database\n"

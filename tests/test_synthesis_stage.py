@@ -10,8 +10,8 @@ from collections import Counter
 import pytest
 import sqlglot
 
-from sqlr1.database import read_schema
 from sqlr1.database.determinism import tie_orders
+from sqlr1.database.schema import read_schema
 from sqlr1.database.sql import to_sql
 from sqlr1.evaluate.formats import read_questions as read_benchmark
 from sqlr1.records import Catalogue, Database, Question, read_json, read_records, sha256

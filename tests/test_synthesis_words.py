@@ -12,7 +12,7 @@ from sqlgen.shapes import nested, single
 from sqlgen.shapes.catalogue import draw
 from sqlgen.speakable import SpeakableDatabase
 from sqlgen.wording import block_wording
-from sqlr1.database import read_profile
+from sqlr1.database.profile import read_profile
 
 DDL = """
 CREATE TABLE all_orders (order_id INTEGER PRIMARY KEY, buyer TEXT, city TEXT, total REAL, num_items INTEGER,

@@ -14,7 +14,7 @@ from sqlgen.sources import Source
 from sqlgen.speakable import SpeakableDatabase
 from sqlr1.data.processes import WORTH_A_PROCESS, executor_processes
 from sqlr1.data.split import shares
-from sqlr1.database import read_profile
+from sqlr1.database.profile import read_profile
 from sqlr1.database.sql import without_literals
 from sqlr1.records import InputError, Question, sha256, stream_records, write_jsonl
 from sqlr1.sandbox import Executor, Limits

@@ -10,7 +10,8 @@ import inflect
 import yaml
 
 from sqlgen.query_plan import is_year
-from sqlr1.database import Profile, Schema
+from sqlr1.database.profile import Profile
+from sqlr1.database.schema import Schema
 
 INFLECT = inflect.engine()
 WORDS = yaml.safe_load(Path(__file__).with_name("english.yaml").read_text(encoding="utf-8"))

@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlgen.naming import words
 from sqlgen.populate import build_database
-from sqlr1.database import Schema, Table, read_schema
 from sqlr1.database.files import database_files, description_rows
+from sqlr1.database.schema import Schema, Table, read_schema
 from sqlr1.records import InputError, Question, atomic_write, read_json, write_json
 
 _DIFFICULTY = {"Simple": "simple", "Moderate": "moderate", "Complex": "challenging", "Highly Complex": "challenging"}

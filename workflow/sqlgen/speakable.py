@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from sqlgen.naming import Names, names_year
 from sqlgen.query_plan import Filter, Ref
-from sqlr1.database import ColumnStatistics, ForeignKey, Profile
+from sqlr1.database.profile import ColumnStatistics, Profile
+from sqlr1.database.schema import ForeignKey
 
 T = TypeVar("T")
 # Numbers with these words identify something: sorting or averaging them means nothing.

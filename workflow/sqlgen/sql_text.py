@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from sqlgen.query_plan import Filter, Measure, QueryPlan, Ref
-from sqlr1.database import identifier, text
+from sqlr1.database import text
+from sqlr1.database.schema import identifier
 from sqlr1.database.sql import exact
 
 _PATTERNS = {"prefix": "{}%", "contains": "%{}%"}

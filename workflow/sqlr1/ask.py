@@ -21,8 +21,8 @@ from tabulate import tabulate
 
 from sqlr1.config import Candidates, Grpo, Prompt
 from sqlr1.data.feedback import append
-from sqlr1.database import read_schema
 from sqlr1.database.files import portable
+from sqlr1.database.schema import read_schema
 from sqlr1.evaluate.vote import majority
 from sqlr1.prompt import parse_response
 from sqlr1.records import Feedback, InputError, Question, read_json

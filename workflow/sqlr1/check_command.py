@@ -33,8 +33,8 @@ from sqlr1.config import Benchmark, Config, DatabaseFolder, Mix
 from sqlr1.config_files import read_config, read_yaml
 from sqlr1.data.readers import locate
 from sqlr1.data.readers import read_questions as read_rows
-from sqlr1.database import read_schema
 from sqlr1.database.files import SQLITE_MAGIC, database_files, resolve, start_of
+from sqlr1.database.schema import read_schema
 from sqlr1.evaluate.formats import database_path, excluded_questions, read_questions
 from sqlr1.launch import launched, runs_on_cpu
 from sqlr1.model.base import context_length, load_tokenizer, make_base_model, model_folder

@@ -19,10 +19,10 @@ from tabulate import tabulate
 from sqlr1.config_files import read_config
 from sqlr1.data.readers import READERS, locate, read_questions
 from sqlr1.data.table_files import load_tables
-from sqlr1.database import Schema, read_schema, schema_text
 from sqlr1.database.files import SQLITE_MAGIC, SUFFIXES, database_files, sqlite_files, start_of
-from sqlr1.database.schema import row_counts
+from sqlr1.database.schema import Schema, read_schema, row_counts
 from sqlr1.database.sql import parse, sql_class
+from sqlr1.database.text import schema_text
 from sqlr1.prompt import INSTRUCTION
 from sqlr1.records import SQL_CLASSES, InputError, Question, atomic_write, write_json
 from sqlr1.sandbox import instances

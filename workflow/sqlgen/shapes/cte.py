@@ -8,7 +8,7 @@ from sqlgen.shapes.groups import TAKEN, labelled_groups
 from sqlgen.speakable import NoPlan, SpeakableDatabase, choose, require
 from sqlgen.sql_text import Block, literal
 from sqlgen.wording import CompoundPlan
-from sqlr1.database import ForeignKey, identifier
+from sqlr1.database.schema import ForeignKey, identifier
 
 _BOTH_NUMBERS = (", along with both numbers", ", with both counts")
 

@@ -10,7 +10,7 @@ from sqlgen.shapes.single import unused
 from sqlgen.speakable import NoPlan, SpeakableDatabase, choose, require
 from sqlgen.sql_text import Block, sort_key
 from sqlgen.wording import CompoundPlan, Part
-from sqlr1.database import identifier
+from sqlr1.database.schema import identifier
 
 TAKEN = {"value", "total", "place", "mean"}  # names of the CTEs' own columns
 _FIGURE = ("the {measured} of these {subjects}", "the {measured} of those {subjects}")

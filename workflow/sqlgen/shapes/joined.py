@@ -10,7 +10,7 @@ from sqlgen.shapes.single import group_measure
 from sqlgen.speakable import NoPlan, SpeakableDatabase, choose, require
 from sqlgen.sql_text import Block, sort_key
 from sqlgen.wording import CompoundPlan
-from sqlr1.database import ForeignKey
+from sqlr1.database.schema import ForeignKey
 
 
 def up(key: ForeignKey, child: int = 0) -> tuple[Join, str]:

@@ -11,7 +11,7 @@ from sqlgen.shapes.joined import chain, down, up
 from sqlgen.speakable import NoPlan, SpeakableDatabase, choose, require
 from sqlgen.sql_text import Block
 from sqlgen.wording import CompoundPlan, Part
-from sqlr1.database import ForeignKey
+from sqlr1.database.schema import ForeignKey
 
 _Blocks = tuple[QueryPlan, str, QueryPlan]  # two blocks and the operator between them
 

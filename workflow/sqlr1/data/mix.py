@@ -18,8 +18,8 @@ from sqlr1.config import Mix
 from sqlr1.data.processes import WORTH_A_PROCESS, by_database, executor_processes
 from sqlr1.data.readers import draw, locate, read_questions
 from sqlr1.data.reasoning import trace
-from sqlr1.database import Schema, read_schema
 from sqlr1.database.files import database_files, resolve
+from sqlr1.database.schema import Schema, read_schema
 from sqlr1.database.sql import parse, sql_class, to_sql
 from sqlr1.records import Picked, Question, json_line
 from sqlr1.sandbox import Executor, Limits, Pair, Query, Verdict

@@ -15,7 +15,8 @@ import sqlglot
 from sqlr1.config import LEAST_VOTES, LanguageModel
 from sqlr1.data.llm import Client, Prompt
 from sqlr1.data.mentions import unmentioned_value
-from sqlr1.database import read_schema, schema_text
+from sqlr1.database.schema import read_schema
+from sqlr1.database.text import schema_text
 from sqlr1.evaluate.vote import majority
 from sqlr1.prompt import parse_response, prompt_messages
 from sqlr1.records import Question

@@ -9,7 +9,7 @@ import torch
 from tqdm.auto import tqdm
 
 from sqlr1 import config
-from sqlr1.database import read_schema
+from sqlr1.database.schema import read_schema
 from sqlr1.model.base import eos_token_ids, load_model, load_tokenizer, native_precision
 from sqlr1.model.constraint import Grammars
 from sqlr1.model.grammar import response_grammar

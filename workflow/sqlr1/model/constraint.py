@@ -17,7 +17,7 @@ import llguidance.numpy
 import numpy as np
 import torch
 
-from sqlr1.database import read_schema
+from sqlr1.database.schema import read_schema
 from sqlr1.model.grammar import response_grammar
 from sqlr1.records import InputError
 

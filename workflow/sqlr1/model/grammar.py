@@ -19,8 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from sqlr1.database import Schema
-from sqlr1.database.schema import is_plain, quote
+from sqlr1.database.schema import Schema, is_plain, quote
 from sqlr1.model.joins import Links, Scope, scopes_of
 
 _MOST_TABLES = 5  # of any join

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlr1.database import Schema
+from sqlr1.database.schema import Schema
 
 # llguidance takes 65,535 symbols. A scope has about 190: 100 of single tables, 120 of joins and 40 shared ones fit. The
 # first masks of 200 scopes take half a second.

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from sqlr1.config import Prompt
-from sqlr1.database import Schema, read_schema, schema_text
 from sqlr1.database.linking import Linker, Place, first_tables
 from sqlr1.database.retrieval import ValueIndex
+from sqlr1.database.schema import Schema, read_schema
+from sqlr1.database.text import schema_text
 from sqlr1.model.chat import Chat
 from sqlr1.prompt import prompt_messages
 

@@ -21,9 +21,9 @@ What is covered:
 - Memory. SQLite's heap, the process's address space (not enforced on macOS), rows and bytes of a result.
 - Workers that die. A waiting spare replaces them at once. The query is tried once more, unless it ran out of time, and
   then it is `crashed`. No other query is lost.
-- Workers that hang. One that is stopped (SIGSTOP) is replaced three seconds after its limit. One that is stopped in the
-  middle of a message delays the others by at most three seconds. One that is not stopped but does not answer may be
-  comparing results with little CPU time: it is killed when four times the comparison limit has passed as well.
+- Workers that hang. One that is stopped (SIGSTOP) is replaced three seconds after its limit. One that is stopped when
+  it is sent a large task delays the others by at most three seconds. One that is not stopped but does not answer may
+  be comparing results with little CPU time: it is killed when four times the comparison limit has passed as well.
 - A gold that fails is `gold_failed` or `gold_timed_out`, whatever the prediction did.
 
 What is not covered:
@@ -38,13 +38,14 @@ What is not covered:
 - Text that is not UTF-8 loses the bytes that cannot be decoded, as in Spider's evaluator (BIRD's fails on it).
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from sqlr1.sandbox.judging import METRICS, SEMANTICS, instances, is_ordered, mend, on_one_line
 from sqlr1.sandbox.protocol import Execution, Judgement, Limits, Pair, Query, Race, Status, Verdict
 
 if TYPE_CHECKING:
     from sqlr1.sandbox.executor import Executor
+    from sqlr1.sandbox.judging import METRICS, SEMANTICS, instances, is_ordered, mend, on_one_line
 
 __all__ = [
     "METRICS", "SEMANTICS", "Execution", "Executor", "Judgement", "Limits", "Pair", "Query", "Race", "Status",
@@ -53,9 +54,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`Executor` is imported on first use: a worker imports this package too, and must start fast."""
-    if name != "Executor":
+    """Import what a worker does not need on first use: it imports this package too, and must start fast."""
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from sqlr1.sandbox.executor import Executor
-
-    return Executor
+    return getattr(import_module(f"sqlr1.sandbox.{'executor' if name == 'Executor' else 'judging'}"), name)

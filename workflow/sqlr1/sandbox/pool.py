@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sqlr1.sandbox.protocol import Limits, Reply, Status, Task, send
+from sqlr1.sandbox.protocol import Inbox, Limits, Reply, Status, Task, encoded
 
 logger = logging.getLogger(__name__)
 _PACKAGE_ROOT = Path(__file__).parents[2]
@@ -28,6 +28,11 @@ _STARVATION = 4
 # A task whose worker died is tried once more: something outside may have killed it.
 _ATTEMPTS = 2
 _FAILED_STARTS = 100  # in a row
+# While this many tasks per worker wait, each worker has a second task of at most so many bytes: it need not wait for
+# this process in between, which costs quick queries a quarter of the time. Near the end a task might wait behind a slow
+# one while other workers are idle. Sending a large one could wait until the worker reads it.
+_PLENTY = 8
+_SMALL_BYTES = 1 << 15
 _ENDED_BY_LIMIT = {  # the replies for a worker that the kernel ended, by its exit code
     -signal.SIGALRM: (Status.TIMED_OUT, None, "interrupted"),
     -signal.SIGPROF: (Status.TOO_LARGE, None, "the result takes too long to compare"),
@@ -35,7 +40,7 @@ _ENDED_BY_LIMIT = {  # the replies for a worker that the kernel ended, by its ex
 
 
 class _Process:
-    """A worker process, its socket, and its current task (an index, or None)."""
+    """A worker process, its socket, and its tasks (their indices): the one that it runs, and maybe the next one."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -52,27 +57,42 @@ class _Process:
                 env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
             )
         self.socket.settimeout(_HANG_SECONDS)
-        self.messages = self.socket.makefile("rb")
+        self._inbox = Inbox(self.socket)
         self.pid = self._process.pid
         self.ready = False
-        self.task: int | None = None
+        self.tasks: deque[int] = deque()
+        self._statements = 1  # of a task
         self._expect_message()
 
-    def _expect_message(self, statements: int = 1) -> None:
+    def _expect_message(self) -> None:
         """Set when to check the process (`deadline`, infinite if it is idle) and when to kill it (`last_deadline`)."""
         soon = time.monotonic() + _HANG_SECONDS
         self.deadline = soon + self._limits.seconds
         comparison = _STARVATION * self._limits.comparison_seconds
-        self.last_deadline = soon + self._limits.seconds * statements + comparison
+        self.last_deadline = soon + self._limits.seconds * self._statements + comparison
 
-    def assign(self, task: int, message: Task, statements: int) -> None:
+    def assign(self, task: int, message: bytes, statements: int) -> None:
         """Send a task of so many statements."""
-        self.task = task
-        self._expect_message(statements)
+        self.tasks.append(task)
+        if len(self.tasks) == 1:
+            self._statements = statements
+            self._expect_message()
         try:
-            send(self.socket, message)
+            self.socket.sendall(message)
         except OSError:  # dead, or stopped and not reading: replace it at once
             self.deadline = self.last_deadline = 0.0
+
+    def replies(self) -> list[tuple[int, Reply]]:
+        """Wait for messages: (task, reply). Raises EOFError or OSError if the process is gone."""
+        messages = self._inbox.receive()
+        if messages and not self.ready:
+            self.ready = bool(messages.pop(0))
+        found = [(self.tasks.popleft(), message) for message in messages]
+        if self.tasks:
+            self._expect_message()
+        elif self.ready:
+            self.deadline = math.inf
+        return found
 
     def hangs(self, now: float) -> bool:
         """Whether a process past its deadline is stopped (SIGSTOP), dead, or past its last deadline."""
@@ -87,7 +107,6 @@ class _Process:
 
     def end(self) -> int:
         """Kill the process, which has nothing to save. Returns its exit code, or minus the signal."""
-        self.messages.close()
         self.socket.close()
         self._process.kill()
         return self._process.wait()
@@ -122,46 +141,46 @@ class Pool:
         deaths = [0] * len(tasks)
         try:
             while len(replies) < len(tasks):
-                for process in self.processes:
-                    if process.ready and process.task is None and waiting:
-                        task = waiting.popleft()
-                        process.assign(task, tasks[task], statements)
+                for process in [process for process in self.processes if process.ready]:
+                    while waiting and len(process.tasks) < 1 + (len(waiting) > _PLENTY * len(self.processes)):
+                        message = encoded(tasks[waiting[0]])
+                        if process.tasks and len(message) > _SMALL_BYTES:
+                            break
+                        process.assign(waiting.popleft(), message, statements)
                 for task, reply in self._collect():
-                    if task is None:  # "ready", or the end of an idle worker
-                        continue
-                    deaths[task] += reply[0] == Status.CRASHED
-                    if reply[0] == Status.CRASHED and deaths[task] < _ATTEMPTS:
+                    deaths[task] += reply is not None and reply[0] == Status.CRASHED
+                    if reply is None or (reply[0] == Status.CRASHED and deaths[task] < _ATTEMPTS):
                         waiting.appendleft(task)
                     else:
                         replies[task] = reply
                         done()
         finally:  # after an exception (such as Ctrl-C) the next call must not receive replies to these tasks
-            for process in [process for process in self.processes if process.task is not None]:
+            for process in [process for process in self.processes if process.tasks]:
                 self._remove(process)
                 self._add(_Process(self._limits))
         return [replies[task] for task in range(len(tasks))]
 
-    def _collect(self) -> list[tuple[int | None, Reply]]:
-        """Wait for messages: (task, reply). Replaces workers that died or hang, and says so in the reply."""
-        found: list[tuple[int | None, Reply]] = []
+    def _collect(self) -> list[tuple[int, Reply | None]]:
+        """Wait for messages: (task, reply); None for a task that was not begun. Replaces workers that died or hang."""
+        found: list[tuple[int, Reply | None]] = []
         wait = min(process.deadline for process in self.processes) - time.monotonic()
         for process in [key.data for key, _ in self._selector.select(max(0.0, wait))]:
             try:
-                found.append((process.task, marshal.load(process.messages)))
+                found += process.replies()
             except (OSError, EOFError):
-                found.append((process.task, self._replace(process)))
+                found += self._replace(process)
             else:
-                process.task, process.ready, process.deadline = None, True, math.inf
                 self._failed_starts = 0
         now = time.monotonic()
         for process in [process for process in self.processes if process.deadline < now]:
             if process.hangs(now):
-                found.append((process.task, self._replace(process)))
+                found += self._replace(process)
             else:  # comparing, racing, or short of CPU time
                 process.deadline = now + _HANG_SECONDS
         return found
 
-    def _replace(self, process: _Process) -> Reply:
+    def _replace(self, process: _Process) -> list[tuple[int, Reply | None]]:
+        """End a process and start another. The reply to the task that it ran says why, if it ran one."""
         code = self._remove(process)
         self._failed_starts += not process.ready
         if self._failed_starts >= _FAILED_STARTS:
@@ -169,11 +188,13 @@ class Pool:
         # The spare has already started. Starting a process takes as long as a hundred quick queries.
         self._add(self._spare or _Process(self._limits))
         self._spare = _Process(self._limits)
-        if code in _ENDED_BY_LIMIT:
-            return _ENDED_BY_LIMIT[code]
-        if process.task is not None:
+        if not process.tasks:
+            return []
+        running, *others = process.tasks
+        if not (reply := _ENDED_BY_LIMIT.get(code)):
             logger.warning("a SQL worker died (exit code %d); another replaces it", code)
-        return Status.CRASHED, None, f"the worker died (exit code {code})"
+            reply = Status.CRASHED, None, f"the worker died (exit code {code})"
+        return [*((task, None) for task in others), (running, reply)]
 
     def _add(self, process: _Process) -> None:
         self.processes.append(process)

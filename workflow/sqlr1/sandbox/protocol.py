@@ -1,8 +1,8 @@
 """What goes into the executor and comes out of it, and the messages between the executor and its workers.
 
-A message is a marshalled value. Unlike pickle, marshal runs no code when it is read. A worker first says "ready". Then
-it gets one task at a time and replies to it. A task is `(kind, database, sql, *more)`, a reply
-`(status, payload, error)`:
+A message is a marshalled value after the number of its bytes. Unlike pickle, marshal runs no code when it is read. A
+worker first says "ready". Then it gets tasks, at most two at a time, and replies to each. A task is
+`(kind, database, sql, *more)`, a reply `(status, payload, error)`:
 
 | kind        | more                                   | payload if ok                                              |
 |-------------|----------------------------------------|------------------------------------------------------------|
@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 
 Task = tuple
 Reply = tuple[str, Any, str]
+_LENGTH_BYTES = 4
+_CHUNK_BYTES = 1 << 18
 
 
 class Status(enum.StrEnum):
@@ -150,6 +152,27 @@ def _json_cell(cell: Any) -> Any:
     return str(cell) if isinstance(cell, float) and not math.isfinite(cell) else cell
 
 
-def send(connection: socket.socket, value: Any) -> None:
-    """Write one message; `marshal.load` reads it from the other side's `makefile("rb")`."""
-    connection.sendall(marshal.dumps(value, 2))
+def encoded(value: Any) -> bytes:
+    """A value as a message."""
+    data = marshal.dumps(value, 2)
+    return len(data).to_bytes(_LENGTH_BYTES, "big") + data
+
+
+class Inbox:
+    """Reads the messages that arrive at a socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._received = bytearray()
+
+    def receive(self) -> list[Any]:
+        """Wait for bytes; the messages that are whole now. Raises EOFError if the other side is gone."""
+        data = self._connection.recv(_CHUNK_BYTES)
+        if not data:
+            raise EOFError("the other side has closed the connection")
+        self._received += data
+        whole = []
+        while len(self._received) >= (end := _LENGTH_BYTES + int.from_bytes(self._received[:_LENGTH_BYTES], "big")):
+            whole.append(marshal.loads(self._received[_LENGTH_BYTES:end]))
+            del self._received[:end]
+        return whole

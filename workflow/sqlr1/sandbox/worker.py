@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlr1.sandbox.compare import bird_equal, fingerprint, soft_f1, spider_exec_equal
 from sqlr1.sandbox.connection import Sandbox, defend_connections
-from sqlr1.sandbox.protocol import Limits, Reply, Status, send
+from sqlr1.sandbox.protocol import Inbox, Limits, Reply, Status, encoded
 
 _OPEN_DATABASES = 24
 _LARGEST_KEPT = 1 << 20
@@ -116,17 +116,17 @@ def main() -> None:
     """Serve the socket whose descriptor is the first argument, under the limits in the second, until it closes."""
     limits = Limits(*marshal.loads(bytes.fromhex(sys.argv[2])))
     connection = socket.socket(fileno=int(sys.argv[1]))
-    messages = connection.makefile("rb")
+    inbox = Inbox(connection)
     gc.disable()  # a result is many small objects without cycles: searching for cycles is lost time
     with defend_connections():
         _confine(limits)  # last: after this an error message may have nowhere to go
         worker = Worker(limits)
-        send(connection, "ready")
+        connection.sendall(encoded("ready"))
         with contextlib.suppress(ConnectionError, EOFError):  # the executor is gone, or has dropped this worker
             while True:
-                task = marshal.load(messages)
-                try:
-                    status, payload, error = worker.answer(*task)
-                except Exception as unexpected:  # this query gets a verdict with the reason, others go on
-                    status, payload, error = Status.CRASHED, None, f"{type(unexpected).__name__}: {unexpected}"
-                send(connection, (status.value, payload, error))
+                for task in inbox.receive():
+                    try:
+                        status, payload, error = worker.answer(*task)
+                    except Exception as unexpected:  # this query gets a verdict with the reason, others go on
+                        status, payload, error = Status.CRASHED, None, f"{type(unexpected).__name__}: {unexpected}"
+                    connection.sendall(encoded((status.value, payload, error)))

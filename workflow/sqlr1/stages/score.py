@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlr1.database import read_schema
+from sqlr1.database.schema import read_schema
 from sqlr1.evaluate import formats
 from sqlr1.evaluate.errors import add_kinds, primary_counts
 from sqlr1.evaluate.evaluator import Evaluation, evaluate, in_order, summarise
