@@ -1,12 +1,11 @@
 """The candidates stage: which questions are answered, and which are only counted."""
 
 import json
-import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
-from tiny_stages import PROMPT, command, prepare
+from tiny_stages import PROMPT, command, prepare, run_here
 
 from sqlr1 import config
 from sqlr1.database.schema import read_schema
@@ -32,11 +31,8 @@ def folder(tmp_path_factory):
 
 
 def test_left_out_is_only_what_cannot_or_must_not_be_answered(folder):
-    done = subprocess.run(
-        [*command(folder, "candidates", "out"), "--exclude", "untrusted.txt"],
-        cwd=folder, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    log = done.stderr
+    code, log = run_here(folder, [*command(folder, "candidates", "out"), "--exclude", "untrusted.txt"])
+    assert code == 0, log
     answers = read_records(folder / "out/candidates.jsonl", Candidates)
     assert [a.id for a in answers] == ["0", "2", "3", *map(str, range(5, 12))]
     assert all(len(a.samples) == 2 for a in answers)
@@ -61,17 +57,17 @@ def test_answers_that_leave_no_room_for_any_prompt_are_an_error(folder):
     call = [
         part.replace('"max_new_tokens": 24', '"max_new_tokens": 9999') for part in command(folder, "candidates", "no")
     ]
-    done = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "dev.json: no question can be answered, the prompt does not fit into the " in done.stderr.splitlines()[-1]
+    code, log = run_here(folder, call)
+    assert code == 1
+    assert "dev.json: no question can be answered, the prompt does not fit into the " in log.splitlines()[-1]
     assert not (folder / "no/candidates.jsonl").exists()
 
 
 def test_no_database_at_all_is_an_error(folder):
     call = [part if part != "databases" else "nowhere" for part in command(folder, "candidates", "none")]
-    done = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "nowhere: holds none of the databases of dev.json" in done.stderr
+    code, log = run_here(folder, call)
+    assert code == 1
+    assert "nowhere: holds none of the databases of dev.json" in log
     assert not (folder / "none/candidates.jsonl").exists()
 
 
@@ -202,7 +198,7 @@ def test_vllm_is_given_the_grammar_of_each_questions_database(engines, folder, t
 def test_constrained_candidates_follow_the_format_that_this_model_does_not_know(folder):
     call = [part.replace('"max_new_tokens": 24', '"constrained": true, "max_new_tokens": 24')
             for part in command(folder, "candidates", "constrained")]  # fmt: skip
-    subprocess.run(call, cwd=folder, capture_output=True, check=True)
+    assert run_here(folder, call)[0] == 0
     answers = read_records(folder / "constrained/candidates.jsonl", Candidates)
     texts = [text for answer in answers if answer.greedy for text in (answer.greedy, *answer.samples)]
     assert texts

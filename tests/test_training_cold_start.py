@@ -1,13 +1,12 @@
 """The cold start: the encoded rows, and the same numbers as the stock SFTTrainer."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
 from tiny_models import tiny_model, tiny_tokenizer
-from tiny_stages import PROMPT, command, prepare
+from tiny_stages import PROMPT, command, prepare, run_here
 from trl import SFTTrainer
 
 from sqlr1.config import ColdStart, Lora
@@ -57,14 +56,13 @@ def test_a_prompt_over_the_limit_is_dropped_and_counted(folder):
 
 
 def test_without_a_row_that_fits_the_keys_to_change_are_named(tmp_path):
-    """A process of its own, some 10 s."""
     prepare(tmp_path)
     words = command(tmp_path, "cold_start", "out")
     at = words.index("--settings") + 1
     words[at] = words[at].replace('"max_length": 400', '"max_length": 40')
-    run = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert run.returncode
-    assert "prompts over prompt.max_length, 0 rows are over cold_start.max_row_length; raise the limit" in run.stderr
+    code, log = run_here(tmp_path, words)
+    assert code == 1
+    assert "prompts over prompt.max_length, 0 rows are over cold_start.max_row_length; raise the limit" in log
 
 
 def test_a_row_over_the_limit_is_dropped_and_counted_and_none_is_cut(folder):

@@ -2,12 +2,10 @@
 
 import json
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 
 import pytest
-from tiny_stages import PROMPT, prepare, teach
+from tiny_stages import PROMPT, prepare, run_here, teach
 
 from sqlr1.config import Select, plain
 from sqlr1.records import Question
@@ -67,15 +65,14 @@ def run(folder, out, prompt=None, constrained=False, **changes):
         "constrained": constrained,
     }
     inputs = ["--model-manifest", "base/manifest.json", "--questions", "questions.jsonl"]
-    command = [sys.executable, "-m", "sqlr1.stages.select", "--settings", json.dumps(settings), *inputs]
-    command += ["--catalogue", "catalogue.jsonl", "--out", out]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    call = ["-m", "sqlr1.stages.select", "--settings", json.dumps(settings), *inputs]
+    return run_here(folder, [*call, "--catalogue", "catalogue.jsonl", "--out", out, "--log", f"{out}.log"])
 
 
 def test_a_policy_that_solves_nothing_still_gets_questions_and_the_log_says_so(folder):
-    done = run(folder, "some")
-    assert done.returncode == 0, done.stderr
-    assert "4 of 4 selected questions are outside the band" in done.stderr
+    code, log = run(folder, "some")
+    assert code == 0, log
+    assert "4 of 4 selected questions are outside the band" in log
     rates = [json.loads(line) for line in (folder / "some/pass_rates.jsonl").read_text().splitlines()]
     assert len(rates) == 12
     assert [r["samples"] for r in rates] == [2] * 12
@@ -86,26 +83,26 @@ def test_a_policy_that_solves_nothing_still_gets_questions_and_the_log_says_so(f
 
 @pytest.mark.slow
 def test_pass_rates_are_measured_under_the_masks_of_constrained_rollouts(tmp_path):
-    """At a temperature at which hardly a free answer keeps the form. Two runs of the stage: 20 s."""
+    """At a temperature at which hardly a free answer keeps the form. Two runs of the stage."""
     teach(prepare_with_classes(tmp_path))
     executable = {}
     for constrained in (False, True):
-        done = run(tmp_path, str(constrained), constrained=constrained, temperature=1.3, max_new_tokens=96)
-        assert done.returncode == 0, done.stderr
+        code, log = run(tmp_path, str(constrained), constrained=constrained, temperature=1.3, max_new_tokens=96)
+        assert code == 0, log
         rows = [json.loads(line) for line in (tmp_path / f"{constrained}/pass_rates.jsonl").read_text().splitlines()]
         executable[constrained] = sum(row["executable"] for row in rows)
     assert executable[False] < executable[True]
 
 
 def test_an_empty_band_is_one_clear_line(folder):
-    done = run(folder, "none", rows=None)
-    assert done.returncode == 1
-    assert "no question has a pass rate from 0.1 to 0.9" in done.stderr
+    code, log = run(folder, "none", rows=None)
+    assert code == 1
+    assert "no question has a pass rate from 0.1 to 0.9" in log
     assert not (folder / "none/rl.jsonl").exists()
 
 
 def test_no_samples_keep_all_questions(folder):
-    assert run(folder, "all", n=0).returncode == 0
+    assert run(folder, "all", n=0)[0] == 0
     assert (folder / "all/rl.jsonl").read_text().count("\n") == 12
     assert json.loads((folder / "all/linking.json").read_text()) == {}
 
@@ -114,9 +111,9 @@ def test_what_linking_keeps_of_the_golds_is_counted_where_it_cuts(folder):
     """The prompts show one table of two, and all golds are about the one that they name."""
     with closing(sqlite3.connect(folder / "databases/pets/pets.sqlite")) as connection, connection:
         connection.execute("CREATE TABLE visitor (entrance INTEGER, ticket TEXT)")
-    done = run(folder, "linked", n=0, prompt={"linking": 1})
-    assert done.returncode == 0, done.stderr
+    code, log = run(folder, "linked", n=0, prompt={"linking": 1})
+    assert code == 0, log
     counts = json.loads((folder / "linked/linking.json").read_text())
     assert (counts["asked"], counts["questions"], counts["tables"], counts["tables kept"]) == (12, 12, 12, 12)
     assert counts["columns"] >= counts["columns kept"] > 0
-    assert "linking cut the schema of 12 of 12 questions; recall: {'tables': 1.0" in done.stderr
+    assert "linking cut the schema of 12 of 12 questions; recall: {'tables': 1.0" in log

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import signal
@@ -63,6 +64,9 @@ SETTINGS["grpo_best"] = SETTINGS["grpo"] | {
 }
 
 
+_TAUGHT: dict[str, torch.nn.Module] = {}  # by the changes to the model's configuration
+
+
 def prepare(folder: Path) -> None:
     """A model, a database, its catalogue, questions for training and as a benchmark in Spider's layout."""
     tiny_folder(folder / "base/model")
@@ -84,6 +88,13 @@ def teach(folder: Path, **changes: object) -> None:
 
     `changes` are made to the model's configuration.
     """
+    if repr(changes) not in _TAUGHT:
+        _TAUGHT[repr(changes)] = _taught(folder, changes)
+    _TAUGHT[repr(changes)].save_pretrained(folder / "base/model")
+    describe(folder)
+
+
+def _taught(folder: Path, changes: dict[str, object]) -> torch.nn.Module:
     model, tokenizer = tiny_model(initializer_range=0.05, **changes), tiny_tokenizer()
     questions = read_records(folder / "questions.jsonl", Question)
     rows, _ = encode(questions, Catalogue(folder / "catalogue.jsonl", folder), Prompts(tokenizer, PROMPT), "sql_only")
@@ -94,8 +105,7 @@ def teach(folder: Path, **changes: object) -> None:
         model(input_ids=batch[0], labels=batch[1]).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    model.save_pretrained(folder / "base/model")
-    describe(folder)
+    return model
 
 
 def describe(folder: Path) -> None:
@@ -127,6 +137,18 @@ def run(folder: Path, stage: str, out: str, launch: Sequence[str] = ()) -> str:
     done = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stderr
+
+
+def run_here(folder: Path, call: Sequence[str]) -> tuple[int, str]:
+    """Run a stage's command in this process, which has imported torch already: exit code and log."""
+    module, *arguments = call[call.index("-m") + 1 :]
+    with contextlib.chdir(folder):
+        try:
+            importlib.import_module(module).main(arguments)
+            code = 0
+        except SystemExit as stopped:
+            code = stopped.code
+        return code, Path(arguments[arguments.index("--log") + 1]).read_text()
 
 
 def kill_when(
