@@ -2,9 +2,13 @@
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +32,25 @@ def data_root() -> Path:
     if not (DATA / "spider/dev.json").is_file():
         pytest.skip(f"no benchmark data under {DATA}: download Spider and BIRD there, or set SQLR1_DATA")
     return DATA
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _tables_of_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """MLflow needs two seconds to make a new store's tables: each store after the first gets a copy of them."""
+    from mlflow.store.db import utils
+
+    make, first = utils._initialize_tables, tmp_path_factory.mktemp("mlflow") / "first.db"
+
+    def copied(engine: Any) -> None:
+        if not first.exists():
+            make(engine)
+        places = (engine.url.database, first) if not first.exists() else (first, engine.url.database)
+        with closing(sqlite3.connect(places[0])) as source, closing(sqlite3.connect(places[1])) as target:
+            source.backup(target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "_initialize_tables", copied)
+        yield
 
 
 def snakemake(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:

@@ -260,14 +260,17 @@ FIVE_STEPS = {
 }
 
 
-@pytest.mark.parametrize("case", ["kl", "iterations"])
-def test_five_steps_give_the_stock_weights(folders, tmp_path, case, architecture):
-    assert_equal_weights_after_five_steps(folders, tmp_path, architecture, **({"lora": LORA} | FIVE_STEPS[case]))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", sorted(FIVE_STEPS.keys() - {"kl", "iterations"}))
-def test_five_steps_of_other_settings_give_the_stock_weights(folders, tmp_path, case, architecture):
+@pytest.mark.parametrize(
+    ("architecture", "case"),
+    [
+        pytest.param(
+            name, case, marks=() if (name, case) in [("llama", "kl"), ("qwen2", "iterations")] else pytest.mark.slow
+        )
+        for name in ("llama", "qwen2")
+        for case in FIVE_STEPS
+    ],
+)
+def test_five_steps_give_the_stock_weights(folders, tmp_path, architecture, case):
     assert_equal_weights_after_five_steps(folders, tmp_path, architecture, **({"lora": LORA} | FIVE_STEPS[case]))
 
 
