@@ -2,17 +2,15 @@
 
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import sqlr1  # noqa: F401  (before any test imports trl: it says that no run is reported)
+from sqlr1 import tracking  # importing sqlr1 before trl says that no run is reported
 
 ROOT = Path(__file__).parent.parent
 BESIDE = next((place for place in (ROOT / "data", ROOT.parent / "shared/data") if place.is_dir()), ROOT / "data")
@@ -36,20 +34,21 @@ def data_root() -> Path:
 
 @pytest.fixture(autouse=True, scope="session")
 def _tables_of_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """MLflow needs two seconds to make a new store's tables: each store after the first gets a copy of them."""
-    from mlflow.store.db import utils
+    """MLflow needs two seconds for the tables of a new store: stages within the tests get a copy of an empty one."""
+    empty, opened = tmp_path_factory.mktemp("mlflow") / "empty.db", tracking._open
 
-    make, first = utils._initialize_tables, tmp_path_factory.mktemp("mlflow") / "first.db"
+    def with_tables(*arguments: Any) -> tracking.Run:
+        if not os.environ.get("MLFLOW_TRACKING_URI") and not tracking.DEFAULT_STORE.exists():
+            if not empty.exists():
+                import mlflow
 
-    def copied(engine: Any) -> None:
-        if not first.exists():
-            make(engine)
-        places = (engine.url.database, first) if not first.exists() else (first, engine.url.database)
-        with closing(sqlite3.connect(places[0])) as source, closing(sqlite3.connect(places[1])) as target:
-            source.backup(target)
+                mlflow.MlflowClient(f"sqlite:///{empty}").search_experiments()
+            tracking.DEFAULT_STORE.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(empty, tracking.DEFAULT_STORE)
+        return opened(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(utils, "_initialize_tables", copied)
+        patch.setattr(tracking, "_open", with_tables)
         yield
 
 

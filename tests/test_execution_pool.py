@@ -1,7 +1,9 @@
 """Workers that die, hang or are killed: every query keeps its verdict, the others do not notice."""
 
+import contextlib
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import sqlr1
-from sqlr1.sandbox import Execution, Executor, Limits, Pair, Query, Verdict, pool
+from sqlr1.sandbox import Execution, Executor, Limits, Pair, Query, Verdict, pool, protocol
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
 # About half a second; long enough to be hit in the middle.
@@ -202,7 +204,9 @@ def test_a_query_that_waits_at_a_worker_is_not_blamed_for_its_deaths(database):
 
         def kill():
             while not stop.wait(0.3):
-                os.kill(executor.worker_pids()[0], signal.SIGKILL)
+                for pid in executor.worker_pids():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
 
         killer = threading.Thread(target=kill, daemon=True)
         killer.start()
@@ -212,7 +216,60 @@ def test_a_query_that_waits_at_a_worker_is_not_blamed_for_its_deaths(database):
         stop.set()
         killer.join()
     assert [result.status for result in results if result.status != "ok"] == ["crashed"] * 3
-    assert len(results) == 23
+    assert [result.rows for result in results if result.status == "ok"] == [[(i, 100)] for i in range(20)]
+
+
+def test_a_worker_that_is_stopped_or_ended_by_the_kernel_gives_back_its_second_query(database, monkeypatch):
+    monkeypatch.setattr("sqlr1.sandbox.pool._HANG_SECONDS", 0.3)
+    one_call = "SELECT instr(hex(zeroblob(10000000)), hex(zeroblob(500000)) || '1')"  # only the kernel can end it
+    queries = [Query(database, one_call), *(Query(database, f"SELECT {i}, count(*) FROM t") for i in range(40))]
+    with Executor(workers=1, limits=Limits(seconds=0.2)) as executor:
+        executor.execute([Query(database, "SELECT 1")])
+        [stopped] = executor.worker_pids()
+        os.kill(stopped, signal.SIGSTOP)
+        slow, *others = executor.execute(queries)
+        assert stopped not in executor.worker_pids()
+    assert slow.status == "timed_out"
+    assert [result.rows for result in others] == [[(i, 100)] for i in range(40)]
+
+
+def test_a_large_query_is_no_second_one_and_a_stopped_worker_does_not_block_for_long(database, monkeypatch):
+    monkeypatch.setattr("sqlr1.sandbox.pool._HANG_SECONDS", 0.3)
+    sent = []
+    assign = pool._Process.assign
+
+    def watched(process, task, message, statements):
+        sent.append((len(process.tasks), len(message) > 100_000))
+        assign(process, task, message, statements)
+
+    monkeypatch.setattr(pool._Process, "assign", watched)
+    large = [Query(database, f"SELECT {i}, length('{'x' * 400_000}')") for i in range(2)]
+    small = [Query(database, f"SELECT {i}") for i in range(40)]
+    with Executor(workers=1, limits=Limits(seconds=1.0, sql_length=1_000_000)) as executor:
+        executor.execute([Query(database, "SELECT 1")])
+        sent.clear()
+        os.kill(executor.worker_pids()[0], signal.SIGSTOP)
+        start = time.perf_counter()
+        results = executor.execute([large[0], *small, large[1], *small[:20]])
+        assert time.perf_counter() - start < 3.0
+    assert [result.status for result in results] == ["ok"] * 62
+    assert {second for second, is_large in sent if is_large} == {0}
+    assert {second for second, is_large in sent if not is_large} == {0, 1}
+
+
+def test_messages_arrive_in_parts_several_at_once_and_before_the_end():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        inbox, data = protocol.Inbox(ours), protocol.encoded(["a", 1]) + protocol.encoded("b" * 1000)
+        theirs.sendall(data[:3])
+        assert inbox.receive() == []
+        theirs.sendall(data[3:20])
+        assert inbox.receive() == [["a", 1]]
+        theirs.sendall(data[20:] + data)
+        theirs.close()
+        assert inbox.receive() == ["b" * 1000, ["a", 1], "b" * 1000]
+        with pytest.raises(EOFError):
+            inbox.receive()
 
 
 def test_a_batch_stays_within_its_slow_queries_shared_among_the_workers(database):
@@ -306,6 +363,7 @@ def test_a_worker_imports_nothing_heavy():
     )
     run = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.split(".")[0] for name in run.stdout.split()}
+    assert not {"sqlr1.sandbox.judging", "sqlr1.sandbox.executor"} & set(run.stdout.split())
     assert not loaded & {"numpy", "torch", "sqlglot", "tqdm", "mlflow", "subprocess", "asyncio", "json"}
 
 

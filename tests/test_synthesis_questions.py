@@ -228,9 +228,11 @@ def test_few_rows_are_in_memory_while_they_are_read(sources, tmp_path):
     rows = generate(
         [Source("read", sources[0].path, {})], GenerationRequest(40, CLASSES, STYLE_SHARES, 5), Limits(), 1, tmp_path
     )
-    gc.freeze()  # what was there before is not looked at
-    counts = [sum(type(found) is Question and found.db_id == "read" for found in gc.get_objects()) for _ in rows]
-    gc.unfreeze()
+    gc.freeze()  # leaves out the objects from before
+    try:
+        counts = [sum(type(found) is Question and found.db_id == "read" for found in gc.get_objects()) for _ in rows]
+    finally:
+        gc.unfreeze()
     assert len(counts) == 40
     assert max(counts) <= 2
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from tiny_stages import command, hashes, kill_when, prepare, run, run_here, teach
+from tiny_stages import command, hashes, kill_when, prepare, run, teach
 
 from sqlr1.model.base import load_model
 from sqlr1.records import read_json, read_jsonl
@@ -30,8 +30,7 @@ def whole(folder):
 
     @functools.cache
     def written(stage):
-        code, log = run_here(folder, command(folder, stage, f"whole/{stage}"))
-        assert code == 0, log
+        run(folder, stage, f"whole/{stage}")
         return hashes(folder / "whole" / stage)
 
     return written
@@ -75,7 +74,7 @@ WITHIN_A_SAVE = "checkpoint-4/optimizer.pt"
 
 @pytest.mark.parametrize("stage", ["cold_start", "grpo"])
 def test_a_run_killed_within_a_save_ends_with_the_same_bytes(folder, whole, stage):
-    """About 20 s: two processes import torch and trl."""
+    """About 20 s: three processes, each of which imports torch and trl."""
     check_kills(folder, whole, stage, {WITHIN_A_SAVE: KILLS[stage][WITHIN_A_SAVE]}, f"once/{stage}")
 
 

@@ -149,7 +149,7 @@ def test_from_a_file_to_a_policy(data_root, tmp_path):
     results = tmp_path / "results/chinook"
     funnel = json.loads((results / "filter/funnel.json").read_text())
     assert funnel["dropped"]["contaminated_database"] == 0
-    assert funnel["subsets"] == {"test": 8, "validation": 8, "rl": 16, "cold_start": 32}
+    assert funnel["subsets"] == {"test": 8, "validation": 8, "rl": 8, "cold_start": 32}
     forms = {name: sql_forms(results / f"filter/{name}.jsonl") for name in funnel["subsets"]}
     assert not forms["test"] & (forms["validation"] | forms["rl"] | forms["cold_start"])
     summaries = [json.loads(path.read_text()) for path in results.glob("score/*/*/seed-0/own/summary.json")]
@@ -236,11 +236,10 @@ def test_mlflow_has_policies_with_scores_and_an_answer_per_question(checkout):
     experiment = client.get_experiment_by_name("smoke").experiment_id
     models = client.search_logged_models([experiment])
     assert {model.params["stage"] for model in models} == {"base_model", "cold_start", "grpo"}
+    questions = 4  # of fast.yaml
     for model in models:
         assert {metric.dataset_name for metric in model.metrics} == {"built_in"}
-        assert (
-            len(client.search_traces(locations=[experiment], model_id=model.model_id)) == 4
-        )  # the questions of fast.yaml
+        assert len(client.search_traces(locations=[experiment], model_id=model.model_id)) == questions
     [report] = client.search_runs([experiment], "tags.stage = 'report'")
     assert len(client.search_traces(locations=[experiment], run_id=report.info.run_id)) == 3
 

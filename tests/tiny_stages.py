@@ -1,9 +1,10 @@
-"""The training stages on a tiny model and database, as real processes that a test can kill."""
+"""The training stages on a tiny model and database, in processes that a test can kill or within the test's own."""
 
 import contextlib
 import hashlib
 import importlib
 import json
+import logging
 import os
 import signal
 import sqlite3
@@ -86,7 +87,7 @@ def prepare(folder: Path) -> None:
 def teach(folder: Path, **changes: object) -> None:
     """Train the model of `prepare` for seconds, until its answers are well-formed and some are right by chance.
 
-    `changes` are made to the model's configuration.
+    `changes` are made to the model's configuration. The questions are those of `prepare`: a process trains once.
     """
     if repr(changes) not in _TAUGHT:
         _TAUGHT[repr(changes)] = _taught(folder, changes)
@@ -142,12 +143,18 @@ def run(folder: Path, stage: str, out: str, launch: Sequence[str] = ()) -> str:
 def run_here(folder: Path, call: Sequence[str]) -> tuple[int, str]:
     """Run a stage's command in this process, which has imported torch already: exit code and log."""
     module, *arguments = call[call.index("-m") + 1 :]
+    handlers, stopping, threads = logging.root.handlers[:], signal.getsignal(signal.SIGTERM), torch.get_num_threads()
     with contextlib.chdir(folder):
         try:
             importlib.import_module(module).main(arguments)
             code = 0
         except SystemExit as stopped:
             code = stopped.code
+        finally:
+            logging.root.handlers[:] = handlers
+            signal.signal(signal.SIGTERM, stopping)
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(False)
         return code, Path(arguments[arguments.index("--log") + 1]).read_text()
 
 

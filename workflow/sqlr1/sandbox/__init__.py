@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlr1.sandbox.protocol import Execution, Judgement, Limits, Pair, Query, Race, Status, Verdict
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # `provenance.sources` finds these modules here
     from sqlr1.sandbox.executor import Executor
     from sqlr1.sandbox.judging import METRICS, SEMANTICS, instances, is_ordered, mend, on_one_line
 
@@ -54,7 +54,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what a worker does not need on first use: it imports this package too, and must start fast."""
+    """Import on first use what a worker does not need: workers import this package too, and must start fast."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"sqlr1.sandbox.{'executor' if name == 'Executor' else 'judging'}"), name)

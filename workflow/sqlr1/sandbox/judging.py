@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from sqlr1.database.files import SQLITE_MAGIC, start_of
 from sqlr1.sandbox.protocol import Judgement, Pair, Query, Reply, Status, Verdict
 from sqlr1.sql_tokens import COMMENT, FLAGS, QUOTED
 
@@ -89,8 +90,6 @@ def instances(database: Path) -> list[Path]:
 
     A file beside it that is no SQLite database is logged and left out.
     """
-    from sqlr1.database.files import SQLITE_MAGIC, start_of  # late: a worker imports this module, and must start fast
-
     found = [database]
     folder = database.parent
     for path in sorted(folder.glob("*.sqlite")) if folder.name == database.stem else ():

@@ -1,5 +1,6 @@
 """The pool of worker processes: assigns tasks, collects replies, replaces workers that die or hang."""
 
+import functools
 import logging
 import marshal
 import math
@@ -28,9 +29,9 @@ _STARVATION = 4
 # A task whose worker died is tried once more: something outside may have killed it.
 _ATTEMPTS = 2
 _FAILED_STARTS = 100  # in a row
-# While this many tasks per worker wait, each worker has a second task of at most so many bytes: it need not wait for
-# this process in between, which costs quick queries a quarter of the time. Near the end a task might wait behind a slow
-# one while other workers are idle. Sending a large one could wait until the worker reads it.
+# While more than _PLENTY tasks per worker wait, a worker is sent a second one of at most _SMALL_BYTES. Waiting for this
+# process between two tasks would cost quick queries a quarter of their time. The price: the second task may wait behind
+# a slow one, so near the end none is sent. A large one could block this process until the worker reads it.
 _PLENTY = 8
 _SMALL_BYTES = 1 << 15
 _ENDED_BY_LIMIT = {  # the replies for a worker that the kernel ended, by its exit code
@@ -45,6 +46,8 @@ class _Process:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self.socket, theirs = socket.socketpair()
+        for end, buffer in ((self.socket, socket.SO_SNDBUF), (theirs, socket.SO_RCVBUF)):
+            end.setsockopt(socket.SOL_SOCKET, buffer, 4 * _SMALL_BYTES)  # macOS has less
         with theirs:
             arguments = [str(_PACKAGE_ROOT), str(theirs.fileno()), marshal.dumps(tuple(limits), 2).hex()]
             # -I -S: no environment, no site-packages. With the standard library only, a worker starts fast.
@@ -79,14 +82,15 @@ class _Process:
             self._expect_message()
         try:
             self.socket.sendall(message)
-        except OSError:  # dead, or stopped and not reading: replace it at once
-            self.deadline = self.last_deadline = 0.0
+        except OSError:  # dead, or stopped and not reading
+            self._process.kill()  # and its socket ends
 
     def replies(self) -> list[tuple[int, Reply]]:
-        """Wait for messages: (task, reply). Raises EOFError or OSError if the process is gone."""
+        """Read what has arrived: (task, reply) for each complete message. Raises EOFError or OSError at the end."""
         messages = self._inbox.receive()
         if messages and not self.ready:
-            self.ready = bool(messages.pop(0))
+            messages.pop(0)  # "ready"
+            self.ready = True
         found = [(self.tasks.popleft(), message) for message in messages]
         if self.tasks:
             self._expect_message()
@@ -137,16 +141,16 @@ class Pool:
         `statements`: how many statements a task runs at most, each with the full time limit.
         """
         waiting = deque(range(len(tasks)))
+        message = functools.lru_cache(maxsize=1)(lambda task: encoded(tasks[task]))  # a large one waits for its turn
         replies: dict[int, Reply] = {}
         deaths = [0] * len(tasks)
         try:
             while len(replies) < len(tasks):
                 for process in [process for process in self.processes if process.ready]:
                     while waiting and len(process.tasks) < 1 + (len(waiting) > _PLENTY * len(self.processes)):
-                        message = encoded(tasks[waiting[0]])
-                        if process.tasks and len(message) > _SMALL_BYTES:
+                        if process.tasks and len(message(waiting[0])) > _SMALL_BYTES:
                             break
-                        process.assign(waiting.popleft(), message, statements)
+                        process.assign(waiting[0], message(waiting.popleft()), statements)
                 for task, reply in self._collect():
                     deaths[task] += reply is not None and reply[0] == Status.CRASHED
                     if reply is None or (reply[0] == Status.CRASHED and deaths[task] < _ATTEMPTS):

@@ -1,7 +1,7 @@
 """What goes into the executor and comes out of it, and the messages between the executor and its workers.
 
-A message is a marshalled value after the number of its bytes. Unlike pickle, marshal runs no code when it is read. A
-worker first says "ready". Then it gets tasks, at most two at a time, and replies to each. A task is
+A message is the length of a marshalled value (four bytes), then the value. Unlike pickle, marshal runs no code when it
+is read. A worker first says "ready". Then it gets tasks, at most two at a time, and replies to each. A task is
 `(kind, database, sql, *more)`, a reply `(status, payload, error)`:
 
 | kind        | more                                   | payload if ok                                              |
@@ -166,13 +166,13 @@ class Inbox:
         self._received = bytearray()
 
     def receive(self) -> list[Any]:
-        """Wait for bytes; the messages that are whole now. Raises EOFError if the other side is gone."""
+        """Wait for bytes, and return the messages that are complete. Raises EOFError if the other side is gone."""
         data = self._connection.recv(_CHUNK_BYTES)
         if not data:
             raise EOFError("the other side has closed the connection")
         self._received += data
-        whole = []
+        complete = []
         while len(self._received) >= (end := _LENGTH_BYTES + int.from_bytes(self._received[:_LENGTH_BYTES], "big")):
-            whole.append(marshal.loads(self._received[_LENGTH_BYTES:end]))
+            complete.append(marshal.loads(self._received[_LENGTH_BYTES:end]))
             del self._received[:end]
-        return whole
+        return complete
