@@ -74,7 +74,7 @@ WITHIN_A_SAVE = "checkpoint-4/optimizer.pt"
 
 @pytest.mark.parametrize("stage", ["cold_start", "grpo"])
 def test_a_run_killed_within_a_save_ends_with_the_same_bytes(folder, whole, stage):
-    """About 20 s: three processes, each of which imports torch and trl."""
+    """30 to 45 s: three processes, each of which imports torch and trl, and trains."""
     check_kills(folder, whole, stage, {WITHIN_A_SAVE: KILLS[stage][WITHIN_A_SAVE]}, f"once/{stage}")
 
 
