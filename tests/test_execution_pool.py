@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import sqlr1
-from sqlr1.sandbox import Execution, Executor, Limits, Pair, Query, Verdict, pool, protocol
+from sqlr1.sandbox import Execution, Executor, Limits, Pair, Query, Verdict, pool
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
 # About half a second; long enough to be hit in the middle.
@@ -38,6 +37,25 @@ def after(seconds, action):
     return timer
 
 
+@contextlib.contextmanager
+def all_killed_every(seconds, executor):
+    stop = threading.Event()
+
+    def kill():
+        while not stop.wait(seconds):
+            for pid in executor.worker_pids():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        killer.join()
+
+
 def test_a_worker_killed_in_mid_query_loses_nothing(database):
     with Executor(workers=2, limits=Limits(seconds=10)) as executor:
         queries = [Query(database, f"{SLOW} WHERE {i} = {i}") for i in range(4)]
@@ -51,19 +69,8 @@ def test_a_worker_killed_in_mid_query_loses_nothing(database):
 
 
 def test_all_workers_killed_again_and_again(database):
-    with Executor(workers=2, limits=Limits(seconds=10)) as executor:
-        stop = threading.Event()
-
-        def kill_now_and_then():
-            while not stop.wait(0.4):
-                for pid in executor.worker_pids():
-                    os.kill(pid, signal.SIGKILL)
-
-        killer = threading.Thread(target=kill_now_and_then, daemon=True)
-        killer.start()
+    with Executor(workers=2, limits=Limits(seconds=10)) as executor, all_killed_every(0.4, executor):
         results = executor.execute([Query(database, f"SELECT {i}, count(*) FROM t") for i in range(8_000)])
-        stop.set()
-        killer.join()
     # A query hit twice is called crashed; none is lost, none has another's rows.
     wrong = [i for i, result in enumerate(results) if result.rows != [(i, 100)]]
     assert all(results[i].status == "crashed" for i in wrong)
@@ -73,18 +80,8 @@ def test_all_workers_killed_again_and_again(database):
 def test_a_query_that_always_kills_its_worker_is_crashed(database):
     """Judged by real deaths: the query is long, and whichever worker runs it is killed."""
     with Executor(workers=1, limits=Limits(seconds=20)) as executor:
-        stop = threading.Event()
-
-        def kill():
-            while not stop.wait(0.3):
-                for pid in executor.worker_pids():
-                    os.kill(pid, signal.SIGKILL)
-
-        killer = threading.Thread(target=kill, daemon=True)
-        killer.start()
-        [result] = executor.execute([Query(database, ENDLESS)])
-        stop.set()
-        killer.join()
+        with all_killed_every(0.3, executor):
+            [result] = executor.execute([Query(database, ENDLESS)])
         assert result.status == "crashed"
         assert "died" in result.error
         assert executor.execute([Query(database, "SELECT 1")])[0].rows == [(1,)]
@@ -200,21 +197,10 @@ def test_near_the_end_no_query_waits_behind_a_slow_one(database):
 def test_a_query_that_waits_at_a_worker_is_not_blamed_for_its_deaths(database):
     """Whatever runs for 0.3 s is killed, twice: only the endless queries are called crashed."""
     with Executor(workers=1, limits=Limits(seconds=20)) as executor:
-        stop = threading.Event()
-
-        def kill():
-            while not stop.wait(0.3):
-                for pid in executor.worker_pids():
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-
-        killer = threading.Thread(target=kill, daemon=True)
-        killer.start()
         endless = [Query(database, f"{ENDLESS} WHERE i > {i}") for i in range(3)]
         quick = [Query(database, f"SELECT {i}, count(*) FROM t") for i in range(20)]
-        results = executor.execute([query for i in range(20) for query in (*endless[i : i + 1], quick[i])])
-        stop.set()
-        killer.join()
+        with all_killed_every(0.3, executor):
+            results = executor.execute([query for i in range(20) for query in (*endless[i : i + 1], quick[i])])
     assert [result.status for result in results if result.status != "ok"] == ["crashed"] * 3
     assert [result.rows for result in results if result.status == "ok"] == [[(i, 100)] for i in range(20)]
 
@@ -255,21 +241,6 @@ def test_a_large_query_is_no_second_one_and_a_stopped_worker_does_not_block_for_
     assert [result.status for result in results] == ["ok"] * 62
     assert {second for second, is_large in sent if is_large} == {0}
     assert {second for second, is_large in sent if not is_large} == {0, 1}
-
-
-def test_messages_arrive_in_parts_several_at_once_and_before_the_end():
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        inbox, data = protocol.Inbox(ours), protocol.encoded(["a", 1]) + protocol.encoded("b" * 1000)
-        theirs.sendall(data[:3])
-        assert inbox.receive() == []
-        theirs.sendall(data[3:20])
-        assert inbox.receive() == [["a", 1]]
-        theirs.sendall(data[20:] + data)
-        theirs.close()
-        assert inbox.receive() == ["b" * 1000, ["a", 1], "b" * 1000]
-        with pytest.raises(EOFError):
-            inbox.receive()
 
 
 def test_a_batch_stays_within_its_slow_queries_shared_among_the_workers(database):
