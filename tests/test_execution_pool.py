@@ -172,25 +172,27 @@ def test_waiting_for_the_cpu_is_not_charged_to_a_comparison(swapped):
     assert seconds > 2.0  # else the test shows nothing
 
 
-def test_a_slow_query_does_not_slow_the_others(database):
-    """The quick ones are done while the first is still running, but for one, which waits at its worker."""
+def ends(database, quick):
+    """When the queries of two workers end, in seconds: one that takes 2 s, and after it so many quick ones."""
+    queries = [ENDLESS, *(f"SELECT {i} FROM t" for i in range(quick))]
     with Executor(workers=2, limits=Limits(seconds=2.0)) as executor:
         executor.execute([Query(database, f"SELECT {i}") for i in range(2)])  # the workers are there
-        tasks = [("execute", str(database), sql) for sql in [ENDLESS, *(f"SELECT {i} FROM t" for i in range(400))]]
         start = time.perf_counter()
         done: list[float] = []
+        tasks = [("execute", str(database), sql) for sql in queries]
         replies = executor._pool.run(tasks, lambda: done.append(time.perf_counter() - start))
-    assert [status for status, _, _ in replies] == ["timed_out"] + ["ok"] * 400
+    assert [status for status, _, _ in replies] == ["timed_out"] + ["ok"] * quick
+    return done
+
+
+def test_a_slow_query_slows_one_other_at_most(database):
+    """The one that waits at its worker."""
+    done = ends(database, 400)
     assert done[-3] < 1.5 < 2.0 <= done[-1] < 2.5
 
 
 def test_near_the_end_no_query_waits_behind_a_slow_one(database):
-    with Executor(workers=2, limits=Limits(seconds=2.0)) as executor:
-        executor.execute([Query(database, f"SELECT {i}") for i in range(2)])  # the workers are there
-        tasks = [("execute", str(database), sql) for sql in [ENDLESS, *(f"SELECT {i} FROM t" for i in range(16))]]
-        start = time.perf_counter()
-        done: list[float] = []
-        executor._pool.run(tasks, lambda: done.append(time.perf_counter() - start))
+    done = ends(database, 16)
     assert done[-2] < 1.5 < 2.0 <= done[-1]
 
 

@@ -120,6 +120,13 @@ def test_every_stage_of_the_real_package_has_a_closure_without_other_stages():
         assert {path.stem} <= others <= {path.stem, "__init__", "common"}
 
 
+def test_a_stage_that_runs_sql_depends_on_the_whole_sandbox():
+    """The sandbox imports some of its modules on first use."""
+    room = {f"sandbox/{path.name}" for path in (Path(provenance.__file__).parent / "sandbox").glob("*.py")}
+    for stage in ("filter", "select", "grpo", "score"):
+        assert room <= {"/".join(Path(s).parts[-2:]) for s in provenance.sources(f"sqlr1.stages.{stage}")}
+
+
 def test_settings_keep_swapped_values_apart():
     one = provenance.settings({"a": {"x": 1, "y": 2}}, "a")
     two = provenance.settings({"a": {"x": 2, "y": 1}}, "a")

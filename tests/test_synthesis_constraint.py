@@ -18,7 +18,7 @@ from sqlr1.sandbox import Limits
     [(["bank"], 40), pytest.param(["farm", "school", "zoo"], 120, marks=pytest.mark.slow)],
 )
 def test_every_gold_of_the_generator_is_accepted(tmp_path, domains, count):
-    """Questions of all classes; over three databases it takes some 20 s."""
+    """Questions of all classes; over three databases it takes some 12 s."""
     sources = builtin_sources(domains, tmp_path / "databases", 0)
     (tmp_path / "work").mkdir()
     request = GenerationRequest(count, dict.fromkeys(SQL_CLASSES, 0.25), Synthesize().styles, 5)

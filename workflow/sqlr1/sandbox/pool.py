@@ -141,7 +141,8 @@ class Pool:
         `statements`: how many statements a task runs at most, each with the full time limit.
         """
         waiting = deque(range(len(tasks)))
-        message = functools.lru_cache(maxsize=1)(lambda task: encoded(tasks[task]))  # a large one waits for its turn
+        # Kept: a large one is looked at again and again until a worker is free.
+        message = functools.lru_cache(maxsize=1)(lambda task: encoded(tasks[task]))
         replies: dict[int, Reply] = {}
         deaths = [0] * len(tasks)
         try:
