@@ -29,12 +29,13 @@ LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAU
 
 
 class FixedRollouts:
-    """The same completions for both trainers: of mixed lengths, some truncated, a few of one token."""
+    """The same completions for both trainers: of mixed lengths, some truncated, a few of one token, some equal."""
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, *rest, **more):
         rng = random.Random(self._step)
         rows = [[rng.randrange(3, 259) for _ in range(rng.randint(0, 11))] for _ in prompt_ids]
-        return [[*row, 2] if rng.random() < 0.7 or not row else row for row in rows], None
+        rows = [[*row, 2] if rng.random() < 0.7 or not row else row for row in rows]
+        return [rows[n - 1] if n and rng.random() < 0.3 else row for n, row in enumerate(rows)], None
 
 
 class Stock(FixedRollouts, GRPOTrainer):

@@ -32,15 +32,22 @@ def trainer_of(model, tmp_path, prompts=("a",), peft_config=None, **settings):
     )
 
 
-def test_each_prompt_is_computed_once_with_the_settings_of_the_config_and_other_seeds_each_step(tmp_path, monkeypatch):
+def test_prompts_and_equal_completions_are_computed_once_and_the_sampler_has_the_settings_of_the_config(
+    tmp_path, monkeypatch
+):
     drawn, packed = [], []
     sample_of, pack = shared_prompt.sample, shared_prompt.pack_groups
-    monkeypatch.setattr(shared_prompt, "sample", lambda *args: (drawn.append(args), sample_of(*args))[1])
+
+    def sample_a_pair_of_equals(*args):
+        drawn.append(args)
+        return [[group[0], group[0], *group[2:]] for group in sample_of(*args)]
+
+    monkeypatch.setattr(shared_prompt, "sample", sample_a_pair_of_equals)
     monkeypatch.setattr(shared_prompt, "pack_groups", lambda *args: (packed.append(args), pack(*args))[1])
     settings = {"per_device_train_batch_size": 8, "temperature": 0.7, "top_p": 0.9, "top_k": 20, "max_steps": 2}
     trainer_of(tiny_model(), tmp_path, ("How many?", "Name?", "a", "b c"), **settings, save_strategy="no").train()
     assert [len(prompts) for _, prompts, *_ in drawn] == [len(prompts) for prompts, _ in packed] == [2, 2]
-    assert {len(group) for _, groups in packed for group in groups} == {4}
+    assert {len(group) for _, groups in packed for group in groups} == {3}
     assert {args[3] for args in drawn} == {Sampling(4, 0.7, 0.9, 20)}
     assert len({seed for args in drawn for group in args[2] for seed in group}) == 16
 

@@ -1,5 +1,7 @@
 """GRPOTrainer that computes each group's prompt once: in sampling, in log-probabilities and in the backward pass.
 
+Completions of a group that are equal are computed once too, but for sampling.
+
 Loss, advantages, clipping and KL are TRL's own code; only the log-probabilities that go into it are computed here.
 Models and settings that do not support this (attention dropout, capped scores, ...) use TRL's own code for rollouts and
 log-probabilities, and the log says why and what it costs.
@@ -14,6 +16,7 @@ Shapes: B rows in a batch of rollouts, the rows of a group are contiguous; T tok
 """
 
 import functools
+import itertools
 import logging
 import random
 from collections.abc import Iterable, Mapping
@@ -159,7 +162,9 @@ class SharedPromptTrainer(GRPOTrainer):
         entropies = torch.zeros_like(log_probs)
         ids, mask = input_ids.cpu(), attention_mask.bool().cpu()
         prompts = [row[:-logits_to_keep][m[:-logits_to_keep]].tolist() for row, m in zip(ids, mask, strict=True)]
-        completions = [row[-logits_to_keep:][m[-logits_to_keep:]].tolist() for row, m in zip(ids, mask, strict=True)]
+        completions = [
+            tuple(row[-logits_to_keep:][m[-logits_to_keep:]].tolist()) for row, m in zip(ids, mask, strict=True)
+        ]
         groups = list(_rows_by_prompt(prompts).items())
         # Dropped groups are not computed. If all are dropped, the first prompt is, because the loss needs a graph.
         groups = [(prompt, rows) for prompt, rows in groups if present[rows].any()] or groups[:1]
@@ -169,17 +174,21 @@ class SharedPromptTrainer(GRPOTrainer):
             while groups and sum(len(rows) for _, rows in [*chunk, groups[0]]) <= most:
                 chunk.append(groups.pop(0))
             rows = [row for _, group in chunk for row in group]
-            packed = pack_groups(
-                [list(prompt) for prompt, _ in chunk], [[completions[row] for row in group] for _, group in chunk]
-            )
+            # Equal completions of a prompt are computed once; the gradient of their value is the sum of theirs.
+            distinct = [list(dict.fromkeys(completions[row] for row in group)) for _, group in chunk]
+            packed = pack_groups([prompt for prompt, _ in chunk], distinct)
+            pairs = [(prompt, own) for (prompt, _), group in zip(chunk, distinct, strict=True) for own in group]
+            starts = dict(zip(pairs, itertools.accumulate((len(own) for _, own in pairs), initial=0), strict=False))
             if self.grammars and len(packed.targets):
-                scored = [(prompt, tuple(completions[row])) for prompt, group in chunk for row in group]
-                packed.allowed = torch.cat([self._masks[pair] for pair in scored if pair[1]])
+                packed.allowed = torch.cat([self._masks[pair] for pair in pairs if pair[1]])
             with self.accelerator.autocast():
                 values, entropy = model(packed=packed.to(input_ids.device))
-            index, columns = present[rows].nonzero().T  # in the order of `values`
+            first = torch.tensor([starts[prompt, completions[row]] for prompt, group in chunk for row in group])
+            index, columns = present[rows].nonzero().T
+            targets = first.to(columns.device)[index] + columns
             places = (torch.tensor(rows, device=index.device)[index], columns)
-            log_probs = log_probs.index_put(places, values)
+            log_probs = log_probs.index_put(places, values[targets])
+            entropy = entropy[targets]
             entropies = entropies.index_put(places, entropy.detach() if not self._entropy_bonus_enabled else entropy)
         return log_probs, entropies if compute_entropy else None, None
 
