@@ -165,13 +165,14 @@ def test_steps_iterations_refills_and_validations_are_counted(folder, tmp_path):
     def grpo(**settings):
         return stages(tmp_path, base_model={"source": "path", "name": str(folder)}, grpo=settings)["grpo"]
 
-    asked = {"max_steps": 6, "beta": 0.001, "validation": {"questions": 16, "every": 9}}  # before and after
+    asked = {"max_steps": 6, "beta": 0.001, "dynamic_sampling": None}
+    asked |= {"validation": {"questions": 16, "every": 9}}  # before and after
     once, validated = grpo(**asked), 2 * 16 * (200 + 40)
     assert grpo(**asked | {"num_iterations": 2}).flops < once.flops  # as many updates, on half as many rollouts
     assert (
         grpo(**asked | {"validation": {"questions": 99, "every": 3}}).tokens - once.tokens == (3 * 48 - 32) * 240
     )  # of the 48 rows that there are
-    refilled = grpo(**asked, dynamic_sampling={"refill_rounds": 2})
+    refilled = grpo(**asked | {"dynamic_sampling": {"refill_rounds": 2}})
     assert refilled.tokens - validated == 1.5 * (once.tokens - validated)  # each round redraws half the groups
     assert grpo(**asked, lora=None).memory > once.memory
 
