@@ -1,6 +1,6 @@
 """GRPOTrainer that computes each group's prompt once: in sampling, in log-probabilities and in the backward pass.
 
-Completions of a group that are equal are computed once too, but for sampling.
+Completions of a group that are equal are computed once too, except in sampling.
 
 Loss, advantages, clipping and KL are TRL's own code; only the log-probabilities that go into it are computed here.
 Models and settings that do not support this (attention dropout, capped scores, ...) use TRL's own code for rollouts and
@@ -184,6 +184,7 @@ class SharedPromptTrainer(GRPOTrainer):
             with self.accelerator.autocast():
                 values, entropy = model(packed=packed.to(input_ids.device))
             first = torch.tensor([starts[prompt, completions[row]] for prompt, group in chunk for row in group])
+            # The tokens of a completion have no gaps, so a column is a place within it.
             index, columns = present[rows].nonzero().T
             targets = first.to(columns.device)[index] + columns
             places = (torch.tensor(rows, device=index.device)[index], columns)
