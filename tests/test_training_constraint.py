@@ -96,6 +96,8 @@ def test_log_probabilities_are_those_of_the_constrained_policy(tmp_path, databas
     trainer = make(tmp_path, database)
     rows = [trainer.train_dataset[i] for i in range(2) for _ in range(4)]
     batch = trainer._generate_and_score_completions(rows)
+    for part in ("completion_ids", "completion_mask"):  # two equal completions of a prompt
+        batch[part][1] = batch[part][0]
     whole = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
     present = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
     length = batch["completion_ids"].shape[1]

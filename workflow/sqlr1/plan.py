@@ -1,10 +1,10 @@
 """What an experiment will cost: tokens, FLOPs, hours and peak memory of each stage, without running it.
 
 FLOPs are two per weight and token, and four per hidden unit and pair of positions that attend (attention is causal).
-Prompts count in full, also where the sampler shares a schema, and so do groups that dynamic sampling drops; a refill
-round is taken to replace half of the groups. Hours are FLOPs / (devices * peak * utilisation); decoding also reads the
-weights and the cache once per step, and takes the longer of the two. Start-up and SQL are not counted: the plan says
-389 s for the spider overlay's cold start when it had 640 rows, which took 512 to 652 s.
+Prompts count in full, also where the sampler shares a schema, and so do equal completions and groups that dynamic
+sampling drops; a refill round is taken to replace half of the groups. Hours are FLOPs / (devices * peak * utilisation);
+decoding also reads the weights and the cache once per step, and takes the longer of the two. Start-up and SQL are not
+counted: the plan says 389 s for the spider overlay's cold start when it had 640 rows, which took 512 to 652 s.
 
 Memory per device is process + state + heap * max(training pass, sampling), for the longest rows:
 - State, bytes per weight: 16 if trained (float32 weight, gradient, two Adam moments), 2 if frozen. With ZeRO-2 2 for

@@ -78,7 +78,9 @@ class SharedPromptTrainer(GRPOTrainer):
         if refill_rounds is not None and (reason := self._why_not_refilled()):
             raise InputError(f"config key grpo.dynamic_sampling: {reason}")
         if constrained and (reason := self.unsampled_reason):
-            raise InputError(f"config key grpo.constrained: our sampler does not draw the rollouts ({reason})")
+            raise InputError(
+                f"config key grpo.constrained: our sampler does not draw the rollouts ({reason}); set it to false"
+            )
         self.grammars = Grammars(self.processing_class, self.model, self.eos_token_ids) if constrained else None
         self._databases: list[Path] = []  # of the rows to be drawn
         self._masks: dict[tuple[tuple[int, ...], tuple[int, ...]], torch.Tensor] = {}  # (T, W) each
