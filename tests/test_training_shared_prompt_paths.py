@@ -32,7 +32,7 @@ def trainer_of(model, tmp_path, prompts=("a",), peft_config=None, **settings):
     )
 
 
-def test_prompts_and_equal_completions_are_computed_once_and_the_sampler_has_the_settings_of_the_config(
+def test_prompts_and_equal_completions_are_computed_once_with_the_settings_of_the_config_and_other_seeds_each_step(
     tmp_path, monkeypatch
 ):
     drawn, packed = [], []

@@ -79,9 +79,9 @@ def grpo(config: Config, model: Path, work: Path) -> str:
     from sqlr1.train.grpo_trainer import ExecutionReward, make_trainer
     from sqlr1.train.policy import load_policy
 
-    most = {"dynamic_sampling": None, "mask_truncated_completions": False}
-    most["temperature"] = 100.0  # equal completions would be computed once
-    settings = config.grpo.model_copy(update={"max_steps": 1, **most})
+    # At a low temperature completions may be equal, and equal ones are computed once.
+    update = {"max_steps": 1, "dynamic_sampling": None, "mask_truncated_completions": False, "temperature": 100.0}
+    settings = config.grpo.model_copy(update=update)
     tokenizer = load_tokenizer(model)
     size, number = settings.num_generations, -(-_rows(settings) // settings.num_generations)
     database = _database(work)

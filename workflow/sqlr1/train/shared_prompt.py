@@ -16,7 +16,6 @@ Shapes: B rows in a batch of rollouts, the rows of a group are contiguous; T tok
 """
 
 import functools
-import itertools
 import logging
 import random
 from collections.abc import Iterable, Mapping
@@ -176,22 +175,24 @@ class SharedPromptTrainer(GRPOTrainer):
             while groups and sum(len(rows) for _, rows in [*chunk, groups[0]]) <= most:
                 chunk.append(groups.pop(0))
             rows = [row for _, group in chunk for row in group]
-            # Equal completions of a prompt are computed once; the gradient of their value is the sum of theirs.
+            # Equal completions of a prompt are computed once, and their gradients add up.
             distinct = [list(dict.fromkeys(completions[row] for row in group)) for _, group in chunk]
             packed = pack_groups([prompt for prompt, _ in chunk], distinct)
-            pairs = [(prompt, own) for (prompt, _), group in zip(chunk, distinct, strict=True) for own in group]
-            starts = dict(zip(pairs, itertools.accumulate((len(own) for _, own in pairs), initial=0), strict=False))
-            if self.grammars and len(packed.targets):
-                packed.allowed = torch.cat([self._masks[pair] for pair in pairs if pair[1]])
+            starts, end = {}, 0  # of each distinct completion in `values`
+            for (prompt, _), group in zip(chunk, distinct, strict=True):
+                for completion in group:
+                    starts[prompt, completion], end = end, end + len(completion)
+            if self.grammars and end:
+                packed.allowed = torch.cat([self._masks[pair] for pair in starts if pair[1]])
             with self.accelerator.autocast():
                 values, entropy = model(packed=packed.to(input_ids.device))
-            first = torch.tensor([starts[prompt, completions[row]] for prompt, group in chunk for row in group])
-            # The tokens of a completion have no gaps, so a column is a place within it.
             index, columns = present[rows].nonzero().T
-            targets = first.to(columns.device)[index] + columns
+            first = [starts[prompt, completions[row]] for prompt, group in chunk for row in group]
+            # The tokens of a completion have no gaps, so a column is a place within it.
+            source = torch.tensor(first, device=index.device)[index] + columns
+            values, entropy = values[source], entropy[source]
             places = (torch.tensor(rows, device=index.device)[index], columns)
-            log_probs = log_probs.index_put(places, values[targets])
-            entropy = entropy[targets]
+            log_probs = log_probs.index_put(places, values)
             entropies = entropies.index_put(places, entropy.detach() if not self._entropy_bonus_enabled else entropy)
         return log_probs, entropies if compute_entropy else None, None
 
