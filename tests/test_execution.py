@@ -11,6 +11,7 @@ from sqlr1.config import Execution as ExecutionSection
 from sqlr1.records import InputError
 from sqlr1.sandbox import METRICS, Executor, Limits, Pair, Query, Status, Verdict
 from sqlr1.sandbox.connection import Sandbox, defend_connections
+from sqlr1.sandbox.judging import SEMANTICS
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
 
@@ -231,7 +232,7 @@ def test_what_is_no_file_is_a_missing_database(executor, path):
         (ENDLESS, ENDLESS, Verdict.GOLD_TIMED_OUT),
     ],
 )
-@pytest.mark.parametrize("semantics", ["spider", "bird"])
+@pytest.mark.parametrize("semantics", SEMANTICS)
 def test_verdicts(executor, database, semantics, gold, predicted, verdict):
     [judgement] = executor.judge([Pair(database, gold, predicted)], semantics)
     assert judgement.verdict == verdict
@@ -247,7 +248,7 @@ def test_metrics_are_reported_when_asked_for(executor, database):
         executor.judge([pair], "sql")
 
 
-@pytest.mark.parametrize("semantics", ["spider", "bird"])
+@pytest.mark.parametrize("semantics", SEMANTICS)
 def test_a_match_must_hold_on_every_instance(executor, tmp_path, semantics):
     """`x > 0` and `x >= 0` differ on the second instance only."""
     path = make(tmp_path / "shop/shop.sqlite", "CREATE TABLE t AS SELECT 1 AS x")
@@ -265,7 +266,7 @@ def test_what_is_no_database_is_no_instance(executor, tmp_path, caplog):
     (tmp_path / "shop/._shop.sqlite").write_bytes(b"\0\5\26\7 Mac OS X")
     (tmp_path / "shop/empty.sqlite").touch()
     pair = Pair(path, "SELECT x FROM t", "SELECT 1")
-    for semantics in ("spider", "bird"):
+    for semantics in SEMANTICS:
         [judgement] = executor.judge([pair], semantics, metrics=["spider_exec", "bird_ex"])
         assert (judgement.verdict, judgement.metrics) == (Verdict.MATCH, {"spider_exec": 1.0, "bird_ex": 1.0})
     assert "._shop.sqlite: not a SQLite database" in caplog.text

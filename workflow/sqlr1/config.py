@@ -35,6 +35,7 @@ from pydantic_core import PydanticCustomError
 from sqlr1.records import SQL_CLASSES, STYLES
 from sqlr1.rewards import PARTS, REWARDS
 from sqlr1.sandbox import Limits
+from sqlr1.sandbox.judging import SEMANTICS
 from sqlr1.statistics import Bootstrap
 from sqlr1.strategies import STRATEGIES
 
@@ -386,7 +387,8 @@ class _RewardKeys(Section):
 
     variants: Annotated[list[Literal[tuple(REWARDS)]], Field(min_length=1), _distinct("reward")] = ["full"]
     """The rewards an experiment trains with; curves and examples show the first."""
-    semantics: Literal["bird", "spider"] = key("bird", "Which comparison decides that a result is right.")
+    semantics: Literal[tuple(SEMANTICS)] = "bird"
+    """Which comparison decides that a result is right. Only `spider_keep_distinct` minds a missing SELECT DISTINCT."""
 
 
 def _part_keys() -> dict[str, Any]:

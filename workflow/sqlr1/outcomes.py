@@ -32,7 +32,7 @@ def outcomes(
     """The outcomes of a batch of completions; the i-th has the i-th gold and SQLite file.
 
     SQL in a malformed completion is executed too, so that the shares of executable and matching SQL do not depend on
-    the format. `semantics` is `bird` or `spider`.
+    the format. `semantics` is a key of `judging.SEMANTICS`.
     """
     responses = [parse_response(completion) for completion in completions]
     pairs = [Pair(d, gold, r.sql) for d, gold, r in zip(databases, golds, responses, strict=True)]

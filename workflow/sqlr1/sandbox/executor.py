@@ -58,7 +58,7 @@ class Executor(AbstractContextManager):
     def judge(
         self, pairs: Sequence[Pair], semantics: str = "spider", metrics: Sequence[str] = (), progress: str | None = None
     ) -> list[Judgement]:
-        """Compare predictions with golds; verdicts by `semantics` ("spider" or "bird"), in the order of `pairs`.
+        """Compare predictions with golds; verdicts by `semantics` (a key of `SEMANTICS`), in the order of `pairs`.
 
         `metrics` (a choice of METRICS) are reported as well. A match must hold on every `*.sqlite` file in a database's
         own folder (`NAME/NAME.sqlite`): Spider's test suites and our instances have several, BIRD's folders one.

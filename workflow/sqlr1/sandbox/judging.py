@@ -11,8 +11,9 @@ from sqlr1.sandbox.protocol import Judgement, Pair, Query, Reply, Status, Verdic
 from sqlr1.sql_tokens import COMMENT, FLAGS, QUOTED
 
 logger = logging.getLogger(__name__)
-# The metric that decides the verdict under each benchmark's semantics. `soft_f1` is BIRD's graded metric.
-SEMANTICS = {"spider": "spider_exec", "bird": "bird_ex"}
+# The metric that decides the verdict: Spider's comparison, the same with every DISTINCT kept, or BIRD's.
+SEMANTICS = {"spider": "spider_exec", "spider_keep_distinct": "spider_exec_keep_distinct", "bird": "bird_ex"}
+# `soft_f1` is BIRD's graded metric.
 METRICS = ("spider_exec", "spider_exec_keep_distinct", "bird_ex", "soft_f1")
 _GOLD_FAULTS = {Status.MISSING_DATABASE: Verdict.MISSING_DATABASE, Status.TIMED_OUT: Verdict.GOLD_TIMED_OUT}
 # Literals, quoted names and comments are matched first, so that keywords inside them are ignored.
