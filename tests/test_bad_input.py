@@ -32,6 +32,14 @@ def default_config(checkout):
         ("cold_start", "max_steps", 0, "config key cold_start.max_steps: must not be 0"),
         ("grpo", "learning_rate", float("nan"), "config key grpo.learning_rate: nan is not a finite number"),
         ("grpo", "num_generations", 5, "config key grpo.num_generations: 5 does not divide the 64 completions"),
+        ("grpo", "use_vllm", True, "config key grpo.constrained: true needs rollouts by our sampler"),
+        ("grpo", "shared_prompt", False, "config key grpo.constrained: true needs rollouts by our sampler"),
+        (
+            "grpo",
+            "scale_rewards",
+            "batch",
+            "config key grpo.dynamic_sampling: set it to null: grpo.scale_rewards batch",
+        ),
         ("select", "low", 0.995, "config key select.high: 0.99 is below select.low, 0.995"),
         (
             "synthesize",

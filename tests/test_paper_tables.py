@@ -163,6 +163,7 @@ SETTINGS = {
     "prompt": {},
     "cold_start": {"strategy": "reasoning", "learning_rate": 0.001},
     "reward": {"variants": ["full"]},
+    "candidates": {"constrained": True},
     "score": {"confidence": 0.95, "resamples": 200},
     "skipped": {},
 }
@@ -228,6 +229,7 @@ def test_the_stage_writes_a_page_with_every_table(folder):
     for title in paper.TITLES.values():
         assert f"\n## {title}\n" in text
     assert "acme/tiny" in text
+    assert "in brackets. The answers were given under masks, which allow" in text
     assert OTHER_PROMPT in text
     outputs = read_json(folder / "results/tiny/paper/manifest.json")["outputs"]
     figures = {"votes.svg", "comparison.svg"}

@@ -191,13 +191,16 @@ def test_one_sample_has_no_vote(tmp_path):
     rows = ablation_rows("ablation_reward", runs, BOOTSTRAP)
     assert [(row["tiny"]["vote"], row["tiny"]["vote_change"]) for row in rows] == [(None, None)] * 2
     assert [row["tiny"]["greedy"].value for row in rows] == [0.5, 0.5]
-    assert "] | - | - | 61.0 |" in ablation_markdown("ablation_reward", rows, runs, BOOTSTRAP)
+    text = ablation_markdown("ablation_reward", rows, runs, BOOTSTRAP)
+    assert "] | - | - | 61.0 |" in text
+    assert "masks" not in text
     assert {change.method for change in changes("none", ["full", "no_length"], runs, BOOTSTRAP)} <= {"greedy", "pass@1"}
 
 
 def test_ablation_stage_writes_table_and_figure(tmp_path, monkeypatch, files):
     monkeypatch.chdir(tmp_path)
-    arguments = ["--settings", json.dumps({"score": {"confidence": 0.95, "resamples": 100}}), "--out", "ablation"]
+    settings = {"candidates": {"constrained": True}, "score": {"confidence": 0.95, "resamples": 100}}
+    arguments = ["--settings", json.dumps(settings), "--out", "ablation"]
     arguments += ["--ablation", "ablation_reward", "--summaries", *(str(s) for s, _ in files)]
     ablation.main([*arguments, "--questions", *(str(q) for _, q in files)])
     with open("ablation/table.csv") as file:
@@ -207,6 +210,7 @@ def test_ablation_stage_writes_table_and_figure(tmp_path, monkeypatch, files):
     text = (tmp_path / "ablation/table.md").read_text()
     assert "62.5 [" in text
     assert "another model" in text
+    assert "paired by question. The answers were given under masks, which" in text
     assert (tmp_path / "ablation/figure.svg").read_text().startswith("<?xml")
     assert sorted(json.loads((tmp_path / "ablation/manifest.json").read_text())["outputs"]) == [
         "figure.svg", "table.csv", "table.md",

@@ -148,9 +148,10 @@ def test_groups_are_dropped_without_shared_prompts_too(folders, tmp_path):  # no
 
 
 def test_what_cannot_be_refilled_is_refused(folders, tmp_path):  # noqa: F811
+    """A process whose batch is half a group, as several processes may have."""
     trainer = make(folders, tmp_path, True)
-    trainer.args.scale_rewards = "batch"
-    with pytest.raises(InputError, match=r"dynamic_sampling: grpo\.scale_rewards batch"):
+    trainer.args.per_device_train_batch_size = 2
+    with pytest.raises(InputError, match="dynamic_sampling: each process needs whole groups"):
         SharedPromptTrainer(
             model=trainer.model,
             args=trainer.args,

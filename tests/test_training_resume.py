@@ -60,6 +60,7 @@ KILLS = {
         "checkpoint-8/complete": ("8",),  # in the second epoch
         "metrics.jsonl": ("10",),  # after the last step, while the outputs are written
     },
+    "grpo_constrained": {"checkpoint-4/optimizer.pt": ("2", "4"), "checkpoint-8/complete": ("8",)},
     "grpo_all_weights": {"checkpoint-2/complete": ("2",), "checkpoint-4/complete": ("4",)},
     "grpo_best": {"checkpoint-4/optimizer.pt": ("2", "4"), "checkpoint-8/complete": ("8",), "metrics.jsonl": ("10",)},
     "candidates": {
@@ -72,7 +73,7 @@ KILLS = {
 WITHIN_A_SAVE = "checkpoint-4/optimizer.pt"
 
 
-@pytest.mark.parametrize("stage", ["cold_start", "grpo"])
+@pytest.mark.parametrize("stage", ["cold_start", "grpo_constrained"])
 def test_a_run_killed_within_a_save_ends_with_the_same_bytes(folder, whole, stage):
     """30 to 45 s: three processes, each of which imports torch and trl, and trains."""
     check_kills(folder, whole, stage, {WITHIN_A_SAVE: KILLS[stage][WITHIN_A_SAVE]}, f"once/{stage}")
@@ -116,10 +117,11 @@ def test_the_best_validated_policy_is_kept_over_a_kill(folder, whole):
     assert all(torch.equal(saved[name], expected[name]) for name in expected)
 
 
-def test_what_is_killed_earns_rewards(folder, whole):
+@pytest.mark.parametrize("stage", [pytest.param("grpo", marks=pytest.mark.slow), "grpo_constrained"])
+def test_what_is_killed_earns_rewards(folder, whole, stage):
     """Otherwise the runs compared above would not change the policy."""
-    assert whole("grpo")
-    lines = [row for _, row in read_jsonl(folder / "whole/grpo/metrics.jsonl")]
+    assert whole(stage)
+    lines = [row for _, row in read_jsonl(folder / f"whole/{stage}/metrics.jsonl")]
     assert max(row.get("rewards/result/std", 0) for row in lines) > 0
     assert {row["dynamic_sampling/live_groups"] for row in lines if "dynamic_sampling/live_groups" in row} - {0.0}
 

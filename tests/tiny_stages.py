@@ -59,6 +59,7 @@ GRPO = Grpo.model_validate(SETTINGS["grpo"]["grpo"])
 SETTINGS["grpo_all_weights"] = SETTINGS["grpo"] | {
     "grpo": SETTINGS["grpo"]["grpo"] | {"lora": None, "learning_rate": 1e-4, "max_steps": 4}
 }
+SETTINGS["grpo_constrained"] = SETTINGS["grpo"] | {"grpo": SETTINGS["grpo"]["grpo"] | {"constrained": True}}
 # The policy of the best validation is kept, not the last one.
 SETTINGS["grpo_best"] = SETTINGS["grpo"] | {
     "grpo": SETTINGS["grpo"]["grpo"] | {"keep": "best", "validation": {"questions": 12, "every": 2}}

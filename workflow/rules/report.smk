@@ -80,7 +80,7 @@ rule ablation:
         mem_mb=1000,
         runtime=10,
     params:
-        cfg=settings(PLAIN, "score"),
+        cfg=settings(PLAIN, "candidates", "score"),
         out=subpath(output.manifest, parent=True),
         experiment=CONFIG.experiment,
     message:
@@ -146,7 +146,9 @@ rule paper_tables:
     params:
         # A function, because Snakemake would read braces in a plain string as a wildcard.
         cfg=lambda wildcards: settings(
-            PLAIN, "experiment", "base_model", "prompt", "cold_start", "reward", "score", skipped=SKIPPED
+            PLAIN,
+            *("experiment", "base_model", "prompt", "cold_start", "reward", "candidates", "score"),
+            skipped=SKIPPED,
         ),
         times=f"{RESULTS}/benchmarks/candidates",
         out=subpath(output.manifest, parent=True),

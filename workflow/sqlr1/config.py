@@ -469,6 +469,20 @@ class Grpo(Training):
     """Whose policy the stage writes: the last step's, or that of the validated step (after training began) with the
     highest share of right greedy answers, the earliest of equals."""
 
+    @field_validator("constrained")
+    @classmethod
+    def _drawn_by_our_sampler(cls, constrained: bool, info: ValidationInfo) -> bool:
+        if constrained and (info.data.get("use_vllm") or not info.data.get("shared_prompt", True)):
+            raise _error("true needs rollouts by our sampler: use_vllm false, and shared_prompt true")
+        return constrained
+
+    @field_validator("dynamic_sampling")
+    @classmethod
+    def _group_by_group(cls, sampling: DynamicSampling | None, info: ValidationInfo) -> DynamicSampling | None:
+        if sampling and info.data.get("scale_rewards") == "batch":
+            raise _error("set it to null: grpo.scale_rewards batch needs all groups at once")
+        return sampling
+
     @field_validator("keep")
     @classmethod
     def _saved_when_validated(cls, keep: str, info: ValidationInfo) -> str:

@@ -251,8 +251,10 @@ def csv_rows(rows: Sequence[Row], benchmarks: Sequence[str]) -> list[Row]:
     return records
 
 
-def ablation_markdown(ablation: str, rows: Sequence[Row], runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> str:
-    """One table per benchmark, with notes."""
+def ablation_markdown(
+    ablation: str, rows: Sequence[Row], runs: Sequence[ScoreRun], bootstrap: Bootstrap, masks: bool = False
+) -> str:
+    """One table per benchmark, with notes, of answers that were given under `masks` or freely."""
     compared = reference(ablation, runs)
     counts = [row[name]["seeds"] for row in rows for name in benchmarks_of(runs)]
     return render(
@@ -261,6 +263,7 @@ def ablation_markdown(ablation: str, rows: Sequence[Row], runs: Sequence[ScoreRu
         level=f"{100 * bootstrap.confidence:.0f}",
         seeds=f"{max(counts)} seed(s)" + (", of the base model one" if min(counts) < max(counts) else ""),
         base=policy_label(*compared),
+        masks=masks,
         after_cold_start=ablation == "ablation_reward" and compared[0] != "none",
         rows=rows,
         benchmarks=benchmarks_of(runs),

@@ -23,13 +23,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--questions", type=Path, nargs="+", required=True, help="questions.jsonl beside each summary")
     with stage("ablation", parser, argv, inputs=["summaries", "questions"]) as job:
         runs = load_runs(job.args.summaries, job.args.questions)
+        masks = job.settings["candidates"].constrained
         bootstrap = Bootstrap(job.settings["score"].confidence, job.settings["score"].resamples)
         rows = ablation_rows(job.args.ablation, runs, bootstrap)
         benchmarks = benchmarks_of(runs)
         flat = csv_rows(rows, benchmarks)
         write_csv(job.out / "table.csv", flat)
         with atomic_write(job.out / "table.md") as file:
-            file.write(ablation_markdown(job.args.ablation, rows, runs, bootstrap))
+            file.write(ablation_markdown(job.args.ablation, rows, runs, bootstrap, masks))
         figure = interval_panels(ablation_panels(rows, benchmarks), "execution accuracy, %")
         save(figure, job.out / "figure.svg")
         job.outputs("table.csv", "table.md", "figure.svg")

@@ -74,8 +74,12 @@ class SharedPromptTrainer(GRPOTrainer):
         self.unsampled_reason = "grpo.use_vllm" if self.args.use_vllm else self.unshared_reason
         if not self.unshared_reason and (reason := self.unsampled_reason):
             log.warning("TRL draws the rollouts, without a seed per rollout: %s; a resumed run draws others", reason)
-        if refill_rounds is not None and (reason := self._why_not_refilled()):
-            raise InputError(f"config key grpo.dynamic_sampling: {reason}")
+        batch = self.args.per_device_train_batch_size * self.args.steps_per_generation
+        if refill_rounds is not None and batch % self.num_generations:
+            raise InputError(
+                "config key grpo.dynamic_sampling: each process needs whole groups: make its batch of rollouts a "
+                "multiple of grpo.num_generations"
+            )
         if constrained and (reason := self.unsampled_reason):
             raise InputError(
                 f"config key grpo.constrained: our sampler does not draw the rollouts ({reason}); set it to false"
@@ -98,13 +102,6 @@ class SharedPromptTrainer(GRPOTrainer):
         if DistributedBackend(self.accelerator).is_zero3:
             return "ZeRO stage 3 wants as many passes of each process, and packed ones differ in number"
         return why_not_shared(model)
-
-    def _why_not_refilled(self) -> str:
-        if self.args.per_device_train_batch_size * self.args.steps_per_generation % self.num_generations:
-            return "each process needs whole groups: make its batch of rollouts a multiple of grpo.num_generations"
-        if self.scale_rewards == "batch":
-            return "grpo.scale_rewards batch needs all groups at once"
-        return ""
 
     def _get_train_sampler(self, dataset: Any = None) -> ByEpoch:
         """TRL's order of prompts, shuffled by seed and epoch alone; in epoch 0 it is exactly TRL's.
