@@ -60,8 +60,8 @@ def test_the_paper_overlays_hold_the_published_settings(overlay, tmp_path):
     assert not any((config.grpo.constrained, config.candidates.constrained))
     grpo = trainer_config(config.grpo, tmp_path, seed=0)
     published = {
-        "num_generations": 8, "learning_rate": 3.0e-7, "lr_scheduler_type": "constant", "epsilon": 0.2, "beta": 0.001,
-        "entropy_coef": 0.001,
+        "num_generations": 8, "learning_rate": 3.0e-7, "lr_scheduler_type": "constant",
+        "warmup_steps": 0, "epsilon": 0.2, "beta": 0.001, "entropy_coef": 0.001,
         "temperature": 1.1, "max_completion_length": 2048, "num_iterations": 1, "max_grad_norm": 1.0,
         "scale_rewards": "group", "num_train_epochs": 10, "save_steps": 100,
     }  # fmt: skip
