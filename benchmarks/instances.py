@@ -4,7 +4,7 @@
 
 Golds of Spider's training set are mutated one change at a time. A mutant is wrong if it differs from its gold on the
 original database or on one of `--reference` instances made with another seed, none of which is among the k. Counted
-under Spider's execution match with DISTINCT kept, and under BIRD's, by which GRPO rewards by default. The last line is
+under Spider's execution match with DISTINCT kept, and under BIRD's, the default of `reward.semantics`. The last line is
 JSON: the former's counts, and all of them by metric.
 """
 

@@ -32,14 +32,10 @@ def default_config(checkout):
         ("cold_start", "max_steps", 0, "config key cold_start.max_steps: must not be 0"),
         ("grpo", "learning_rate", float("nan"), "config key grpo.learning_rate: nan is not a finite number"),
         ("grpo", "num_generations", 5, "config key grpo.num_generations: 5 does not divide the 64 completions"),
-        ("grpo", "use_vllm", True, "config key grpo.constrained: true needs rollouts by our sampler"),
-        ("grpo", "shared_prompt", False, "config key grpo.constrained: true needs rollouts by our sampler"),
-        (
-            "grpo",
-            "scale_rewards",
-            "batch",
-            "config key grpo.dynamic_sampling: set it to null: grpo.scale_rewards batch",
-        ),
+        ("grpo", "use_vllm", True, "config key grpo.constrained: set it to false: with grpo.use_vllm"),
+        ("grpo", "shared_prompt", False, "config key grpo.constrained: set it to false: with grpo.use_vllm"),
+        ("grpo", "lr_scheduler_type", "constant", "config key grpo.warmup_steps: the schedule `constant` has no"),
+        ("grpo", "scale_rewards", "batch", "config key grpo.dynamic_sampling: set it to null: grpo.scale_rewards"),
         ("select", "low", 0.995, "config key select.high: 0.99 is below select.low, 0.995"),
         (
             "synthesize",
@@ -61,6 +57,16 @@ def test_a_faulty_config_key_is_named(checkout, section, key, value, message):
         load(config)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_each_of_several_processes_needs_whole_groups_to_replace_them(checkout):
+    config = default_config(checkout)
+    config["launch"] = {"grpo": "torchrun --nproc-per-node 5"}
+    config["grpo"]["num_generations"] = 5
+    with pytest.raises(InputError, match=r"config key grpo\.num_generations: 5 does not divide the 64 completions"):
+        load(config)
+    config["grpo"]["dynamic_sampling"] = None
+    load(config)
 
 
 def test_a_mixed_in_class_that_does_not_exist_is_named(checkout):

@@ -9,9 +9,8 @@ import pytest
 
 from sqlr1.config import Execution as ExecutionSection
 from sqlr1.records import InputError
-from sqlr1.sandbox import METRICS, Executor, Limits, Pair, Query, Status, Verdict
+from sqlr1.sandbox import METRICS, SEMANTICS, Executor, Limits, Pair, Query, Status, Verdict
 from sqlr1.sandbox.connection import Sandbox, defend_connections
-from sqlr1.sandbox.judging import SEMANTICS
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
 

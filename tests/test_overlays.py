@@ -118,6 +118,14 @@ def test_the_overlays_for_one_gpu_train_an_adapter_of_their_size(size):
     assert config.grpo.per_device_train_batch_size * config.grpo.gradient_accumulation_steps == 64
 
 
+@pytest.mark.parametrize("name", ["spider", "reasoning", "qwen-0.5b-cpu"])
+def test_measured_overlays_keep_their_schedule_and_comparison(name):
+    """README and docs/results.md have their numbers: a change of config.yaml must not reach them."""
+    config = read(name)
+    found = (config.reward.semantics, config.grpo.lr_scheduler_type, config.grpo.warmup_steps)
+    assert found == ("spider", "cosine", 0)
+
+
 def test_what_is_generated_from_the_configuration_is_up_to_date():
     generated = runpy.run_path(str(ROOT / "workflow/schemas/generate.py"))
     assert json.loads(generated["SCHEMA"].read_text()) == generated["schema"](), "run `make schema`"

@@ -229,7 +229,7 @@ def test_the_stage_writes_a_page_with_every_table(folder):
     for title in paper.TITLES.values():
         assert f"\n## {title}\n" in text
     assert "acme/tiny" in text
-    assert "in brackets. The answers were given under masks, which allow" in text
+    assert "in brackets. Our answers were given under masks, which allow" in text
     assert OTHER_PROMPT in text
     outputs = read_json(folder / "results/tiny/paper/manifest.json")["outputs"]
     figures = {"votes.svg", "comparison.svg"}

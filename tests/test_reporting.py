@@ -166,7 +166,8 @@ def test_a_reward_that_is_in_no_table_has_its_name_for_a_label_and_no_published_
     runs = load_runs([summary for summary, _ in files], [rows for _, rows in files])
     rows = ablation_rows("ablation_reward", runs, BOOTSTRAP)
     assert (rows[-1]["policy"], rows[-1]["variant"], rows[-1]["paper"]) == (("none", "mine"), "base model + mine", None)
-    assert "| base model + mine | 75.0 [" in (text := ablation_markdown("ablation_reward", rows, runs, BOOTSTRAP))
+    text = ablation_markdown("ablation_reward", rows, runs, BOOTSTRAP, False)
+    assert "| base model + mine | 75.0 [" in text
     assert text.rstrip().endswith("| - |")
     assert "| tiny | mine | greedy | +50.0 [" in change_markdown(changes("none", ["mine"], runs, BOOTSTRAP))
     parts = training_panels([], [[{"step": 1, "rewards/format/mean": 1.0, "rewards/mine/mean": 2.0}]], {}, BOOTSTRAP)
@@ -191,7 +192,7 @@ def test_one_sample_has_no_vote(tmp_path):
     rows = ablation_rows("ablation_reward", runs, BOOTSTRAP)
     assert [(row["tiny"]["vote"], row["tiny"]["vote_change"]) for row in rows] == [(None, None)] * 2
     assert [row["tiny"]["greedy"].value for row in rows] == [0.5, 0.5]
-    text = ablation_markdown("ablation_reward", rows, runs, BOOTSTRAP)
+    text = ablation_markdown("ablation_reward", rows, runs, BOOTSTRAP, False)
     assert "] | - | - | 61.0 |" in text
     assert "masks" not in text
     assert {change.method for change in changes("none", ["full", "no_length"], runs, BOOTSTRAP)} <= {"greedy", "pass@1"}
@@ -210,7 +211,7 @@ def test_ablation_stage_writes_table_and_figure(tmp_path, monkeypatch, files):
     text = (tmp_path / "ablation/table.md").read_text()
     assert "62.5 [" in text
     assert "another model" in text
-    assert "paired by question. The answers were given under masks, which" in text
+    assert "paired by question. Our answers were given under masks, which" in text
     assert (tmp_path / "ablation/figure.svg").read_text().startswith("<?xml")
     assert sorted(json.loads((tmp_path / "ablation/manifest.json").read_text())["outputs"]) == [
         "figure.svg", "table.csv", "table.md",

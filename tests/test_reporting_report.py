@@ -97,7 +97,7 @@ def test_the_report_holds_everything_asked_for(results):
     ):
         assert f"\n{heading}\n" in f"\n{text}"
     expected = [
-        "sample is right. The answers were given under masks, which allow",
+        "sample is right. Our answers were given under masks, which allow",
         "| commit | ", "| machine | ", "| torch | ", "beta: 0.002", "learning_rate: 0.001",
         "1 embedded (benchmark), 3 embedded (train)", "| dropped: duplicate | 13 |", "| RL | 0 | 15 |",
         "| seed 0 | 5 | 40.0 | 2 | 1 | 2 |",

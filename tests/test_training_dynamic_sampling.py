@@ -4,7 +4,6 @@ import pytest
 import torch
 from test_training_shared_prompt import LORA, assert_equal_gradients, first_update, folders, make  # noqa: F401
 
-from sqlr1.records import InputError
 from sqlr1.train.shared_prompt import SharedPromptTrainer, replace_groups, share_limited, with_variance
 
 
@@ -145,21 +144,6 @@ def test_groups_are_dropped_without_shared_prompts_too(folders, tmp_path):  # no
     assert loss == pytest.approx(stock_loss, rel=1e-5, abs=1e-7)
     assert_equal_gradients(gradients, stock, 1e-4)
     assert unshared._metrics["train"]["dynamic_sampling/live_groups"] == [0.5]
-
-
-def test_what_cannot_be_refilled_is_refused(folders, tmp_path):  # noqa: F811
-    """A process whose batch is half a group, as several processes may have."""
-    trainer = make(folders, tmp_path, True)
-    trainer.args.per_device_train_batch_size = 2
-    with pytest.raises(InputError, match="dynamic_sampling: each process needs whole groups"):
-        SharedPromptTrainer(
-            model=trainer.model,
-            args=trainer.args,
-            reward_funcs=[flat],
-            train_dataset=trainer.train_dataset,
-            processing_class=trainer.processing_class,
-            refill_rounds=0,
-        )
 
 
 def test_the_share_of_masked_and_truncated_ratios_to_vllm():

@@ -34,8 +34,7 @@ from pydantic_core import PydanticCustomError
 
 from sqlr1.records import SQL_CLASSES, STYLES
 from sqlr1.rewards import PARTS, REWARDS
-from sqlr1.sandbox import Limits
-from sqlr1.sandbox.judging import SEMANTICS
+from sqlr1.sandbox import SEMANTICS, Limits
 from sqlr1.statistics import Bootstrap
 from sqlr1.strategies import STRATEGIES
 
@@ -304,7 +303,7 @@ class Training(Section):
     lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "linear"
     """Schedule of the learning rate."""
     warmup_steps: NonNegativeInt | NonNegativeFloat = 0
-    """Steps of linear warm-up; below 1, their share of all steps."""
+    """Steps of linear warm-up, the first of them at rate 0; below 1, their share of all steps."""
     weight_decay: NonNegativeFloat = key(0.0, "AdamW's weight decay.")
     max_grad_norm: PositiveFloat = key(1.0, "Gradient clipping.")
     num_train_epochs: PositiveFloat | PositiveInt = key(3, "Passes over the rows, unless max_steps is given.")
@@ -320,6 +319,13 @@ class Training(Section):
     """Precision of frozen weights in training; null: bfloat16 with bf16, else float32."""
     threads: PositiveInt = key(2, "CPU threads; fixed, because results depend on it.")
     lora: Lora | None = key(None, "LoRA's settings; null trains all weights.")
+
+    @field_validator("warmup_steps")
+    @classmethod
+    def _if_the_schedule_has_one(cls, steps: float, info: ValidationInfo) -> float:
+        if steps and info.data.get("lr_scheduler_type") == "constant":
+            raise _error("the schedule `constant` has no warm-up: set it to 0, or take constant_with_warmup")
+        return steps
 
     @field_validator("max_steps")
     @classmethod
@@ -388,7 +394,8 @@ class _RewardKeys(Section):
     variants: Annotated[list[Literal[tuple(REWARDS)]], Field(min_length=1), _distinct("reward")] = ["full"]
     """The rewards an experiment trains with; curves and examples show the first."""
     semantics: Literal[tuple(SEMANTICS)] = "bird"
-    """Which comparison decides that a result is right. Only `spider_keep_distinct` minds a missing SELECT DISTINCT."""
+    """Which comparison decides that a result is right, also in validation. `spider` ignores DISTINCT,
+    `spider_keep_distinct` does not, and `bird` ignores repeated rows."""
 
 
 def _part_keys() -> dict[str, Any]:
@@ -461,9 +468,10 @@ class Grpo(Training):
     shuffle_dataset: bool = True
     """false keeps the order of the select stage, easy questions first (unless select.n is 0): a curriculum."""
     constrained: bool = False
-    """Rollouts and validation as with candidates.constrained; probabilities, ratios and KL are of what is allowed."""
+    """Rollouts and validation as with candidates.constrained; probabilities, ratios and KL are of what is allowed. Not
+    with use_vllm, nor without shared_prompt."""
     dynamic_sampling: DynamicSampling | None = None
-    """Replace, then drop groups without variance (DAPO); null keeps them, as TRL does."""
+    """Replace, then drop groups without variance (DAPO); null keeps them, as TRL does. Not with scale_rewards batch."""
     validation: Validation = key(Validation(), "The fixed validation set.")
     keep: Literal["last", "best"] = "last"
     """Whose policy the stage writes: the last step's, or that of the validated step (after training began) with the
@@ -473,7 +481,7 @@ class Grpo(Training):
     @classmethod
     def _drawn_by_our_sampler(cls, constrained: bool, info: ValidationInfo) -> bool:
         if constrained and (info.data.get("use_vllm") or not info.data.get("shared_prompt", True)):
-            raise _error("true needs rollouts by our sampler: use_vllm false, and shared_prompt true")
+            raise _error("set it to false: with grpo.use_vllm, or without grpo.shared_prompt, TRL draws the rollouts")
         return constrained
 
     @field_validator("dynamic_sampling")
@@ -592,9 +600,13 @@ class Config(Section):
     @field_validator("grpo")
     @classmethod
     def _whole_groups_that_fit(cls, grpo: Grpo, info: ValidationInfo) -> Grpo:
-        """A batch of rollouts holds whole groups (with several processes TRL checks that itself); vLLM has room."""
+        """A batch of rollouts holds whole groups, and vLLM has room.
+
+        With several processes TRL checks their batches together; only to replace groups does each need whole ones.
+        """
         batch = grpo.per_device_train_batch_size * grpo.gradient_accumulation_steps
-        if info.data.get("launch", Launch()).grpo == "python" and batch % grpo.num_generations:
+        alone = info.data.get("launch", Launch()).grpo == "python" or grpo.dynamic_sampling
+        if alone and batch % grpo.num_generations:
             raise _error(
                 f"{grpo.num_generations} does not divide the {batch} completions of a step "
                 "(per_device_train_batch_size * gradient_accumulation_steps)",

@@ -252,7 +252,7 @@ def csv_rows(rows: Sequence[Row], benchmarks: Sequence[str]) -> list[Row]:
 
 
 def ablation_markdown(
-    ablation: str, rows: Sequence[Row], runs: Sequence[ScoreRun], bootstrap: Bootstrap, masks: bool = False
+    ablation: str, rows: Sequence[Row], runs: Sequence[ScoreRun], bootstrap: Bootstrap, masks: bool
 ) -> str:
     """One table per benchmark, with notes, of answers that were given under `masks` or freely."""
     compared = reference(ablation, runs)

@@ -154,6 +154,7 @@ def _scores(job: Job, runs: Sequence[ScoreRun], bootstrap: Bootstrap) -> dict[st
     job.run.metrics({n.replace("@", "_at_"): row["value"] for n, row in zip(names, overall, strict=True)})
     return {
         "level": f"{100 * bootstrap.confidence:.0f}",
+        "semantics": job.settings["reward"].semantics,
         "masks": job.settings["candidates"].constrained,
         "headline": score_tables.headline_markdown(rows),
         "conclusion": [c.sentence() for c in changes if c.reward == rewards[0] and c.method != "vote"],

@@ -48,11 +48,11 @@ class SharedPromptTrainer(GRPOTrainer):
     """GRPOTrainer with shared prompts. `shared_prompt=False` is TRL's trainer, except for the order of prompts.
 
     If `refill_rounds` is an integer, zero-variance groups are replaced by groups of other prompts, up to so many times,
-    and the remaining ones are dropped. None keeps them, as TRL does. Raises InputError if the other settings do not
-    allow it.
+    and the remaining ones are dropped. None keeps them, as TRL does. A process then needs whole groups.
 
     If `constrained`, rollouts can name only what the `database` of their row has. Log-probabilities, ratios, entropies
     and KL are those of the constrained policy: `_masks` has the masks of the present rollouts by prompt and completion.
+    Raises InputError if our sampler cannot draw the rollouts of this model.
     """
 
     def __init__(
@@ -74,12 +74,6 @@ class SharedPromptTrainer(GRPOTrainer):
         self.unsampled_reason = "grpo.use_vllm" if self.args.use_vllm else self.unshared_reason
         if not self.unshared_reason and (reason := self.unsampled_reason):
             log.warning("TRL draws the rollouts, without a seed per rollout: %s; a resumed run draws others", reason)
-        batch = self.args.per_device_train_batch_size * self.args.steps_per_generation
-        if refill_rounds is not None and batch % self.num_generations:
-            raise InputError(
-                "config key grpo.dynamic_sampling: each process needs whole groups: make its batch of rollouts a "
-                "multiple of grpo.num_generations"
-            )
         if constrained and (reason := self.unsampled_reason):
             raise InputError(
                 f"config key grpo.constrained: our sampler does not draw the rollouts ({reason}); set it to false"
