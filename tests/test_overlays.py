@@ -120,7 +120,7 @@ def test_the_overlays_for_one_gpu_train_an_adapter_of_their_size(size):
 
 @pytest.mark.parametrize("name", ["spider", "reasoning", "qwen-0.5b-cpu"])
 def test_measured_overlays_keep_their_schedule_and_comparison(name):
-    """README and docs/results.md have their numbers: a change of config.yaml must not reach them."""
+    """README and docs/results.md have their numbers: what config.yaml changed since must not reach them."""
     config = read(name)
     found = (config.reward.semantics, config.grpo.lr_scheduler_type, config.grpo.warmup_steps)
     assert found == ("spider", "cosine", 0)

@@ -87,7 +87,7 @@ def test_documented_semantics(executor, database, case):
     gold, predicted, *expected = case
     [judgement] = executor.judge([Pair(database, gold, predicted)], "spider", METRICS)
     assert [judgement.metrics[metric] for metric in METRICS] == pytest.approx(expected)
-    for semantics, value in zip(("bird", "spider", "spider_keep_distinct"), expected, strict=False):
+    for semantics, value in zip(("bird", "spider", "spider_keep_distinct"), expected[:3], strict=True):
         [judgement] = executor.judge([Pair(database, gold, predicted)], semantics)
         assert (judgement.verdict == "match") == bool(value)
 

@@ -126,6 +126,16 @@ def test_what_is_killed_earns_rewards(folder, whole, stage):
     assert {row["dynamic_sampling/live_groups"] for row in lines if "dynamic_sampling/live_groups" in row} - {0.0}
 
 
+def test_a_killed_run_under_masks_has_masks(folder, whole):
+    """Answers that end name only what is there, so they run; without masks 60 % of this model's ended or ran."""
+    assert whole("grpo_constrained")
+    rows = [
+        row for _, row in read_jsonl(folder / "whole/grpo_constrained/metrics.jsonl") if "rollout/executable" in row
+    ]
+    shares = [row["rollout/executable"] + row["completions/clipped_ratio"] for row in rows]
+    assert sum(shares) / len(shares) > 0.9
+
+
 @pytest.mark.slow
 def test_an_orphan_and_its_successor_never_write_the_same_folder(folder, whole):
     """Not even if the settings have changed in between. Some 20 s: three runs of a stage."""

@@ -13,6 +13,7 @@ This module must only declare and check: an edit of it re-runs a stage only if a
 
 import difflib
 import inspect
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -302,12 +303,12 @@ class Training(Section):
     learning_rate: PositiveFloat = key(..., "Peak learning rate.")
     lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "linear"
     """Schedule of the learning rate."""
-    warmup_steps: NonNegativeInt | NonNegativeFloat = 0
-    """Steps of linear warm-up, the first of them at rate 0; below 1, their share of all steps."""
     weight_decay: NonNegativeFloat = key(0.0, "AdamW's weight decay.")
     max_grad_norm: PositiveFloat = key(1.0, "Gradient clipping.")
     num_train_epochs: PositiveFloat | PositiveInt = key(3, "Passes over the rows, unless max_steps is given.")
     max_steps: int = key(-1, "Optimiser steps; -1 goes by num_train_epochs.", ge=-1)
+    warmup_steps: NonNegativeInt | NonNegativeFloat = 0
+    """Steps of linear warm-up, the first of them at rate 0; below 1, their share of all steps."""
     per_device_train_batch_size: PositiveInt = key(8, "Rows (GRPO: completions) per device and pass.")
     gradient_accumulation_steps: PositiveInt = key(1, "Passes per optimiser step.")
     gradient_checkpointing: bool = key(False, "Recompute activations: less memory, more time.")
@@ -320,19 +321,22 @@ class Training(Section):
     threads: PositiveInt = key(2, "CPU threads; fixed, because results depend on it.")
     lora: Lora | None = key(None, "LoRA's settings; null trains all weights.")
 
-    @field_validator("warmup_steps")
-    @classmethod
-    def _if_the_schedule_has_one(cls, steps: float, info: ValidationInfo) -> float:
-        if steps and info.data.get("lr_scheduler_type") == "constant":
-            raise _error("the schedule `constant` has no warm-up: set it to 0, or take constant_with_warmup")
-        return steps
-
     @field_validator("max_steps")
     @classmethod
     def _some_steps(cls, steps: int) -> int:
         if steps == 0:
             raise _error("must not be 0; use -1 to train for num_train_epochs")
         return steps
+
+    @field_validator("warmup_steps")
+    @classmethod
+    def _before_the_end(cls, warmup: float, info: ValidationInfo) -> float:
+        if warmup and info.data.get("lr_scheduler_type") == "constant":
+            raise _error("the schedule `constant` has no warm-up: set it to 0, or take constant_with_warmup")
+        steps = info.data.get("max_steps", -1)
+        if 0 < steps <= (warmup if warmup >= 1 else math.ceil(warmup * steps)):
+            raise _error(f"{warmup} of {steps} steps (max_steps) never reach learning_rate: set it to 0, or lower it")
+        return warmup
 
     @field_validator("save_steps")
     @classmethod
@@ -477,11 +481,22 @@ class Grpo(Training):
     """Whose policy the stage writes: the last step's, or that of the validated step (after training began) with the
     highest share of right greedy answers, the earliest of equals."""
 
+    @field_validator("num_iterations")
+    @classmethod
+    def _saved_between_rollouts(cls, iterations: int, info: ValidationInfo) -> int:
+        if (steps := info.data.get("save_steps")) and steps % iterations:
+            raise _error(
+                f"save_steps ({steps}) is not a multiple of {iterations}: checkpoints would cut their rollouts"
+            )
+        return iterations
+
     @field_validator("constrained")
     @classmethod
     def _drawn_by_our_sampler(cls, constrained: bool, info: ValidationInfo) -> bool:
-        if constrained and (info.data.get("use_vllm") or not info.data.get("shared_prompt", True)):
-            raise _error("set it to false: with grpo.use_vllm, or without grpo.shared_prompt, TRL draws the rollouts")
+        by_vllm = info.data.get("use_vllm")
+        if constrained and (by_vllm or not info.data.get("shared_prompt", True)):
+            setting, library = ("use_vllm: true", "vLLM") if by_vllm else ("shared_prompt: false", "TRL")
+            raise _error(f"set it to false: with {setting}, {library} draws the rollouts, without masks")
         return constrained
 
     @field_validator("dynamic_sampling")
@@ -600,16 +615,25 @@ class Config(Section):
     @field_validator("grpo")
     @classmethod
     def _whole_groups_that_fit(cls, grpo: Grpo, info: ValidationInfo) -> Grpo:
-        """A batch of rollouts holds whole groups, and vLLM has room.
+        """A batch of rollouts holds whole groups, there are questions for it, and vLLM has room.
 
         With several processes TRL checks their batches together; only to replace groups does each need whole ones.
         """
         batch = grpo.per_device_train_batch_size * grpo.gradient_accumulation_steps
-        alone = info.data.get("launch", Launch()).grpo == "python" or grpo.dynamic_sampling
-        if alone and batch % grpo.num_generations:
+        several = info.data.get("launch", Launch()).grpo != "python"
+        if batch % grpo.num_generations and (grpo.dynamic_sampling is not None or not several):
             raise _error(
                 f"{grpo.num_generations} does not divide the {batch} completions of a step "
-                "(per_device_train_batch_size * gradient_accumulation_steps)",
+                "(per_device_train_batch_size * gradient_accumulation_steps)"
+                + " in each process; without grpo.dynamic_sampling it need not"
+                * several,
+                "num_generations",
+            )
+        asked, kept = batch // grpo.num_generations, info.data.get("filter")
+        if kept and kept.rl_rows < asked:
+            raise _error(
+                f"{batch} completions of a step ask {asked} questions, more than filter.rl_rows ({kept.rl_rows}): "
+                "raise it, or lower per_device_train_batch_size or gradient_accumulation_steps",
                 "num_generations",
             )
         longest = info.data.get("prompt", Prompt()).max_length + grpo.max_completion_length

@@ -94,18 +94,11 @@ def make_trainer(
 ) -> SharedPromptTrainer:
     """The GRPO trainer over `grpo_rows`; checkpoints go to `work`.
 
-    Raises InputError if a checkpoint could fall within a batch of rollouts, if there are fewer rows than such a batch
-    needs, and for settings that TRL or PEFT refuse.
+    Raises InputError if there are fewer rows than a batch of rollouts needs, and for settings that TRL or PEFT refuse.
     """
     from datasets import Dataset
 
     args = trainer_config(settings, work, seed)
-    generate_every = args.steps_per_generation * args.num_iterations
-    if int(args.save_steps) * args.gradient_accumulation_steps % generate_every:
-        raise InputError(
-            f"config key grpo.save_steps: {args.save_steps} steps end within a batch of rollouts, which lasts for "
-            f"{generate_every} passes ({args.gradient_accumulation_steps} passes per step)"
-        )
     asked = args.generation_batch_size // args.num_generations
     if len(rows) < asked:
         raise InputError(
