@@ -59,7 +59,7 @@ def test_answers_that_leave_no_room_for_any_prompt_are_an_error(folder):
     ]
     code, log = run_here(folder, call)
     assert code == 1
-    assert "dev.json: no question can be answered, the prompt does not fit into the " in log.splitlines()[-1]
+    assert "config key candidates.max_new_tokens: base/model reads 2048 tokens: lower it" in log.splitlines()[-1]
     assert not (folder / "no/candidates.jsonl").exists()
 
 

@@ -11,7 +11,8 @@ from conftest import ROOT
 from trl import GRPOConfig, SFTConfig
 
 from sqlr1.config import ColdStart, Config, Grpo, Prompt, plain
-from sqlr1.config_files import load, read_config, read_yaml
+from sqlr1.config_files import load, read_config
+from sqlr1.launch import read_yaml
 from sqlr1.records import SQL_CLASSES, InputError
 from sqlr1.rewards import reward_functions
 from sqlr1.sandbox import Limits
@@ -199,7 +200,7 @@ def test_constraints_pin_every_dependency():
 
 def test_paths_in_the_home_folder(monkeypatch):
     monkeypatch.setenv("HOME", "/somewhere/ann")
-    found = load(
-        read_yaml(ROOT / "config.yaml") | {"data": {"root": "~/x"}, "synthesize": {"folders": [{"databases": "~/dbs"}]}}
-    )
+    config = read_yaml(ROOT / "config.yaml") | {"data": {"root": "~/x"}}
+    config["synthesize"]["folders"] = [{"databases": "~/dbs"}]
+    found = load(config)
     assert (found.data.root, found.synthesize.folders[0].databases) == ("/somewhere/ann/x", "/somewhere/ann/dbs")

@@ -30,14 +30,14 @@ from packaging.requirements import Requirement
 
 from sqlr1 import tracking
 from sqlr1.config import Benchmark, Config, DatabaseFolder, Mix
-from sqlr1.config_files import read_config, read_yaml
+from sqlr1.config_files import read_config
 from sqlr1.data.readers import locate
 from sqlr1.data.readers import read_questions as read_rows
 from sqlr1.database.files import SQLITE_MAGIC, database_files, resolve, start_of
 from sqlr1.database.schema import read_schema
 from sqlr1.evaluate.formats import database_path, excluded_questions, read_questions
-from sqlr1.launch import launched, runs_on_cpu
-from sqlr1.model.base import context_length, load_tokenizer, make_base_model, model_folder
+from sqlr1.launch import launched, read_yaml, runs_on_cpu
+from sqlr1.model.base import check_room, context_length, load_tokenizer, make_base_model, model_folder
 from sqlr1.model.prompts import Prompts
 from sqlr1.plan import ACCELERATORS, Cost, Planner
 from sqlr1.records import InputError, Question
@@ -105,15 +105,12 @@ class Preflight:
         else:
             folder = self.temporary / "model"
             make_base_model(config.base_model, folder)
-        room, prompt = context_length(folder), config.prompt.max_length
         answers = {"grpo.max_completion_length": config.grpo.max_completion_length}
         answers["candidates.max_new_tokens"] = config.candidates.max_new_tokens
-        for key, answer in answers.items():
-            if prompt + answer > room:
-                longest = f"prompts of {prompt} tokens (prompt.max_length) and answers of {answer} ({key})"
-                raise InputError(f"{longest} are too long for {config.base_model.name}, which reads {room}: lower them")
+        answers |= {"select.max_new_tokens": config.select.max_new_tokens} if config.select.n else {}
+        check_room(folder, config.prompt.max_length, answers)
         self.model = folder
-        return f"{folder}, reads {room} tokens"
+        return f"{folder}, reads {context_length(folder)} tokens"
 
     def prompts(self) -> str:
         """Some databases to train on have schemas that fit `prompt.max_length`."""

@@ -13,7 +13,6 @@ This module must only declare and check: an edit of it re-runs a stage only if a
 
 import difflib
 import inspect
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -228,10 +227,10 @@ class FilterRules(Section):
     """What counts as a repetition."""
 
     max_per_sql: PositiveInt = key(1, "Rows per database with equal SQL up to literals and aliases.")
-    near_duplicate: Share = 0.9
-    """Drop a question whose Jaccard similarity to another one over the same database is at least this."""
-    contamination: Share = 0.9
-    """Drop a question whose Jaccard similarity to a benchmark question is at least this."""
+    near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Drop a question whose Jaccard similarity to another one over the same database is at least this; 1: if equal."""
+    contamination: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Drop a question whose Jaccard similarity to a benchmark question is at least this; 1: if equal."""
     instances: bool = False
     """Drop rows whose gold fails, or leaves to chance which rows it returns, on an instance of its database; also
     those with LIMIT and DISTINCT or `*` outside, of which that cannot be seen. Other rows are kept whose result depends
@@ -257,6 +256,13 @@ class Filter(Section):
     rl_classes: list[SqlClass] = key(list(SQL_CLASSES), "Classes that RL trains on.", min_length=1)
 
     _classes = field_validator("classes")(_with_all_classes)
+
+    @field_validator("rl_classes")
+    @classmethod
+    def _with_weights(cls, names: list[str], info: ValidationInfo) -> list[str]:
+        if (weights := info.data.get("classes")) and not any(weights[name] for name in names):
+            raise _error(f"{names} has no weight above 0 in filter.classes: give it one there, or name another class")
+        return names
 
 
 class Prompt(Section):
@@ -293,7 +299,7 @@ class Lora(Section):
     r: PositiveInt = key(8, "Rank.")
     lora_alpha: PositiveFloat | PositiveInt = key(8, "The update is multiplied by lora_alpha / r.")
     lora_dropout: Share = key(0.0, "Dropout on the adapter's input.")
-    target_modules: str | list[str] = "all-linear"
+    target_modules: Annotated[str | list[str], Field(min_length=1)] = "all-linear"
     """Modules that get an adapter; all-linear covers attention and MLP."""
 
 
@@ -330,23 +336,25 @@ class Training(Section):
 
     @field_validator("warmup_steps")
     @classmethod
-    def _before_the_end(cls, warmup: float, info: ValidationInfo) -> float:
-        if warmup and info.data.get("lr_scheduler_type") == "constant":
+    def _if_the_schedule_has_one(cls, steps: float, info: ValidationInfo) -> float:
+        if steps and info.data.get("lr_scheduler_type") == "constant":
             raise _error("the schedule `constant` has no warm-up: set it to 0, or take constant_with_warmup")
-        steps = info.data.get("max_steps", -1)
-        if 0 < steps <= (warmup if warmup >= 1 else math.ceil(warmup * steps)):
-            raise _error(f"{warmup} of {steps} steps (max_steps) never reach learning_rate: set it to 0, or lower it")
-        return warmup
+        return steps
 
     @field_validator("save_steps")
     @classmethod
     def _whole_logs(cls, steps: int, info: ValidationInfo) -> int:
-        if (logging_steps := info.data.get("logging_steps")) and steps % logging_steps:
+        logged = info.data.get("logging_steps")
+        if logged and steps % logged and _saves_before_the_end(steps, info):
             raise _error(
-                f"{steps} is not a multiple of logging_steps ({logging_steps}): a mean that a checkpoint cuts in two "
-                "cannot be resumed exactly"
+                f"{steps} is not a multiple of logging_steps ({logged}), so a checkpoint would cut a mean in two that "
+                "cannot be resumed exactly: change one of them"
             )
         return steps
+
+
+def _saves_before_the_end(save_steps: int, info: ValidationInfo) -> bool:
+    return not 0 < info.data.get("max_steps", -1) <= save_steps
 
 
 class ColdStart(Training):
@@ -382,7 +390,7 @@ class Select(SampledStage):
     high: Share = key(0.99, "Highest pass rate to keep.")
     rows: PositiveInt | None = None
     """How many questions: if more qualify, those with a pass rate closest to 0.5; if fewer, filled from outside the
-    band. null takes the band as it is."""
+    band. null takes the band as it is. Only with n above 0."""
 
     @field_validator("high")
     @classmethod
@@ -390,6 +398,18 @@ class Select(SampledStage):
         if high < info.data.get("low", 0.0):
             raise _error(f"{high} is below select.low, {info.data['low']}")
         return high
+
+    @field_validator("rows")
+    @classmethod
+    def _of_a_band(cls, rows: int | None, info: ValidationInfo) -> int | None:
+        n, low, high = (info.data.get(name) for name in ("n", "low", "high"))
+        if rows and n == 0:
+            raise _error("has no effect with select.n 0: set n, or leave rows out and lower filter.rl_rows")
+        if rows is None and n and None not in (low, high) and not any(low <= k / n <= high for k in range(n + 1)):
+            raise _error(
+                f"no pass rate of {n} samples is from {low} to {high}: raise n, widen low and high, or set rows"
+            )
+        return rows
 
 
 class _RewardKeys(Section):
@@ -415,9 +435,20 @@ def _part_keys() -> dict[str, Any]:
             weights[weight] = (PositiveInt if kind is int and parameter.default > 0 else kind, parameter.default)
         if weights:
             described = inspect.getdoc(function) or name
-            part = create_model(f"{name.title()}Part", __base__=Section, __doc__=described, **weights)
+            ordered = (
+                {"_ordered": field_validator("wrong")(_at_most_right)} if {"right", "wrong"} <= weights.keys() else {}
+            )
+            part = create_model(
+                f"{name.title()}Part", __base__=Section, __doc__=described, __validators__=ordered, **weights
+            )
             keys[name] = (part, key(part(), described.split("\n")[0]))
     return keys
+
+
+def _at_most_right(wrong: float, info: ValidationInfo) -> float:
+    if wrong > info.data.get("right", wrong):
+        raise _error(f"{wrong} is above right ({info.data['right']}): the reward would pay for what is wrong")
+    return wrong
 
 
 Reward = create_model("Reward", __base__=_RewardKeys, __doc__=_RewardKeys.__doc__, **_part_keys())
@@ -459,7 +490,7 @@ class Grpo(Training):
     """Where `vllm serve MODEL` listens, for vllm_mode server (its options: docs/howto/gpu.md)."""
     vllm_enable_sleep_mode: bool = key(False, "vLLM frees its memory while the policy trains.")
     vllm_tensor_parallel_size: PositiveInt = key(1, "Devices that share vLLM's copy of the policy.")
-    vllm_gpu_memory_utilization: Share = key(0.3, "Share of a device's memory for vLLM.")
+    vllm_gpu_memory_utilization: float = key(0.3, "Share of a device's memory for vLLM.", gt=0, le=1)
     vllm_max_model_length: PositiveInt | None = None
     """Tokens of prompt and completion for which colocated vLLM keeps room; null: as many as the model can read."""
     vllm_importance_sampling_correction: bool = True
@@ -475,7 +506,8 @@ class Grpo(Training):
     """Rollouts and validation as with candidates.constrained; probabilities, ratios and KL are of what is allowed. Not
     with use_vllm, nor without shared_prompt."""
     dynamic_sampling: DynamicSampling | None = None
-    """Replace, then drop groups without variance (DAPO); null keeps them, as TRL does. Not with scale_rewards batch."""
+    """Replace, then drop groups without variance (DAPO); null keeps them, as TRL does. With scale_rewards batch none
+    can be replaced."""
     validation: Validation = key(Validation(), "The fixed validation set.")
     keep: Literal["last", "best"] = "last"
     """Whose policy the stage writes: the last step's, or that of the validated step (after training began) with the
@@ -484,9 +516,11 @@ class Grpo(Training):
     @field_validator("num_iterations")
     @classmethod
     def _saved_between_rollouts(cls, iterations: int, info: ValidationInfo) -> int:
-        if (steps := info.data.get("save_steps")) and steps % iterations:
+        steps = info.data.get("save_steps")
+        if steps and steps % iterations and _saves_before_the_end(steps, info):
             raise _error(
-                f"save_steps ({steps}) is not a multiple of {iterations}: checkpoints would cut their rollouts"
+                f"save_steps ({steps}) is not a multiple of {iterations}, so a checkpoint would fall between the "
+                "passes over a batch of rollouts: change one of them"
             )
         return iterations
 
@@ -502,16 +536,20 @@ class Grpo(Training):
     @field_validator("dynamic_sampling")
     @classmethod
     def _group_by_group(cls, sampling: DynamicSampling | None, info: ValidationInfo) -> DynamicSampling | None:
-        if sampling and info.data.get("scale_rewards") == "batch":
-            raise _error("set it to null: grpo.scale_rewards batch needs all groups at once")
+        if sampling and sampling.refill_rounds and info.data.get("scale_rewards") == "batch":
+            raise _error("set refill_rounds to 0: grpo.scale_rewards batch needs all groups at once")
         return sampling
 
     @field_validator("keep")
     @classmethod
     def _saved_when_validated(cls, keep: str, info: ValidationInfo) -> str:
-        every, steps = info.data.get("validation", Validation()).every, info.data.get("save_steps")
-        if keep == "best" and steps and every % steps:
-            raise _error(f"best: validation.every ({every}) is not a multiple of save_steps ({steps})")
+        validation, saved, steps = (info.data.get(name) for name in ("validation", "save_steps", "max_steps"))
+        if keep == "best" and validation and saved and steps:
+            if 0 < steps <= validation.every:
+                raise _error(f"best: only the last of {steps} steps is validated: lower validation.every, or keep last")
+            if validation.every % saved:
+                either = f"validation.every ({validation.every}) is not a multiple of save_steps ({saved})"
+                raise _error(f"best: {either}, so the best step may have no checkpoint: change one of them")
         return keep
 
 
@@ -522,6 +560,13 @@ class Candidates(SampledStage):
     temperature: NonNegativeFloat = key(0.8, "Temperature of the samples.")
     constrained: bool = False
     """A grammar of the database keeps answers to SQL over its tables and columns."""
+
+    @field_validator("temperature")
+    @classmethod
+    def _several_samples(cls, temperature: float, info: ValidationInfo) -> float:
+        if info.data.get("n", 1) > 1 and (temperature == 0 or info.data.get("top_k") == 1):
+            raise _error("the samples would all be the greedy answer: raise temperature (and top_k), or set n to 1")
+        return temperature
 
 
 class BenchmarkOptions(Section):
@@ -598,48 +643,38 @@ class Config(Section):
     score: Score = Score()
     paper_tables: PaperTables = PaperTables()
 
+    @field_validator("benchmarks", mode="before")
+    @classmethod
+    def _whole_entries(cls, benchmarks: Any) -> Any:
+        for name, entry in benchmarks.items() if isinstance(benchmarks, dict) else ():
+            if isinstance(entry, dict) and not {"layout", "questions", "databases"} & entry.keys():
+                lacking = "layout, questions and databases are missing; if a file before this one sets it to null"
+                raise _error(f"{lacking}, name that file after this one", name)
+        return benchmarks
+
     @field_validator("benchmarks")
     @classmethod
     def _not_empty(cls, benchmarks: dict[str, Benchmark | None], info: ValidationInfo) -> dict[str, Benchmark | None]:
-        """A benchmark that the workflow makes must have questions."""
-        made, kept = info.data.get("synthesize", Synthesize()), info.data.get("filter", Filter())
+        """A benchmark that the workflow makes must have questions. A faulty section has been reported already."""
+        made, kept = info.data.get("synthesize"), info.data.get("filter")
         for name, entry in benchmarks.items():
-            if not entry:
-                continue
-            if entry.made_by == "filter" and not kept.test_rows:
+            if entry and entry.made_by and entry.layout != "spider":
+                raise _error(f"{entry.layout}: what {entry.made_by} makes has the layout spider", f"{name}.layout")
+            if entry and entry.made_by == "filter" and kept and not kept.test_rows:
                 raise _error("is made of filter.test_rows, which is 0", name)
-            if entry.made_by == "synthesize" and not (made.held_out_domains and made.benchmark_questions):
+            none = made and not (made.held_out_domains and made.benchmark_questions)
+            if entry and entry.made_by == "synthesize" and none:
                 raise _error("has no questions: see synthesize.held_out_domains and benchmark_questions", name)
         return benchmarks
 
     @field_validator("grpo")
     @classmethod
-    def _whole_groups_that_fit(cls, grpo: Grpo, info: ValidationInfo) -> Grpo:
-        """A batch of rollouts holds whole groups, there are questions for it, and vLLM has room.
-
-        With several processes TRL checks their batches together; only to replace groups does each need whole ones.
-        """
-        batch = grpo.per_device_train_batch_size * grpo.gradient_accumulation_steps
-        several = info.data.get("launch", Launch()).grpo != "python"
-        if batch % grpo.num_generations and (grpo.dynamic_sampling is not None or not several):
+    def _room_for_vllm(cls, grpo: Grpo, info: ValidationInfo) -> Grpo:
+        room = grpo.use_vllm and grpo.vllm_mode == "colocate" and grpo.vllm_max_model_length
+        if room and (prompt := info.data.get("prompt")) and room < prompt.max_length + grpo.max_completion_length:
             raise _error(
-                f"{grpo.num_generations} does not divide the {batch} completions of a step "
-                "(per_device_train_batch_size * gradient_accumulation_steps)"
-                + " in each process; without grpo.dynamic_sampling it need not"
-                * several,
-                "num_generations",
-            )
-        asked, kept = batch // grpo.num_generations, info.data.get("filter")
-        if kept and kept.rl_rows < asked:
-            raise _error(
-                f"{batch} completions of a step ask {asked} questions, more than filter.rl_rows ({kept.rl_rows}): "
-                "raise it, or lower per_device_train_batch_size or gradient_accumulation_steps",
-                "num_generations",
-            )
-        longest = info.data.get("prompt", Prompt()).max_length + grpo.max_completion_length
-        if grpo.vllm_max_model_length and grpo.vllm_max_model_length < longest:
-            raise _error(
-                f"{grpo.vllm_max_model_length} is below the {longest} tokens of the longest prompt and completion",
+                f"{room} tokens do not hold the longest prompt ({prompt.max_length}) and completion "
+                f"({grpo.max_completion_length}): raise it, or lower prompt.max_length or max_completion_length",
                 "vllm_max_model_length",
             )
         return grpo

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sqlr1.config import SECTIONS, Config, Section, unknown_key
+from sqlr1.launch import faults_together, read_yaml
 from sqlr1.records import InputError
 
 # What pydantic adds to the path of a key: the member of a union, and whether a mapping's key is at fault.
@@ -20,7 +20,10 @@ _NOT_TEXT = re.compile(r"-?\d*\.?\d+(e[-+]?\d+)?|true|false|null", re.IGNORECASE
 
 def load(config: Mapping[str, Any]) -> Config:
     """The whole configuration, with the home folder for `~/`. Raises InputError naming every faulty key."""
-    return _validated(Config, _expanded(config), "")
+    found = _validated(Config, _expanded(config), "")
+    if faults := list(faults_together(found)):
+        raise InputError("; ".join(f"config key {fault}" for fault in faults))
+    return found
 
 
 def _expanded(value: Any) -> Any:
@@ -50,19 +53,6 @@ def load_sections(settings: Mapping[str, Any]) -> dict[str, Any]:
 class _Given(dict[str, Any]):
     def __missing__(self, name: str) -> Any:
         raise InputError(f"--settings: section {name!r} is missing; {{}} takes its defaults")
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, empty if the file is. Raises InputError if it is missing or holds something else."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        read = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(read, dict):
-        raise InputError(f"{path}: not a mapping of config sections")
-    return read
 
 
 def read_config(paths: Sequence[Path]) -> Config:

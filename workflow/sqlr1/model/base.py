@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -142,6 +142,15 @@ def context_length(folder: Path) -> int:
     if not isinstance(length, int):
         raise InputError(f"{folder}/config.json: 'max_position_embeddings' is missing or not an integer")
     return length
+
+
+def check_room(folder: Path, prompt: int, answers: Mapping[str, int]) -> None:
+    """Raise InputError if the longest prompt and an answer, by its config key, are longer than the model reads."""
+    room = context_length(folder)
+    for key, answer in answers.items():
+        if prompt + answer > room:
+            longest = f"prompts of {prompt} tokens (prompt.max_length) and answers of {answer} ({key})"
+            raise InputError(f"{longest} are too long for the model in {folder}, which reads {room}: lower them")
 
 
 def save_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path, dtype: str) -> None:

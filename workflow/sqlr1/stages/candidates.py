@@ -61,6 +61,10 @@ def _prompts(job: Job, folder: Path, tokenizer: "PreTrainedTokenizerBase") -> li
 
     # `prompt.max_length` limits the memory of training; answers may use the model's whole context.
     room = context_length(folder) - job.settings["candidates"].max_new_tokens
+    if room <= 0:
+        raise InputError(
+            f"config key candidates.max_new_tokens: {folder} reads {context_length(folder)} tokens: lower it"
+        )
     prompts = Prompts(tokenizer, job.settings["prompt"], room)
     questions = read_questions(job.settings["benchmark"].layout, job.args.questions)
     excluded = excluded_questions(job.args.exclude, len(questions))

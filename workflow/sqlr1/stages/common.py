@@ -37,7 +37,7 @@ from sqlr1.config import Section, plain
 from sqlr1.config_files import load_sections
 from sqlr1.cpus import usable_cpus
 from sqlr1.provenance import file_hashes, sources
-from sqlr1.records import InputError, sha256, write_json
+from sqlr1.records import InputError, Question, read_records, sha256, write_json
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "sqlglot", "numpy", "mlflow", "snakemake")
 # Results of golds, shared by all stages of a checkout: a gold runs once, not once per policy, run or epoch. A cluster's
@@ -66,6 +66,13 @@ def stage_parser(doc: str | None) -> argparse.ArgumentParser:
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """The argument of stages that use several processes; the results do not depend on their number."""
     parser.add_argument("--workers", type=int, default=usable_cpus(), help="processes (default: one per usable CPU)")
+
+
+def rows_to_train_on(path: Path) -> list[Question]:
+    """The rows that the filter left in a file. Raises InputError if there are none."""
+    if not (rows := read_records(path, Question)):
+        raise InputError(f"{path}: the filter has left no row; its funnel.json counts why rows were dropped")
+    return rows
 
 
 class Job:

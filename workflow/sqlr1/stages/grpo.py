@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from sqlr1.database.files import data_root
-from sqlr1.model.base import MODEL_FILES, fix_numerics, load_tokenizer, model_folder, native_precision
-from sqlr1.records import Catalogue, InputError, Question, read_records
+from sqlr1.model.base import MODEL_FILES, check_room, fix_numerics, load_tokenizer, model_folder, native_precision
+from sqlr1.records import Catalogue, InputError
 from sqlr1.rewards import REWARDS, reward_functions
 from sqlr1.sandbox import Executor, Limits
-from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, stage, stage_parser
+from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, rows_to_train_on, stage, stage_parser
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,9 @@ def _train(job: Job) -> None:
     fix_numerics(settings.threads)
     source = model_folder(job.args.model_manifest)
     tokenizer = load_tokenizer(source)
+    check_room(
+        source, job.settings["prompt"].max_length, {"grpo.max_completion_length": settings.max_completion_length}
+    )
     rows, validation = _rows(job, tokenizer)
     limits = Limits.of(job.settings["execution"])
     with Executor(job.args.workers, limits, cache=GOLD_CACHE) as executor:
@@ -80,7 +83,7 @@ def _rows(job: Job, tokenizer: Any) -> tuple[list[dict[str, Any]], list[dict[str
     limit = job.settings["grpo"].validation.questions
     found = []
     for path, most in ((job.args.questions, None), (job.args.validation, limit)):
-        questions = read_records(path, Question)[:most]
+        questions = rows_to_train_on(path)[:most]
         rows, dropped = grpo_rows(questions, catalogue, prompts)
         log.info("%s: %d rows, %d dropped (prompt over max_length)", path, len(rows), dropped)
         if not rows:

@@ -23,11 +23,11 @@ from sqlr1.config import Select
 from sqlr1.database.files import data_root
 from sqlr1.database.linking import gold_parts, recall_counts
 from sqlr1.database.schema import columns_of
-from sqlr1.model.base import fix_numerics, load_tokenizer, model_folder, native_precision
+from sqlr1.model.base import check_room, fix_numerics, load_tokenizer, model_folder, native_precision
 from sqlr1.outcomes import outcomes
-from sqlr1.records import SQL_CLASSES, Catalogue, InputError, Question, read_records, write_json, write_jsonl
+from sqlr1.records import SQL_CLASSES, Catalogue, InputError, Question, write_json, write_jsonl
 from sqlr1.sandbox import Executor, Limits
-from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, stage, stage_parser
+from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, rows_to_train_on, stage, stage_parser
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_workers(parser)
     inputs = ["model_manifest", "questions", "catalogue"]
     with stage("select", parser, argv, inputs, native_precision) as job:
-        questions = read_records(job.args.questions, Question)
+        questions = rows_to_train_on(job.args.questions)
         write_json(job.out / "linking.json", _linking(job, questions) if job.settings["prompt"].linking else {})
         if job.settings["select"].n:
             _select(job, questions)
@@ -144,6 +144,7 @@ def _pass_rates(job: Job, questions: Sequence[Question]) -> tuple[list[Question]
     settings = job.settings["select"]
     fix_numerics(settings.threads)
     folder = model_folder(job.args.model_manifest)
+    check_room(folder, job.settings["prompt"].max_length, {"select.max_new_tokens": settings.max_new_tokens})
     prompts = Prompts(load_tokenizer(folder), job.settings["prompt"])
     catalogue = Catalogue(job.args.catalogue, data_root())
     masked, databases = job.settings["constrained"], [catalogue[q.db_id] for q in questions]
