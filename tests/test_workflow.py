@@ -321,7 +321,8 @@ def test_one_key_of_grpo_reruns_grpo_and_what_follows(checkout, edit):
 
 
 def test_a_swapped_pair_of_values_is_noticed(checkout, edit):
-    edit("config.yaml", "format: {right: 1, wrong: -1}", "format: {right: -1, wrong: 1}")
+    pair = "execution: {{right: {0}, wrong: -{0}}}\n  result: {{right: {1}, wrong: -{1}}}"
+    edit("config.yaml", pair.format(2, 3), pair.format(3, 2))
     assert planned(checkout) == TRAINED
 
 
