@@ -43,8 +43,8 @@ def default_config(checkout):
         ("grpo", "use_vllm", True, "config key grpo.constrained: set it to false: with use_vllm: true, vLLM draws"),
         ("grpo", "shared_prompt", False, "grpo.constrained: set it to false: with shared_prompt: false, TRL draws"),
         ("grpo", "lr_scheduler_type", "constant", "config key grpo.warmup_steps: the schedule `constant` has no"),
-        ("grpo", "max_steps", 1, "config key grpo.warmup_steps: 0.5 of 1 steps: learning_rate is never reached"),
-        ("grpo", "warmup_steps", 12, "config key grpo.warmup_steps: 12 of 12 steps: learning_rate is never reached"),
+        ("grpo", "max_steps", 1, "config key grpo.warmup_steps: a warm-up of 1 of 1 steps never reaches learning_rate"),
+        ("grpo", "warmup_steps", 12, "grpo.warmup_steps: a warm-up of 12 of 12 steps never reaches learning_rate"),
         ("filter", "rl_rows", 7, "config key filter.rl_rows: 7 are fewer than the 8 questions of a step"),
         ("filter", "rl_classes", ["Complex"], "filter.rl_classes: ['Complex'] has no weight above 0 in filter.classes"),
         (
@@ -54,7 +54,6 @@ def default_config(checkout):
             "config key filter.rules.contamination: 0.0: input should be greater",
         ),
         ("select", "n", 1, "config key select.rows: no pass rate of 1 samples is from 0.01 to 0.99: raise n"),
-        ("select", "rows", 96, "config key select.rows: has no effect with select.n 0"),
         ("reward", "result", {"right": -3, "wrong": 3}, "config key reward.result.wrong: 3.0 is above right (-3.0)"),
         ("synthesize", "questions", 0, "config key synthesize.questions: nothing to train on"),
         ("synthesize", "domains", [], "config key synthesize.questions: 1500 need domains"),
@@ -85,6 +84,7 @@ def test_a_faulty_config_key_is_named(checkout, section, key, value, message):
 
 ZERO3 = {"grpo": "accelerate launch --config_file workflow/config/accelerate/zero3.yaml"}
 FIVE = {"num_generations": 5}
+FEEDBACK = [{"layout": "feedback", "questions": "q", "databases": "d"}]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,19 @@ FIVE = {"num_generations": 5}
             "config key launch.grpo: no.yaml: no such file",
         ),
         ({"launch": {"grpo": "accelerate launch --config_file $HOME/no.yaml"}}, None),
-        ({"launch": {"cold_start": "srun sh -c 'python"}}, 'config key launch.cold_start: "srun sh -c \'python" is no'),
+        (
+            {"launch": {"cold_start": "srun sh -c 'python"}},
+            'config key launch.cold_start: "srun sh -c \'python": a quo',
+        ),
+        ({"launch": {"grpo": "sh -c 'cd /x && accelerate launch --config_file no.yaml'"}}, None),
+        ({"launch": {"grpo": ZERO3["grpo"] + " --zero_stage 2"}}, None),
+        (
+            {"launch": {"grpo": "accelerate launch --zero_stage=3"}},
+            "config key grpo.constrained: set it to false: with",
+        ),
+        ({"synthesize": {"mix": FEEDBACK}, "filter": {"rl_rows": 7}}, None),
+        ({"synthesize": {"mix": FEEDBACK}, "grpo": {"warmup_steps": 12}}, "a warm-up of 12 of 12 steps never"),
+        ({"select": {"rows": 96}}, None),
         ({"launch": ZERO3}, "config key grpo.constrained: set it to false: with ZeRO stage 3"),
         ({"launch": ZERO3, "grpo": {"constrained": False, "keep": "best"}}, "config key grpo.keep: best needs whole"),
         ({"launch": ZERO3, "grpo": {"constrained": False}}, None),
@@ -116,8 +128,14 @@ FIVE = {"num_generations": 5}
             {"select": {"n": 2, "low": 0.6, "high": 0.9}},
             "config key select.rows: no pass rate of 2 samples is from 0.6",
         ),
-        ({"cold_start": {"gradient_accumulation_steps": 20, "warmup_steps": 0.1}}, "cold_start.warmup_steps: 0.1 of 1"),
-        ({"grpo": {"max_steps": -1, "num_train_epochs": 1, "warmup_steps": 50}}, "grpo.warmup_steps: 50 of 50 steps"),
+        (
+            {"cold_start": {"gradient_accumulation_steps": 20, "warmup_steps": 0.1}},
+            "cold_start.warmup_steps: a warm-up of 1 of 1 steps",
+        ),
+        (
+            {"grpo": {"max_steps": -1, "num_train_epochs": 1, "warmup_steps": 50}},
+            "grpo.warmup_steps: a warm-up of 50 of 50 steps",
+        ),
         ({"grpo": {"max_steps": -1, "num_train_epochs": 1, "warmup_steps": 49}}, None),
         (
             {"grpo": {"use_vllm": True, "constrained": False, "vllm_tensor_parallel_size": 2}},

@@ -59,7 +59,13 @@ def test_answers_that_leave_no_room_for_any_prompt_are_an_error(folder):
     ]
     code, log = run_here(folder, call)
     assert code == 1
-    assert "config key candidates.max_new_tokens: base/model reads 2048 tokens: lower it" in log.splitlines()[-1]
+    message = (
+        "config key candidates.max_new_tokens: 9999 tokens do not fit into the 2048 that base/model reads: lower it"
+    )
+    assert message in log.splitlines()[-1]
+    code, log = run_here(folder, [part.replace("9999", "2040") for part in call])
+    assert code == 1
+    assert "dev.json: no question can be answered, the prompt does not fit into the 8 tokens" in log.splitlines()[-1]
     assert not (folder / "no/candidates.jsonl").exists()
 
 

@@ -127,7 +127,7 @@ def test_what_is_killed_earns_rewards(folder, whole, stage):
 
 
 def test_a_killed_run_under_masks_has_masks(folder, whole):
-    """Answers that end name only what is there, so they run; without masks 60 % of this model's ended or ran."""
+    """Answers that end name only what is there, so they run. Without masks the sum is 0.6."""
     assert whole("grpo_constrained")
     rows = [
         row for _, row in read_jsonl(folder / "whole/grpo_constrained/metrics.jsonl") if "rollout/executable" in row

@@ -403,8 +403,6 @@ class Select(SampledStage):
     @classmethod
     def _of_a_band(cls, rows: int | None, info: ValidationInfo) -> int | None:
         n, low, high = (info.data.get(name) for name in ("n", "low", "high"))
-        if rows and n == 0:
-            raise _error("has no effect with select.n 0: set n, or leave rows out and lower filter.rl_rows")
         if rows is None and n and None not in (low, high) and not any(low <= k / n <= high for k in range(n + 1)):
             raise _error(
                 f"no pass rate of {n} samples is from {low} to {high}: raise n, widen low and high, or set rows"
@@ -506,8 +504,8 @@ class Grpo(Training):
     """Rollouts and validation as with candidates.constrained; probabilities, ratios and KL are of what is allowed. Not
     with use_vllm, nor without shared_prompt."""
     dynamic_sampling: DynamicSampling | None = None
-    """Replace, then drop groups without variance (DAPO); null keeps them, as TRL does. With scale_rewards batch none
-    can be replaced."""
+    """Replace, then drop groups without variance (DAPO); null keeps them, as TRL does. With scale_rewards batch
+    refill_rounds must be 0."""
     validation: Validation = key(Validation(), "The fixed validation set.")
     keep: Literal["last", "best"] = "last"
     """Whose policy the stage writes: the last step's, or that of the validated step (after training began) with the
@@ -649,7 +647,7 @@ class Config(Section):
         for name, entry in benchmarks.items() if isinstance(benchmarks, dict) else ():
             if isinstance(entry, dict) and not {"layout", "questions", "databases"} & entry.keys():
                 lacking = "layout, questions and databases are missing; if a file before this one sets it to null"
-                raise _error(f"{lacking}, name that file after this one", name)
+                raise _error(f"{lacking}, give all three here", name)
         return benchmarks
 
     @field_validator("benchmarks")

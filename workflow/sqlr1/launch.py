@@ -41,12 +41,10 @@ def launched(command: str) -> tuple[int, dict[str, Any]]:
     Raises InputError if the file is missing or a quotation is not closed, UncountedError if the file or the command has
     no number of processes where one belongs.
     """
-    try:
-        shlex.split(command)
-    except ValueError as error:
-        raise InputError(f"{command!r} is no shell command: {str(error).lower()}") from error
+    if not _splits(command):
+        raise InputError(f"{command!r}: a quotation is not closed")
     given = re.search(r"""--config[_-]file(?:\s+|=)(?:'([^']+)'|"([^"]+)"|([^\s'"]+))""", command)
-    launcher = read_yaml(Path(next(filter(None, given.groups())))) if given else {}
+    launcher = read_yaml(Path(next(filter(None, given.groups()))).expanduser()) if given else {}
     count = re.search(r"--(?:num[_-]processes|nproc[_-]per[_-]node)(?:\s+|=)['\"]?([^\s'\"]+)", command)
     if count and not count[1].isdecimal():
         raise UncountedError(f"{count[0]}: write a number, so that the processes can be planned")
@@ -55,7 +53,17 @@ def launched(command: str) -> tuple[int, dict[str, Any]]:
     if not isinstance(devices, int):
         file = next(filter(None, given.groups()))
         raise UncountedError(f"{file}: num_processes: write a number, without quotes, in place of {devices!r}")
-    return max(1, devices), launcher.get("deepspeed_config") or {}
+    deepspeed = launcher.get("deepspeed_config") or {}
+    stage = re.search(r"--zero[_-]stage(?:\s+|=)['\"]?(\d)", command)  # an option overrides the file
+    return max(1, devices), deepspeed | ({"zero_stage": int(stage[1])} if stage else {})
+
+
+def _splits(command: str) -> bool:
+    try:
+        shlex.split(command)
+    except ValueError:
+        return False
+    return True
 
 
 def launcher_files(command: str) -> list[str]:
@@ -98,7 +106,8 @@ def _of_launch(config: Config) -> Iterator[str]:
         except UncountedError:  # as `--nproc-per-node gpu`
             continue
         except InputError as error:
-            if "$" not in command:  # variables of the shell may have other values where the job runs
+            # The shell's variables, a container or another folder may have a file that is not here.
+            if "$" not in command and (command.startswith("accelerate ") or not _splits(command)):
                 yield f"launch.{section}: {error}"
             continue
         if section == "grpo" and deepspeed.get("zero_stage") == 3:
@@ -106,6 +115,8 @@ def _of_launch(config: Config) -> Iterator[str]:
                 yield "grpo.constrained: set it to false: with ZeRO stage 3 TRL draws the rollouts, without masks"
             if config.grpo.keep == "best":
                 yield "grpo.keep: best needs whole weights, of which ZeRO stage 3 keeps parts: use last, or stage 2"
+    # Questions to which a user marked an answer wrong are all in RL, also beyond rl_rows.
+    feedback = any(entry.layout == "feedback" for entry in config.synthesize.mix)
     rows, key = config.filter.rl_rows, "filter.rl_rows"
     if config.select.n and config.select.rows and config.select.rows < rows:
         rows, key = config.select.rows, "select.rows"
@@ -123,10 +134,10 @@ def _of_launch(config: Config) -> Iterator[str]:
     elif batch % size and grpo.dynamic_sampling is not None:
         each = f"{size} does not divide the {batch} of each process"
         yield f"grpo.num_generations: {each}, as grpo.dynamic_sampling needs: change one, or set that to null"
-    elif rows < step // size:
+    elif rows < step // size and not feedback:
         lower = "lower grpo.per_device_train_batch_size or gradient_accumulation_steps"
         yield f"{key}: {rows} are fewer than the {step // size} questions of a step: raise it, or {lower}"
-    elif all(entry.layout != "feedback" for entry in config.synthesize.mix):  # of feedback there may be more rows
+    elif grpo.max_steps > 0 or not feedback:
         yield from _of_warmup("grpo", grpo, rows * size * grpo.num_iterations / step)
     if grpo.use_vllm and grpo.vllm_mode == "colocate" and count % grpo.vllm_tensor_parallel_size:
         yield f"grpo.vllm_tensor_parallel_size: {grpo.vllm_tensor_parallel_size} does not divide {count} processes"
@@ -141,6 +152,7 @@ def _of_warmup(section: str, training: Training, steps_per_epoch: float) -> Iter
     steps, warmup = training.max_steps, training.warmup_steps
     if steps < 0:
         steps = math.ceil(math.ceil(steps_per_epoch) * training.num_train_epochs)
-    if steps <= (warmup if warmup >= 1 else math.ceil(warmup * steps)):
-        never = f"{warmup} of {steps} steps: learning_rate is never reached"
-        yield f"{section}.warmup_steps: {never}; set it to 0, or train longer"
+    first = warmup if warmup >= 1 else math.ceil(warmup * steps)
+    if steps <= first:
+        change = "set it to 0, or raise max_steps or num_train_epochs"
+        yield f"{section}.warmup_steps: a warm-up of {first} of {steps} steps never reaches learning_rate: {change}"

@@ -62,9 +62,9 @@ def _prompts(job: Job, folder: Path, tokenizer: "PreTrainedTokenizerBase") -> li
     # `prompt.max_length` limits the memory of training; answers may use the model's whole context.
     room = context_length(folder) - job.settings["candidates"].max_new_tokens
     if room <= 0:
-        raise InputError(
-            f"config key candidates.max_new_tokens: {folder} reads {context_length(folder)} tokens: lower it"
-        )
+        most = job.settings["candidates"].max_new_tokens
+        fit = f"{most} tokens do not fit into the {context_length(folder)} that {folder} reads"
+        raise InputError(f"config key candidates.max_new_tokens: {fit}: lower it")
     prompts = Prompts(tokenizer, job.settings["prompt"], room)
     questions = read_questions(job.settings["benchmark"].layout, job.args.questions)
     excluded = excluded_questions(job.args.exclude, len(questions))
