@@ -15,9 +15,9 @@ WORKFLOW = ROOT / "workflow"
 # Each may import only what is above it.
 ORDER = [
     "records", "cpus", "slurm", "statistics", "sql_tokens", "provenance", "traces", "tracking", "database", "prompt",
-    "sandbox", "outcomes", "rewards", "strategies", "config", "launch", "config_files", "evaluate", "answer_traces",
-    "data", "sqlgen", "model", "train", "report", "plan", "ask", "serve", "export_command", "init_command",
-    "check_batches", "check_command", "ui_command", "stages", "cli",
+    "sandbox", "outcomes", "rewards", "strategies", "config", "launch", "config_checks", "config_files",
+    "evaluate", "answer_traces", "data", "sqlgen", "model", "train", "report", "plan", "ask", "serve",
+    "export_command", "init_command", "check_batches", "check_command", "ui_command", "stages", "cli",
 ]  # fmt: skip
 
 

@@ -174,7 +174,7 @@ def test_schemas_longer_than_prompts_may_be(folder, capsys):
 
 def test_prompts_too_long_for_the_model(folder, capsys):
     found = check(capsys, overlay(folder, prompt={"max_length": 2040}), problems=["base model"])
-    longest = "prompts of 2040 tokens (prompt.max_length) and answers of 12 (grpo.max_completion_length) are too long"
+    longest = "prompts of 2040 tokens (prompt.max_length) and answers of 12 (grpo.max_completion_length) are longer"
     assert longest in found["base model"][1]
 
 

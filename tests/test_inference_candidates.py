@@ -59,9 +59,7 @@ def test_answers_that_leave_no_room_for_any_prompt_are_an_error(folder):
     ]
     code, log = run_here(folder, call)
     assert code == 1
-    message = (
-        "config key candidates.max_new_tokens: 9999 tokens do not fit into the 2048 that base/model reads: lower it"
-    )
+    message = "config key candidates.max_new_tokens: 9999: the model reads 2048 tokens: lower it"
     assert message in log.splitlines()[-1]
     code, log = run_here(folder, [part.replace("9999", "2040") for part in call])
     assert code == 1

@@ -12,8 +12,7 @@ from trl import GRPOConfig, SFTConfig
 
 from sqlr1.config import ColdStart, Config, Grpo, Prompt, plain
 from sqlr1.config_files import load, read_config
-from sqlr1.launch import read_yaml
-from sqlr1.records import SQL_CLASSES, InputError
+from sqlr1.records import SQL_CLASSES, InputError, read_yaml
 from sqlr1.rewards import reward_functions
 from sqlr1.sandbox import Limits
 from sqlr1.train.trainer_config import lora_config, trainer_config

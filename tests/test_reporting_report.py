@@ -7,8 +7,7 @@ import pytest
 from mlflow import MlflowClient
 from test_reporting import BASE, FULL, write_run
 
-from sqlr1.launch import read_yaml
-from sqlr1.records import Database, read_json, sha256, write_json, write_jsonl
+from sqlr1.records import Database, read_json, read_yaml, sha256, write_json, write_jsonl
 from sqlr1.report.curves import EXECUTABLE, LENGTH, MATCH, VALIDATION, VALIDATION_SIZE
 from sqlr1.stages import report
 from sqlr1.train.monitor import COLLAPSE

@@ -36,11 +36,11 @@ from sqlr1.data.readers import read_questions as read_rows
 from sqlr1.database.files import SQLITE_MAGIC, database_files, resolve, start_of
 from sqlr1.database.schema import read_schema
 from sqlr1.evaluate.formats import database_path, excluded_questions, read_questions
-from sqlr1.launch import launched, read_yaml, runs_on_cpu
+from sqlr1.launch import launched, runs_on_cpu
 from sqlr1.model.base import check_room, context_length, load_tokenizer, make_base_model, model_folder
 from sqlr1.model.prompts import Prompts
 from sqlr1.plan import ACCELERATORS, Cost, Planner
-from sqlr1.records import InputError, Question
+from sqlr1.records import InputError, Question, read_yaml
 from sqlr1.strategies import STRATEGIES
 
 log = logging.getLogger(__name__)

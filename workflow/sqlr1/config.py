@@ -14,6 +14,7 @@ This module must only declare and check: an edit of it re-runs a stage only if a
 import difflib
 import inspect
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -41,6 +42,7 @@ from sqlr1.strategies import STRATEGIES
 DOMAINS = sorted(path.stem for path in (Path(__file__).parents[1] / "sqlgen/domains").glob("*.yaml"))
 
 Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
 SqlClass = Literal[SQL_CLASSES]
 Style = Literal[STYLES]
 Dtype = Literal["float32", "bfloat16"]
@@ -227,9 +229,9 @@ class FilterRules(Section):
     """What counts as a repetition."""
 
     max_per_sql: PositiveInt = key(1, "Rows per database with equal SQL up to literals and aliases.")
-    near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.9
+    near_duplicate: PositiveShare = 0.9
     """Drop a question whose Jaccard similarity to another one over the same database is at least this; 1: if equal."""
-    contamination: Annotated[float, Field(gt=0, le=1)] = 0.9
+    contamination: PositiveShare = 0.9
     """Drop a question whose Jaccard similarity to a benchmark question is at least this; 1: if equal."""
     instances: bool = False
     """Drop rows whose gold fails, or leaves to chance which rows it returns, on an instance of its database; also
@@ -250,7 +252,7 @@ class Filter(Section):
     """Databases, drawn by seed, used for validation alone; 0: validation shares the training databases."""
     classes: dict[SqlClass, NonNegativeFloat] = dict.fromkeys(SQL_CLASSES, 1.0)
     """Weights of the classes in each subset."""
-    max_per_style: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_per_style: PositiveShare | None = None
     """Largest share of all rows asked for that one question style may have; null sets no limit."""
     rules: FilterRules = key(FilterRules(), "What counts as a repetition.")
     rl_classes: list[SqlClass] = key(list(SQL_CLASSES), "Classes that RL trains on.", min_length=1)
@@ -354,6 +356,7 @@ class Training(Section):
 
 
 def _saves_before_the_end(save_steps: int, info: ValidationInfo) -> bool:
+    """Whether there are checkpoints beside that of the last step, which is always saved."""
     return not 0 < info.data.get("max_steps", -1) <= save_steps
 
 
@@ -371,7 +374,7 @@ class ColdStart(Training):
 class SampledStage(Section):
     """How answers are sampled; keys are generate()'s."""
 
-    top_p: float = key(1.0, "Nucleus sampling.", gt=0, le=1)
+    top_p: PositiveShare = key(1.0, "Nucleus sampling.")
     top_k: NonNegativeInt = key(0, "Sample from the k most likely tokens; 0: off.")
     max_new_tokens: PositiveInt = key(256, "Tokens of a completion.")
     backend: Backend = key("transformers", "transformers computes each prompt once; vllm needs the extra gpu.")
@@ -420,6 +423,17 @@ class _RewardKeys(Section):
     `spider_keep_distinct` does not, and `bird` ignores repeated rows."""
 
 
+class _Part(Section):
+    """The weights of a part of a reward."""
+
+    @field_validator("wrong", check_fields=False)
+    @classmethod
+    def _at_most_right(cls, wrong: float, info: ValidationInfo) -> float:
+        if wrong > info.data.get("right", wrong):
+            raise _error(f"{wrong} is above right ({info.data['right']}): the reward would pay for what is wrong")
+        return wrong
+
+
 def _part_keys() -> dict[str, Any]:
     """A key for each part of a reward that has weights: the keyword arguments of its function, with their defaults.
 
@@ -433,20 +447,9 @@ def _part_keys() -> dict[str, Any]:
             weights[weight] = (PositiveInt if kind is int and parameter.default > 0 else kind, parameter.default)
         if weights:
             described = inspect.getdoc(function) or name
-            ordered = (
-                {"_ordered": field_validator("wrong")(_at_most_right)} if {"right", "wrong"} <= weights.keys() else {}
-            )
-            part = create_model(
-                f"{name.title()}Part", __base__=Section, __doc__=described, __validators__=ordered, **weights
-            )
+            part = create_model(f"{name.title()}Part", __base__=_Part, __doc__=described, **weights)
             keys[name] = (part, key(part(), described.split("\n")[0]))
     return keys
-
-
-def _at_most_right(wrong: float, info: ValidationInfo) -> float:
-    if wrong > info.data.get("right", wrong):
-        raise _error(f"{wrong} is above right ({info.data['right']}): the reward would pay for what is wrong")
-    return wrong
 
 
 Reward = create_model("Reward", __base__=_RewardKeys, __doc__=_RewardKeys.__doc__, **_part_keys())
@@ -488,7 +491,7 @@ class Grpo(Training):
     """Where `vllm serve MODEL` listens, for vllm_mode server (its options: docs/howto/gpu.md)."""
     vllm_enable_sleep_mode: bool = key(False, "vLLM frees its memory while the policy trains.")
     vllm_tensor_parallel_size: PositiveInt = key(1, "Devices that share vLLM's copy of the policy.")
-    vllm_gpu_memory_utilization: float = key(0.3, "Share of a device's memory for vLLM.", gt=0, le=1)
+    vllm_gpu_memory_utilization: PositiveShare = key(0.3, "Share of a device's memory for vLLM.")
     vllm_max_model_length: PositiveInt | None = None
     """Tokens of prompt and completion for which colocated vLLM keeps room; null: as many as the model can read."""
     vllm_importance_sampling_correction: bool = True
@@ -615,6 +618,15 @@ class Launch(Section):
 
     cold_start: str = key("python", "python, or accelerate launch with a config file.", min_length=1)
     grpo: str = key("python", "python, or accelerate launch with a config file.", min_length=1)
+
+    @field_validator("cold_start", "grpo")
+    @classmethod
+    def _of_a_shell(cls, command: str) -> str:
+        try:
+            shlex.split(command)
+        except ValueError as error:
+            raise _error(f"{command!r}: {str(error).lower()}") from error
+        return command
 
 
 class Config(Section):

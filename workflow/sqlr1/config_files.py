@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sqlr1.config import SECTIONS, Config, Section, unknown_key
-from sqlr1.launch import faults_together, read_yaml
-from sqlr1.records import InputError
+from sqlr1.config_checks import faults
+from sqlr1.records import InputError, read_yaml
 
 # What pydantic adds to the path of a key: the member of a union, and whether a mapping's key is at fault.
 _OF_PYDANTIC = re.compile(r"\[|^(int|float|str|constrained-.*)$")
@@ -21,8 +21,8 @@ _NOT_TEXT = re.compile(r"-?\d*\.?\d+(e[-+]?\d+)?|true|false|null", re.IGNORECASE
 def load(config: Mapping[str, Any]) -> Config:
     """The whole configuration, with the home folder for `~/`. Raises InputError naming every faulty key."""
     found = _validated(Config, _expanded(config), "")
-    if faults := list(faults_together(found)):
-        raise InputError("; ".join(f"config key {fault}" for fault in faults))
+    if lines := [f"config key {fault}" for fault in faults(found)]:
+        raise InputError("; ".join(lines))
     return found
 
 

@@ -25,10 +25,12 @@ from sqlr1.records import atomic_write, sha256
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("sqlr1", "sqlgen")
-# config.py and launch.py declare, check, and read launch commands. A stage gets every value, defaults included, through
-# `settings`, so an edit of config.py re-runs a stage only if it changes a value that the stage reads.
+# These two only declare and check keys. A stage gets every value, defaults included, through `settings`, so an edit of
+# config.py re-runs a stage only if it changes a value that the stage reads.
 # Nor does a result depend on what MLflow is told of it.
-DECLARATIONS = ("sqlr1/config.py", "sqlr1/launch.py", "sqlr1/tracking.py", "sqlr1/traces.py", "sqlr1/answer_traces.py")
+DECLARATIONS = (
+    "sqlr1/config.py", "sqlr1/config_checks.py", "sqlr1/tracking.py", "sqlr1/traces.py", "sqlr1/answer_traces.py",
+)  # fmt: skip
 # Caches: they can be deleted at any time.
 HASHES = Path("results/.cache/hashes.json")
 NAMES = Path("results/.cache/names.json")

@@ -214,6 +214,21 @@ def read_json(path: Path) -> Any:
         return json.loads(text)
 
 
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, empty if the file is. Raises InputError if it is missing or holds something else."""
+    import yaml  # not in the sandbox's workers
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        read = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(read, dict):
+        raise InputError(f"{path}: not a mapping")
+    return read
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file for writing that gets its name only if the block ends without an error."""

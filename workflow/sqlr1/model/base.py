@@ -150,7 +150,7 @@ def check_room(folder: Path, prompt: int, answers: Mapping[str, int]) -> None:
     for key, answer in answers.items():
         if prompt + answer > room:
             longest = f"prompts of {prompt} tokens (prompt.max_length) and answers of {answer} ({key})"
-            raise InputError(f"{longest} are too long for the model in {folder}, which reads {room}: lower them")
+            raise InputError(f"{longest} are longer than the {room} tokens that the model reads: lower one")
 
 
 def save_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path, dtype: str) -> None:

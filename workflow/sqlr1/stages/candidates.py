@@ -60,11 +60,10 @@ def _prompts(job: Job, folder: Path, tokenizer: "PreTrainedTokenizerBase") -> li
     from sqlr1.model.prompts import Prompts
 
     # `prompt.max_length` limits the memory of training; answers may use the model's whole context.
-    room = context_length(folder) - job.settings["candidates"].max_new_tokens
+    context, longest = context_length(folder), job.settings["candidates"].max_new_tokens
+    room = context - longest
     if room <= 0:
-        most = job.settings["candidates"].max_new_tokens
-        fit = f"{most} tokens do not fit into the {context_length(folder)} that {folder} reads"
-        raise InputError(f"config key candidates.max_new_tokens: {fit}: lower it")
+        raise InputError(f"config key candidates.max_new_tokens: {longest}: the model reads {context} tokens: lower it")
     prompts = Prompts(tokenizer, job.settings["prompt"], room)
     questions = read_questions(job.settings["benchmark"].layout, job.args.questions)
     excluded = excluded_questions(job.args.exclude, len(questions))

@@ -15,7 +15,7 @@ from pathlib import Path
 from sqlr1.database.files import data_root
 from sqlr1.model.base import MODEL_FILES, copy_model, fix_numerics, load_tokenizer, model_folder, native_precision
 from sqlr1.records import Catalogue, InputError, write_jsonl
-from sqlr1.stages.common import Job, rows_to_train_on, stage, stage_parser
+from sqlr1.stages.common import Job, kept_rows, stage, stage_parser
 from sqlr1.strategies import STRATEGIES
 
 
@@ -45,7 +45,7 @@ def _train(job: Job, source: Path) -> None:
     settings = job.settings["cold_start"]
     fix_numerics(settings.threads)
     tokenizer = load_tokenizer(source)
-    questions = rows_to_train_on(job.args.questions)
+    questions = kept_rows(job.args.questions)
     catalogue = Catalogue(job.args.catalogue, data_root())
     prompts = Prompts(tokenizer, job.settings["prompt"])
     rows, dropped = sft.encode(questions, catalogue, prompts, job.args.strategy, settings.max_row_length)

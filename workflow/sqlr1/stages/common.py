@@ -68,7 +68,7 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=usable_cpus(), help="processes (default: one per usable CPU)")
 
 
-def rows_to_train_on(path: Path) -> list[Question]:
+def kept_rows(path: Path) -> list[Question]:
     """The rows that the filter left in a file. Raises InputError if there are none."""
     if not (rows := read_records(path, Question)):
         raise InputError(f"{path}: the filter has left no row; its funnel.json counts why rows were dropped")

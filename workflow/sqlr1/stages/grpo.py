@@ -19,7 +19,7 @@ from sqlr1.model.base import MODEL_FILES, check_room, fix_numerics, load_tokeniz
 from sqlr1.records import Catalogue, InputError
 from sqlr1.rewards import REWARDS, reward_functions
 from sqlr1.sandbox import Executor, Limits
-from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, rows_to_train_on, stage, stage_parser
+from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, kept_rows, stage, stage_parser
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def _rows(job: Job, tokenizer: Any) -> tuple[list[dict[str, Any]], list[dict[str
     limit = job.settings["grpo"].validation.questions
     found = []
     for path, most in ((job.args.questions, None), (job.args.validation, limit)):
-        questions = rows_to_train_on(path)[:most]
+        questions = kept_rows(path)[:most]
         rows, dropped = grpo_rows(questions, catalogue, prompts)
         log.info("%s: %d rows, %d dropped (prompt over max_length)", path, len(rows), dropped)
         if not rows:

@@ -27,7 +27,7 @@ from sqlr1.model.base import check_room, fix_numerics, load_tokenizer, model_fol
 from sqlr1.outcomes import outcomes
 from sqlr1.records import SQL_CLASSES, Catalogue, InputError, Question, write_json, write_jsonl
 from sqlr1.sandbox import Executor, Limits
-from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, rows_to_train_on, stage, stage_parser
+from sqlr1.stages.common import GOLD_CACHE, Job, add_workers, kept_rows, stage, stage_parser
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_workers(parser)
     inputs = ["model_manifest", "questions", "catalogue"]
     with stage("select", parser, argv, inputs, native_precision) as job:
-        questions = rows_to_train_on(job.args.questions)
+        questions = kept_rows(job.args.questions)
         write_json(job.out / "linking.json", _linking(job, questions) if job.settings["prompt"].linking else {})
         if job.settings["select"].n:
             _select(job, questions)

@@ -41,7 +41,7 @@ def named_section(section: str) -> Iterator[None]:
     """Turn a library's error about a section's values into an InputError of one line."""
     try:
         yield
-    except (ValueError, TypeError, NotImplementedError, ImportError, OSError) as error:  # OSError: no server
+    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
         raise InputError(f"config section {section}: {' '.join(str(error).split())}") from error
 
 
